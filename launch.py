@@ -1,0 +1,69 @@
+"""Runs an experiment: python launch.py [--config=experiments/x.py] [flags].
+
+Without flags it trains the quickstart on the embedded facts. Any field of the
+experiment is a flag: --config.search.beam_size=8.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  str(pathlib.Path(__file__).parent / 'experiments' / 'quickstart.py'),
+  'The experiment; change a field with --config.field=value.',
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where everything is kept. Default: runs/NAME.'
+)
+_MODE = flags.DEFINE_enum(
+  'mode',
+  'train',
+  ['train', 'evaluate', 'ask'],
+  'train (resumes by itself), evaluate a workdir, or ask it questions.',
+)
+_QUESTION = flags.DEFINE_string(
+  'question', None, 'The question for --mode=ask. Default: standard input.'
+)
+
+
+def main(argv: list[str]) -> None:
+  """Turns flags into one call."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}; flags start with --')
+  from rag_jax import config as configs
+
+  try:
+    config = configs.build(_CONFIG.value)
+    workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}').resolve()
+    run(config, workdir)
+  except ValueError as error:
+    sys.exit(f'error: {error}')
+
+
+def run(config, workdir: pathlib.Path) -> None:
+  """Does what --mode says."""
+  from rag_jax import ask, evaluate, report, train
+
+  if _MODE.value == 'train':
+    results = train.run(config, workdir)
+    print(report.table(results))
+    print(f'\nresults: {workdir / "results.json"}')
+    return
+  prepared, params = ask.load(config, workdir)
+  if _MODE.value == 'evaluate':
+    results = evaluate.measure(
+      params, config, prepared.dataset, prepared.tokenizer, prepared.index
+    )
+    report.save_results(workdir / 'results.json', results)
+    print(report.table(results))
+    return
+  questions = [_QUESTION.value] if _QUESTION.value else sys.stdin
+  for text in ask.answers(config, prepared, params, questions):
+    print(text, end='\n\n', flush=True)
+
+
+if __name__ == '__main__':
+  app.run(main)

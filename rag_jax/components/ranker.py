@@ -1,0 +1,146 @@
+"""The differentiable ranker: which candidates count, and how much.
+
+Three signals, each with a learned positive weight, add up to one score in
+nats: the docid's log-probability, the inner product of the query's and the
+document's vectors (both made in the step, so that both sides learn), and a
+lexical match computed on the device from token ids, in the form of BM25. A
+selection operator turns scores into weights; sparsemax gives most documents
+exactly none, so that a reader need not look at them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import types
+from rag_jax.ops import selection
+
+SIGNALS = ('docid', 'vector', 'lexical')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+  """What the ranker looks at, and how it selects."""
+
+  operator: str = 'sparsemax'  # a name in ops.selection.OPERATORS
+  docid_weight: float = 0.1  # initial weights of the signals; 0 leaves one out
+  vector_weight: float = 5.0
+  lexical_weight: float = 0.3
+  saturation: float = 1.2  # BM25's k1
+  length_norm: float = 0.5  # BM25's b
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    if self.operator not in selection.OPERATORS:
+      raise ValueError(
+        f'ranker.operator must be one of {", ".join(selection.OPERATORS)}, '
+        f'got {self.operator!r}. Set --config.ranker.operator.'
+      )
+    for name in SIGNALS:
+      value = getattr(self, f'{name}_weight')
+      if value < 0:
+        raise ValueError(
+          f'ranker.{name}_weight must be at least 0, got {value}. '
+          f'Set --config.ranker.{name}_weight.'
+        )
+
+
+def init(
+  config: RankerConfig, *, token_weights: jax.Array
+) -> dict[str, jax.Array]:
+  """Makes parameters.
+
+  Args:
+    config: what the ranker looks at.
+    token_weights: float32[vocab_size], positive; what a matching token is
+      worth at the start, usually the inverse document frequency.
+
+  Returns:
+    A pytree of plain dicts.
+  """
+  return {
+    'log_token_weight': jnp.log(jnp.maximum(token_weights, 1e-3)),
+    'log_signal_weight': jnp.log(
+      jnp.array([max(getattr(config, f'{n}_weight'), 1e-9) for n in SIGNALS])
+    ),
+  }
+
+
+def lexical(
+  params: dict[str, jax.Array],
+  config: RankerConfig,
+  query: jax.Array,
+  passages: jax.Array,
+  *,
+  mean_length: jax.Array,
+) -> jax.Array:
+  """BM25 of query tokens in passages, with learned token weights.
+
+  Args:
+    params: what `init` made.
+    config: saturation and length normalisation.
+    query: int32[B, Q], 0 = padding.
+    passages: int32[B, K, P], 0 = padding.
+    mean_length: float[], tokens a document on average.
+
+  Returns:
+    float32[B, K].
+
+  Reference:
+    Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and
+    Beyond, 2009.
+  """
+  match = query[:, None, :, None] == passages[:, :, None, :]
+  count = match.sum(axis=-1).astype(jnp.float32)  # [B, K, Q]
+  length = (passages != types.PAD).sum(axis=-1) / mean_length
+  base = 1 - config.length_norm + config.length_norm * length
+  count = count / (count + config.saturation * base[..., None])
+  weights = jnp.exp(params['log_token_weight'])[query]
+  weights = jnp.where(query != types.PAD, weights, 0.0)
+  return jnp.einsum('bkq,bq->bk', count, weights)
+
+
+def apply(
+  params: dict[str, jax.Array],
+  config: RankerConfig,
+  *,
+  docid: jax.Array,
+  vector: jax.Array,
+  lexical: jax.Array,
+) -> jax.Array:
+  """Joins the signals.
+
+  Args:
+    params: what `init` made.
+    config: which signals count.
+    docid: float32[B, K], log-probabilities of the docids, nats.
+    vector: float32[B, K], inner products of unit vectors.
+    lexical: float32[B, K], from `lexical`.
+
+  Returns:
+    float32[B, K] scores in nats, for `select`.
+
+  Example:
+    >>> config = RankerConfig(docid_weight=0.0, lexical_weight=0.0)
+    >>> params = init(config, token_weights=jnp.ones(3))
+    >>> zero = jnp.zeros((1, 2))
+    >>> vector = jnp.array([[0.5, 0.25]])
+    >>> apply(params, config, docid=zero, vector=vector, lexical=zero).round(3)
+    Array([[2.5 , 1.25]], dtype=float32)
+  """
+  signals = {'docid': docid, 'vector': vector, 'lexical': lexical}
+  weights = jnp.exp(params['log_signal_weight'])
+  total = jnp.zeros_like(docid)
+  for weight, name in zip(weights, SIGNALS, strict=True):
+    if getattr(config, f'{name}_weight') > 0:
+      total = total + weight * signals[name]
+  return total
+
+
+def select(
+  config: RankerConfig, scores: jax.Array, *, where: jax.Array
+) -> jax.Array:
+  """Weights of the candidates, float32[B, K]; rows sum to 1 or are empty."""
+  return selection.select(scores, operator=config.operator, where=where)

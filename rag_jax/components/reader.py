@@ -1,0 +1,319 @@
+"""The reader: the answer's likelihood on each document, and the answer.
+
+Two kinds, by config. `extractive` reads question and passage together and
+points at a span: log P(span) = log P(start) + log P(end), summed over every
+place where the answer stands, which are found on the device by matching its
+tokens, so that any candidate can be read. `fusion` encodes every passage with
+the question and writes the answer token by token from all of them at once
+(fusion-in-decoder); each passage's weight enters the cross-attention as a bias
+of log w, so that the answer's loss reaches the ranker.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rag_jax import types
+from rag_jax.nn import transformer
+
+KINDS = ('extractive', 'fusion')
+BOS, EOS = 1, 2  # token ids that frame what the fusion reader writes
+IMPOSSIBLE = -1e9  # log-likelihood of an answer that a passage lacks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+  """Sizes of the reader."""
+
+  kind: str = 'extractive'  # one of KINDS
+  width: int = 128
+  num_layers: int = 2  # encoder, and decoder of the fusion reader
+  num_heads: int = 4
+  hidden: int = 256
+  max_answer_tokens: int = 16  # longest answer that is pointed at or written
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on an unknown kind."""
+    if self.kind not in KINDS:
+      raise ValueError(
+        f'reader.kind must be one of {", ".join(KINDS)}, got {self.kind!r}. '
+        'Set --config.reader.kind.'
+      )
+
+
+@flax.struct.dataclass
+class Spans:
+  """The best span of each passage."""
+
+  start: jax.Array  # int32[B, K], first token
+  end: jax.Array  # int32[B, K], last token
+  score: jax.Array  # float32[B, K], log-probability in its passage, nats
+
+
+class _Network(nn.Module):
+  """Both readers' parameters; the kind decides which are made."""
+
+  config: ReaderConfig
+  vocab_size: int
+
+  def setup(self):
+    config = self.config
+    sizes = (config.num_layers, config.num_heads, config.hidden)
+    self.embedding = nn.Embed(
+      self.vocab_size,
+      config.width,
+      embedding_init=nn.initializers.normal(1.0),
+    )
+    self.segment = nn.Embed(3, config.width)
+    self.encoder = transformer.Encoder(*sizes)
+    if config.kind == 'extractive':
+      self.pointer = nn.Dense(2, use_bias=False)
+    else:
+      self.decoder = transformer.Decoder(*sizes)
+
+  def encode(self, query, passages):
+    """[B, Q] and [B, K, P] to states [B, K, Q + P, W] and their mask."""
+    batch, count, length = passages.shape
+    query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
+    shared = (passages[..., None] == query[:, :, None]).any(-1)
+    segments = jnp.concatenate(
+      [jnp.zeros_like(query), jnp.where(shared, 2, 1)], axis=-1
+    )
+    tokens = jnp.concatenate([query, passages], axis=-1)
+    where = tokens != types.PAD
+    x = self.embedding(tokens) + self.segment(segments)
+    flat = self.encoder(
+      x.reshape(batch * count, -1, x.shape[-1]),
+      where.reshape(batch * count, -1),
+    )
+    return flat.reshape(x.shape), where
+
+  def point(self, query, passages):
+    """Start and end log-probabilities, float32[B, K, P, 2]."""
+    states, where = self.encode(query, passages)
+    length = passages.shape[-1]
+    logits = self.pointer(states[:, :, -length:])
+    where = where[:, :, -length:, None]
+    logits = jnp.where(where, logits.astype(jnp.float32), IMPOSSIBLE)
+    return jax.nn.log_softmax(logits, axis=2)
+
+  def write(self, query, passages, weights, prefix):
+    """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
+    states, where = self.encode(query, passages)
+    batch, count, length = where.shape
+    support = weights > 0
+    bias = jnp.where(support, jnp.log(jnp.where(support, weights, 1.0)), 0.0)
+    where = where & support[..., None]
+    bias = jnp.broadcast_to(bias[..., None], where.shape)
+    x = self.decoder(
+      self.embedding(prefix),
+      states.reshape(batch, count * length, -1),
+      where.reshape(batch, -1),
+      bias=bias.reshape(batch, 1, -1),
+    )
+    return self.embedding.attend(x / self.config.width**0.5)
+
+
+def init(
+  rng: jax.Array, config: ReaderConfig, *, vocab_size: int
+) -> dict[str, Any]:
+  """Makes parameters, a pytree of plain dicts."""
+  network = _Network(config, vocab_size)
+  query = jnp.ones((1, 1), jnp.int32)
+  passages = jnp.ones((1, 1, 1), jnp.int32)
+  if config.kind == 'extractive':
+    return network.init(rng, query, passages, method='point')['params']
+  weights = jnp.ones((1, 1))
+  return network.init(
+    rng, query, passages, weights, query, method='write'
+  )['params']
+
+
+def point(
+  params: dict[str, Any],
+  config: ReaderConfig,
+  query: jax.Array,
+  passages: jax.Array,
+) -> jax.Array:
+  """Runs the extractive reader.
+
+  Args:
+    params: what `init` made.
+    config: the same sizes.
+    query: int32[B, Q], 0 = padding.
+    passages: int32[B, K, P], 0 = padding.
+
+  Returns:
+    float32[B, K, P, 2]: log-probabilities of start and end in each passage.
+  """
+  network = _Network(config, _vocab_size(params))
+  return network.apply({'params': params}, query, passages, method='point')
+
+
+def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:
+  """Finds every place where an answer stands in a passage.
+
+  Args:
+    passages: int32[B, K, P], 0 = padding.
+    answers: int32[B, M, A], 0 = padding; an all-zero answer is none.
+
+  Returns:
+    bool[B, K, M, P], True where the answer starts.
+
+  Example:
+    >>> passages = jnp.array([[[5, 6, 7, 6, 0]]])
+    >>> find_answers(passages, jnp.array([[[6, 0], [6, 7]]]))[0, 0].astype(int)
+    Array([[0, 1, 0, 1, 0],
+           [0, 1, 0, 0, 0]], dtype=int32)
+  """
+  length, width = passages.shape[-1], answers.shape[-1]
+  padded = jnp.pad(passages, ((0, 0), (0, 0), (0, width - 1)))
+  real = answers != types.PAD
+  match = jnp.broadcast_to(
+    real[:, None, :, :1], (*passages.shape[:2], answers.shape[1], length)
+  )
+  for offset in range(width):
+    window = padded[:, :, None, offset : offset + length]
+    token = answers[:, None, :, offset, None]
+    match &= (window == token) | ~real[:, None, :, offset, None]
+  return match
+
+
+def answer_log_likelihood(
+  pointers: jax.Array, passages: jax.Array, answers: jax.Array
+) -> jax.Array:
+  """Log-probability of an answer in each passage, over all its places.
+
+  Args:
+    pointers: float32[B, K, P, 2] from `point`.
+    passages: int32[B, K, P].
+    answers: int32[B, M, A].
+
+  Returns:
+    float32[B, K] in nats; -1e9 where no answer occurs.
+  """
+  starts = find_answers(passages, answers)
+  lengths = (answers != types.PAD).sum(-1)  # [B, M]
+  length = passages.shape[-1]
+  ends = jnp.arange(length) + jnp.maximum(lengths - 1, 0)[..., None]
+  ends = jnp.minimum(ends, length - 1)[:, None]  # [B, 1, M, P]
+  ends = jnp.broadcast_to(ends, starts.shape)
+  end_scores = jnp.take_along_axis(pointers[..., None, :, 1], ends, axis=-1)
+  spans = jnp.where(starts, pointers[..., None, :, 0] + end_scores, IMPOSSIBLE)
+  found = starts.any(axis=(-2, -1))
+  total = jax.nn.logsumexp(spans, axis=(-2, -1))
+  return jnp.where(found, total, IMPOSSIBLE)
+
+
+def best_spans(pointers: jax.Array, *, max_tokens: int) -> Spans:
+  """The most probable span of each passage.
+
+  Args:
+    pointers: float32[B, K, P, 2] from `point`.
+    max_tokens: longest span.
+
+  Returns:
+    `Spans`; start <= end < start + max_tokens.
+  """
+  start, end = pointers[..., 0], pointers[..., 1]
+  length = start.shape[-1]
+  padded = jnp.pad(
+    end, ((0, 0), (0, 0), (0, max_tokens - 1)), constant_values=2 * IMPOSSIBLE
+  )
+  spans = jnp.stack(
+    [start + padded[..., i : i + length] for i in range(max_tokens)], axis=-1
+  )  # [B, K, P, max_tokens]
+  flat = spans.reshape(*spans.shape[:2], -1)
+  best = flat.argmax(axis=-1)
+  first = best // max_tokens
+  return Spans(
+    start=first, end=first + best % max_tokens, score=flat.max(axis=-1)
+  )
+
+
+def write_log_likelihood(
+  params: dict[str, Any],
+  config: ReaderConfig,
+  query: jax.Array,
+  passages: jax.Array,
+  weights: jax.Array,
+  answer: jax.Array,
+) -> jax.Array:
+  """Teacher-forces an answer through the fusion reader.
+
+  Args:
+    params: what `init` made.
+    config: the same sizes.
+    query: int32[B, Q].
+    passages: int32[B, K, P].
+    weights: float32[B, K] from the ranker; a passage of weight 0 is not read.
+    answer: int32[B, A], 0 = padding, ending with the end token.
+
+  Returns:
+    float32[B, A] log-probabilities in nats, 0 on padding.
+  """
+  prefix = jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+  network = _Network(config, _vocab_size(params))
+  logits = network.apply(
+    {'params': params}, query, passages, weights, prefix, method='write'
+  )
+  chosen = jnp.take_along_axis(logits, answer[..., None], axis=-1)[..., 0]
+  scores = chosen - jax.nn.logsumexp(logits, axis=-1)
+  return jnp.where(answer != types.PAD, scores, 0.0)
+
+
+def write(
+  params: dict[str, Any],
+  config: ReaderConfig,
+  query: jax.Array,
+  passages: jax.Array,
+  weights: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Writes an answer greedily with the fusion reader.
+
+  Args:
+    params: what `init` made.
+    config: the same sizes; `max_answer_tokens` are written at most.
+    query: int32[B, Q].
+    passages: int32[B, K, P].
+    weights: float32[B, K].
+
+  Returns:
+    int32[B, A] tokens, 0 after the end token, and float32[B], the
+    log-probability of what was written, nats.
+  """
+  network = _Network(config, _vocab_size(params))
+  length = config.max_answer_tokens
+
+  def step(index, carry):
+    tokens, score, done = carry
+    prefix = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+    logits = network.apply(
+      {'params': params}, query, passages, weights, prefix, method='write'
+    )
+    log_probs = jax.nn.log_softmax(logits[:, index].at[:, types.PAD].set(-1e9))
+    chosen = log_probs.argmax(axis=-1)
+    score = score + jnp.where(done, 0.0, log_probs.max(axis=-1))
+    tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))
+    return tokens, score, done | (chosen == EOS)
+
+  batch = query.shape[0]
+  tokens, score, _ = jax.lax.fori_loop(
+    0,
+    length,
+    step,
+    (
+      jnp.zeros((batch, length), jnp.int32),
+      jnp.zeros(batch),
+      jnp.zeros(batch, bool),
+    ),
+  )
+  return jnp.where(tokens == EOS, types.PAD, tokens), score
+
+
+def _vocab_size(params: dict[str, Any]) -> int:
+  return params['embedding']['embedding'].shape[0]

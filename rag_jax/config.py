@@ -1,0 +1,173 @@
+"""One experiment as frozen dataclasses, built from what a user typed.
+
+`default` gives every field as an `ml_collections.ConfigDict`, which an
+experiment file changes and flags override; `build` turns it into a `Config`
+at once, so that a misspelt field or a value out of range is named before
+anything is written.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import ml_collections
+
+from rag_jax import parallel, rag
+from rag_jax.components import id_decoder, query_encoder, ranker, reader
+from rag_jax.data import pipeline
+from rag_jax.index import docids, pseudo_queries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """The optimiser, the loop, and how it is spread over devices."""
+
+  steps: int = 1000
+  batch_size: int = 32  # questions a step, over all devices
+  learning_rate: float = 1e-3  # peak; cosine decay to zero
+  warmup_steps: int = 50
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
+  log_every: int = 50  # steps between records in metrics.jsonl
+  checkpoint_every: int = 500
+  keep_checkpoints: int = 2
+  parallel: str = 'jit'  # one of parallel.MODES
+  eval_batch_size: int = 64
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    parallel.check_mode(self.parallel)
+    names = ('batch_size', 'log_every', 'checkpoint_every', 'eval_batch_size')
+    for name in (*names, 'keep_checkpoints'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'train.{name} must be at least 1, got {getattr(self, name)}. '
+          f'Set --config.train.{name}.'
+        )
+    if self.steps < 0:
+      raise ValueError(
+        f'train.steps must be at least 0, got {self.steps}. '
+        'Set --config.train.steps.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Everything an experiment is."""
+
+  name: str = 'facts'
+  seed: int = 0
+  data: pipeline.DataConfig = pipeline.DataConfig()
+  docid: docids.DocidConfig = docids.DocidConfig()
+  query_encoder: query_encoder.QueryEncoderConfig = (
+    query_encoder.QueryEncoderConfig()
+  )
+  id_decoder: id_decoder.IdDecoderConfig = id_decoder.IdDecoderConfig()
+  ranker: ranker.RankerConfig = ranker.RankerConfig()
+  reader: reader.ReaderConfig = reader.ReaderConfig()
+  search: rag.SearchConfig = rag.SearchConfig()
+  loss: rag.LossConfig = rag.LossConfig()
+  pseudo_queries: pseudo_queries.PseudoQueryConfig = (
+    pseudo_queries.PseudoQueryConfig()
+  )
+  train: TrainConfig = TrainConfig()
+
+  @property
+  def rag(self) -> rag.RagConfig:
+    """The part that a compiled step depends on."""
+    fields = dataclasses.fields(rag.RagConfig)
+    return rag.RagConfig(**{f.name: getattr(self, f.name) for f in fields})
+
+
+# Fields that may differ when a run is taken up again.
+MAY_CHANGE = (
+  'train.log_every',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'train.parallel',
+  'train.eval_batch_size',
+  'data.eval_splits',
+  'data.eval_questions',
+)
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every field with its default value, locked against new names."""
+  return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
+  """Checks values and freezes them.
+
+  Args:
+    values: nested fields; those left out keep their defaults.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ValueError: if a field does not exist or a value is out of range.
+
+  Example:
+    >>> build({'search': {'beam_size': 8}}).search.beam_size
+    8
+    >>> build({'search': {'beam_sise': 8}})
+    Traceback (most recent call last):
+    ValueError: config has no field 'search.beam_sise'. Did you mean \
+'search.beam_size'?
+  """
+  if isinstance(values, ml_collections.ConfigDict):
+    values = values.to_dict()
+  config = _fill(Config, values, prefix='')
+  _ = config.rag  # checks values that must go together
+  if config.data.max_answer_tokens > config.reader.max_answer_tokens:
+    raise ValueError(
+      f'data.max_answer_tokens must be at most reader.max_answer_tokens '
+      f'({config.reader.max_answer_tokens}), got '
+      f'{config.data.max_answer_tokens}. Set '
+      '--config.data.max_answer_tokens.'
+    )
+  return config
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+  """Plain nested values, for config.json."""
+  return dataclasses.asdict(config)
+
+
+def _fill(cls: type, values: dict[str, Any], *, prefix: str) -> Any:
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  filled = {}
+  for name, value in values.items():
+    if name not in fields:
+      close = difflib.get_close_matches(name, fields, n=1)
+      hint = f"Did you mean '{prefix}{close[0]}'?" if close else (
+        f'There are: {", ".join(fields)}.'
+      )
+      raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
+    start = fields[name].default
+    if dataclasses.is_dataclass(start):
+      if not isinstance(value, dict):
+        raise ValueError(
+          f"config field '{prefix}{name}' is a group, got {value!r}. Set one "
+          f"of its fields, such as '{prefix}{name}."
+          f"{dataclasses.fields(start)[0].name}'."
+        )
+      filled[name] = _fill(type(start), value, prefix=f'{prefix}{name}.')
+    else:
+      filled[name] = _cast(value, start, f'{prefix}{name}')
+  return cls(**filled)
+
+
+def _cast(value: Any, start: Any, name: str) -> Any:
+  """The value in the type of the default, if nothing is lost."""
+  if isinstance(start, tuple) and isinstance(value, (list, tuple)):
+    return tuple(value)
+  if isinstance(start, float) and type(value) is int:
+    return float(value)
+  if type(value) is not type(start):
+    raise ValueError(
+      f'{name} must be {type(start).__name__}, got {value!r}. '
+      f'Set --config.{name}.'
+    )
+  return value

@@ -1,0 +1,402 @@
+"""Documents and questions from the formats people have, as one `Dataset`.
+
+`load` is all there is to call. Answers that occur in none of their gold
+documents are kept and counted in `Dataset.notes`.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rag_jax import types
+from rag_jax.data import text_io
+
+FORMATS = ('facts', 'beir', 'squad', 'dpr', 'jsonl', 'tfds')
+TFDS_NAMES = ('squad', 'trivia_qa', 'natural_questions_open')
+_TFDS_HOSTS = {
+  'squad': 'https://rajpurkar.github.io/SQuAD-explorer/',
+  'trivia_qa': 'http://nlp.cs.washington.edu/triviaqa/',
+}
+_LAYOUTS = (
+  'a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), a folder of '
+  'JSON lines (documents.jsonl, questions-<split>.jsonl), or SQuAD or DPR '
+  '.json files; .gz is fine'
+)
+_Corpus = dict[tuple[str, str], str]  # ids of paragraphs by title and text
+
+
+def load(
+  path: str | os.PathLike[str],
+  *,
+  format: str = 'auto',
+  on_empty: str = 'error',
+) -> types.Dataset:
+  """Reads a dataset.
+
+  Args:
+    path: 'facts' (the embedded set), 'tfds:NAME', a file or a folder.
+    format: one of `FORMATS`, or 'auto' to see for itself.
+    on_empty: 'error', or 'skip' to leave documents without text out.
+
+  Returns:
+    The documents, the questions of each split, and notes. One SQuAD or DPR
+    file alone is split into 'train' and 'dev', nine to one, by a hash of the
+    question ids; a folder of several gives a split a file, named after it.
+
+  Raises:
+    ValueError: naming the place, the value and the remedy, if something is
+      missing, damaged or contradicts itself.
+
+  Example:
+    >>> dataset = load('facts')
+    >>> 'train' in dataset.splits
+    True
+  """
+  if format not in (*FORMATS, 'auto'):
+    raise ValueError(
+      f'data.format must be one of auto, {", ".join(FORMATS)}, '
+      f'got {format!r}. Set --config.data.format.'
+    )
+  if on_empty not in ('error', 'skip'):
+    raise ValueError(
+      f"data.on_empty must be 'error' or 'skip', got {on_empty!r}. "
+      'Set --config.data.on_empty.'
+    )
+  name = os.fspath(path)
+  if format == 'facts' or (format == 'auto' and name == 'facts'):
+    from rag_jax.data import facts  # reads tables that others do not need
+
+    return facts.load()
+  if format == 'tfds' or (format == 'auto' and name.startswith('tfds:')):
+    return text_io.finish(name, on_empty, *_tfds(name.removeprefix('tfds:')))
+  where = pathlib.Path(name).expanduser()
+  if not name or not where.exists():
+    raise ValueError(
+      f'data.path {name!r} does not exist. Set --config.data.path to '
+      "'facts', 'tfds:NAME', a file or a folder."
+    )
+  if format == 'auto':
+    format = _detect(where)
+  if format == 'beir':
+    return text_io.finish(name, on_empty, *_beir(where))
+  if format == 'jsonl':
+    return text_io.finish(name, on_empty, *_json_lines(where))
+  return text_io.finish(name, on_empty, *_json(where, format))
+
+
+def _detect(path: pathlib.Path) -> str:
+  """The format of an existing path; 'json' is told apart by its content."""
+  if path.is_dir():
+    if text_io.find(path, 'corpus.jsonl'):
+      return 'beir'
+    if text_io.find(path, 'documents.jsonl'):
+      return 'jsonl'
+    if text_io.find_all(path, '*.json'):
+      return 'json'
+  elif path.name.removesuffix('.gz').endswith('.json'):
+    return 'json'
+  raise ValueError(
+    f'data.path {str(path)!r} is in no format known here. '
+    f'Set --config.data.path to {_LAYOUTS}.'
+  )
+
+
+def _need(folder: pathlib.Path, name: str) -> pathlib.Path:
+  path = text_io.find(folder, name)
+  if path is None:
+    raise ValueError(
+      f'data.path {str(folder)!r} holds no {name} or {name}.gz. '
+      f'Set --config.data.path to {_LAYOUTS}.'
+    )
+  return path
+
+
+def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
+  """A BEIR folder; each qrels file is a split."""
+  corpus = _need(folder, 'corpus.jsonl')
+  documents = _read_documents(corpus, '_id')
+  questions: dict[str, types.Question] = {}
+  source = _need(folder, 'queries.jsonl')
+  for where, record in text_io.read_json_lines(source):
+    metadata = record.get('metadata')
+    question = types.Question(
+      id=text_io.identifier(record, '_id', where),
+      text=text_io.string(record, 'text', where),
+      answers=text_io.strings(metadata, 'answers', where)
+      if isinstance(metadata, dict)
+      else (),
+    )
+    if question.id in questions:
+      raise text_io.duplicate('question', question.id, where)
+    questions[question.id] = question
+  files = text_io.find_all(folder / 'qrels', '*.tsv')
+  if not files:
+    raise ValueError(
+      f'data.path {str(folder)!r} holds no qrels/*.tsv. Add one file a split '
+      'with the columns query-id, corpus-id and score.'
+    )
+  known = {document.id for document in documents}
+  splits: text_io.Splits = {}
+  for name, file in files.items():
+    gold: dict[str, dict[str, float]] = {}
+    for where, query, document, score in text_io.read_qrels(file):
+      if query not in questions:
+        raise text_io.unknown('question', query, where, source)
+      if document not in known:
+        raise text_io.unknown('document', document, where, corpus)
+      judged = gold.setdefault(query, {})
+      if score > 0:
+        judged[document] = max(score, judged.get(document, 0))
+    splits[name.removesuffix('.tsv')] = [
+      text_io.with_gold(
+        questions[query], sorted(judged, key=lambda d: -judged[d])
+      )
+      for query, judged in gold.items()
+    ]
+  return documents, splits
+
+
+def _json_lines(
+  folder: pathlib.Path,
+) -> tuple[list[types.Document], text_io.Splits]:
+  """A folder of documents.jsonl and questions-<split>.jsonl."""
+  corpus = _need(folder, 'documents.jsonl')
+  documents = _read_documents(corpus, 'id')
+  known = {document.id for document in documents}
+  files = text_io.find_all(folder, 'questions-*.jsonl')
+  if not files:
+    raise ValueError(
+      f'data.path {str(folder)!r} holds no questions-<split>.jsonl. Add one '
+      'file a split with id, question, answers and document_ids a line.'
+    )
+  splits: text_io.Splits = {}
+  for name, file in files.items():
+    split = name.removeprefix('questions-').removesuffix('.jsonl')
+    questions = splits.setdefault(split, [])
+    for where, record in text_io.read_json_lines(file):
+      question = types.Question(
+        id=text_io.identifier(record, 'id', where),
+        text=text_io.string(record, 'question', where),
+        answers=text_io.strings(record, 'answers', where),
+        document_ids=text_io.strings(record, 'document_ids', where),
+      )
+      for gold in question.document_ids:
+        if gold not in known:
+          raise text_io.unknown('document', gold, where, corpus)
+      questions.append(question)
+  return documents, splits
+
+
+def _read_documents(path: pathlib.Path, key: str) -> list[types.Document]:
+  """Documents of a JSON lines file, those without text included."""
+  documents = []
+  seen = set()
+  for where, record in text_io.read_json_lines(path):
+    name = text_io.identifier(record, key, where)
+    if name in seen:
+      raise text_io.duplicate('document', name, where)
+    seen.add(name)
+    document = types.Document(
+      id=name,
+      title=text_io.string(record, 'title', where),
+      text=text_io.string(record, 'text', where),
+      summary=text_io.string(record, 'summary', where),
+    )
+    documents.append(document)
+  return documents
+
+
+def _json(path: pathlib.Path, format: str) -> tuple[list, text_io.Splits]:
+  """SQuAD or DPR: one file, or a folder with a file a split."""
+  if path.is_dir():
+    files = text_io.find_all(path, '*.json')
+    named = {re.split('[-.]', name)[0]: file for name, file in files.items()}
+    if len(named) < len(files):
+      raise ValueError(
+        f'data.path {str(path)!r} holds {len(files)} .json files but '
+        f'{len(named)} splits (the name up to the first - or .). '
+        'Set --config.data.path to one of the files.'
+      )
+    if not named:
+      raise ValueError(
+        f'data.path {str(path)!r} holds no .json file. '
+        f'Set --config.data.path to {_LAYOUTS}.'
+      )
+  else:
+    named = {'all': path}
+  corpus: _Corpus = {}
+  splits: text_io.Splits = {}
+  for split, file in named.items():
+    value = text_io.read_json(file)
+    where = f'data file {str(file)!r}'
+    found = format if format in ('squad', 'dpr') else _kind(value, where)
+    reader = _squad if found == 'squad' else _dpr
+    splits[split] = list(reader(value, where, corpus))
+  if len(splits) == 1:
+    splits = _train_and_dev(*splits.values())
+  documents = [
+    types.Document(id=name, title=title, text=text)
+    for (title, text), name in corpus.items()
+  ]
+  return documents, splits
+
+
+def _kind(value: Any, where: str) -> str:
+  """Whether a JSON value is SQuAD or DPR."""
+  if isinstance(value, dict) and 'data' in value:
+    return 'squad'
+  if isinstance(value, list) and isinstance((value or [{}])[0], dict):
+    return 'dpr'
+  raise ValueError(
+    f'{where} is neither SQuAD (an object with data) nor DPR (a list of '
+    f'questions). Set --config.data.path to {_LAYOUTS}.'
+  )
+
+
+def _train_and_dev(questions: list[types.Question]) -> text_io.Splits:
+  """Nine to one, by the ids alone: more questions do not move old ones."""
+  splits: text_io.Splits = {'train': [], 'dev': []}
+  for question in questions:
+    digest = hashlib.md5(question.id.encode('utf-8', 'replace')).digest()
+    splits['dev' if digest[0] * 10 < 256 else 'train'].append(question)
+  return splits
+
+
+def _add(corpus: _Corpus, title: str, text: str, name: str = '') -> str:
+  """The id of a paragraph, which joins the corpus if it is new."""
+  name = name or f'{title or "passage"}#{len(corpus)}'
+  return corpus.setdefault((title, text), name)
+
+
+def _squad(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
+  """SQuAD v1.1 or v2; a question marked impossible has no gold document."""
+  value = value if isinstance(value, dict) else {'data': value}
+  for i, page in enumerate(text_io.items(value, 'data', where, dict)):
+    at = f'{where} data[{i}]'
+    title = text_io.string(page, 'title', at).replace('_', ' ')
+    for j, part in enumerate(text_io.items(page, 'paragraphs', at, dict)):
+      here = f'{at}.paragraphs[{j}]'
+      name = _add(corpus, title, text_io.string(part, 'context', here))
+      for record in text_io.items(part, 'qas', here, dict):
+        answers = text_io.items(record, 'answers', here, dict)
+        texts = (text_io.string(answer, 'text', here) for answer in answers)
+        impossible = record.get('is_impossible') is True
+        yield types.Question(
+          id=text_io.identifier(record, 'id', here),
+          text=text_io.string(record, 'question', here),
+          answers=() if impossible else text_io.distinct(texts),
+          document_ids=() if impossible else (name,),
+        )
+
+
+def _dpr(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
+  """DPR's training files; the contexts of all kinds are the corpus."""
+  for i, record in enumerate(
+    text_io.items({'questions': value}, 'questions', where, dict)
+  ):
+    at = f'{where} question {i}'
+    gold = []
+    for kind in ('positive', 'negative', 'hard_negative'):
+      for context in text_io.items(record, f'{kind}_ctxs', at, dict):
+        key = 'passage_id' if 'passage_id' in context else 'psg_id'
+        name = _add(
+          corpus,
+          text_io.string(context, 'title', at),
+          text_io.string(context, 'text', at),
+          text_io.identifier(context, key, at) if key in context else '',
+        )
+        if kind == 'positive':
+          gold.append(name)
+    yield types.Question(
+      id=str(i),
+      text=text_io.string(record, 'question', at),
+      answers=text_io.strings(record, 'answers', at),
+      document_ids=text_io.distinct(gold),
+    )
+
+
+def _tfds(name: str) -> tuple[list[types.Document], text_io.Splits]:
+  """SQuAD or TriviaQA through TensorFlow Datasets, without TensorFlow."""
+  if name not in TFDS_NAMES:
+    raise ValueError(
+      f'data.path must be tfds:NAME with a NAME of {", ".join(TFDS_NAMES)}, '
+      f'got {name!r}. Set --config.data.path.'
+    )
+  if name == 'natural_questions_open':
+    raise ValueError(
+      "data.path 'tfds:natural_questions_open' has questions but no "
+      'documents. Set --config.data.path to a BEIR folder (nq) or a DPR file.'
+    )
+  import tensorflow_datasets as tfds  # slow to import, needed only here
+
+  read = {'squad': _tfds_squad, 'trivia_qa': _tfds_trivia_qa}[name]
+  corpus: _Corpus = {}
+  try:
+    builder = tfds.builder(name, file_format='array_record')
+    if not builder.is_prepared():
+      _check_reachable(_TFDS_HOSTS[name])
+      builder.download_and_prepare()
+    splits = {
+      split: [read(row, corpus) for row in builder.as_data_source(split)]
+      for split in ('train', 'validation')
+    }
+  except Exception as error:  # whatever the network, disk or builder raises
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise ValueError(
+      f"data.path 'tfds:{name}' cannot be downloaded or read "
+      f'({reason[:120]}). Fetch the data elsewhere and set --config.data.path '
+      'to the local SQuAD or DPR .json file.'
+    ) from error
+  documents = [
+    types.Document(id=name, title=title, text=text)
+    for (title, text), name in corpus.items()
+  ]
+  return documents, splits
+
+
+def _check_reachable(url: str) -> None:
+  """Fails in seconds where TFDS, without a network, retries for minutes."""
+  request = urllib.request.Request(url, method='HEAD')
+  # Any answer will do, even a refusal: only no answer at all is an error.
+  with contextlib.suppress(urllib.error.HTTPError):
+    urllib.request.urlopen(request, timeout=20).close()
+
+
+def _tfds_squad(row: Mapping, corpus: _Corpus) -> types.Question:
+  title = _text(row['title']).replace('_', ' ')
+  return types.Question(
+    id=_text(row['id']),
+    text=_text(row['question']),
+    answers=text_io.distinct(map(_text, row['answers']['text'])),
+    document_ids=(_add(corpus, title, _text(row['context'])),),
+  )
+
+
+def _tfds_trivia_qa(row: Mapping, corpus: _Corpus) -> types.Question:
+  """Its gold documents are the pages that its makers found for it."""
+  gold = []
+  for pages, key in (
+    ('entity_pages', 'wiki_context'),
+    ('search_results', 'search_context'),
+  ):
+    found = row[pages]
+    for title, text in zip(found['title'], found[key], strict=True):
+      if _text(text).strip():
+        gold.append(_add(corpus, _text(title), _text(text)))
+  answer = row['answer']
+  return types.Question(
+    id=_text(row['question_id']),
+    text=_text(row['question']),
+    answers=text_io.distinct(map(_text, (answer['value'], *answer['aliases']))),
+    document_ids=text_io.distinct(gold),
+  )
+
+
+def _text(value: Any) -> str:
+  return value.decode('utf-8') if isinstance(value, bytes) else str(value)

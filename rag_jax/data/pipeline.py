@@ -1,0 +1,194 @@
+"""From text to batches: tokenised once on the host, fed by Grain.
+
+Batch number s depends on the seed and s alone, so that a run resumes from its
+step without any state of the pipeline.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+import tokenizers as hf_tokenizers
+
+from rag_jax import types
+from rag_jax.data import tokenizers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """Which data, and how much of each text is kept."""
+
+  path: str = 'facts'  # 'facts', a file or folder, or 'tfds:NAME'
+  format: str = 'auto'  # see rag_jax.data.formats
+  on_empty: str = 'error'  # or 'skip': what to do with a document without text
+  train_split: str = 'train'
+  eval_splits: tuple[str, ...] = ()  # empty: every split but the trained one
+  eval_questions: int = 0  # at most so many of each split; 0: all
+  vocab_size: int = 8000
+  max_query_tokens: int = 24
+  max_document_tokens: int = 176
+  max_answers: int = 3
+  max_answer_tokens: int = 12
+  max_gold: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Questions:
+  """A split as arrays, one row a question."""
+
+  query: np.ndarray  # int32[n, Q]
+  answers: np.ndarray  # int32[n, M, A]
+  gold: np.ndarray  # int32[n, G], -1 = none
+
+
+def train_tokenizer(
+  dataset: types.Dataset, config: DataConfig
+) -> hf_tokenizers.Tokenizer:
+  """Learns a vocabulary from the documents and the training questions."""
+  texts = [document_text(d) for d in dataset.documents]
+  texts += [q.text for q in dataset.splits.get(config.train_split, ())]
+  return tokenizers.train(texts, vocab_size=config.vocab_size)
+
+
+def document_text(document: types.Document) -> str:
+  """What is tokenised, and what answers point into: title and text."""
+  return (
+    f'{document.title} . {document.text}' if document.title else (document.text)
+  )
+
+
+def encode_documents(
+  tokenizer: hf_tokenizers.Tokenizer,
+  documents: Sequence[types.Document],
+  config: DataConfig,
+) -> tokenizers.Encoded:
+  """Tokens of documents, int32[N, P], and how many were cut."""
+  return tokenizers.encode(
+    tokenizer,
+    [document_text(d) for d in documents],
+    max_tokens=config.max_document_tokens,
+  )
+
+
+def encode_questions(
+  tokenizer: hf_tokenizers.Tokenizer,
+  questions: Sequence[types.Question],
+  rows: dict[str, int],
+  config: DataConfig,
+) -> Questions:
+  """Tokenises questions.
+
+  Args:
+    tokenizer: of the documents.
+    questions: a split.
+    rows: row of each document by its id.
+    config: lengths to cut to.
+
+  Returns:
+    The split as arrays. An answer that is longer than `max_answer_tokens`
+    gets no tokens: it cannot be a target, but is still counted when measured.
+  """
+  count = len(questions)
+  query = tokenizers.encode(
+    tokenizer, [q.text for q in questions], max_tokens=config.max_query_tokens
+  ).tokens
+  answers = np.zeros(
+    (count, config.max_answers, config.max_answer_tokens), np.int32
+  )
+  gold = np.full((count, config.max_gold), -1, np.int32)
+  flat, places = [], []
+  for i, question in enumerate(questions):
+    for j, text in enumerate(question.answers[: config.max_answers]):
+      flat.append(text)
+      places.append((i, j))
+    for j, name in enumerate(question.document_ids[: config.max_gold]):
+      gold[i, j] = rows[name]
+  if flat:
+    longer = config.max_answer_tokens + 1
+    encoded = tokenizers.encode(tokenizer, flat, max_tokens=longer).tokens
+    fits = encoded[:, -1] == types.PAD
+    index = np.asarray(places)[fits]
+    answers[index[:, 0], index[:, 1]] = encoded[fits, :-1]
+  return Questions(query=query, answers=answers, gold=gold)
+
+
+def train_batches(
+  questions: Questions, *, batch_size: int, seed: int
+) -> grain.MapDataset:
+  """Shuffled, endless batches; element s is the batch of step s."""
+  source = grain.MapDataset.source(np.arange(len(questions.query)))
+  return (
+    source.seed(seed)
+    .shuffle()
+    .repeat()
+    .batch(batch_size)
+    .map(lambda rows: take(questions, np.asarray(rows)))
+  )
+
+
+def eval_batches(
+  questions: Questions, *, batch_size: int
+) -> Iterator[types.Batch]:
+  """Every question once, in order; the last batch is padded."""
+  count = len(questions.query)
+  for start in range(0, count, batch_size):
+    rows = np.arange(start, start + batch_size)
+    batch = take(questions, np.minimum(rows, count - 1))
+    yield batch.replace(where=rows < count)
+
+
+def take(questions: Questions, rows: np.ndarray) -> types.Batch:
+  """The batch of some rows."""
+  return types.Batch(
+    query=questions.query[rows],
+    answers=questions.answers[rows],
+    gold=questions.gold[rows],
+    where=np.ones(len(rows), bool),
+  )
+
+
+def span_text(
+  tokenizer: hf_tokenizers.Tokenizer,
+  document: types.Document,
+  start: int,
+  end: int,
+  config: DataConfig,
+) -> str:
+  """The text between two tokens of a document, as it is written there."""
+  text = document_text(document)
+  offsets = tokenizers.offsets(
+    tokenizer, text, max_tokens=config.max_document_tokens
+  )
+  return text[offsets[start, 0] : offsets[end, 1]].strip()
+
+
+def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
+  """Names of the splits to evaluate.
+
+  Raises:
+    ValueError: if a split that the config names does not exist or the
+      corpus is empty.
+  """
+  if not dataset.documents:
+    raise ValueError(
+      f'data.path {config.path!r} holds no documents. '
+      'Set --config.data.path to data with a corpus.'
+    )
+  wanted = config.eval_splits or tuple(
+    name for name in dataset.splits if name != config.train_split
+  )
+  for name in (config.train_split, *wanted):
+    if not dataset.splits.get(name):
+      raise ValueError(
+        f'data has no questions in split {name!r}; there are '
+        f'{", ".join(sorted(dataset.splits)) or "none"}. '
+        'Set --config.data.train_split or --config.data.eval_splits.'
+      )
+  return list(wanted)
+
+
+def load_tokenizer(path: pathlib.Path) -> hf_tokenizers.Tokenizer:
+  """The tokenizer that a workdir holds."""
+  return tokenizers.load(path)

@@ -1,0 +1,126 @@
+"""The index: a trie and the documents' tokens, one pytree on the device.
+
+Built once and saved beside the checkpoint. The rows that training moves (node
+vectors, embeddings) are parameters and live in the checkpoint, so the index
+itself never gets stale.
+"""
+
+import hashlib
+import os
+import pathlib
+import zipfile
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax import types
+from rag_jax.index import docids
+from rag_jax.ops import trie as tries
+
+
+@flax.struct.dataclass
+class Index:
+  """What a compiled step needs to know of the corpus."""
+
+  trie: tries.Trie
+  tokens: jax.Array  # int32[N, P], title and text of each document
+  alive: jax.Array  # bool[N], False = must not be returned
+  mean_length: jax.Array  # float32[], tokens a document on average
+
+
+def build(
+  tokens: np.ndarray,
+  vectors: np.ndarray,
+  config: docids.DocidConfig,
+  *,
+  seed: int = 0,
+) -> Index:
+  """Names the documents and packs them.
+
+  Args:
+    tokens: int32[N, P], 0 = padding.
+    vectors: float32[N, D], what the docids are clustered from.
+    config: the docid scheme.
+    seed: of the scheme.
+
+  Returns:
+    The index.
+  """
+  codes = docids.assign(vectors, config, seed=seed)
+  return from_codes(tokens, codes)
+
+
+def from_codes(tokens: np.ndarray, codes: np.ndarray) -> Index:
+  """Packs documents that have their docids, int[N, L], already."""
+  if len(tokens) != len(codes):
+    raise ValueError(
+      f'codes must have one row a document, got {len(codes)} for '
+      f'{len(tokens)} documents. Assign docids to the same corpus.'
+    )
+  lengths = (np.asarray(tokens) != types.PAD).sum(axis=1)
+  index = Index(
+    trie=tries.build(codes),
+    tokens=tokens,
+    alive=np.ones(len(tokens), bool),
+    mean_length=np.float32(lengths.mean()),
+  )
+  return jax.tree.map(jnp.asarray, index)
+
+
+def save(index: Index, path: str | os.PathLike[str]) -> None:
+  """Writes an index to a .npz file, atomically, with its checksum."""
+  path = pathlib.Path(path)
+  codes = np.asarray(codes_of(index))
+  arrays = {
+    'tokens': np.asarray(index.tokens),
+    'codes': codes,
+    'alive': np.asarray(index.alive),
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix('.partial.npz')
+  np.savez_compressed(partial, checksum=_checksum(arrays), **arrays)
+  os.replace(partial, path)
+
+
+def load(path: str | os.PathLike[str]) -> Index:
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: if the file is missing or damaged.
+  """
+  try:
+    with np.load(path) as stored:
+      arrays = {name: stored[name] for name in ('tokens', 'codes', 'alive')}
+      checksum = str(stored['checksum'])
+  except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f'index file {str(path)!r} cannot be read ({type(error).__name__}). '
+      'Train into another --workdir to build it again.'
+    ) from error
+  if checksum != _checksum(arrays):
+    raise ValueError(
+      f'index file {str(path)!r} is damaged: its checksum differs. '
+      'Train into another --workdir to build it again.'
+    )
+  index = from_codes(arrays['tokens'], arrays['codes'])
+  return index.replace(alive=jnp.asarray(arrays['alive']))
+
+
+def codes_of(index: Index) -> np.ndarray:
+  """The docids, int32[N, L]."""
+  paths = np.asarray(index.trie.paths)
+  return np.stack(
+    [np.asarray(t)[paths[:, i]] for i, t in enumerate(index.trie.tokens)],
+    axis=1,
+  )
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    digest.update(name.encode())
+    digest.update(str(arrays[name].shape).encode())
+    digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""Questions that documents ask about themselves: crops of their own tokens.
+
+A model that generates docids must have seen every document as a target, or its
+softmax forgets those that no question is about. Crops are drawn on the device,
+inside the compiled step, from the document tokens that the index holds.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PseudoQueryConfig:
+  """How crops are drawn."""
+
+  batch_size: int = 64  # crops a step; 0 turns them off
+  min_tokens: int = 3
+  title_rate: float = 0.5  # share of crops that start at the title
+  drop_rate: float = 0.2  # share of a crop's tokens that are left out
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    for name in ('title_rate', 'drop_rate'):
+      value = getattr(self, name)
+      if not 0 <= value <= 1:
+        raise ValueError(
+          f'pseudo_queries.{name} must be between 0 and 1, got {value}. '
+          f'Set --config.pseudo_queries.{name}.'
+        )
+
+
+def draw(
+  rng: jax.Array,
+  config: PseudoQueryConfig,
+  tokens: jax.Array,
+  positions: jax.Array,
+  *,
+  max_tokens: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws crops.
+
+  Each depends on the key and its own position in the global batch alone, so
+  that any split of the batch over devices draws the same.
+
+  Args:
+    rng: PRNG key of the step.
+    config: how to draw.
+    tokens: int32[N, P], the documents.
+    positions: int32[B], numbers of the examples in the global batch.
+    max_tokens: Q, longest crop.
+
+  Returns:
+    int32[B, Q] queries and int32[B] rows of their documents.
+  """
+
+  def one(position):
+    keys = jax.random.split(jax.random.fold_in(rng, position), 5)
+    row = jax.random.randint(keys[0], (), 0, tokens.shape[0])
+    document = tokens[row]
+    length = (document != types.PAD).sum()
+    size = jax.random.randint(
+      keys[1], (), config.min_tokens, max_tokens + 1
+    )
+    start = jax.random.randint(
+      keys[2], (), 0, jnp.maximum(length - size, 0) + 1
+    )
+    start = jnp.where(
+      jax.random.bernoulli(keys[3], config.title_rate), 0, start
+    )
+    offsets = jnp.arange(max_tokens)
+    crop = document[jnp.minimum(start + offsets, document.shape[0] - 1)]
+    keep = (offsets < size) & (start + offsets < length)
+    keep &= jax.random.bernoulli(keys[4], 1 - config.drop_rate, (max_tokens,))
+    keep |= offsets == 0  # a crop is never empty
+    return jnp.where(keep, crop, types.PAD), row
+
+  return jax.vmap(one)(positions)

@@ -1,0 +1,204 @@
+"""Transformer blocks in Flax: pre-norm, rotary positions, cached decoding."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
+  """Rotary position embedding.
+
+  Args:
+    x: float[..., T, H, D] with even D.
+    positions: int32[T].
+
+  Returns:
+    x with each pair of features turned by its position.
+
+  Reference:
+    Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding,
+    2021.
+  """
+  half = x.shape[-1] // 2
+  frequency = 10_000.0 ** (-jnp.arange(half) / half)
+  angle = positions[:, None, None] * frequency  # [T, 1, D / 2]
+  first, second = x[..., :half], x[..., half:]
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  return jnp.concatenate(
+    [first * cos - second * sin, first * sin + second * cos], axis=-1
+  )
+
+
+def attend(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  where: jax.Array,
+  bias: jax.Array | None = None,
+) -> jax.Array:
+  """Multi-head attention; a row with nothing to attend to gives zeros.
+
+  Args:
+    query: float[B, T, H, D].
+    key: float[B, S, H, D].
+    value: float[B, S, H, D].
+    where: bool[B, T or 1, S], True = may be attended to.
+    bias: float[B, T or 1, S] added to the scores of every head, or None.
+
+  Returns:
+    float[B, T, H, D].
+  """
+  scores = jnp.einsum('bthd,bshd->bhts', query, key) / query.shape[-1] ** 0.5
+  if bias is not None:
+    scores = scores + bias[:, None]
+  where = where[:, None]
+  scores = jnp.where(where, scores, -1e9)
+  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
+  weights = jnp.where(where, weights, 0.0).astype(value.dtype)
+  return jnp.einsum('bhts,bshd->bthd', weights, value)
+
+
+class Attention(nn.Module):
+  """Projections around `attend`."""
+
+  num_heads: int
+
+  @nn.compact
+  def __call__(self, x, memory, where, *, rotary=False, bias=None):
+    """Attends from x [B, T, W] to memory [B, S, W]; returns [B, T, W]."""
+    width = x.shape[-1]
+    shape = (self.num_heads, width // self.num_heads)
+    query = nn.DenseGeneral(shape, use_bias=False, name='query')(x)
+    key = nn.DenseGeneral(shape, use_bias=False, name='key')(memory)
+    value = nn.DenseGeneral(shape, use_bias=False, name='value')(memory)
+    if rotary:
+      query = rotate(query, jnp.arange(x.shape[1]))
+      key = rotate(key, jnp.arange(memory.shape[1]))
+    out = attend(query, key, value, where, bias)
+    return nn.DenseGeneral(width, axis=(-2, -1), use_bias=False, name='out')(
+      out
+    )
+
+
+class FeedForward(nn.Module):
+  """Two dense layers with a GELU between them."""
+
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., W] to [..., W]."""
+    hidden = nn.gelu(nn.Dense(self.hidden, use_bias=False, name='up')(x))
+    return nn.Dense(x.shape[-1], use_bias=False, name='down')(hidden)
+
+
+class EncoderBlock(nn.Module):
+  """Self-attention and feed-forward, each after a norm, both residual."""
+
+  num_heads: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x, where):
+    """Maps x [B, T, W] under where bool[B, T] to [B, T, W]."""
+    normed = nn.RMSNorm(name='attention_norm')(x)
+    x = x + Attention(self.num_heads, name='attention')(
+      normed, normed, where[:, None], rotary=True
+    )
+    normed = nn.RMSNorm(name='hidden_norm')(x)
+    return x + FeedForward(self.hidden, name='feed_forward')(normed)
+
+
+class Encoder(nn.Module):
+  """A stack of encoder blocks with a final norm."""
+
+  num_layers: int
+  num_heads: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x, where):
+    """Maps x [B, T, W] under where bool[B, T] to [B, T, W]."""
+    for layer in range(self.num_layers):
+      x = EncoderBlock(self.num_heads, self.hidden, name=f'block_{layer}')(
+        x, where
+      )
+    return nn.RMSNorm(name='norm')(x)
+
+
+class DecoderBlock(nn.Module):
+  """Causal self-attention, cross-attention and feed-forward."""
+
+  num_heads: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x, memory, where, *, bias=None):
+    """Maps x [B, T, W] over memory [B, S, W], where bool[B, S]."""
+    causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
+    normed = nn.RMSNorm(name='attention_norm')(x)
+    x = x + Attention(self.num_heads, name='attention')(
+      normed, normed, causal, rotary=True
+    )
+    normed = nn.RMSNorm(name='cross_norm')(x)
+    x = x + Attention(self.num_heads, name='cross_attention')(
+      normed, memory, where[:, None], bias=bias
+    )
+    normed = nn.RMSNorm(name='hidden_norm')(x)
+    return x + FeedForward(self.hidden, name='feed_forward')(normed)
+
+
+class Decoder(nn.Module):
+  """A stack of decoder blocks with a final norm."""
+
+  num_layers: int
+  num_heads: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x, memory, where, *, bias=None):
+    """Maps x [B, T, W] over memory [B, S, W], where bool[B, S]."""
+    for layer in range(self.num_layers):
+      x = DecoderBlock(self.num_heads, self.hidden, name=f'block_{layer}')(
+        x, memory, where, bias=bias
+      )
+    return nn.RMSNorm(name='norm')(x)
+
+
+class PrefixBlock(nn.Module):
+  """One step of a decoder over docid prefixes, for many beams at once.
+
+  The keys and values of the prefix come in and go out, so that beam search
+  can reorder them; those of the query are shared by its beams.
+  """
+
+  num_heads: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x, prefix, memory, where):
+    """Maps x [B, K, W] to [B, K, W].
+
+    Args:
+      x: the newest token of each beam.
+      prefix: earlier inputs of this block, [B, K, T, W]; T may be 0.
+      memory: query tokens, [B, Q, W].
+      where: bool[B, Q].
+
+    Returns:
+      The output and `prefix` with x appended, [B, K, T + 1, W].
+    """
+    batch, beams, width = x.shape
+    normed = nn.RMSNorm(name='attention_norm')(x)
+    prefix = jnp.concatenate([prefix, normed[:, :, None]], axis=2)
+    steps = prefix.reshape(batch * beams, -1, width)
+    own = Attention(self.num_heads, name='attention')(
+      steps[:, -1:], steps, jnp.ones((1, 1, steps.shape[1]), bool)
+    )
+    x = x + own.reshape(batch, beams, width)
+    normed = nn.RMSNorm(name='cross_norm')(x)
+    x = x + Attention(self.num_heads, name='cross_attention')(
+      normed, memory, where[:, None]
+    )
+    normed = nn.RMSNorm(name='hidden_norm')(x)
+    return x + FeedForward(self.hidden, name='feed_forward')(normed), prefix

@@ -1,0 +1,521 @@
+"""Retrieve, rank, read, and one loss: pure functions over the four components.
+
+From question tokens to the gradient this is one program. Beam search is run
+under stop_gradient; its documents are scored again by teacher forcing, which
+carries the gradient into the ID decoder and the query encoder.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rag_jax import types
+from rag_jax.components import id_decoder, query_encoder, ranker, reader
+from rag_jax.index import index as indexes
+from rag_jax.index import pseudo_queries
+from rag_jax.ops import beam, losses, metrics
+
+Params = dict[str, Any]
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+  """How documents are found."""
+
+  beam_size: int = 16  # K, documents that are decoded and ranked
+  read_size: int = 4  # documents with the largest weights that are read
+  scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
+  join_gold: bool = True  # in training, put gold documents among candidates
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    beam.check_scoring(self.scoring)
+    for name in ('beam_size', 'read_size'):
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(
+          f'search.{name} must be at least 1, got {value}. '
+          f'Set --config.search.{name}.'
+        )
+    if self.read_size > self.beam_size:
+      raise ValueError(
+        f'search.read_size must be at most beam_size ({self.beam_size}), got '
+        f'{self.read_size}. Set --config.search.read_size.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+  """Weights of the losses; 0 leaves one out."""
+
+  answer: float = 1.0  # -log sum_k w_k P(answer | q, d_k)
+  docid: float = 1.0  # -log P(gold docid | q)
+  ranking: float = 1.0  # Fenchel-Young loss of the ranker on gold documents
+  self_index: float = 1.0  # -log P(docid | a crop of the document)
+  distillation: float = 0.0  # Fenchel-Young loss on the reader's posterior
+  docid_distillation: float = 0.0  # docid loss, weighed by that posterior
+  reader_trains_search: bool = True  # False cuts the reader's gradient off
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RagConfig:
+  """The four components, the search and the losses."""
+
+  query_encoder: query_encoder.QueryEncoderConfig
+  id_decoder: id_decoder.IdDecoderConfig
+  ranker: ranker.RankerConfig
+  reader: reader.ReaderConfig
+  search: SearchConfig
+  loss: LossConfig
+  pseudo_queries: pseudo_queries.PseudoQueryConfig
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on values that do not go together."""
+    distils = self.loss.distillation or self.loss.docid_distillation
+    if distils and self.reader.kind == 'fusion':
+      raise ValueError(
+        'loss.distillation needs the likelihood of each document, got '
+        "reader.kind 'fusion'. Set --config.loss.distillation=0 or "
+        '--config.reader.kind=extractive.'
+      )
+
+
+@flax.struct.dataclass
+class Ranking:
+  """Candidates with what the ranker makes of them."""
+
+  candidates: types.Candidates
+  docid: jax.Array  # float32[B, K], log-probability of the docid, nats
+  scores: jax.Array  # float32[B, K], nats
+  weights: jax.Array  # float32[B, K], sums to 1 over real candidates
+
+
+@flax.struct.dataclass
+class Reading:
+  """The documents that are read, those with the largest weights first."""
+
+  documents: jax.Array  # int32[B, R]
+  passages: jax.Array  # int32[B, R, P]
+  scores: jax.Array  # float32[B, R]
+  weights: jax.Array  # float32[B, R]
+  docid: jax.Array  # float32[B, R]
+  where: jax.Array  # bool[B, R]
+
+
+@flax.struct.dataclass
+class Answer:
+  """What a question gets: documents, weights and where the answer stands."""
+
+  candidates: types.Candidates  # as decoded, best docid first
+  documents: jax.Array  # int32[B, K], best weight first; -1 = none
+  weights: jax.Array  # float32[B, K]
+  read: jax.Array  # int32[B], the document that the answer is from
+  start: jax.Array  # int32[B], its first token there (extractive)
+  end: jax.Array  # int32[B], its last token there
+  tokens: jax.Array  # int32[B, A], the written answer (fusion), or zeros
+  log_probability: jax.Array  # float32[B], of the answer, nats
+  beam_mass: jax.Array  # float32[B], log of what the beam holds, nats
+
+
+def init(
+  rng: jax.Array, config: RagConfig, index: indexes.Index, *, vocab_size: int
+) -> Params:
+  """Makes the parameters of all components, for one index."""
+  keys = jax.random.split(rng, 3)
+  frequency = query_encoder.inverse_document_frequency(
+    index.tokens, vocab_size=vocab_size
+  )
+  encoder = query_encoder.init(
+    keys[0],
+    config.query_encoder,
+    vocab_size=vocab_size,
+    token_weights=frequency,
+  )
+  return {
+    'query_encoder': encoder,
+    'id_decoder': id_decoder.init(
+      keys[1],
+      config.id_decoder,
+      trie=index.trie,
+      document_vectors=query_encoder.embed_documents(encoder, index.tokens),
+    ),
+    'ranker': ranker.init(config.ranker, token_weights=frequency),
+    'reader': reader.init(keys[2], config.reader, vocab_size=vocab_size),
+  }
+
+
+def document_vectors(
+  rng: jax.Array, config: RagConfig, tokens: jax.Array, *, vocab_size: int
+) -> jax.Array:
+  """Vectors float32[N, D] that `init` will start from, for naming docids."""
+  frequency = query_encoder.inverse_document_frequency(
+    tokens, vocab_size=vocab_size
+  )
+  encoder = query_encoder.init(
+    jax.random.split(rng, 3)[0],
+    config.query_encoder,
+    vocab_size=vocab_size,
+    token_weights=frequency,
+  )
+  return query_encoder.embed_documents(encoder, tokens)
+
+
+def retrieve(
+  params: Params,
+  config: RagConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  *,
+  allowed: jax.Array | None = None,
+) -> types.Candidates:
+  """Decodes documents for encoded queries; see `ops.beam.search`."""
+  batch_size, width = encoding.vector.shape
+  alive = index.alive if allowed is None else index.alive & allowed
+  return beam.search(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    batch_size=batch_size,
+    beam_size=config.search.beam_size,
+    allowed=alive,
+    scoring=config.search.scoring,
+  )
+
+
+def score_docids(
+  params: Params,
+  config: RagConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """Differentiable docid scores of given documents, float32[B, K], nats."""
+  batch_size, width = encoding.vector.shape
+  return beam.score(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    documents,
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    allowed=index.alive,
+    scoring=config.search.scoring,
+  )
+
+
+def rank(
+  params: Params,
+  config: RagConfig,
+  index: indexes.Index,
+  query: jax.Array,
+  encoding: query_encoder.Encoding,
+  candidates: types.Candidates,
+) -> Ranking:
+  """Scores and weighs candidates; every signal is made in the step."""
+  passages = index.tokens[candidates.documents]
+  docid = score_docids(params, config, index, encoding, candidates.documents)
+  docid = jnp.where(candidates.where, docid, 0.0)
+  vectors = query_encoder.embed_documents(params['query_encoder'], passages)
+  scores = ranker.apply(
+    params['ranker'],
+    config.ranker,
+    docid=docid,
+    vector=jnp.einsum('bd,bkd->bk', encoding.vector, vectors),
+    lexical=ranker.lexical(
+      params['ranker'],
+      config.ranker,
+      query,
+      passages,
+      mean_length=index.mean_length,
+    ),
+  )
+  weights = ranker.select(config.ranker, scores, where=candidates.where)
+  return Ranking(
+    candidates=candidates, docid=docid, scores=scores, weights=weights
+  )
+
+
+def choose(index: indexes.Index, ranking: Ranking, size: int) -> Reading:
+  """Takes the documents with the best scores; sparse weights need no more."""
+  where = ranking.candidates.where
+  order = jax.lax.stop_gradient(jnp.where(where, ranking.scores, -jnp.inf))
+  chosen = jax.lax.top_k(order, size)[1]
+
+  def take(x):
+    return jnp.take_along_axis(x, chosen, axis=1)
+
+  documents = take(ranking.candidates.documents)
+  return Reading(
+    documents=documents,
+    passages=index.tokens[documents],
+    scores=take(ranking.scores),
+    weights=take(ranking.weights),
+    docid=take(ranking.docid),
+    where=take(where),
+  )
+
+
+def loss(
+  params: Params,
+  rng: jax.Array,
+  batch: types.Batch,
+  index: indexes.Index,
+  *,
+  config: RagConfig,
+  shard: tuple[jax.Array | int, int] = (0, 1),
+) -> tuple[Sums, Sums]:
+  """All losses of a batch of questions.
+
+  Args:
+    params: what `init` made.
+    rng: PRNG key of the step, the same on every device.
+    batch: the questions.
+    index: the corpus.
+    config: what to compute.
+    shard: (number of this device, number of devices) where each device runs
+      this on its own rows; (0, 1) where one program sees the whole batch.
+
+  Returns:
+    Losses and metrics, each name -> (sum, count); the objective is the sum of
+    the losses' quotients, weighed by `config.loss`.
+  """
+  weights = config.loss
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  candidates = retrieve(
+    jax.lax.stop_gradient(params),
+    config,
+    index,
+    jax.lax.stop_gradient(encoding),
+  )
+  found = candidates
+  has_gold = (batch.gold >= 0).any(axis=1) & batch.where
+  if config.search.join_gold:
+    candidates = _join_gold(candidates, batch.gold, index)
+  ranking = rank(params, config, index, batch.query, encoding, candidates)
+  reading = choose(index, ranking, config.search.read_size)
+  terms = _answer_losses(params, config, batch, reading)
+  if weights.docid:
+    gold = jnp.maximum(batch.gold, 0)
+    scores = score_docids(params, config, index, encoding, gold)
+    nll = -jnp.where(batch.gold >= 0, scores, 0.0).sum(1)
+    count = jnp.maximum((batch.gold >= 0).sum(1), 1)
+    terms['docid'] = _total(nll / count, has_gold)
+  if weights.ranking:
+    is_gold = _is_gold(candidates, batch.gold)
+    targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
+    nll = losses.fenchel_young(
+      ranking.scores,
+      targets,
+      operator=config.ranker.operator,
+      where=candidates.where,
+    )
+    terms['ranking'] = _total(nll, has_gold & is_gold.any(1))
+  if weights.self_index and config.pseudo_queries.batch_size:
+    terms['self_index'] = _self_index(
+      params, rng, config, index, batch.query.shape[1], shard
+    )
+  measured = _metrics(found, ranking, batch, has_gold)
+  return terms, measured | {name: terms[name] for name in terms}
+
+
+def answer(
+  params: Params,
+  batch: types.Batch,
+  index: indexes.Index,
+  *,
+  config: RagConfig,
+  allowed: jax.Array | None = None,
+) -> Answer:
+  """Answers questions: search, ranking and reading in one program."""
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  candidates = retrieve(params, config, index, encoding, allowed=allowed)
+  ranking = rank(params, config, index, batch.query, encoding, candidates)
+  reading = choose(index, ranking, config.search.read_size)
+  everything = choose(index, ranking, config.search.beam_size)
+  common = {
+    'candidates': candidates,
+    'documents': jnp.where(everything.where, everything.documents, -1),
+    'weights': everything.weights,
+    'beam_mass': beam.beam_mass(candidates),
+  }
+  length = config.reader.max_answer_tokens
+  if config.reader.kind == 'fusion':
+    tokens, score = reader.write(
+      params['reader'],
+      config.reader,
+      batch.query,
+      reading.passages,
+      reading.weights,
+    )
+    zero = jnp.zeros_like(reading.documents[:, 0])
+    return Answer(
+      read=reading.documents[:, 0],
+      start=zero,
+      end=zero,
+      tokens=tokens,
+      log_probability=score,
+      **common,
+    )
+  pointers = reader.point(
+    params['reader'], config.reader, batch.query, reading.passages
+  )
+  spans = reader.best_spans(pointers, max_tokens=length)
+  support = reading.weights > 0
+  joint = spans.score + jnp.log(jnp.where(support, reading.weights, 1.0))
+  joint = jnp.where(support, joint, reader.IMPOSSIBLE)
+  best = joint.argmax(axis=1)
+
+  def pick(x):
+    return jnp.take_along_axis(x, best[:, None], axis=1)[:, 0]
+
+  return Answer(
+    read=pick(reading.documents),
+    start=pick(spans.start),
+    end=pick(spans.end),
+    tokens=jnp.zeros((best.shape[0], length), jnp.int32),
+    log_probability=pick(joint),
+    **common,
+  )
+
+
+def _answer_losses(
+  params: Params, config: RagConfig, batch: types.Batch, reading: Reading
+) -> Sums:
+  """The answer's loss, and what its posterior teaches the search."""
+  joint = reading.weights
+  if not config.loss.reader_trains_search:
+    joint = jax.lax.stop_gradient(joint)
+  if config.reader.kind == 'fusion':
+    target = _with_end(batch.answers[:, 0])
+    scores = reader.write_log_likelihood(
+      params['reader'],
+      config.reader,
+      batch.query,
+      reading.passages,
+      joint,
+      target,
+    )
+    has_answer = batch.where & (batch.answers[:, 0] != types.PAD).any(-1)
+    return {'answer': _total(-scores.sum(-1), has_answer)}
+  pointers = reader.point(
+    params['reader'], config.reader, batch.query, reading.passages
+  )
+  likelihoods = reader.answer_log_likelihood(
+    pointers, reading.passages, batch.answers
+  )
+  holds = (likelihoods > reader.IMPOSSIBLE / 2) & reading.where
+  readable = holds & (reading.weights > 0)
+  terms = {
+    'answer': _total(
+      losses.sequence_marginal(joint, likelihoods, where=holds),
+      readable.any(1) & batch.where,
+    )
+  }
+  cut = not config.loss.reader_trains_search
+  posterior = jax.lax.stop_gradient(
+    jax.nn.softmax(
+      jnp.where(holds, likelihoods + reading.scores, reader.IMPOSSIBLE)
+    )
+  )
+  counts = holds.any(1) & batch.where
+  if config.loss.distillation and not cut:
+    nll = losses.fenchel_young(
+      reading.scores,
+      posterior,
+      operator=config.ranker.operator,
+      where=reading.where,
+    )
+    terms['distillation'] = _total(nll, counts)
+  if config.loss.docid_distillation and not cut:
+    nll = -(posterior * reading.docid).sum(1)
+    terms['docid_distillation'] = _total(nll, counts)
+  return terms
+
+
+def _self_index(
+  params: Params,
+  rng: jax.Array,
+  config: RagConfig,
+  index: indexes.Index,
+  max_tokens: int,
+  shard: tuple[jax.Array | int, int],
+) -> tuple[jax.Array, jax.Array]:
+  """Docid loss of crops; a device takes its share of the batch."""
+  count = config.pseudo_queries.batch_size // shard[1]
+  positions = shard[0] * count + jnp.arange(count)
+  query, rows = pseudo_queries.draw(
+    rng, config.pseudo_queries, index.tokens, positions, max_tokens=max_tokens
+  )
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, query
+  )
+  scores = score_docids(params, config, index, encoding, rows[:, None])
+  return _total(-scores[:, 0], index.alive[rows])
+
+
+def _join_gold(
+  candidates: types.Candidates, gold: jax.Array, index: indexes.Index
+) -> types.Candidates:
+  """Puts gold documents first; those that the beam found too move there."""
+  is_gold = _is_gold(candidates, gold)
+  rows = jnp.maximum(gold, 0)
+  return types.Candidates(
+    documents=jnp.concatenate([rows, candidates.documents], axis=1),
+    codes=jnp.concatenate(
+      [beam.docids(index.trie, rows), candidates.codes], axis=1
+    ),
+    scores=jnp.concatenate(
+      [jnp.zeros(rows.shape), candidates.scores], axis=1
+    ),
+    where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
+  )
+
+
+def _is_gold(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
+  same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
+  return same.any(-1) & candidates.where
+
+
+def _metrics(
+  found: types.Candidates,
+  ranking: Ranking,
+  batch: types.Batch,
+  has_gold: jax.Array,
+) -> Sums:
+  is_gold = _is_gold(ranking.candidates, batch.gold)
+  weight = (ranking.weights * is_gold).sum(1)
+  return {
+    'beam_hits': _total(
+      _is_gold(found, batch.gold).any(1).astype(jnp.float32), has_gold
+    ),
+    'docid_hits@1': _total(
+      metrics.hits(found.documents, batch.gold, k=1, where=found.where),
+      has_gold,
+    ),
+    'support': _total((ranking.weights > 0).sum(1), batch.where),
+    'gold_weight': _total(weight, has_gold),
+    'gold_off_support': _total(weight == 0, has_gold),
+    'beam_mass': _total(jnp.exp(beam.beam_mass(found)), batch.where),
+  }
+
+
+def _with_end(tokens: jax.Array) -> jax.Array:
+  """Appends the end token to int32[B, A] answers; [B, A + 1]."""
+  tokens = jnp.pad(tokens, ((0, 0), (0, 1)))
+  length = (tokens != types.PAD).sum(-1, keepdims=True)
+  return jnp.where(jnp.arange(tokens.shape[1]) == length, reader.EOS, tokens)
+
+
+def _total(values: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(sum, count) of the rows that count."""
+  values = jnp.where(where, values.astype(jnp.float32), 0.0)
+  return values.sum(), where.sum().astype(jnp.float32)

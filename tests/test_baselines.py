@@ -1,0 +1,119 @@
+"""Tests for rag_jax.baselines."""
+
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from rag_jax import baselines, types
+from rag_jax.data import formats
+
+REAL = pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'data' / 'nq_qed'
+
+
+def _corpus(*texts, title=''):
+  return [
+    types.Document(id=str(i), text=text, title=title)
+    for i, text in enumerate(texts)
+  ]
+
+
+def _search(texts, queries, k, **options):
+  index = baselines.bm25_index(_corpus(*texts), **options)
+  return baselines.bm25_search(index, queries, k=k)
+
+
+def test_score_is_the_formula():
+  # Two documents of 2 and 4 words, mean length 3; "cat" is in one of them.
+  rows, scores = _search(['cat dog', 'dog bird fish frog'], ['cat'], 1)
+  idf = math.log(1 + (2 - 1 + 0.5) / (1 + 0.5))
+  norm = 1.2 * (1 - 0.75 + 0.75 * 2 / 3)
+  assert rows.tolist() == [[0]]
+  np.testing.assert_allclose(scores, [[idf * 1 / (1 + norm)]], rtol=1e-5)
+
+
+def test_best_first_and_rows_run_out():
+  texts = ['bird', 'cat dog', 'fish', 'cat cat dog']
+  rows, scores = _search(texts, ['cat', 'bird fish cat', 'frog'], 5)
+  assert rows.shape == scores.shape == (3, 5)
+  assert rows.dtype == np.int32
+  assert scores.dtype == np.float32
+  assert rows[0].tolist() == [3, 1, -1, -1, -1]
+  assert rows[1].tolist() == [0, 2, 3, 1, -1]
+  assert rows[2].tolist() == [-1] * 5
+  assert (np.diff(scores, axis=1) <= 0).all()
+  assert (scores[rows == -1] == 0).all()
+
+
+@pytest.mark.parametrize(
+  'query', ['', '  ', '?!', 'the of and', 'unseen', '猫']
+)
+def test_a_query_without_known_words_finds_nothing(query):
+  rows, scores = _search(['cat', 'dog'], [query, 'dog'], 2)
+  assert rows.tolist() == [[-1, -1], [1, -1]]
+  assert scores[0].tolist() == [0, 0]
+
+
+def test_no_queries():
+  rows, scores = _search(['cat'], [], 3)
+  assert rows.shape == scores.shape == (0, 3)
+
+
+def test_ties_come_in_the_order_of_the_rows():
+  texts = ['dog', *['cat'] * 50, 'cat cat cat cat dog']
+  for k in (1, 3, 51, 52):
+    rows, _ = _search(texts, ['cat'], k)
+    wanted = [51, *range(1, 51)][:k]
+    assert rows[0, : len(wanted)].tolist() == wanted
+
+
+def test_stems():
+  texts = ['dogs were barking', 'cat']
+  assert _search(texts, ['a dog barks'], 1)[0].tolist() == [[0]]
+  assert _search(texts, ['a dog barks'], 1, stem=False)[0].tolist() == [[-1]]
+
+
+def test_title_weight():
+  documents = _corpus('cat', title='Leone')
+  for weight, found in ((0, -1), (1, 0), (3, 0)):
+    index = baselines.bm25_index(documents, title_weight=weight)
+    assert baselines.bm25_search(index, ['leone'], k=1)[0].tolist() == [[found]]
+
+
+def test_words_of_one_letter_count():
+  texts = ['vitamin c', 'vitamin d']
+  assert _search(texts, ['vitamin d'], 1)[0].tolist() == [[1]]
+
+
+@pytest.mark.parametrize('text', ['the', '...', '猫 犬', 'Привет'])
+def test_strange_corpora(text):
+  rows, _ = _search([text, text], [text], 2)
+  assert rows.tolist() in ([[0, 1]], [[-1, -1]])
+
+
+def test_no_noise(capfd):
+  _search(['cat', 'dog'], ['cat'], 2)
+  captured = capfd.readouterr()
+  assert captured.out == captured.err == ''
+
+
+def test_bad_values():
+  with pytest.raises(ValueError, match='at least 1 document, got 0'):
+    baselines.bm25_index([])
+  with pytest.raises(ValueError, match='k1 >= 0.*got -1'):
+    baselines.bm25_index(_corpus('cat'), k1=-1)
+  with pytest.raises(ValueError, match='k must be at least 1, got 0'):
+    _search(['cat'], ['cat'], 0)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='no real data in nq_qed')
+def test_real_questions():
+  dataset = formats.load(REAL)
+  rows = {document.id: i for i, document in enumerate(dataset.documents)}
+  questions = dataset.splits['dev']
+  gold = np.asarray([rows[q.document_ids[0]] for q in questions])[:, None]
+  index = baselines.bm25_index(dataset.documents)
+  found, _ = baselines.bm25_search(index, [q.text for q in questions], k=100)
+  hits = [(found[:, :k] == gold).any(1).mean() for k in (1, 10, 100)]
+  np.testing.assert_allclose(hits, [0.693, 0.922, 0.977], atol=0.005)
