@@ -85,9 +85,7 @@ def show(
 ) -> str:
   """One answer with its documents and their weights, as text."""
   documents = prepared.dataset.documents
-  answer = evaluate.answer_text(
-    found, 0, documents, prepared.tokenizer, config
-  )
+  answer = evaluate.answer_text(found, 0, documents, prepared.tokenizer, config)
   source = documents[found.read[0]]
   probability = float(np.exp(found.log_probability[0]))
   lines = [

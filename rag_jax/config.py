@@ -141,8 +141,10 @@ def _fill(cls: type, values: dict[str, Any], *, prefix: str) -> Any:
   for name, value in values.items():
     if name not in fields:
       close = difflib.get_close_matches(name, fields, n=1)
-      hint = f"Did you mean '{prefix}{close[0]}'?" if close else (
-        f'There are: {", ".join(fields)}.'
+      hint = (
+        f"Did you mean '{prefix}{close[0]}'?"
+        if close
+        else (f'There are: {", ".join(fields)}.')
       )
       raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
     start = fields[name].default

@@ -98,6 +98,4 @@ def sum_over(tree: Any, axis_name: str | None) -> Any:
   """Sums a pytree over the devices of a pmap; as it is under jit."""
   if axis_name is None:
     return tree
-  return jax.tree.map(
-    lambda x: jax.lax.psum(jnp.asarray(x), axis_name), tree
-  )
+  return jax.tree.map(lambda x: jax.lax.psum(jnp.asarray(x), axis_name), tree)

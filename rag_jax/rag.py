@@ -473,9 +473,7 @@ def _join_gold(
     codes=jnp.concatenate(
       [beam.docids(index.trie, rows), candidates.codes], axis=1
     ),
-    scores=jnp.concatenate(
-      [jnp.zeros(rows.shape), candidates.scores], axis=1
-    ),
+    scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
     where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
   )
 

@@ -83,9 +83,7 @@ def prepare(
   else:
     tokenizer = pipeline.train_tokenizer(dataset, config.data)
     tokenizers.save(tokenizer, tokenizer_path)
-  encoded = pipeline.encode_documents(
-    tokenizer, dataset.documents, config.data
-  )
+  encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   notes = list(dataset.notes)
   if encoded.truncated:
     notes.append(

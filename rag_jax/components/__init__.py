@@ -1,1 +1,1 @@
-"""components."""
+"""The four components, each `init` and `apply` on plain pytrees."""

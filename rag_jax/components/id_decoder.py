@@ -156,4 +156,3 @@ def apply(
   targets = query_encoder.normalise(table[level][rows])  # [B, K, C, D]
   scores = jnp.einsum('bkd,bkcd->bkc', state, targets)
   return scores * jnp.exp(decoder['log_scale'][level]), cache
-

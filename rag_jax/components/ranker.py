@@ -9,7 +9,6 @@ exactly none, so that a reader need not look at them.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp

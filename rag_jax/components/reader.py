@@ -128,9 +128,9 @@ def init(
   if config.kind == 'extractive':
     return network.init(rng, query, passages, method='point')['params']
   weights = jnp.ones((1, 1))
-  return network.init(
-    rng, query, passages, weights, query, method='write'
-  )['params']
+  return network.init(rng, query, passages, weights, query, method='write')[
+    'params'
+  ]
 
 
 def point(

@@ -1,1 +1,1 @@
-"""data."""
+"""Data: readers, tokenizers, batches and the embedded facts."""

@@ -1,1 +1,1 @@
-"""index."""
+"""The generative index: docid schemes, packing, saving, pseudo-queries."""

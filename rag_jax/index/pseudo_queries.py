@@ -62,9 +62,7 @@ def draw(
     row = jax.random.randint(keys[0], (), 0, tokens.shape[0])
     document = tokens[row]
     length = (document != types.PAD).sum()
-    size = jax.random.randint(
-      keys[1], (), config.min_tokens, max_tokens + 1
-    )
+    size = jax.random.randint(keys[1], (), config.min_tokens, max_tokens + 1)
     start = jax.random.randint(
       keys[2], (), 0, jnp.maximum(length - size, 0) + 1
     )

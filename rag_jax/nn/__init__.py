@@ -1,1 +1,1 @@
-"""nn."""
+"""Flax modules that the components are made of."""
