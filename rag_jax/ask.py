@@ -63,7 +63,7 @@ def answers(
     params: what was trained.
     questions: questions as text; blank ones are passed over.
   """
-  answer_fn = jax.jit(functools.partial(rag.answer, config=config.rag))
+  answer_fn = jax.jit(functools.partial(rag.answer, config=config.model))
   for text in questions:
     if not text.strip():
       continue

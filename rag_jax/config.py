@@ -13,9 +13,13 @@ from typing import Any
 import ml_collections
 
 from rag_jax import parallel, rag
-from rag_jax.components import id_decoder, query_encoder, ranker, reader
+from rag_jax.components import id_decoder as decoders
+from rag_jax.components import query_encoder as encoders
+from rag_jax.components import ranker as rankers
+from rag_jax.components import reader as readers
 from rag_jax.data import pipeline
-from rag_jax.index import docids, pseudo_queries
+from rag_jax.index import docids
+from rag_jax.index import pseudo_queries as crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,21 +63,17 @@ class Config:
   seed: int = 0
   data: pipeline.DataConfig = pipeline.DataConfig()
   docid: docids.DocidConfig = docids.DocidConfig()
-  query_encoder: query_encoder.QueryEncoderConfig = (
-    query_encoder.QueryEncoderConfig()
-  )
-  id_decoder: id_decoder.IdDecoderConfig = id_decoder.IdDecoderConfig()
-  ranker: ranker.RankerConfig = ranker.RankerConfig()
-  reader: reader.ReaderConfig = reader.ReaderConfig()
+  query_encoder: encoders.QueryEncoderConfig = encoders.QueryEncoderConfig()
+  id_decoder: decoders.IdDecoderConfig = decoders.IdDecoderConfig()
+  ranker: rankers.RankerConfig = rankers.RankerConfig()
+  reader: readers.ReaderConfig = readers.ReaderConfig()
   search: rag.SearchConfig = rag.SearchConfig()
   loss: rag.LossConfig = rag.LossConfig()
-  pseudo_queries: pseudo_queries.PseudoQueryConfig = (
-    pseudo_queries.PseudoQueryConfig()
-  )
+  pseudo_queries: crops.PseudoQueryConfig = crops.PseudoQueryConfig()
   train: TrainConfig = TrainConfig()
 
   @property
-  def rag(self) -> rag.RagConfig:
+  def model(self) -> rag.RagConfig:
     """The part that a compiled step depends on."""
     fields = dataclasses.fields(rag.RagConfig)
     return rag.RagConfig(**{f.name: getattr(self, f.name) for f in fields})
@@ -119,7 +119,7 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   if isinstance(values, ml_collections.ConfigDict):
     values = values.to_dict()
   config = _fill(Config, values, prefix='')
-  _ = config.rag  # checks values that must go together
+  _ = config.model  # checks values that must go together
   if config.data.max_answer_tokens > config.reader.max_answer_tokens:
     raise ValueError(
       f'data.max_answer_tokens must be at most reader.max_answer_tokens '

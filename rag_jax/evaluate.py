@@ -35,7 +35,7 @@ def measure(
   Returns:
     One `Result` a split, system and measure, with 95% bootstrap intervals.
   """
-  answer_fn = jax.jit(functools.partial(rag.answer, config=config.rag))
+  answer_fn = jax.jit(functools.partial(rag.answer, config=config.model))
   bm25 = baselines.bm25_index(dataset.documents)
   results = []
   for split in pipeline.check_splits(dataset, config.data):

@@ -126,7 +126,7 @@ class Progress:
   """Loss, speed and time left: a bar on a terminal, else a line at times."""
 
   def __init__(self, total: int, start: int = 0, *, every: float = 10.0):
-    """Counts from step `start` to `total`; plain lines every so many seconds."""
+    """Counts from `start` to `total`; `every` is seconds between lines."""
     self._bar = tqdm.tqdm(
       total=total,
       initial=start,
@@ -167,7 +167,7 @@ class MetricsWriter:
   """Appends metrics to metrics.jsonl, and to TensorBoard if installed."""
 
   def __init__(self, workdir: str | os.PathLike[str], start_step: int = 0):
-    """Takes up after `start_step`: later records of a killed run are dropped."""
+    """Takes up after `start_step`; later records are dropped."""
     path = pathlib.Path(workdir) / 'metrics.jsonl'
     kept = []
     if path.exists():
@@ -190,7 +190,7 @@ class MetricsWriter:
       )
     except ImportError:
       print(
-        "note: no TensorBoard files; for them pip install 'rag_jax[tensorboard]'",
+        "note: for TensorBoard files, pip install '.[tensorboard]'",
         file=sys.stderr,
       )
 

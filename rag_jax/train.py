@@ -107,7 +107,7 @@ def prepare(
   else:
     vectors = rag.document_vectors(
       init_key(config),
-      config.rag,
+      config.model,
       jnp.asarray(encoded.tokens),
       vocab_size=tokenizer.get_vocab_size(),
     )
@@ -180,7 +180,7 @@ def init_state(
 ) -> State:
   """Fresh parameters and optimiser state; `vocab` only carries its length."""
   params = rag.init(
-    init_key(config), config.rag, index, vocab_size=vocab.shape[0]
+    init_key(config), config.model, index, vocab_size=vocab.shape[0]
   )
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -229,7 +229,7 @@ def train_step(
 
   def objective(params):
     terms, measured = rag.loss(
-      params, rng, batch, index, config=config.rag, shard=shard
+      params, rng, batch, index, config=config.model, shard=shard
     )
     counts = parallel.sum_over(
       {name: count for name, (_, count) in terms.items()}, axis_name
