@@ -1,17 +1,25 @@
 """The embedded set `facts`: real facts in templated sentences.
 
-Countries, chemical elements, states of the United States, presidents, books
-and planets. The facts are real and live in `tables/`; the sentences are made
-from `templates.py`, so the set shows that a system works, not that it copes
-with natural text. Splits:
+Countries (the 193 members of the United Nations), chemical elements, states of
+the United States, presidents, books and planets. The facts are real and live
+in `tables/`; the sentences are made from `templates.py`, so the set shows that
+a system works, not that it copes with natural text. Where sources disagree (a
+capital that is disputed, a year of discovery, a country on two continents) the
+table is left blank and nothing is asked. Oceania counts as a continent.
 
-  train: 3 of the 4 trained phrasings of most questions.
-  test_phrasing: questions that were trained, in phrasings that never were.
-    Their words do occur in training, so this measures a new wording and not
-    an unknown word.
+A question has one gold document. Most answers are values ("Paris"); a
+`reverse` question asks for the entity ("Which element has the symbol Au?"),
+only where one entity has that value. Splits:
+
+  train: some of the trained phrasings of most questions.
+  test_phrasing: pairs of entity and relation that were trained, in the same
+    direction, in phrasings that never were. Every content word of a held-out
+    phrasing occurs in training questions or in the documents, so this measures
+    a recombined wording and not an unknown word.
   test_pair: a relation of an entity that was never asked in training, neither
-    forwards nor backwards.
-  test_entity: documents that no training question is about.
+    forwards nor backwards; other questions about the entity were.
+  test_entity: documents that no training question is about, a tenth of each
+    kind.
 """
 
 import csv
@@ -27,10 +35,11 @@ from rag_jax.data import templates
 
 SPLITS = ('train', 'test_phrasing', 'test_pair', 'test_entity')
 _HELD_OUT = 2  # phrasings of each relation that are never trained
+_TEST_SIZE = 600  # questions of a test split, at most
+_MIN_WORDS = 52  # fillers are added to a document until it has as many
 _SEED = 20261123
 
 Row = dict[str, str]
-Pair = tuple[str, str, str]  # kind, name of the entity, relation
 
 
 def load() -> types.Dataset:
@@ -39,7 +48,7 @@ def load() -> types.Dataset:
   Example:
     >>> dataset = load()
     >>> len(dataset.documents), sorted(dataset.splits)
-    (451, ['test_entity', 'test_pair', 'test_phrasing', 'train'])
+    (478, ['test_entity', 'test_pair', 'test_phrasing', 'train'])
   """
   tables = {kind: read_table(kind) for kind in templates.OPENINGS}
   documents = tuple(
@@ -58,25 +67,29 @@ def read_table(kind: str) -> list[Row]:
 def document(kind: str, row: Row, rows: list[Row]) -> types.Document:
   """The document of an entity; `rows` lend it names as distractors."""
   rng = random.Random(f'{_SEED} {kind} {row["name"]}')
-  name = entity_name(kind, row)
-  relations = [
-    relation
-    for table, relation in templates.SENTENCES
+  parts = [
+    rng.choice(forms).replace('{v}', value(row, relation))
+    for (table, relation), forms in templates.SENTENCES.items()
     if table == kind and row[relation]
   ]
-  rng.shuffle(relations)
-  others = rng.sample([r['name'] for r in rows if r is not row], 2)
-  parts = [rng.choice(templates.OPENINGS[kind])]
-  parts += [
-    rng.choice(templates.SENTENCES[kind, r]).replace('{v}', value(row, r))
-    for r in relations
-  ]
-  closing = rng.choice(templates.CLOSINGS[kind])
-  parts.append(closing.replace('{n}', ' and '.join(others)))
+  fillers = list(templates.FILLERS[kind])
+  rng.shuffle(fillers)
+  others = [r for r in rows if r is not row]
+  opening = rng.choice(templates.OPENINGS[kind])
+  for count, filler in enumerate(fillers):
+    words = len(' '.join([opening, *parts]).split())
+    if count and words >= _MIN_WORDS:
+      break
+    names = [entity_name(kind, r) for r in rng.sample(others, 2)]
+    parts.append(filler.replace('{n}', ' and '.join(names)))
+  rng.shuffle(parts)
+  name = entity_name(kind, row)
   return types.Document(
     id=document_id(kind, row),
-    title=_sentence(name),
-    text=' '.join(_sentence(p.replace('{x}', name)) for p in parts),
+    title=row['name'] if name.endswith(f'the {row["name"]}') else _polish(name),
+    text=' '.join(
+      _polish(part.replace('{x}', name)) for part in (opening, *parts)
+    ),
     summary=summary(kind, row),
   )
 
@@ -89,13 +102,13 @@ def summary(kind: str, row: Row) -> str:
     if all(row[n] for n in names if n != 'x'):
       values = {n: row[n] for n in names if n != 'x'}
       text = template.format(x=entity_name(kind, row), **values)
-      parts.append(_sentence(text))
+      parts.append(_polish(text))
   return ' '.join(parts)
 
 
 def entity_name(kind: str, row: Row) -> str:
   """What texts call an entity, so that it fits one document only."""
-  return templates.AMBIGUOUS.get((kind, row['name']), row['name'])
+  return templates.NAMES.get((kind, row['name']), row['name'])
 
 
 def document_id(kind: str, row: Row) -> str:
@@ -107,73 +120,82 @@ def value(row: Row, relation: str) -> str:
   """A value as it is written in a sentence."""
   if relation != 'neighbours':
     return row[relation]
-  names = row[relation].split('; ')[:3]
+  names = [
+    templates.NAMES.get(('countries', name), name)
+    for name in row[relation].split('; ')[:3]
+  ]
   return ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
+
+
+def questions(
+  kind: str, row: Row, rows: list[Row]
+) -> Iterator[tuple[str, list[types.Question]]]:
+  """Each relation of an entity with its questions, one list a direction.
+
+  The held-out phrasings are the last of a list. A reverse list is given only
+  if no other of the `rows` has the same value.
+  """
+  directions = (
+    ('forward', templates.QUESTIONS),
+    ('reverse', templates.REVERSED),
+  )
+  for direction, forms in directions:
+    for (table, relation), phrasings in forms.items():
+      if table != kind or not row[relation]:
+        continue
+      same = [r for r in rows if r[relation] == row[relation]]
+      reverse = direction == 'reverse'
+      if reverse and len(same) > 1:
+        continue
+      slots = {'{x}': entity_name(kind, row), '{v}': row[relation]}
+      yield (
+        relation,
+        [
+          types.Question(
+            id=f'{document_id(kind, row)}/{relation}/{direction}/{number}',
+            text=_polish(_fill(phrasing, slots)),
+            answers=(row['name'] if reverse else row[relation],),
+            document_ids=(document_id(kind, row),),
+          )
+          for number, phrasing in enumerate(phrasings)
+        ],
+      )
 
 
 def _splits(
   tables: dict[str, list[Row]],
 ) -> dict[str, tuple[types.Question, ...]]:
-  rng = random.Random(_SEED)
-  new_entities: set[tuple[str, str]] = set()
-  for kind, rows in tables.items():
-    names = [row['name'] for row in rows]
-    count = max(1, round(len(names) / 10))
-    new_entities |= {(kind, name) for name in rng.sample(names, count)}
   splits: dict[str, list[types.Question]] = {name: [] for name in SPLITS}
+  rng = random.Random(_SEED)
   for kind, rows in tables.items():
-    for row in rows:
-      for relation, forms in _relations(kind, row, rows):
-        draw = rng.random()
-        trained, held_out = forms[:-_HELD_OUT], forms[-_HELD_OUT:]
-        trained = rng.sample(trained, len(trained))  # shuffled
-        if (kind, row['name']) in new_entities:
+    new = rng.sample(range(len(rows)), max(1, round(len(rows) / 10)))
+    for number, row in enumerate(rows):
+      draws: dict[str, float] = {}  # one a relation, for both directions
+      for relation, asked in questions(kind, row, rows):
+        draw = draws.setdefault(relation, rng.random())
+        trained = rng.sample(asked[:-_HELD_OUT], len(asked) - _HELD_OUT)
+        if number in new:
           splits['test_entity'] += trained[:2]
-        elif draw < 0.08:
-          splits['test_pair'] += trained[:3]
+        elif draw < 0.1:
+          splits['test_pair'] += trained[:2]
         else:
           splits['train'] += trained[:3]
-          if draw > 0.75:
-            splits['test_phrasing'].append(rng.choice(held_out))
-  return {name: tuple(questions) for name, questions in splits.items()}
+          splits['test_phrasing'].append(rng.choice(asked[-_HELD_OUT:]))
+  for name, split in splits.items():
+    if name != 'train' and len(split) > _TEST_SIZE:
+      keep = sorted(rng.sample(range(len(split)), _TEST_SIZE))
+      splits[name] = [split[k] for k in keep]
+  return {name: tuple(split) for name, split in splits.items()}
 
 
-def _relations(
-  kind: str, row: Row, rows: list[Row]
-) -> Iterator[tuple[str, list[types.Question]]]:
-  """Each relation of an entity with its questions, held-out forms last.
-
-  A reverse question takes the place of a forward one in half of the cases, so
-  that both directions of a pair are always in the same split.
-  """
-  rng = random.Random(f'{_SEED} {kind} {row["name"]} questions')
-  for (table, relation), forward in templates.QUESTIONS.items():
-    if table != kind or not row[relation]:
-      continue
-    answer, forms, direction = row[relation], forward, 'forward'
-    same = [r for r in rows if r[relation] == row[relation]]
-    backward = templates.REVERSED.get((kind, relation))
-    if backward and len(same) == 1 and rng.random() < 0.5:
-      answer, forms, direction = row['name'], backward, 'reverse'
-    yield (
-      relation,
-      [
-        types.Question(
-          id=f'{document_id(kind, row)}/{relation}/{direction}/{number}',
-          text=_sentence(
-            form.format(x=entity_name(kind, row), v=row[relation])
-          ),
-          answers=(answer,),
-          document_ids=(document_id(kind, row),),
-        )
-        for number, form in enumerate(forms)
-      ],
-    )
+def _fill(text: str, slots: dict[str, str]) -> str:
+  """Puts values into a template; braces in a value are left alone."""
+  return re.sub(r'{\w+}', lambda slot: slots[slot[0]], text)
 
 
-def _sentence(text: str) -> str:
-  """A text with a capital at its start and the right indefinite article."""
-  text = re.sub(r'\ba (?=[aeio])', 'an ', text)
+def _polish(text: str) -> str:
+  """A text with a capital at its start, the right article and one full stop."""
+  text = re.sub(r'\ba (?=[aeio])', 'an ', text).replace('D.C..', 'D.C.')
   return text[:1].upper() + text[1:]
 
 
@@ -190,6 +212,7 @@ class Facts(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     texts = tfds.features.Sequence(tfds.features.Text())
     return self.dataset_info_from_configs(
+      disable_shuffling=True,  # the order of `load`
       features=tfds.features.FeaturesDict(
         {
           'id': tfds.features.Text(),
@@ -199,7 +222,7 @@ class Facts(tfds.core.GeneratorBasedBuilder):
           'answers': texts,
           'document_ids': texts,
         }
-      )
+      ),
     )
 
   def _split_generators(self, dl_manager):
