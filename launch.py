@@ -7,7 +7,7 @@ experiment is a flag: --config.search.beam_size=8.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown argument {argv[1]!r}; flags start with --')
   from rag_jax import config as configs
 
+  logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
   try:
     config = configs.build(_CONFIG.value)
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}').resolve()

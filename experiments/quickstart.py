@@ -1,6 +1,6 @@
 """The quickstart: facts, from a fresh clone to a table.
 
-python launch.py
+  python launch.py
 """
 
 from rag_jax import config
@@ -8,5 +8,11 @@ from rag_jax import config
 
 def get_config():
   values = config.default()
-  values.train.steps = 600
+  values.data.max_document_tokens = 136
+  values.data.max_query_tokens = 20
+  values.search.read_size = 3
+  values.reader.num_heads = 2
+  values.train.steps = 300
+  values.train.batch_size = 32
+  values.train.learning_rate = 2e-3
   return values

@@ -48,14 +48,16 @@ def attend(
   Returns:
     float[B, T, H, D].
   """
-  scores = jnp.einsum('bthd,bshd->bhts', query, key) / query.shape[-1] ** 0.5
+  # Heads before tokens: one plain batched product each, the fastest on a CPU.
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  scores = query @ jnp.swapaxes(key, -1, -2) / query.shape[-1] ** 0.5
   if bias is not None:
     scores = scores + bias[:, None]
   where = where[:, None]
   scores = jnp.where(where, scores, -1e9)
   weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
-  weights = jnp.where(where, weights, 0.0).astype(value.dtype)
-  return jnp.einsum('bhts,bshd->bthd', weights, value)
+  weights = jnp.where(where.any(-1, keepdims=True), weights, 0.0)
+  return jnp.swapaxes(weights.astype(value.dtype) @ value, 1, 2)
 
 
 class Attention(nn.Module):
@@ -81,14 +83,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """Two dense layers with a GELU between them."""
+  """Two dense layers with a ReLU between them."""
 
   hidden: int
 
   @nn.compact
   def __call__(self, x):
     """Maps [..., W] to [..., W]."""
-    hidden = nn.gelu(nn.Dense(self.hidden, use_bias=False, name='up')(x))
+    hidden = nn.relu(nn.Dense(self.hidden, use_bias=False, name='up')(x))
     return nn.Dense(x.shape[-1], use_bias=False, name='down')(hidden)
 
 

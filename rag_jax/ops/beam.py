@@ -171,9 +171,7 @@ def beam_mass(candidates: types.Candidates) -> jax.Array:
   A certificate for `log_softmax` scores: near 0, nothing that matters was
   left out of the beam. In nats.
   """
-  return jax.nn.logsumexp(
-    candidates.scores, axis=-1, where=candidates.where, initial=DEAD
-  )
+  return jax.nn.logsumexp(candidates.scores, axis=-1)
 
 
 def check_scoring(scoring: str) -> None:
