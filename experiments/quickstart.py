@@ -1,6 +1,6 @@
 """The quickstart: facts, from a fresh clone to a table.
 
-  python launch.py
+python launch.py
 """
 
 from rag_jax import config

@@ -4,12 +4,12 @@ import json
 import os
 import pathlib
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
-Checkpointer = ocp.training.Checkpointer
+Checkpointer: TypeAlias = ocp.training.Checkpointer  # type of `open`
 
 _NAME = 'state'
 

@@ -76,16 +76,16 @@ def answer_all(
 def answer_text(
   found: rag.Answer,
   row: int,
-  dataset_documents: Sequence[types.Document],
+  documents: Sequence[types.Document],
   tokenizer: hf_tokenizers.Tokenizer,
   config: configs.Config,
 ) -> str:
   """The answer to one question as text, cut from its document or written."""
   if config.reader.kind == 'fusion':
-    return tokenizers.decode(tokenizer, found.tokens[row])
+    return tokenizers.decode(tokenizer, np.asarray(found.tokens[row]))
   return pipeline.span_text(
     tokenizer,
-    dataset_documents[found.read[row]],
+    documents[int(found.read[row])],
     int(found.start[row]),
     int(found.end[row]),
     config.data,

@@ -112,14 +112,14 @@ class Answer:
   """What a question gets: documents, weights and where the answer stands."""
 
   candidates: types.Candidates  # as decoded, best docid first
-  documents: jax.Array  # int32[B, K], best weight first; -1 = none
-  weights: jax.Array  # float32[B, K]
-  read: jax.Array  # int32[B], the document that the answer is from
-  start: jax.Array  # int32[B], its first token there (extractive)
-  end: jax.Array  # int32[B], its last token there
-  tokens: jax.Array  # int32[B, A], the written answer (fusion), or zeros
-  log_probability: jax.Array  # float32[B], of the answer, nats
-  beam_mass: jax.Array  # float32[B], log of what the beam holds, nats
+  documents: types.Array  # int32[B, K], best weight first; -1 = none
+  weights: types.Array  # float32[B, K]
+  read: types.Array  # int32[B], the document that the answer is from
+  start: types.Array  # int32[B], its first token there (extractive)
+  end: types.Array  # int32[B], its last token there
+  tokens: types.Array  # int32[B, A], the written answer (fusion), or zeros
+  log_probability: types.Array  # float32[B], of the answer, nats
+  beam_mass: types.Array  # float32[B], log of what the beam holds, nats
 
 
 def init(
@@ -341,7 +341,7 @@ def answer(
   ranking = rank(params, config, index, batch.query, encoding, candidates)
   reading = choose(index, ranking, config.search.read_size)
   everything = choose(index, ranking, config.search.beam_size)
-  common = {
+  common: dict[str, Any] = {
     'candidates': candidates,
     'documents': jnp.where(everything.where, everything.documents, -1),
     'weights': everything.weights,

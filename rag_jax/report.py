@@ -79,8 +79,8 @@ def table(results: Sequence[Result]) -> str:
   Example:
     >>> print(table([summarise('dev', 'BM25', 'EM', np.array([1.0]))]))
     dev (1 questions)
-                        EM
-    BM25   1.000 1.00-1.00
+                      EM
+    BM25 1.000 1.00-1.00
   """
   blocks = []
   for split in dict.fromkeys(r.split for r in results):

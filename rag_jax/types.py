@@ -10,6 +10,9 @@ import dataclasses
 
 import flax.struct
 import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray  # on the device, or still on the host
 
 PAD = 0  # token id of padding, in every token array
 

@@ -149,8 +149,13 @@ def apply(
     )
   else:
     x = table[level - 1][stand]
-  residual, cache = _Network(config).apply(
-    {'params': decoder['network']}, x, cache, encoding.memory, encoding.where
+  residual, cache = transformer.apply(
+    _Network(config),
+    decoder['network'],
+    x,
+    cache,
+    encoding.memory,
+    encoding.where,
   )
   state = query_encoder.normalise(encoding.vector[:, None] + residual)
   targets = query_encoder.normalise(table[level][rows])  # [B, K, C, D]

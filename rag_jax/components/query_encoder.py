@@ -111,8 +111,8 @@ def apply(
   """
   where = tokens != types.PAD
   embedded = params['embedding'][tokens]
-  memory, residual = _Network(config).apply(
-    {'params': params['network']}, embedded, where
+  memory, residual = transformer.apply(
+    _Network(config), params['network'], embedded, where
   )
   weights = _token_weights(params, tokens)
   pooled = jnp.einsum('bq,bqd->bd', weights, embedded + residual)

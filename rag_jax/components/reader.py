@@ -103,7 +103,10 @@ class _Network(nn.Module):
 
   def write(self, query, passages, weights, prefix):
     """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
-    states, where = self.encode(query, passages)
+    return self.decode(*self.encode(query, passages), weights, prefix)
+
+  def decode(self, states, where, weights, prefix):
+    """As `write`, from what `encode` returned."""
     batch, count, length = where.shape
     support = weights > 0
     bias = jnp.where(support, jnp.log(jnp.where(support, weights, 1.0)), 0.0)
@@ -151,7 +154,7 @@ def point(
     float32[B, K, P, 2]: log-probabilities of start and end in each passage.
   """
   network = _Network(config, _vocab_size(params))
-  return network.apply({'params': params}, query, passages, method='point')
+  return transformer.apply(network, params, query, passages, method='point')
 
 
 def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:
@@ -258,8 +261,8 @@ def write_log_likelihood(
   """
   prefix = jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
   network = _Network(config, _vocab_size(params))
-  logits = network.apply(
-    {'params': params}, query, passages, weights, prefix, method='write'
+  logits = transformer.apply(
+    network, params, query, passages, weights, prefix, method='write'
   )
   chosen = jnp.take_along_axis(logits, answer[..., None], axis=-1)[..., 0]
   scores = chosen - jax.nn.logsumexp(logits, axis=-1)
@@ -288,14 +291,16 @@ def write(
   """
   network = _Network(config, _vocab_size(params))
   length = config.max_answer_tokens
+  memory = transformer.apply(network, params, query, passages, method='encode')
 
   def step(index, carry):
     tokens, score, done = carry
     prefix = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-    logits = network.apply(
-      {'params': params}, query, passages, weights, prefix, method='write'
+    logits = transformer.apply(
+      network, params, *memory, weights, prefix, method='decode'
     )
-    log_probs = jax.nn.log_softmax(logits[:, index].at[:, types.PAD].set(-1e9))
+    logits = logits[:, index].at[:, types.PAD].set(-1e9)
+    log_probs = jax.nn.log_softmax(logits)
     chosen = log_probs.argmax(axis=-1)
     score = score + jnp.where(done, 0.0, log_probs.max(axis=-1))
     tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))

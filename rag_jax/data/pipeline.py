@@ -5,10 +5,10 @@ step without any state of the pipeline.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import grain
+import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 
@@ -136,16 +136,16 @@ def eval_batches(
   for start in range(0, count, batch_size):
     rows = np.arange(start, start + batch_size)
     batch = take(questions, np.minimum(rows, count - 1))
-    yield batch.replace(where=rows < count)
+    yield dataclasses.replace(batch, where=jnp.asarray(rows < count))
 
 
 def take(questions: Questions, rows: np.ndarray) -> types.Batch:
   """The batch of some rows."""
   return types.Batch(
-    query=questions.query[rows],
-    answers=questions.answers[rows],
-    gold=questions.gold[rows],
-    where=np.ones(len(rows), bool),
+    query=jnp.asarray(questions.query[rows]),
+    answers=jnp.asarray(questions.answers[rows]),
+    gold=jnp.asarray(questions.gold[rows]),
+    where=jnp.ones(len(rows), bool),
   )
 
 
@@ -187,8 +187,3 @@ def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
         'Set --config.data.train_split or --config.data.eval_splits.'
       )
   return list(wanted)
-
-
-def load_tokenizer(path: pathlib.Path) -> hf_tokenizers.Tokenizer:
-  """The tokenizer that a workdir holds."""
-  return tokenizers.load(path)

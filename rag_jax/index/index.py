@@ -5,10 +5,12 @@ vectors, embeddings) are parameters and live in the checkpoint, so the index
 itself never gets stale.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
 import zipfile
+from typing import Any
 
 import flax.struct
 import jax
@@ -60,13 +62,12 @@ def from_codes(tokens: np.ndarray, codes: np.ndarray) -> Index:
       f'{len(tokens)} documents. Assign docids to the same corpus.'
     )
   lengths = (np.asarray(tokens) != types.PAD).sum(axis=1)
-  index = Index(
+  return Index(
     trie=tries.build(codes),
-    tokens=tokens,
-    alive=np.ones(len(tokens), bool),
-    mean_length=np.float32(lengths.mean()),
+    tokens=jnp.asarray(tokens),
+    alive=jnp.ones(len(tokens), bool),
+    mean_length=jnp.float32(lengths.mean()),
   )
-  return jax.tree.map(jnp.asarray, index)
 
 
 def save(index: Index, path: str | os.PathLike[str]) -> None:
@@ -80,7 +81,8 @@ def save(index: Index, path: str | os.PathLike[str]) -> None:
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix('.partial.npz')
-  np.savez_compressed(partial, checksum=_checksum(arrays), **arrays)
+  everything: dict[str, Any] = arrays | {'checksum': _checksum(arrays)}
+  np.savez_compressed(partial, **everything)
   os.replace(partial, path)
 
 
@@ -105,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> Index:
       'Train into another --workdir to build it again.'
     )
   index = from_codes(arrays['tokens'], arrays['codes'])
-  return index.replace(alive=jnp.asarray(arrays['alive']))
+  return dataclasses.replace(index, alive=jnp.asarray(arrays['alive']))
 
 
 def codes_of(index: Index) -> np.ndarray:

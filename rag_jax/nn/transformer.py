@@ -1,8 +1,17 @@
 """Transformer blocks in Flax: pre-norm, rotary positions, cached decoding."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+
+def apply(
+  module: nn.Module, params: dict[str, Any], *args: Any, **options: Any
+) -> Any:
+  """Runs a Flax module on its parameters, a plain nested dict."""
+  return module.apply({'params': params}, *args, **options)
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:

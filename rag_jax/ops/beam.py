@@ -12,6 +12,7 @@ the scores of all documents are log-probabilities that sum to one; `absolute`
 takes the score of the last edge alone; `inner_product` adds raw scores up.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -86,8 +87,8 @@ def search(
   scores = jnp.zeros((batch_size, 1))
   for level in range(trie.depth):
     frontier = tries.expand(trie, level, nodes, allowed=allowed)
-    frontier = frontier.replace(
-      where=frontier.where & (scores > DEAD / 2)[..., None]
+    frontier = dataclasses.replace(
+      frontier, where=frontier.where & (scores > DEAD / 2)[..., None]
     )
     edges, cache = step_fn(params, cache, frontier)
     totals = _accumulate(scores, edges, frontier.where, scoring)
@@ -100,7 +101,7 @@ def search(
     )
     cache = reorder(cache, parents)
   where = scores > DEAD / 2
-  documents = jnp.where(where, jnp.asarray(trie.documents)[nodes], 0)
+  documents = jnp.where(where, trie.documents[nodes], 0)
   pad = ((0, 0), (0, beam_size - documents.shape[1]))
   documents = jnp.pad(documents, pad)
   return types.Candidates(
@@ -141,7 +142,7 @@ def score(
   if allowed is not None:
     allowed = tries.allowed_leaves(trie, allowed)
   batch_size, count = documents.shape
-  paths = jnp.asarray(trie.paths)[documents]  # [B, K, L]
+  paths = trie.paths[documents]  # [B, K, L]
   nodes = jnp.zeros((batch_size, 1), jnp.int32)
   scores = jnp.zeros((batch_size, 1))
   for level in range(trie.depth):
@@ -151,7 +152,7 @@ def score(
       cache = reorder(cache, jnp.zeros((batch_size, count), jnp.int32))
     totals = _accumulate(scores, edges, frontier.where, scoring)
     totals = jnp.broadcast_to(totals, (batch_size, count, totals.shape[-1]))
-    offset = paths[:, :, level] - jnp.asarray(trie.children[level])[nodes]
+    offset = paths[:, :, level] - trie.children[level][nodes]
     scores = jnp.take_along_axis(totals, offset[..., None], axis=2)[..., 0]
     nodes = paths[:, :, level]
   return scores
@@ -159,9 +160,9 @@ def score(
 
 def docids(trie: tries.Trie, documents: jax.Array) -> jax.Array:
   """The codes of documents, int32[..., L]."""
-  paths = jnp.asarray(trie.paths)[documents]
+  paths = trie.paths[documents]
   return jnp.stack(
-    [jnp.asarray(t)[paths[..., i]] for i, t in enumerate(trie.tokens)], axis=-1
+    [t[paths[..., i]] for i, t in enumerate(trie.tokens)], axis=-1
   )
 
 

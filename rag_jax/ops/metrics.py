@@ -46,7 +46,7 @@ def reciprocal_rank(
   """
   found = _relevant(documents, gold, where)[:, :k]
   rank = jnp.argmax(found, axis=1) + 1
-  return jnp.where(found.any(axis=1), 1.0 / rank, 0.0)
+  return jnp.where(found.any(axis=1), 1.0 / rank, 0.0).astype(jnp.float32)
 
 
 def normalise(text: str) -> str:

@@ -26,7 +26,8 @@ def softmax(
   """exp(z) / sum exp(z) over the real slots; dense.
 
   Example:
-    >>> softmax(jnp.array([1.0, 1.0, 9.0]), where=jnp.array([True, True, False]))
+    >>> where = jnp.array([True, True, False])
+    >>> softmax(jnp.array([1.0, 1.0, 9.0]), where=where)
     Array([0.5, 0.5, 0. ], dtype=float32)
   """
   return _along(_softmax, scores, where, axis)

@@ -59,7 +59,7 @@ def build(codes: np.ndarray) -> Trie:
       are padded with any one code: an edge without a sibling costs nothing.
 
   Returns:
-    The trie, as host arrays that move to the device with the first use.
+    The trie, on the default device.
 
   Raises:
     ValueError: if there is no document, a code is negative, or two documents
@@ -108,11 +108,11 @@ def build(codes: np.ndarray) -> Trie:
   paths = np.empty((num_documents, length), np.int32)
   paths[order] = node_of_row
   return Trie(
-    tokens=tuple(tokens),
-    children=tuple(children),
-    leaves=tuple(leaves),
-    paths=paths,
-    documents=order.astype(np.int32),
+    tokens=tuple(map(jnp.asarray, tokens)),
+    children=tuple(map(jnp.asarray, children)),
+    leaves=tuple(map(jnp.asarray, leaves)),
+    paths=jnp.asarray(paths),
+    documents=jnp.asarray(order, jnp.int32),
     branching=tuple(int(np.diff(c).max()) for c in children),
   )
 
@@ -154,14 +154,14 @@ def expand(
   Returns:
     Their `Frontier`; C is the widest branching of the level.
   """
-  first = jnp.asarray(trie.children[level])[nodes]
-  last = jnp.asarray(trie.children[level])[nodes + 1]
+  first = trie.children[level][nodes]
+  last = trie.children[level][nodes + 1]
   children = first[..., None] + jnp.arange(trie.branching[level])
   where = children < last[..., None]
   children = jnp.where(where, children, 0)
   if allowed is not None:
     if level + 1 < trie.depth:
-      bounds = jnp.asarray(trie.leaves[level + 1])
+      bounds = trie.leaves[level + 1]
       begin, end = bounds[children], bounds[children + 1]
     else:
       begin, end = children, children + 1
@@ -170,12 +170,12 @@ def expand(
     where = where & (take(counts, end) > take(counts, begin))
   codes = jnp.zeros_like(nodes)
   if level:
-    codes = jnp.asarray(trie.tokens[level - 1])[nodes]
+    codes = trie.tokens[level - 1][nodes]
   return Frontier(
     nodes=nodes,
     codes=codes,
     children=children,
-    tokens=jnp.asarray(trie.tokens[level])[children],
+    tokens=trie.tokens[level][children],
     where=where,
     level=level,
   )
