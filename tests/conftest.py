@@ -1,4 +1,72 @@
+import json
+
 import jax
+import pytest
 
 # Eight devices on any machine, so that every test may use several.
 jax.config.update('jax_num_cpu_devices', 8)
+
+COLOURS = ('red', 'green', 'blue', 'white', 'black', 'brown')
+ANIMALS = ('cat', 'dog', 'owl', 'fox', 'hen', 'bee', 'ant', 'elk')
+
+
+def write_lines(path, records):
+  text = ''.join(json.dumps(record) + '\n' for record in records)
+  path.write_text(text, encoding='utf-8')
+
+
+@pytest.fixture(scope='session')
+def tiny_folder(tmp_path_factory):
+  """Forty-eight documents and two splits, as JSON lines."""
+  folder = tmp_path_factory.mktemp('tiny')
+  documents, questions = [], []
+  for i, animal in enumerate(ANIMALS):
+    for j, colour in enumerate(COLOURS):
+      name = f'{colour}-{animal}'
+      legs = str(100 + 7 * i + 11 * j)
+      text = f'The {colour} {animal} lives here. It weighs {legs} grams.'
+      documents.append(
+        {'id': name, 'title': f'{colour} {animal}'} | {'text': text}
+      )
+      questions.append(
+        {
+          'id': name,
+          'question': f'How much does the {colour} {animal} weigh?',
+          'answers': [legs],
+          'document_ids': [name],
+        }
+      )
+  write_lines(folder / 'documents.jsonl', documents)
+  write_lines(folder / 'questions-train.jsonl', questions[:40])
+  write_lines(folder / 'questions-dev.jsonl', questions[40:])
+  return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_values(tiny_folder):
+  """The smallest experiment that does everything, as nested fields."""
+  small = {'num_layers': 1, 'num_heads': 2, 'hidden': 16}
+  return {
+    'name': 'tiny',
+    'data': {
+      'path': str(tiny_folder),
+      'vocab_size': 200,
+      'max_document_tokens': 24,
+      'max_query_tokens': 10,
+      'max_answer_tokens': 4,
+    },
+    'docid': {'branching': 4, 'leaf_size': 4},
+    'query_encoder': {'width': 16} | small,
+    'id_decoder': small,
+    'reader': {'width': 16, 'max_answer_tokens': 4} | small,
+    'search': {'beam_size': 6, 'read_size': 3},
+    'pseudo_queries': {'batch_size': 8},
+    'train': {
+      'steps': 4,
+      'batch_size': 8,
+      'warmup_steps': 1,
+      'log_every': 1,
+      'checkpoint_every': 2,
+      'eval_batch_size': 8,
+    },
+  }

@@ -109,12 +109,13 @@ def _along(kernel, scores, where, axis):
     )
   if where is None:
     where = jnp.ones(scores.shape, bool)
-  if jnp.broadcast_shapes(scores.shape, where.shape) != scores.shape:
+  try:
+    where = jnp.moveaxis(jnp.broadcast_to(where, scores.shape), axis, -1)
+  except ValueError as error:
     raise ValueError(
       f'where must broadcast to scores {scores.shape}, got {where.shape}. '
       'Give one truth value a score.'
-    )
-  where = jnp.moveaxis(jnp.broadcast_to(where, scores.shape), axis, -1)
+    ) from error
   dtype = jnp.promote_types(scores.dtype, jnp.float32)
   clean = jnp.where(where, jnp.moveaxis(scores, axis, -1), 0).astype(dtype)
   best = jnp.max(clean, axis=-1, keepdims=True, where=where, initial=LOW)
