@@ -10,9 +10,10 @@ def get_config():
   values = config.default()
   values.data.max_document_tokens = 136
   values.data.max_query_tokens = 20
-  values.search.read_size = 3
+  values.search.beam_size = 24
+  values.search.read_size = 2
   values.reader.num_heads = 2
-  values.train.steps = 300
+  values.train.steps = 500
   values.train.batch_size = 32
   values.train.learning_rate = 2e-3
   return values

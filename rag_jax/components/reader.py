@@ -34,10 +34,16 @@ class ReaderConfig:
   num_layers: int = 2  # encoder, and decoder of the fusion reader
   num_heads: int = 4
   hidden: int = 256
+  window: int = 5  # tokens that a token sees before attention, odd
   max_answer_tokens: int = 16  # longest answer that is pointed at or written
 
   def __post_init__(self) -> None:
-    """Raises a ValueError on an unknown kind."""
+    """Raises a ValueError on a value out of range."""
+    if self.window < 1 or self.window % 2 == 0:
+      raise ValueError(
+        f'reader.window must be odd and at least 1, got {self.window}. '
+        'Set --config.reader.window.'
+      )
     if self.kind not in KINDS:
       raise ValueError(
         f'reader.kind must be one of {", ".join(KINDS)}, got {self.kind!r}. '
@@ -66,8 +72,9 @@ class _Network(nn.Module):
     self.embedding = nn.Embed(
       self.vocab_size,
       config.width,
-      embedding_init=nn.initializers.normal(1.0),
+      embedding_init=nn.initializers.normal(0.3),
     )
+    self.window = transformer.Window(config.window)
     self.segment = nn.Embed(3, config.width)
     self.encoder = transformer.Encoder(*sizes)
     if config.kind == 'extractive':
@@ -85,7 +92,7 @@ class _Network(nn.Module):
     )
     tokens = jnp.concatenate([query, passages], axis=-1)
     where = tokens != types.PAD
-    x = self.embedding(tokens) + self.segment(segments)
+    x = self.window(self.embedding(tokens) + self.segment(segments))
     flat = self.encoder(
       x.reshape(batch * count, -1, x.shape[-1]),
       where.reshape(batch * count, -1),

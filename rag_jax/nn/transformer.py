@@ -103,6 +103,25 @@ class FeedForward(nn.Module):
     return nn.Dense(x.shape[-1], use_bias=False, name='down')(hidden)
 
 
+class Window(nn.Module):
+  """A dense layer over each token and its neighbours, residual.
+
+  It hands a model the local order of words, which attention alone takes long
+  to learn.
+  """
+
+  size: int  # tokens, odd
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [..., T, W] to [..., T, W]."""
+    side = self.size // 2
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(side, side), (0, 0)])
+    near = [padded[..., i : i + x.shape[-2], :] for i in range(2 * side + 1)]
+    mix = nn.Dense(x.shape[-1], use_bias=False, name='mix')
+    return x + mix(jnp.concatenate(near, axis=-1))
+
+
 class EncoderBlock(nn.Module):
   """Self-attention and feed-forward, each after a norm, both residual."""
 
