@@ -302,8 +302,11 @@ def loss(
   reading = choose(index, ranking, config.search.read_size)
   terms = _answer_losses(params, config, batch, reading)
   if weights.docid:
-    gold = jnp.maximum(batch.gold, 0)
-    scores = score_docids(params, config, index, encoding, gold)
+    if config.search.join_gold:  # they come first, and have their scores
+      scores = ranking.docid[:, : batch.gold.shape[1]]
+    else:
+      gold = jnp.maximum(batch.gold, 0)
+      scores = score_docids(params, config, index, encoding, gold)
     nll = -jnp.where(batch.gold >= 0, scores, 0.0).sum(1)
     count = jnp.maximum((batch.gold >= 0).sum(1), 1)
     terms['docid'] = _total(nll / count, has_gold)

@@ -133,12 +133,13 @@ class Progress:
       unit='step',
       disable=not sys.stderr.isatty(),
     )
-    self._total, self._start, self._every = total, start, every
-    self._begin = self._shown = time.monotonic()
+    self._total, self._every = total, every
+    self._last = start
+    self._then = self._shown = time.monotonic()
 
   def __enter__(self) -> 'Progress':
     """Starts the clock."""
-    self._begin = time.monotonic()
+    self._then = time.monotonic()
     return self
 
   def __exit__(self, *error: object) -> None:
@@ -146,15 +147,25 @@ class Progress:
     self._bar.close()
 
   def update(self, step: int, *, loss: float, examples: int) -> None:
-    """Shows where training stands after `step`, `examples` since the start."""
+    """Shows where training stands.
+
+    Speed and time left are those since the update before, so that the time
+    to compile is forgotten after the first.
+
+    Args:
+      step: steps done.
+      loss: mean since the update before, nats.
+      examples: questions seen since the update before.
+    """
     now = time.monotonic()
-    rate = examples / max(now - self._begin, 1e-9)
+    pace = max(now - self._then, 1e-9)
+    rate, pace = examples / pace, pace / max(step - self._last, 1)
+    self._then, self._last = now, step
     if not self._bar.disable:
       self._bar.set_postfix_str(f'loss {loss:.3f}, {rate:.0f} examples/s')
       self._bar.update(step - self._bar.n)
     elif step == self._total or now - self._shown >= self._every:
       self._shown = now
-      pace = (now - self._begin) / max(step - self._start, 1)
       print(
         f'step {step}/{self._total}  loss {loss:.3f}  {rate:.0f} examples/s  '
         f'{pace * (self._total - step):.0f} s left',

@@ -155,14 +155,14 @@ def fit(
       recent.append(sums)
       if (step + 1) % config.train.log_every == 0 or step + 1 == steps:
         values = averages(recent)
-        recent = []
         check_finite(values, step + 1)
         writer.write(step + 1, 'train', values)
         progress.update(
           step + 1,
           loss=values['loss'],
-          examples=(step + 1 - start) * config.train.batch_size,
+          examples=len(recent) * config.train.batch_size,
         )
+        recent = []
       if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == steps:
         checkpoint.save(checkpointer, step + 1, state)
   writer.close()

@@ -95,7 +95,7 @@ def init(
   if config.output == 'codebook':
     tokens = [jnp.asarray(t) for t in trie.tokens]
     groups = jnp.stack([t[groups[:, i]] for i, t in enumerate(tokens)], axis=1)
-    sizes = tuple(int(t.max()) + 1 for t in trie.tokens)
+    sizes = trie.num_values
   table = tuple(
     query_encoder.normalise(
       jax.ops.segment_sum(document_vectors, groups[:, level], size)

@@ -92,7 +92,8 @@ class _Network(nn.Module):
     )
     tokens = jnp.concatenate([query, passages], axis=-1)
     where = tokens != types.PAD
-    x = self.window(self.embedding(tokens) + self.segment(segments))
+    x = self.embedding(tokens) + self.segment(segments)
+    x = self.window(jnp.where(where[..., None], x, 0))
     flat = self.encoder(
       x.reshape(batch * count, -1, x.shape[-1]),
       where.reshape(batch * count, -1),
@@ -125,7 +126,8 @@ class _Network(nn.Module):
       where.reshape(batch, -1),
       bias=bias.reshape(batch, 1, -1),
     )
-    return self.embedding.attend(x / self.config.width**0.5)
+    logits = self.embedding.attend(x / self.config.width**0.5)
+    return logits.at[..., types.PAD].set(IMPOSSIBLE)  # padding is not written
 
 
 def init(
@@ -306,8 +308,7 @@ def write(
     logits = transformer.apply(
       network, params, *memory, weights, prefix, method='decode'
     )
-    logits = logits[:, index].at[:, types.PAD].set(-1e9)
-    log_probs = jax.nn.log_softmax(logits)
+    log_probs = jax.nn.log_softmax(logits[:, index])
     chosen = log_probs.argmax(axis=-1)
     score = score + jnp.where(done, 0.0, log_probs.max(axis=-1))
     tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))

@@ -18,7 +18,9 @@ import numpy as np
 class Trie:
   """A packed trie; depth 0 is the root, depth L the leaves.
 
-  `n[l]` is the number of nodes at depth l. Fields hold one array a level.
+  `n[l]` is the number of nodes at depth l. Fields hold one entry a level;
+  `branching` is the most children a node has, `num_values` one more than the
+  largest code.
   """
 
   tokens: tuple[jax.Array, ...]  # L x int32[n[l + 1]], edge into each node
@@ -27,6 +29,7 @@ class Trie:
   paths: jax.Array  # int32[N, L], the node at depth l + 1 of each document
   documents: jax.Array  # int32[N], the document at each leaf
   branching: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  num_values: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
   @property
   def depth(self) -> int:
@@ -93,7 +96,7 @@ def build(codes: np.ndarray) -> Trie:
     row = int(np.argmin(starts_node[:, -1]))
     raise ValueError(
       f'docids must be unique, but documents {order[row - 1]} and {order[row]} '
-      f'both have {ordered[row].tolist()}. Append docids.uniqueness(codes).'
+      f'both have {ordered[row].tolist()}. Use docids.append_uniqueness(codes).'
     )
   node_of_row = np.cumsum(starts_node, axis=0) - 1  # [N, L]
   tokens, children, leaves = [], [], []
@@ -114,6 +117,7 @@ def build(codes: np.ndarray) -> Trie:
     paths=jnp.asarray(paths),
     documents=jnp.asarray(order, jnp.int32),
     branching=tuple(int(np.diff(c).max()) for c in children),
+    num_values=tuple(int(n) for n in codes.max(axis=0) + 1),
   )
 
 

@@ -1,0 +1,216 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax.index import docids
+from rag_jax.ops import beam
+from rag_jax.ops import trie as tries
+
+WIDTH, VOCAB, COUNT = 16, 60, 40
+
+
+@pytest.fixture
+def corpus():
+  rng = np.random.default_rng(0)
+  return jnp.asarray(rng.integers(1, VOCAB, (COUNT, 10)), jnp.int32)
+
+
+@pytest.fixture
+def encoder(corpus):
+  config = query_encoder.QueryEncoderConfig(width=WIDTH, num_heads=2, hidden=16)
+  weights = query_encoder.inverse_document_frequency(corpus, vocab_size=VOCAB)
+  params = query_encoder.init(
+    jax.random.key(0), config, vocab_size=VOCAB, token_weights=weights
+  )
+  return params, config
+
+
+class TestQueryEncoder:
+  def test_untrained_it_embeds_a_query_as_it_embeds_a_document(
+    self, encoder, corpus
+  ):
+    encoding = query_encoder.apply(*encoder, corpus)
+    documents = query_encoder.embed_documents(encoder[0], corpus)
+    np.testing.assert_allclose(encoding.vector, documents, atol=1e-6)
+
+  def test_vectors_have_unit_length_and_an_empty_query_none(self, encoder):
+    query = jnp.array([[4, 5, 0], [0, 0, 0]])
+    vector = query_encoder.apply(*encoder, query).vector
+    np.testing.assert_allclose(
+      jnp.linalg.norm(vector, axis=1), [1, 0], atol=1e-6
+    )
+
+  def test_an_empty_query_gives_a_finite_gradient(self, encoder):
+    params, config = encoder
+
+    def total(params):
+      query = jnp.array([[4, 5, 0], [0, 0, 0]])
+      return query_encoder.apply(params, config, query).vector.sum()
+
+    leaves = jax.tree.leaves(jax.grad(total)(params))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
+
+  def test_document_frequency_against_its_definition(self):
+    tokens = jnp.array([[1, 1, 2], [1, 0, 0], [3, 0, 0]])
+    found = query_encoder.inverse_document_frequency(tokens, vocab_size=5)
+    for token, count in ((1, 2), (2, 1), (3, 1), (4, 0)):
+      expected = math.log1p((3 - count + 0.5) / (count + 0.5))
+      assert float(found[token]) == pytest.approx(expected, rel=1e-6)
+
+
+class TestIdDecoder:
+  @pytest.fixture(params=id_decoder.OUTPUTS)
+  def decoder(self, request, encoder, corpus):
+    vectors = query_encoder.embed_documents(encoder[0], corpus)
+    config = docids.DocidConfig(branching=3, leaf_size=3)
+    codes = docids.assign(np.asarray(vectors), config)
+    trie = tries.build(codes)
+    config = id_decoder.IdDecoderConfig(
+      output=request.param, num_heads=2, hidden=16
+    )
+    params = jax.jit(functools.partial(id_decoder.init, config=config))(
+      jax.random.key(1), trie=trie, document_vectors=vectors
+    )
+    return params, config, trie
+
+  def score_all(self, decoder, encoding):
+    params, config, trie = decoder
+    batch = encoding.vector.shape[0]
+    documents = jnp.broadcast_to(jnp.arange(COUNT), (batch, COUNT))
+    score = functools.partial(
+      beam.score, step_fn=functools.partial(id_decoder.apply, config=config)
+    )
+    cache = id_decoder.initial_cache(config, batch, WIDTH)
+    return jax.jit(score)((params, encoding), cache, trie, documents)
+
+  def trained(self, decoder):
+    """The same decoder, its residual no longer zero."""
+    params, config, trie = decoder
+    noise = jax.random.normal(jax.random.key(2), (WIDTH, WIDTH))
+    params['network']['residual']['kernel'] = noise
+    return params, config, trie
+
+  @pytest.mark.parametrize('is_trained', [False, True])
+  def test_log_probabilities_sum_to_one_over_the_corpus(
+    self, decoder, encoder, corpus, is_trained
+  ):
+    decoder = self.trained(decoder) if is_trained else decoder
+    encoding = query_encoder.apply(*encoder, corpus[:5])
+    scores = self.score_all(decoder, encoding)
+    np.testing.assert_allclose(jnp.exp(scores).sum(1), 1, rtol=1e-5)
+
+  @pytest.mark.parametrize('is_trained', [False, True])
+  def test_search_finds_what_scoring_every_document_finds(
+    self, decoder, encoder, corpus, is_trained
+  ):
+    decoder = self.trained(decoder) if is_trained else decoder
+    params, config, trie = decoder
+    encoding = query_encoder.apply(*encoder, corpus[:5])
+    scores = self.score_all(decoder, encoding)
+    search = functools.partial(
+      beam.search,
+      step_fn=functools.partial(id_decoder.apply, config=config),
+      batch_size=5,
+      beam_size=COUNT,
+    )
+    cache = id_decoder.initial_cache(config, 5, WIDTH)
+    found = jax.jit(search)((params, encoding), cache, trie)
+    order = jnp.argsort(-scores, axis=1)
+    np.testing.assert_allclose(
+      found.scores, jnp.take_along_axis(scores, order, 1), atol=1e-4
+    )
+
+  def test_a_document_is_the_best_answer_to_itself(
+    self, decoder, encoder, corpus
+  ):
+    if decoder[1].output == 'codebook':
+      pytest.skip('a shared codebook tells nothing of a single document')
+    encoding = query_encoder.apply(*encoder, corpus)
+    best = self.score_all(decoder, encoding).argmax(axis=1)
+    assert float((best == jnp.arange(COUNT)).mean()) > 0.9
+
+  def test_step_zero_is_the_search_by_the_mean_vectors_of_nodes(
+    self, decoder, encoder, corpus
+  ):
+    params, config, trie = decoder
+    if config.output == 'codebook':
+      pytest.skip('means of codes, not of nodes')
+    documents = np.asarray(query_encoder.embed_documents(encoder[0], corpus))
+    encoding = query_encoder.apply(*encoder, corpus[:3])
+    scores = self.score_all(decoder, encoding)
+    paths = np.asarray(trie.paths)
+
+    def mean_of(rows):
+      mean = documents[rows].sum(axis=0)
+      return mean / np.linalg.norm(mean)
+
+    for query in range(3):
+      vector = np.asarray(encoding.vector[query])
+      for document in range(COUNT):
+        expected = 0.0
+        for level in range(trie.depth):
+          family = (paths[:, :level] == paths[document, :level]).all(axis=1)
+          nodes = sorted(set(paths[family, level].tolist()))
+          values = [
+            config.scale * vector @ mean_of(paths[:, level] == node)
+            for node in nodes
+          ]
+          own = nodes.index(paths[document, level])
+          expected += values[own] - np.logaddexp.reduce(values)
+        assert float(scores[query, document]) == pytest.approx(
+          expected, abs=1e-3
+        )
+
+  def test_an_unknown_output_lists_what_there_is(self):
+    with pytest.raises(ValueError, match='node_table, codebook, got .hash.'):
+      id_decoder.IdDecoderConfig(output='hash')
+
+
+class TestRanker:
+  def test_lexical_is_bm25(self):
+    config = ranker.RankerConfig()
+    weights = jnp.array([1.0, 2.0, 3.0, 0.5])
+    params = ranker.init(config, token_weights=weights)
+    query = jnp.array([[2, 3, 0]])
+    passages = jnp.array([[[2, 2, 1, 0], [1, 1, 1, 3], [1, 0, 0, 0]]])
+    found = ranker.lexical(
+      params, config, query, passages, mean_length=jnp.float32(3.0)
+    )
+
+    def term(weight, count, length):
+      norm = 1 - config.length_norm + config.length_norm * length / 3
+      return weight * count / (count + config.saturation * norm)
+
+    expected = [term(3.0, 2, 3), term(0.5, 1, 4), 0.0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+  def test_a_signal_of_weight_zero_is_left_out(self):
+    config = ranker.RankerConfig(docid_weight=0.0)
+    params = ranker.init(config, token_weights=jnp.ones(3))
+    one, two = jnp.ones((1, 2)), jnp.full((1, 2), 2.0)
+    with_docid = ranker.apply(
+      params, config, docid=two, vector=one, lexical=one
+    )
+    without = ranker.apply(params, config, docid=one, vector=one, lexical=one)
+    np.testing.assert_array_equal(with_docid, without)
+
+  def test_weights_sum_to_one_over_the_real_candidates(self):
+    config = ranker.RankerConfig()
+    where = jnp.array([[True, True, False], [False, False, False]])
+    weights = ranker.select(config, jnp.ones((2, 3)), where=where)
+    np.testing.assert_allclose(weights.sum(1), [1, 0])
+    assert float(weights[0, 2]) == 0
+
+  @pytest.mark.parametrize(
+    'field, value', [('operator', 'hardmax'), ('vector_weight', -1.0)]
+  )
+  def test_bad_values_name_the_field_and_the_remedy(self, field, value):
+    with pytest.raises(ValueError, match=f'ranker.{field} must') as error:
+      ranker.RankerConfig(**{field: value})
+    assert repr(value) in str(error.value)
+    assert f'--config.ranker.{field}' in str(error.value)

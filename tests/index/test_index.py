@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax.index import docids, pseudo_queries
+from rag_jax.index import index as indexes
+
+
+@pytest.fixture
+def index():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(1, 50, (30, 12)).astype(np.int32)
+  tokens[:, 9:] = 0
+  vectors = rng.normal(size=(30, 4)).astype(np.float32)
+  config = docids.DocidConfig(branching=3, leaf_size=3)
+  built = indexes.build(tokens, vectors, config)
+  return built.replace(alive=jnp.arange(30) != 7)
+
+
+def test_save_and_load_give_the_same_index(index, tmp_path):
+  indexes.save(index, tmp_path / 'index.npz')
+  loaded = indexes.load(tmp_path / 'index.npz')
+  assert jax.tree.structure(loaded) == jax.tree.structure(index)
+  for ours, theirs in zip(
+    jax.tree.leaves(index), jax.tree.leaves(loaded), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  assert [p.name for p in tmp_path.iterdir()] == ['index.npz']
+
+
+def test_mean_length_counts_tokens_without_padding(index):
+  assert float(index.mean_length) == 9.0
+
+
+def test_an_index_is_one_pytree_that_jit_takes(index):
+  count = jax.jit(lambda i: i.alive.sum())(index)
+  assert int(count) == 29
+
+
+def test_codes_of_gives_back_what_was_packed():
+  codes = np.array([[0, 2], [1, 0], [0, 1]], np.int32)
+  index = indexes.from_codes(np.ones((3, 2), np.int32), codes)
+  np.testing.assert_array_equal(indexes.codes_of(index), codes)
+
+
+def test_codes_of_another_corpus_are_refused():
+  with pytest.raises(ValueError, match='got 2 for 3 documents'):
+    indexes.from_codes(np.ones((3, 2)), np.array([[0], [1]]))
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path):
+  with pytest.raises(ValueError, match='cannot be read.*FileNotFound'):
+    indexes.load(tmp_path / 'index.npz')
+
+
+@pytest.mark.parametrize('size', [0, 10, 300])
+def test_a_truncated_file_is_refused(index, tmp_path, size):
+  path = tmp_path / 'index.npz'
+  indexes.save(index, path)
+  path.write_bytes(path.read_bytes()[:size])
+  with pytest.raises(ValueError, match='cannot be read'):
+    indexes.load(path)
+
+
+def test_a_changed_array_is_refused(index, tmp_path):
+  path = tmp_path / 'index.npz'
+  indexes.save(index, path)
+  with np.load(path) as stored:
+    arrays = dict(stored)
+  arrays['codes'] = arrays['codes'][::-1]
+  np.savez_compressed(path, **arrays)
+  with pytest.raises(ValueError, match='checksum differs'):
+    indexes.load(path)
+
+
+class TestPseudoQueries:
+  def draw(self, index, positions, **fields):
+    config = pseudo_queries.PseudoQueryConfig(**fields)
+    return pseudo_queries.draw(
+      jax.random.key(1), config, index.tokens, positions, max_tokens=6
+    )
+
+  def test_a_crop_is_a_piece_of_its_document(self, index):
+    crops, rows = self.draw(index, jnp.arange(64), drop_rate=0.0)
+    for crop, row in zip(np.asarray(crops), np.asarray(rows), strict=True):
+      crop = crop[crop > 0].tolist()
+      document = np.asarray(index.tokens[row]).tolist()
+      starts = range(len(document) - len(crop) + 1)
+      assert 3 <= len(crop) <= 6
+      assert any(document[i : i + len(crop)] == crop for i in starts)
+
+  def test_no_crop_is_empty_whatever_is_dropped(self, index):
+    crops, _ = self.draw(index, jnp.arange(64), drop_rate=1.0)
+    assert (np.asarray(crops) > 0).any(axis=1).all()
+
+  def test_title_rate_one_starts_every_crop_at_the_title(self, index):
+    crops, rows = self.draw(
+      index, jnp.arange(64), title_rate=1.0, drop_rate=0.0
+    )
+    np.testing.assert_array_equal(crops[:, 0], index.tokens[rows, 0])
+
+  def test_devices_draw_what_one_device_draws(self, index):
+    whole = self.draw(index, jnp.arange(16))
+    parts = [self.draw(index, jnp.arange(i, i + 4)) for i in (0, 4, 8, 12)]
+    for i, array in enumerate(whole):
+      joined = np.concatenate([part[i] for part in parts])
+      np.testing.assert_array_equal(array, joined)
+
+  def test_a_rate_out_of_range_is_refused(self):
+    with pytest.raises(ValueError, match='title_rate must be between 0 and 1'):
+      pseudo_queries.PseudoQueryConfig(title_rate=1.5)
