@@ -67,9 +67,7 @@ def run(config, workdir: pathlib.Path) -> None:
     return
   prepared, params = ask.load(config, workdir)
   if _MODE.value == 'evaluate':
-    results = evaluate.measure(
-      params, config, prepared.dataset, prepared.tokenizer, prepared.index
-    )
+    results = evaluate.measure(params, config, prepared)
     report.save_results(workdir / 'results.json', results)
     print(report.table(results))
     return

@@ -9,14 +9,15 @@ import numpy as np
 
 from rag_jax import checkpoint, evaluate, rag, train, types
 from rag_jax import config as configs
-from rag_jax.data import formats, pipeline
+from rag_jax import workdir as workdirs
+from rag_jax.data import pipeline
 
 SHOWN = 5  # documents that are shown with an answer
 
 
 def load(
   config: configs.Config, workdir: pathlib.Path
-) -> tuple[train.Prepared, rag.Params]:
+) -> tuple[workdirs.Prepared, rag.Params]:
   """Loads data, index and parameters of a trained workdir.
 
   Raises:
@@ -27,14 +28,8 @@ def load(
       f'workdir {str(workdir)!r} holds no checkpoint. '
       'Train first, with --mode=train and the same --workdir.'
     )
-  dataset = formats.load(
-    config.data.path, format=config.data.format, on_empty=config.data.on_empty
-  )
-  checkpoint.claim_workdir(
-    workdir, configs.as_dict(config), may_change=configs.MAY_CHANGE
-  )
-  prepared = train.prepare(config, dataset, workdir)
-  vocab = np.zeros(prepared.tokenizer.get_vocab_size(), np.float32)
+  prepared = workdirs.open(config, workdir)
+  vocab = np.zeros(prepared.vocab_size, np.float32)
   abstract = jax.eval_shape(
     functools.partial(train.init_state, config), prepared.index, vocab=vocab
   )
@@ -51,7 +46,7 @@ def load(
 
 def answers(
   config: configs.Config,
-  prepared: train.Prepared,
+  prepared: workdirs.Prepared,
   params: rag.Params,
   questions: Iterable[str],
 ) -> Iterator[str]:
@@ -63,7 +58,7 @@ def answers(
     params: what was trained.
     questions: questions as text; blank ones are passed over.
   """
-  answer_fn = jax.jit(functools.partial(rag.answer, config=config.model))
+  answer_fn = evaluate.answer_function(config.model)
   for text in questions:
     if not text.strip():
       continue
@@ -79,13 +74,13 @@ def answers(
 
 def show(
   config: configs.Config,
-  prepared: train.Prepared,
+  prepared: workdirs.Prepared,
   question: types.Question,
   found: rag.Answer,
 ) -> str:
   """One answer with its documents and their weights, as text."""
   documents = prepared.dataset.documents
-  answer = evaluate.answer_text(found, 0, documents, prepared.tokenizer, config)
+  answer = evaluate.answer_text(found, 0, prepared, config)
   source = documents[found.read[0]]
   probability = float(np.exp(found.log_probability[0]))
   lines = [

@@ -1,9 +1,7 @@
-"""Checkpoints by Orbax, and whose workdir it is."""
+"""Checkpoints by Orbax."""
 
-import json
 import os
 import pathlib
-from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
 import jax
@@ -70,61 +68,3 @@ def ocp_shape(x: Any) -> jax.ShapeDtypeStruct:
   """Shape, dtype and, where there is one, sharding of an array."""
   sharding = getattr(x, 'sharding', None)
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def claim_workdir(
-  workdir: str | os.PathLike[str],
-  config: dict[str, Any],
-  *,
-  may_change: Collection[str],
-) -> None:
-  """Writes config.json on the first run, and checks it on the next.
-
-  Args:
-    workdir: the folder; made if it is not there.
-    config: nested plain values.
-    may_change: dotted names of fields that may differ between runs.
-
-  Raises:
-    ValueError: if the folder belongs to another experiment or to somebody
-      else; nothing has been written then.
-  """
-  workdir = pathlib.Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(
-      f'workdir {str(workdir)!r} is a file. Set --workdir to a folder.'
-    )
-  path = workdir / 'config.json'
-  if not path.exists():
-    if workdir.exists() and any(workdir.iterdir()):
-      raise ValueError(
-        f'workdir {str(workdir)!r} holds files but no config.json, so it is '
-        'not of an experiment. Set --workdir to a new or empty folder.'
-      )
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-    os.replace(partial, path)
-    return
-  try:
-    stored = dict(_flatten(json.loads(path.read_text(encoding='utf-8'))))
-  except ValueError as error:
-    raise ValueError(
-      f'{str(path)!r} is damaged ({error}). Set another --workdir.'
-    ) from error
-  ours = dict(_flatten(json.loads(json.dumps(config))))
-  for name in sorted(stored.keys() | ours.keys()):
-    if stored.get(name) != ours.get(name) and name not in may_change:
-      raise ValueError(
-        f'workdir {str(workdir)!r} holds an experiment with {name}='
-        f'{stored.get(name)!r}, got {ours.get(name)!r}. Set another '
-        f'--workdir, or --config.{name}={stored.get(name)}.'
-      )
-
-
-def _flatten(values: dict[str, Any], prefix: str = '') -> Iterator:
-  for name, value in values.items():
-    if isinstance(value, dict):
-      yield from _flatten(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name, value

@@ -36,6 +36,7 @@ class TrainConfig:
   checkpoint_every: int = 500
   keep_checkpoints: int = 2
   parallel: str = 'jit'  # one of parallel.MODES
+  evaluate_every: int = 0  # steps between measurements; 0: only at the end
   eval_batch_size: int = 64
 
   def __post_init__(self) -> None:
@@ -48,11 +49,12 @@ class TrainConfig:
           f'train.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.train.{name}.'
         )
-    if self.steps < 0:
-      raise ValueError(
-        f'train.steps must be at least 0, got {self.steps}. '
-        'Set --config.train.steps.'
-      )
+    for name in ('steps', 'evaluate_every'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'train.{name} must be at least 0, got {getattr(self, name)}. '
+          f'Set --config.train.{name}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,29 @@ def table(results: Sequence[Result]) -> str:
   return '\n\n'.join(blocks)
 
 
+def merge(
+  results: Sequence[Result], untrained: Sequence[Result]
+) -> list[Result]:
+  """Puts what was measured before training beside each system's row."""
+  first = [
+    dataclasses.replace(r, system=f'{r.system}, untrained') for r in untrained
+  ]
+  systems = list(dict.fromkeys(r.system for r in results))
+  order = {name: i for i, name in enumerate(systems)}
+
+  def place(result):
+    name = result.system.removesuffix(', untrained')
+    return order.get(name, len(order)), name == result.system
+
+  splits = dict.fromkeys(r.split for r in results)
+  return [
+    r
+    for split in splits
+    for r in sorted([*results, *first], key=place)
+    if r.split == split
+  ]
+
+
 def save_results(
   path: str | os.PathLike[str], results: Sequence[Result]
 ) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import sys
 from typing import Any
 
 import flax.struct
@@ -10,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tokenizers as hf_tokenizers
 
 from rag_jax import checkpoint, evaluate, parallel, rag, report, types
 from rag_jax import config as configs
-from rag_jax.data import formats, pipeline, tokenizers
+from rag_jax import workdir as workdirs
+from rag_jax.data import pipeline
 from rag_jax.index import index as indexes
+
+UNTRAINED = 'results-untrained.json'  # in the workdir, if measured
 
 
 @flax.struct.dataclass
@@ -25,16 +26,6 @@ class State:
   step: jax.Array  # int32[]
   params: rag.Params
   optimizer: optax.OptState
-
-
-@flax.struct.dataclass
-class Prepared:
-  """Data, tokenizer and index of an experiment; the index is on the device."""
-
-  dataset: types.Dataset = flax.struct.field(pytree_node=False)
-  tokenizer: hf_tokenizers.Tokenizer = flax.struct.field(pytree_node=False)
-  index: indexes.Index
-  notes: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
@@ -51,91 +42,31 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
     The results, which are in `workdir/results.json` too.
   """
   check_devices(config)
-  dataset = formats.load(
-    config.data.path, format=config.data.format, on_empty=config.data.on_empty
-  )
-  pipeline.check_splits(dataset, config.data)
-  checkpoint.claim_workdir(
-    workdir, configs.as_dict(config), may_change=configs.MAY_CHANGE
-  )
-  prepared = prepare(config, dataset, workdir)
-  for note in prepared.notes:
-    print(f'note: {note}', file=sys.stderr)
+  prepared = workdirs.open(config, workdir)
   state = fit(config, prepared, workdir)
-  results = evaluate.measure(
-    state.params,
-    config,
-    prepared.dataset,
-    prepared.tokenizer,
-    prepared.index,
-  )
+  results = evaluate.measure(state.params, config, prepared)
+  if config.train.evaluate_every:
+    first = report.load_results(workdir / UNTRAINED)
+    results = report.merge(results, first)
   report.save_results(workdir / 'results.json', results)
   return results
 
 
-def prepare(
-  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
-) -> Prepared:
-  """Makes the tokenizer and the index, or loads those the workdir holds."""
-  tokenizer_path = workdir / 'tokenizer.json'
-  if tokenizer_path.exists():
-    tokenizer = tokenizers.load(tokenizer_path)
-  else:
-    tokenizer = pipeline.train_tokenizer(dataset, config.data)
-    tokenizers.save(tokenizer, tokenizer_path)
-  encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
-  notes = list(dataset.notes)
-  if encoded.truncated:
-    notes.append(
-      f'{encoded.truncated} of {len(dataset.documents)} documents are cut '
-      f'after {config.data.max_document_tokens} tokens '
-      '(--config.data.max_document_tokens).'
-    )
-  if config.search.beam_size > len(dataset.documents):
-    notes.append(
-      f'search.beam_size is {config.search.beam_size}, but there are only '
-      f'{len(dataset.documents)} documents; empty places are masked.'
-    )
-  index_path = workdir / 'index.npz'
-  if index_path.exists():
-    index = indexes.load(index_path)
-    if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
-      raise ValueError(
-        f'data.path {config.data.path!r} holds other documents than the index '
-        f'in {str(workdir)!r}. Use another --workdir, or the same data.'
-      )
-  else:
-    vectors = rag.document_vectors(
-      init_key(config),
-      config.model,
-      jnp.asarray(encoded.tokens),
-      vocab_size=tokenizer.get_vocab_size(),
-    )
-    index = indexes.build(
-      encoded.tokens, np.asarray(vectors), config.docid, seed=config.seed
-    )
-    indexes.save(index, index_path)
-  return Prepared(
-    dataset=dataset, tokenizer=tokenizer, index=index, notes=tuple(notes)
-  )
-
-
 def fit(
-  config: configs.Config, prepared: Prepared, workdir: pathlib.Path
+  config: configs.Config, prepared: workdirs.Prepared, workdir: pathlib.Path
 ) -> State:
   """Runs the steps that are missing."""
-  rows = {d.id: i for i, d in enumerate(prepared.dataset.documents)}
   questions = pipeline.encode_questions(
     prepared.tokenizer,
     prepared.dataset.splits[config.data.train_split],
-    rows,
+    prepared.rows,
     config.data,
   )
   batches = pipeline.train_batches(
     questions, batch_size=config.train.batch_size, seed=config.seed
   )
   state = jax.jit(functools.partial(init_state, config))(
-    prepared.index, vocab=jnp.zeros(prepared.tokenizer.get_vocab_size())
+    prepared.index, vocab=jnp.zeros(prepared.vocab_size)
   )
   checkpointer = checkpoint.open(
     workdir / 'checkpoints', keep=config.train.keep_checkpoints
@@ -148,6 +79,9 @@ def fit(
     functools.partial(train_step, config=config), mode=config.train.parallel
   )
   writer = report.MetricsWriter(workdir, start)
+  if config.train.evaluate_every and start == 0:
+    first = _measure(state, config, prepared, writer)
+    report.save_results(workdir / UNTRAINED, first)
   recent: list[Any] = []
   with report.Progress(steps, start) as progress:
     for step in range(start, steps):
@@ -163,6 +97,9 @@ def fit(
           examples=len(recent) * config.train.batch_size,
         )
         recent = []
+      every = config.train.evaluate_every
+      if every and (step + 1) % every == 0:
+        _measure(state, config, prepared, writer)
       if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == steps:
         checkpoint.save(checkpointer, step + 1, state)
   writer.close()
@@ -170,17 +107,12 @@ def fit(
   return state
 
 
-def init_key(config: configs.Config) -> jax.Array:
-  """The key that parameters are made from."""
-  return jax.random.key(config.seed)
-
-
 def init_state(
   config: configs.Config, index: indexes.Index, *, vocab: jax.Array
 ) -> State:
   """Fresh parameters and optimiser state; `vocab` only carries its length."""
   params = rag.init(
-    init_key(config), config.model, index, vocab_size=vocab.shape[0]
+    workdirs.init_key(config), config.model, index, vocab_size=vocab.shape[0]
   )
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -259,6 +191,22 @@ def train_step(
     optimizer=optimizer_state,
   )
   return state, measured
+
+
+def _measure(
+  state: State,
+  config: configs.Config,
+  prepared: workdirs.Prepared,
+  writer: report.MetricsWriter,
+) -> list[report.Result]:
+  """Measures between steps; BM25 does not learn and is left out."""
+  results = evaluate.measure(state.params, config, prepared, with_bm25=False)
+  for split in dict.fromkeys(r.split for r in results):
+    values = {
+      f'{r.system}/{r.metric}': r.value for r in results if r.split == split
+    }
+    writer.write(int(state.step), split, values)
+  return results
 
 
 def averages(records: list[rag.Sums]) -> dict[str, float]:
