@@ -11,10 +11,13 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+QUICKSTART = pathlib.Path(__file__).parent / 'experiments' / 'quickstart.py'
+
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
-  str(pathlib.Path(__file__).parent / 'experiments' / 'quickstart.py'),
-  'The experiment; change a field with --config.field=value.',
+  None,
+  'The experiment; change a field with --config.field=value. '
+  'Default: experiments/quickstart.py.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where everything is kept. Default: runs/NAME.'
@@ -41,10 +44,33 @@ def use_huge_pages() -> None:
     os.execv(sys.executable, sys.orig_argv)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a mistake in them is one line, not a traceback."""
+  from rag_jax import config as configs
+
+  names = [a.partition('=')[0].lstrip('-') for a in argv[1:] if a[:1] == '-']
+  if 'config' not in names:
+    argv = [argv[0], f'--config={QUICKSTART}', *argv[1:]]
+  try:
+    for name in names:
+      if name.startswith('config.'):
+        configs.check_field(name.removeprefix('config.'))
+    rest = flags.FLAGS(argv)
+  except (flags.Error, ValueError) as error:
+    sys.exit(f'error: {error}')
+  path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
+  if not pathlib.Path(path).is_file():
+    sys.exit(
+      f'error: --config {path!r} does not exist. '
+      'Set it to an experiment, such as experiments/quickstart.py.'
+    )
+  return rest
+
+
 def main(argv: list[str]) -> None:
   """Turns flags into one call."""
   if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}; flags start with --')
+    sys.exit(f'error: unknown argument {argv[1]!r}. Flags start with --.')
   from rag_jax import config as configs
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
@@ -78,4 +104,4 @@ def run(config, workdir: pathlib.Path) -> None:
 
 if __name__ == '__main__':
   use_huge_pages()
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

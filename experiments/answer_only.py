@@ -9,7 +9,7 @@ def get_config():
   values.data.max_document_tokens = 128
   values.data.max_query_tokens = 18
   values.data.eval_splits = ('test_phrasing',)
-  values.search.beam_size = 16
+  values.search.beam_size = 64
   values.search.read_size = 4
   values.search.join_gold = False
   values.ranker.lexical_weight = 0.0

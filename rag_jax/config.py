@@ -137,18 +137,37 @@ def as_dict(config: Config) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
+def check_field(name: str) -> None:
+  """Raises a ValueError that names the nearest field, if there is none such.
+
+  Args:
+    name: dotted, such as 'search.beam_size'.
+  """
+  cls: type = Config
+  prefix = ''
+  for part in name.split('.'):
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    _check_name(fields, part, prefix)
+    if not dataclasses.is_dataclass(fields[part].default):
+      return
+    cls, prefix = type(fields[part].default), f'{prefix}{part}.'
+
+
+def _check_name(fields: dict[str, Any], name: str, prefix: str) -> None:
+  if name in fields:
+    return
+  close = difflib.get_close_matches(name, fields, n=1)
+  hint = f'There are: {", ".join(fields)}.'
+  if close:
+    hint = f"Did you mean '{prefix}{close[0]}'?"
+  raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
+
+
 def _fill(cls: type, values: dict[str, Any], *, prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(cls)}
   filled = {}
   for name, value in values.items():
-    if name not in fields:
-      close = difflib.get_close_matches(name, fields, n=1)
-      hint = (
-        f"Did you mean '{prefix}{close[0]}'?"
-        if close
-        else (f'There are: {", ".join(fields)}.')
-      )
-      raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
+    _check_name(fields, name, prefix)
     start = fields[name].default
     if dataclasses.is_dataclass(start):
       if not isinstance(value, dict):

@@ -17,6 +17,7 @@ from rag_jax import types
 from rag_jax.components import id_decoder, query_encoder, ranker, reader
 from rag_jax.index import index as indexes
 from rag_jax.index import pseudo_queries
+from rag_jax.nn import transformer
 from rag_jax.ops import beam, losses, metrics
 
 Params = dict[str, Any]
@@ -76,6 +77,10 @@ class RagConfig:
 
   def __post_init__(self) -> None:
     """Raises a ValueError on values that do not go together."""
+    width = self.query_encoder.width
+    transformer.check_heads('query_encoder', width, self.query_encoder)
+    transformer.check_heads('id_decoder', width, self.id_decoder)
+    transformer.check_heads('reader', self.reader.width, self.reader)
     distils = self.loss.distillation or self.loss.docid_distillation
     if distils and self.reader.kind == 'fusion':
       raise ValueError(

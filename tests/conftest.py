@@ -1,4 +1,19 @@
+import atexit
 import json
+import os
+import shutil
+import tempfile
+
+# Tests compile a lot and compute little: compile fast, and each program once,
+# in the programs that tests start too.
+os.environ['XLA_FLAGS'] = (
+  '--xla_backend_optimization_level=0 '
+  '--xla_llvm_disable_expensive_passes=true ' + os.environ.get('XLA_FLAGS', '')
+)
+CACHE = tempfile.mkdtemp(prefix='rag_jax-compiled-')
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = CACHE
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import jax
 import pytest
@@ -50,12 +65,12 @@ def tiny_values(tiny_folder):
     'name': 'tiny',
     'data': {
       'path': str(tiny_folder),
-      'vocab_size': 200,
+      'vocab_size': 320,
       'max_document_tokens': 24,
       'max_query_tokens': 10,
       'max_answer_tokens': 4,
     },
-    'docid': {'branching': 4, 'leaf_size': 4},
+    'docid': {'branching': 8, 'leaf_size': 8},
     'query_encoder': {'width': 16} | small,
     'id_decoder': small,
     'reader': {'width': 16, 'max_answer_tokens': 4} | small,

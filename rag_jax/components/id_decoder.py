@@ -105,7 +105,7 @@ def init(
   return {
     'network': network['params'],
     'table': table,
-    'log_scale': jnp.full(trie.depth, jnp.log(config.scale)),
+    'log_scale': jnp.full(trie.depth, jnp.log(config.scale), jnp.float32),
     'start': jnp.zeros(width),
   }
 

@@ -150,6 +150,7 @@ def inverse_document_frequency(
   present = jnp.zeros((tokens.shape[0], vocab_size), bool)
   present = present.at[rows, tokens].set(True)
   count = present.sum(axis=0)
+  count = count.astype(jnp.float32)
   return jnp.log1p((tokens.shape[0] - count + 0.5) / (count + 0.5))
 
 

@@ -33,6 +33,27 @@ class DataConfig:
   max_answer_tokens: int = 12
   max_gold: int = 1
 
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    tokenizers.check_vocab_size(self.vocab_size)
+    for name in (
+      'max_query_tokens',
+      'max_document_tokens',
+      'max_answers',
+      'max_answer_tokens',
+      'max_gold',
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'data.{name} must be at least 1, got {getattr(self, name)}. '
+          f'Set --config.data.{name}.'
+        )
+    if self.eval_questions < 0:
+      raise ValueError(
+        'data.eval_questions must be at least 0 (0: all), got '
+        f'{self.eval_questions}. Set --config.data.eval_questions.'
+      )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Questions:

@@ -59,11 +59,7 @@ def train(
     Sennrich et al., Neural Machine Translation of Rare Words with Subword
     Units, 2016.
   """
-  if vocab_size < 300:
-    raise ValueError(
-      f'vocab_size must be at least 300 (all bytes), got {vocab_size}. '
-      'Set --config.data.vocab_size.'
-    )
+  check_vocab_size(vocab_size)
   tokenizer = hf.Tokenizer(models.BPE())
   steps = [normalizers.NFKC(), normalizers.Lowercase()]
   tokenizer.normalizer = normalizers.Sequence(steps[: 1 + lowercase])
@@ -84,6 +80,15 @@ def train(
   tokenizer.train_from_iterator(map(_valid, texts), trainer)
   tokenizer.encode_special_tokens = True  # '[EOS]' in a text is just text
   return tokenizer
+
+
+def check_vocab_size(vocab_size: int) -> None:
+  """Raises a ValueError if there is no room for every byte."""
+  if vocab_size < 300:
+    raise ValueError(
+      f'vocab_size must be at least 300 (all bytes), got {vocab_size}. '
+      'Set --config.data.vocab_size.'
+    )
 
 
 def encode(

@@ -14,6 +14,27 @@ def apply(
   return module.apply({'params': params}, *args, **options)
 
 
+def check_heads(part: str, width: int, config: Any) -> None:
+  """Raises a ValueError if a part's sizes make no transformer.
+
+  Args:
+    part: its name in the experiment, for the message.
+    width: features of a token.
+    config: `num_layers`, `num_heads` and `hidden`.
+  """
+  for name, least in (('num_layers', 0), ('num_heads', 1), ('hidden', 1)):
+    if getattr(config, name) < least:
+      raise ValueError(
+        f'{part}.{name} must be at least {least}, got '
+        f'{getattr(config, name)}. Set --config.{part}.{name}.'
+      )
+  if width < 1 or width % (2 * config.num_heads):
+    raise ValueError(
+      f'{part}.num_heads must cut width {width} into even parts, got '
+      f'{config.num_heads}. Set --config.{part}.num_heads.'
+    )
+
+
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
   """Rotary position embedding.
 
