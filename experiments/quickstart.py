@@ -14,7 +14,7 @@ def get_config():
   values.search.read_size = 2
   values.reader.num_layers = 1
   values.reader.num_heads = 2
-  values.train.steps = 500
+  values.train.steps = 700
   values.train.batch_size = 32
   values.train.learning_rate = 2e-3
   return values

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rag_jax import checkpoint, evaluate, parallel, rag, report, types
+from rag_jax import (
+  checkpoint,
+  evaluate,
+  objective,
+  parallel,
+  rag,
+  report,
+  types,
+)
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
@@ -143,7 +151,7 @@ def train_step(
   config: configs.Config,
   axis_name: str | None = None,
   shard: tuple[jax.Array | int, int] = (0, 1),
-) -> tuple[State, rag.Sums]:
+) -> tuple[State, objective.Sums]:
   """From question tokens to new parameters, as one pure function.
 
   Args:
@@ -159,8 +167,8 @@ def train_step(
   """
   rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
 
-  def objective(params):
-    terms, measured = rag.loss(
+  def total_loss(params):
+    terms, measured = objective.loss(
       params, rng, batch, index, config=config.model, shard=shard
     )
     counts = parallel.sum_over(
@@ -172,7 +180,7 @@ def train_step(
     )
     return total, measured
 
-  (loss, measured), gradients = jax.value_and_grad(objective, has_aux=True)(
+  (loss, measured), gradients = jax.value_and_grad(total_loss, has_aux=True)(
     state.params
   )
   loss, measured, gradients = parallel.sum_over(
@@ -209,7 +217,7 @@ def _measure(
   return results
 
 
-def averages(records: list[rag.Sums]) -> dict[str, float]:
+def averages(records: list[objective.Sums]) -> dict[str, float]:
   """Divides sums by counts, once, over several steps."""
   records = jax.device_get(records)
   totals = jax.tree.map(lambda *x: float(np.sum(x)), *records)

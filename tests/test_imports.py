@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = (
   ('train', 'evaluate', 'ask'),
   ('workdir', 'report', 'config'),
-  ('rag', 'parallel', 'checkpoint', 'baselines'),
+  ('rag', 'objective', 'parallel', 'checkpoint', 'baselines'),
   ('components', 'index'),
   ('data',),
   ('nn',),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import rag, types
+from rag_jax import objective, rag, types
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
 
@@ -62,11 +62,11 @@ def init(config, index):
   return jax.jit(make)(jax.random.key(0), index=index)
 
 
-def objective(config, index, batch):
+def term_of(config, index, batch):
   """One term of the loss as a function of all parameters."""
 
   def total(params, name):
-    terms, _ = rag.loss(
+    terms, _ = objective.loss(
       params, jax.random.key(5), batch, index, config=config.model
     )
     value, count = terms[name]
@@ -90,7 +90,7 @@ class TestGradient:
   def test_the_answer_alone_reaches_all_four_components(self, index, batch):
     config = build_config(**OPEN)
     params = init(config, index)
-    loss = objective(config, index, batch)
+    loss = term_of(config, index, batch)
     gradient = jax.grad(loss)(params, 'answer')
     for name in ('query_encoder', 'id_decoder', 'ranker', 'reader'):
       assert size(gradient[name]) > 0, name
@@ -100,7 +100,7 @@ class TestGradient:
   def test_cut_off_it_reaches_the_reader_alone(self, index, batch):
     config = build_config(**OPEN, loss={'reader_trains_search': False})
     params = init(config, index)
-    loss = objective(config, index, batch)
+    loss = term_of(config, index, batch)
     gradient = jax.grad(loss)(params, 'answer')
     for name in ('query_encoder', 'id_decoder', 'ranker'):
       assert size(gradient[name]) == 0, name
@@ -115,7 +115,7 @@ class TestGradient:
       ranker={'operator': operator}, search={'read_size': 6}
     )
     params = init(config, index)
-    loss = objective(config, index, batch)
+    loss = term_of(config, index, batch)
     gradient = jax.grad(loss)(params, name)
     keys = iter(jax.random.split(jax.random.key(3), 1000))
     direction = jax.tree.map(
@@ -139,7 +139,7 @@ class TestGradient:
     for query in (batch.query, batch.query.at[-1].set(7)):
       where = jnp.arange(BATCH) < BATCH - 1
       changed = dataclasses.replace(batch, query=query, where=where)
-      loss = objective(config, index, changed)
+      loss = term_of(config, index, changed)
       gradients.append(jax.grad(loss)(params, 'answer'))
     for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
       np.testing.assert_allclose(one, other, atol=1e-6)
@@ -196,7 +196,7 @@ class TestSearch:
 class TestLoss:
   def run(self, config, index, batch):
     params = init(config, index)
-    compute = functools.partial(rag.loss, config=config.model)
+    compute = functools.partial(objective.loss, config=config.model)
     return jax.jit(compute)(params, jax.random.key(0), batch, index)
 
   def test_a_loss_of_weight_zero_is_not_computed(self, index, batch):
@@ -240,7 +240,7 @@ class TestLoss:
   def test_both_readers_learn(self, index, batch, kind):
     config = build_config(reader={'kind': kind}, **OPEN)
     params = init(config, index)
-    loss = objective(config, index, batch)
+    loss = term_of(config, index, batch)
     before = float(loss(params, 'answer'))
     descend = jax.jit(jax.grad(loss), static_argnums=1)
     for _ in range(10):

@@ -4,31 +4,22 @@
 documents are kept and counted in `Dataset.notes`.
 """
 
-import contextlib
 import hashlib
 import os
 import pathlib
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from rag_jax import types
-from rag_jax.data import text_io
+from rag_jax.data import catalogue, text_io
 
 FORMATS = ('facts', 'beir', 'squad', 'dpr', 'jsonl', 'tfds')
-TFDS_NAMES = ('squad', 'trivia_qa', 'natural_questions_open')
-_TFDS_HOSTS = {
-  'squad': 'https://rajpurkar.github.io/SQuAD-explorer/',
-  'trivia_qa': 'http://nlp.cs.washington.edu/triviaqa/',
-}
 _LAYOUTS = (
   'a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), a folder of '
   'JSON lines (documents.jsonl, questions-<split>.jsonl), or SQuAD or DPR '
   '.json files; .gz is fine'
 )
-_Corpus = dict[tuple[str, str], str]  # ids of paragraphs by title and text
 
 
 def load(
@@ -74,7 +65,9 @@ def load(
 
     return facts.load()
   if format == 'tfds' or (format == 'auto' and name.startswith('tfds:')):
-    return text_io.finish(name, on_empty, *_tfds(name.removeprefix('tfds:')))
+    return text_io.finish(
+      name, on_empty, *catalogue.load(name.removeprefix('tfds:'))
+    )
   where = pathlib.Path(name).expanduser()
   if not name or not where.exists():
     raise ValueError(
@@ -230,7 +223,7 @@ def _json(path: pathlib.Path, format: str) -> tuple[list, text_io.Splits]:
       )
   else:
     named = {'all': path}
-  corpus: _Corpus = {}
+  corpus: text_io.Corpus = {}
   splits: text_io.Splits = {}
   for split, file in named.items():
     value = text_io.read_json(file)
@@ -240,11 +233,7 @@ def _json(path: pathlib.Path, format: str) -> tuple[list, text_io.Splits]:
     splits[split] = list(reader(value, where, corpus))
   if len(splits) == 1:
     splits = _train_and_dev(*splits.values())
-  documents = [
-    types.Document(id=name, title=title, text=text)
-    for (title, text), name in corpus.items()
-  ]
-  return documents, splits
+  return text_io.documents_of(corpus), splits
 
 
 def _kind(value: Any, where: str) -> str:
@@ -268,13 +257,9 @@ def _train_and_dev(questions: list[types.Question]) -> text_io.Splits:
   return splits
 
 
-def _add(corpus: _Corpus, title: str, text: str, name: str = '') -> str:
-  """The id of a paragraph, which joins the corpus if it is new."""
-  name = name or f'{title or "passage"}#{len(corpus)}'
-  return corpus.setdefault((title, text), name)
-
-
-def _squad(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
+def _squad(
+  value: Any, where: str, corpus: text_io.Corpus
+) -> Iterator[types.Question]:
   """SQuAD v1.1 or v2; a question marked impossible has no gold document."""
   value = value if isinstance(value, dict) else {'data': value}
   for i, page in enumerate(text_io.items(value, 'data', where, dict)):
@@ -282,7 +267,9 @@ def _squad(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
     title = text_io.string(page, 'title', at).replace('_', ' ')
     for j, part in enumerate(text_io.items(page, 'paragraphs', at, dict)):
       here = f'{at}.paragraphs[{j}]'
-      name = _add(corpus, title, text_io.string(part, 'context', here))
+      name = text_io.add_paragraph(
+        corpus, title, text_io.string(part, 'context', here)
+      )
       for record in text_io.items(part, 'qas', here, dict):
         answers = text_io.items(record, 'answers', here, dict)
         texts = (text_io.string(answer, 'text', here) for answer in answers)
@@ -295,7 +282,9 @@ def _squad(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
         )
 
 
-def _dpr(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
+def _dpr(
+  value: Any, where: str, corpus: text_io.Corpus
+) -> Iterator[types.Question]:
   """DPR's training files; the contexts of all kinds are the corpus."""
   for i, record in enumerate(
     text_io.items({'questions': value}, 'questions', where, dict)
@@ -305,7 +294,7 @@ def _dpr(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
     for kind in ('positive', 'negative', 'hard_negative'):
       for context in text_io.items(record, f'{kind}_ctxs', at, dict):
         key = 'passage_id' if 'passage_id' in context else 'psg_id'
-        name = _add(
+        name = text_io.add_paragraph(
           corpus,
           text_io.string(context, 'title', at),
           text_io.string(context, 'text', at),
@@ -319,84 +308,3 @@ def _dpr(value: Any, where: str, corpus: _Corpus) -> Iterator[types.Question]:
       answers=text_io.strings(record, 'answers', at),
       document_ids=text_io.distinct(gold),
     )
-
-
-def _tfds(name: str) -> tuple[list[types.Document], text_io.Splits]:
-  """SQuAD or TriviaQA through TensorFlow Datasets, without TensorFlow."""
-  if name not in TFDS_NAMES:
-    raise ValueError(
-      f'data.path must be tfds:NAME with a NAME of {", ".join(TFDS_NAMES)}, '
-      f'got {name!r}. Set --config.data.path.'
-    )
-  if name == 'natural_questions_open':
-    raise ValueError(
-      "data.path 'tfds:natural_questions_open' has questions but no "
-      'documents. Set --config.data.path to a BEIR folder (nq) or a DPR file.'
-    )
-  import tensorflow_datasets as tfds  # slow to import, needed only here
-
-  read = {'squad': _tfds_squad, 'trivia_qa': _tfds_trivia_qa}[name]
-  corpus: _Corpus = {}
-  try:
-    builder = tfds.builder(name, file_format='array_record')
-    if not builder.is_prepared():
-      _check_reachable(_TFDS_HOSTS[name])
-      builder.download_and_prepare()
-    splits = {
-      split: [read(row, corpus) for row in builder.as_data_source(split)]
-      for split in ('train', 'validation')
-    }
-  except Exception as error:  # whatever the network, disk or builder raises
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise ValueError(
-      f"data.path 'tfds:{name}' cannot be downloaded or read "
-      f'({reason[:120]}). Fetch the data elsewhere and set --config.data.path '
-      'to the local SQuAD or DPR .json file.'
-    ) from error
-  documents = [
-    types.Document(id=name, title=title, text=text)
-    for (title, text), name in corpus.items()
-  ]
-  return documents, splits
-
-
-def _check_reachable(url: str) -> None:
-  """Fails in seconds where TFDS, without a network, retries for minutes."""
-  request = urllib.request.Request(url, method='HEAD')
-  # Any answer will do, even a refusal: only no answer at all is an error.
-  with contextlib.suppress(urllib.error.HTTPError):
-    urllib.request.urlopen(request, timeout=20).close()
-
-
-def _tfds_squad(row: Mapping, corpus: _Corpus) -> types.Question:
-  title = _text(row['title']).replace('_', ' ')
-  return types.Question(
-    id=_text(row['id']),
-    text=_text(row['question']),
-    answers=text_io.distinct(map(_text, row['answers']['text'])),
-    document_ids=(_add(corpus, title, _text(row['context'])),),
-  )
-
-
-def _tfds_trivia_qa(row: Mapping, corpus: _Corpus) -> types.Question:
-  """Its gold documents are the pages that its makers found for it."""
-  gold = []
-  for pages, key in (
-    ('entity_pages', 'wiki_context'),
-    ('search_results', 'search_context'),
-  ):
-    found = row[pages]
-    for title, text in zip(found['title'], found[key], strict=True):
-      if _text(text).strip():
-        gold.append(_add(corpus, _text(title), _text(text)))
-  answer = row['answer']
-  return types.Question(
-    id=_text(row['question_id']),
-    text=_text(row['question']),
-    answers=text_io.distinct(map(_text, (answer['value'], *answer['aliases']))),
-    document_ids=text_io.distinct(gold),
-  )
-
-
-def _text(value: Any) -> str:
-  return value.decode('utf-8') if isinstance(value, bytes) else str(value)

@@ -17,6 +17,7 @@ from typing import Any
 from rag_jax import types
 
 Splits = dict[str, list[types.Question]]
+Corpus = dict[tuple[str, str], str]  # ids of paragraphs by title and text
 
 _NOT_WORDS = re.compile(r'[\W_]+')
 _SURROGATE = re.compile('[\ud800-\udfff]')
@@ -314,3 +315,17 @@ def unknown(what: str, name: str, where: str, file: pathlib.Path) -> ValueError:
     f'{where} names {what} {name!r}, which is not in {file.name}. '
     f'Add it there, or remove that line.'
   )
+
+
+def add_paragraph(corpus: Corpus, title: str, text: str, name: str = '') -> str:
+  """The id of a paragraph, which joins the corpus if it is new."""
+  name = name or f'{title or "passage"}#{len(corpus)}'
+  return corpus.setdefault((title, text), name)
+
+
+def documents_of(corpus: Corpus) -> list[types.Document]:
+  """The paragraphs in the order in which they joined."""
+  return [
+    types.Document(id=name, title=title, text=text)
+    for (title, text), name in corpus.items()
+  ]

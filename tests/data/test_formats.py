@@ -2,19 +2,12 @@
 
 import gzip
 import json
-import pathlib
 import re
-import time
-import types as python_types
 
 import pytest
-import tensorflow_datasets as tfds
 
 from rag_jax import types
 from rag_jax.data import formats
-
-REAL = pathlib.Path(__file__).parents[2] / '..' / 'shared' / 'data'
-real = pytest.mark.skipif(not REAL.is_dir(), reason='no real data')
 
 CORPUS = [
   {'_id': 'd1', 'title': 'Leone', 'text': 'The leone is money.'},
@@ -463,97 +456,3 @@ def test_json_lines_mistakes(tmp_path):
     _json_lines(tmp_path, documents, dev=[question] * 2),
     "question id 'q' occurs twice",
   )
-
-
-def _builder(monkeypatch, rows):
-  """A prepared TFDS builder that holds the same rows in every split."""
-  built = python_types.SimpleNamespace(
-    is_prepared=lambda: True, as_data_source=lambda split: rows
-  )
-  monkeypatch.setattr(tfds, 'builder', lambda name, file_format: built)
-
-
-def test_tfds_squad(monkeypatch):
-  row = {
-    'id': b'q1',
-    'title': b'Super_Bowl',
-    'context': 'Caf\u00e9 here.'.encode(),
-    'question': b'where',
-    'answers': {'text': [b'here', b'here'], 'answer_start': [5, 5]},
-  }
-  _builder(monkeypatch, [row])
-  dataset = formats.load('tfds:squad')
-  document = types.Document(
-    id='Super Bowl#0', title='Super Bowl', text='Caf\u00e9 here.'
-  )
-  assert dataset.documents == (document,)
-  assert sorted(dataset.splits) == ['train', 'validation']
-  assert dataset.splits['validation'] == (
-    types.Question(
-      id='q1', text='where', answers=('here',), document_ids=(document.id,)
-    ),
-  )
-  assert formats.load('squad', format='tfds') == dataset
-
-
-def test_tfds_trivia_qa(monkeypatch):
-  row = {
-    'question_id': b'q1',
-    'question': b'where',
-    'answer': {'value': b'Rhine', 'aliases': [b'Rhine', b'Rhein']},
-    'entity_pages': {'title': [b'Bonn'], 'wiki_context': [b'By the Rhine.']},
-    'search_results': {
-      'title': [b'Page', b'Empty'],
-      'search_context': [b'Der Rhein.', b''],
-    },
-  }
-  _builder(monkeypatch, [row])
-  dataset = formats.load('tfds:trivia_qa')
-  assert [d.text for d in dataset.documents] == ['By the Rhine.', 'Der Rhein.']
-  question = dataset.splits['train'][0]
-  assert question.answers == ('Rhine', 'Rhein')
-  assert question.document_ids == ('Bonn#0', 'Page#1')
-  assert dataset.notes == ()
-
-
-def test_tfds_offline(monkeypatch):
-  def refuse(*_, **__):
-    raise ConnectionError('no route\nto host')
-
-  monkeypatch.setattr(tfds, 'builder', refuse)
-  _fails('tfds:squad', "'tfds:squad'", 'no route', 'local SQuAD or DPR .json')
-
-
-def test_tfds_without_documents_or_unknown():
-  _fails('tfds:natural_questions_open', 'no documents', '--config.data.path')
-  _fails('tfds:imdb', 'squad, trivia_qa, natural_questions_open', "'imdb'")
-
-
-@real
-def test_real_beir():
-  dataset = formats.load(REAL / 'nq_qed')
-  assert len(dataset.documents) == 8096
-  assert len(dataset.splits['train']) == 7167
-  assert len(dataset.splits['dev']) == 703
-  assert dataset.notes == (
-    '74 of 703 questions in dev have an answer that occurs in none of their '
-    'documents; in 34 of them no answer does.',
-    '20 of 7,167 questions in train have no answer.',
-  )
-
-
-@real
-def test_real_squad():
-  dataset = formats.load(REAL / 'squad' / 'xquad.en.json.gz')
-  assert len(dataset.documents) == 240
-  assert sum(map(len, dataset.splits.values())) == 1190
-  assert dataset.notes == ()
-
-
-@real
-def test_all_of_squad_loads_in_seconds():
-  start = time.perf_counter()
-  dataset = formats.load(REAL / 'squad')
-  assert time.perf_counter() - start < 10
-  assert len(dataset.documents) == 20_958
-  assert len(dataset.splits['train']) == 87_599

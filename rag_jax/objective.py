@@ -1,0 +1,220 @@
+"""From a batch of questions to its losses: what training minimises.
+
+Beam search runs under stop_gradient. The documents that it finds are scored
+again by teacher forcing, ranked and read, and the answer's loss goes back
+through all of it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import rag, types
+from rag_jax.components import query_encoder, reader
+from rag_jax.index import index as indexes
+from rag_jax.index import pseudo_queries
+from rag_jax.ops import beam, losses, metrics
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+
+
+def loss(
+  params: rag.Params,
+  rng: jax.Array,
+  batch: types.Batch,
+  index: indexes.Index,
+  *,
+  config: rag.RagConfig,
+  shard: tuple[jax.Array | int, int] = (0, 1),
+) -> tuple[Sums, Sums]:
+  """All losses of a batch of questions.
+
+  Args:
+    params: what `init` made.
+    rng: PRNG key of the step, the same on every device.
+    batch: the questions.
+    index: the corpus.
+    config: what to compute.
+    shard: (number of this device, number of devices) where each device runs
+      this on its own rows; (0, 1) where one program sees the whole batch.
+
+  Returns:
+    Losses and metrics, each name -> (sum, count); the objective is the sum of
+    the losses' quotients, weighed by `config.loss`.
+  """
+  weights = config.loss
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  candidates = rag.retrieve(
+    jax.lax.stop_gradient(params),
+    config,
+    index,
+    jax.lax.stop_gradient(encoding),
+  )
+  found = candidates
+  has_gold = (batch.gold >= 0).any(axis=1) & batch.where
+  if config.search.join_gold:
+    candidates = _join_gold(candidates, batch.gold, index)
+  ranking = rag.rank(params, config, index, batch.query, encoding, candidates)
+  reading = rag.choose(index, ranking, config.search.read_size)
+  terms = _answer_losses(params, config, batch, reading)
+  if weights.docid:
+    if config.search.join_gold:  # they come first, and have their scores
+      scores = ranking.docid[:, : batch.gold.shape[1]]
+    else:
+      gold = jnp.maximum(batch.gold, 0)
+      scores = rag.score_docids(params, config, index, encoding, gold)
+    nll = -jnp.where(batch.gold >= 0, scores, 0.0).sum(1)
+    count = jnp.maximum((batch.gold >= 0).sum(1), 1)
+    terms['docid'] = _total(nll / count, has_gold)
+  if weights.ranking:
+    is_gold = _is_gold(candidates, batch.gold)
+    targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
+    nll = losses.fenchel_young(
+      ranking.scores,
+      targets,
+      operator=config.ranker.operator,
+      where=candidates.where,
+    )
+    terms['ranking'] = _total(nll, has_gold & is_gold.any(1))
+  if weights.self_index and config.pseudo_queries.batch_size:
+    terms['self_index'] = _self_index(
+      params, rng, config, index, batch.query.shape[1], shard
+    )
+  measured = _metrics(found, ranking, batch, has_gold)
+  return terms, measured | {name: terms[name] for name in terms}
+
+
+def _answer_losses(
+  params: rag.Params,
+  config: rag.RagConfig,
+  batch: types.Batch,
+  reading: rag.Reading,
+) -> Sums:
+  """The answer's loss, and what its posterior teaches the search."""
+  joint = reading.weights
+  if not config.loss.reader_trains_search:
+    joint = jax.lax.stop_gradient(joint)
+  if config.reader.kind == 'fusion':
+    target = _with_end(batch.answers[:, 0])
+    scores = reader.write_log_likelihood(
+      params['reader'],
+      config.reader,
+      batch.query,
+      reading.passages,
+      joint,
+      target,
+    )
+    has_answer = batch.where & (batch.answers[:, 0] != types.PAD).any(-1)
+    return {'answer': _total(-scores.sum(-1), has_answer)}
+  pointers = reader.point(
+    params['reader'], config.reader, batch.query, reading.passages
+  )
+  likelihoods = reader.answer_log_likelihood(
+    pointers, reading.passages, batch.answers
+  )
+  holds = (likelihoods > reader.IMPOSSIBLE / 2) & reading.where
+  readable = holds & (reading.weights > 0)
+  terms = {
+    'answer': _total(
+      losses.sequence_marginal(joint, likelihoods, where=holds),
+      readable.any(1) & batch.where,
+    )
+  }
+  cut = not config.loss.reader_trains_search
+  posterior = jax.lax.stop_gradient(
+    jax.nn.softmax(
+      jnp.where(holds, likelihoods + reading.scores, reader.IMPOSSIBLE)
+    )
+  )
+  counts = holds.any(1) & batch.where
+  if config.loss.distillation and not cut:
+    nll = losses.fenchel_young(
+      reading.scores,
+      posterior,
+      operator=config.ranker.operator,
+      where=reading.where,
+    )
+    terms['distillation'] = _total(nll, counts)
+  if config.loss.docid_distillation and not cut:
+    nll = -(posterior * reading.docid).sum(1)
+    terms['docid_distillation'] = _total(nll, counts)
+  return terms
+
+
+def _self_index(
+  params: rag.Params,
+  rng: jax.Array,
+  config: rag.RagConfig,
+  index: indexes.Index,
+  max_tokens: int,
+  shard: tuple[jax.Array | int, int],
+) -> tuple[jax.Array, jax.Array]:
+  """Docid loss of crops; a device takes its share of the batch."""
+  count = config.pseudo_queries.batch_size // shard[1]
+  positions = shard[0] * count + jnp.arange(count)
+  query, rows = pseudo_queries.draw(
+    rng, config.pseudo_queries, index.tokens, positions, max_tokens=max_tokens
+  )
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, query
+  )
+  scores = rag.score_docids(params, config, index, encoding, rows[:, None])
+  return _total(-scores[:, 0], index.alive[rows])
+
+
+def _join_gold(
+  candidates: types.Candidates, gold: jax.Array, index: indexes.Index
+) -> types.Candidates:
+  """Puts gold documents first; those that the beam found too move there."""
+  is_gold = _is_gold(candidates, gold)
+  rows = jnp.maximum(gold, 0)
+  return types.Candidates(
+    documents=jnp.concatenate([rows, candidates.documents], axis=1),
+    codes=jnp.concatenate(
+      [beam.docids(index.trie, rows), candidates.codes], axis=1
+    ),
+    scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
+    where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
+  )
+
+
+def _is_gold(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
+  same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
+  return same.any(-1) & candidates.where
+
+
+def _metrics(
+  found: types.Candidates,
+  ranking: rag.Ranking,
+  batch: types.Batch,
+  has_gold: jax.Array,
+) -> Sums:
+  is_gold = _is_gold(ranking.candidates, batch.gold)
+  weight = (ranking.weights * is_gold).sum(1)
+  return {
+    'beam_hits': _total(
+      _is_gold(found, batch.gold).any(1).astype(jnp.float32), has_gold
+    ),
+    'docid_hits@1': _total(
+      metrics.hits(found.documents, batch.gold, k=1, where=found.where),
+      has_gold,
+    ),
+    'support': _total((ranking.weights > 0).sum(1), batch.where),
+    'gold_weight': _total(weight, has_gold),
+    'gold_off_support': _total(weight == 0, has_gold),
+    'beam_mass': _total(jnp.exp(beam.beam_mass(found)), batch.where),
+  }
+
+
+def _with_end(tokens: jax.Array) -> jax.Array:
+  """Appends the end token to int32[B, A] answers; [B, A + 1]."""
+  tokens = jnp.pad(tokens, ((0, 0), (0, 1)))
+  length = (tokens != types.PAD).sum(-1, keepdims=True)
+  return jnp.where(jnp.arange(tokens.shape[1]) == length, reader.EOS, tokens)
+
+
+def _total(values: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(sum, count) of the rows that count."""
+  values = jnp.where(where, values.astype(jnp.float32), 0.0)
+  return values.sum(), where.sum().astype(jnp.float32)

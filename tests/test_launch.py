@@ -1,0 +1,182 @@
+"""The command itself, as a subprocess."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rag_jax import report
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def finals(workdir):
+  """What a run ends in: the last record and the results."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return json.loads(lines[-1]), report.load_results(workdir / 'results.json')
+
+
+def launch(config_file, workdir, *flags, **options):
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, str(ROOT / 'launch.py')]
+  command += [f'--config={config_file}', f'--workdir={workdir}', *flags]
+  return subprocess.Popen(
+    command,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=environment,
+    **options,
+  )
+
+
+@pytest.fixture(scope='module')
+def config_file(tiny_values, tmp_path_factory):
+  path = tmp_path_factory.mktemp('experiment') / 'tiny.py'
+  path.write_text(
+    'from rag_jax import config\n\n\ndef get_config():\n'
+    '  values = config.default()\n'
+    f'  values.update({tiny_values!r})\n'
+    '  return values\n'
+  )
+  return path
+
+
+@pytest.fixture(scope='module')
+def whole_run(config_file, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  process = launch(config_file, workdir)
+  output, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  return workdir, output, errors
+
+
+def test_a_killed_run_goes_on_bit_for_bit(config_file, whole_run, tmp_path):
+  workdir = tmp_path / 'killed'
+  flags = ('--config.train.checkpoint_every=1',)
+  process = launch(config_file, workdir, *flags)
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline and process.poll() is None:
+    if any((workdir / 'checkpoints').glob('[0-9]*')):
+      break
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert not (workdir / 'results.json').exists()
+  again = launch(config_file, workdir, *flags)
+  _, errors = again.communicate(timeout=300)
+  assert again.returncode == 0, errors
+  assert finals(workdir) == finals(whole_run[0])
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_run_ends_in_a_table_and_its_results(whole_run):
+  workdir, output, errors = whole_run
+  results = report.load_results(workdir / 'results.json')
+  found = {(r.system, r.metric) for r in results if r.split == 'dev'}
+  for system in ('BM25', 'generative index', 'after ranker'):
+    for metric in ('Hits@1', 'Hits@10', 'MRR@10'):
+      assert (system, metric) in found
+  assert {('answers', 'EM'), ('answers', 'F1')} <= found
+  real = [r.value for r in results if r.metric == 'real documents']
+  assert real == [1.0]
+  assert all(r.low <= r.value <= r.high and r.count == 8 for r in results)
+  assert 'dev (8 questions)' in output
+  assert 'examples/s' in errors
+  assert report.table(results) in output
+  names = {path.name for path in workdir.iterdir()}
+  assert {'config.json', 'index.npz', 'tokenizer.json'} <= names
+  assert any((workdir / 'tensorboard').iterdir())
+
+
+def test_evaluate_gives_the_same_numbers_again(config_file, whole_run):
+  workdir = whole_run[0]
+  before = (workdir / 'results.json').read_bytes()
+  process = launch(config_file, workdir, '--mode=evaluate')
+  _, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  assert (workdir / 'results.json').read_bytes() == before
+
+
+def test_ask_answers_from_standard_input(config_file, whole_run):
+  workdir = whole_run[0]
+  process = launch(config_file, workdir, '--mode=ask', stdin=subprocess.PIPE)
+  questions = 'How much does the red cat weigh?\n\nWas wiegt der Bär? 猫\n'
+  output, errors = process.communicate(questions, timeout=300)
+  assert process.returncode == 0, errors
+  assert output.count('question  ') == 2
+  assert output.count('answer    ') == 2
+  weights = [
+    float(line.split()[0]) for line in output.split('\n\n')[0].splitlines()[4:]
+  ]
+  assert weights == sorted(weights, reverse=True)
+  assert 0.99 < sum(weights) < 1.01 or len(weights) == 5
+
+
+def error_of(process):
+  output, errors = process.communicate(timeout=300)
+  assert process.returncode not in (0, None)
+  assert 'Traceback' not in errors, errors
+  lines = [line for line in errors.splitlines() if line.strip()]
+  assert len(lines) == 1, errors
+  assert output == ''
+  return lines[0]
+
+
+@pytest.mark.parametrize(
+  'flag, words',
+  [
+    ('--config.search.beam_sise=4', "'search.beam_sise'.*'search.beam_size'"),
+    ('--config.serch.beam_size=4', "'serch'.*'search'"),
+    ('--config.search.beam_size=four', 'search.beam_size.*four'),
+    ('--config.search.beam_size=0', 'at least 1, got 0.*config.search.beam'),
+    ('--config.reader.num_heads=3', 'cut width 16.*got 3.*reader.num_heads'),
+    ('--config.data.vocab_size=9', 'at least 300.*got 9.*data.vocab_size'),
+    ('--config.train.batch_size=0', 'at least 1, got 0.*train.batch_size'),
+    ('--config.train.parallel=all', "jit, pmap, got 'all'.*train.parallel"),
+    ('--config.data.path=/nowhere', "'/nowhere' does not exist.*data.path"),
+    ('--config.data.train_split=tune', "split 'tune'.*dev, train.*train_split"),
+    ('--wrkdir=x', 'wrkdir.*workdir'),
+    ('--mode=fly', 'fly.*train.evaluate.ask'),
+    ('facts', "unknown argument 'facts'"),
+  ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+  config_file, tmp_path, flag, words
+):
+  workdir = tmp_path / 'run'
+  error = error_of(launch(config_file, workdir, flag))
+  assert re.search(words, error), error
+  assert not workdir.exists()
+
+
+def test_a_missing_experiment_is_one_line(tmp_path):
+  error = error_of(launch(tmp_path / 'nope.py', tmp_path / 'run'))
+  assert 'nope.py' in error
+  assert 'experiments/quickstart.py' in error
+
+
+def test_another_experiment_is_refused_its_workdir(config_file, whole_run):
+  workdir = whole_run[0]
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+  flag = '--config.seed=5'
+  error = error_of(launch(config_file, workdir, flag))
+  assert 'holds an experiment with seed=0, got 5' in error
+  assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+
+
+def test_asking_an_untrained_workdir_is_one_line(config_file, tmp_path):
+  workdir = tmp_path / 'run'
+  flags = ('--mode=ask', '--question=Why?')
+  error = error_of(launch(config_file, workdir, *flags))
+  assert 'holds no checkpoint' in error
+  assert '--mode=train' in error
+  assert not workdir.exists()
