@@ -1,6 +1,7 @@
 """BM25, the retriever that every table compares with."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import bm25s
@@ -8,6 +9,8 @@ import numpy as np
 import Stemmer
 
 from rag_jax import types
+
+logging.getLogger('bm25s').setLevel(logging.WARNING)  # it asks for debugging
 
 
 @dataclasses.dataclass(frozen=True)

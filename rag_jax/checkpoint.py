@@ -65,6 +65,8 @@ def close(checkpointer: Checkpointer) -> None:
 
 
 def ocp_shape(x: Any) -> jax.ShapeDtypeStruct:
-  """Shape, dtype and, where there is one, sharding of an array."""
+  """Shape, dtype and sharding of an array; the first device without one."""
   sharding = getattr(x, 'sharding', None)
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
