@@ -1,4 +1,18 @@
-"""Differentiable search: retrieval learned from answers alone."""
+"""Differentiable search: retrieval learned from answers alone.
+
+No gold document is in any loss, no document indexes itself, and the lexical
+signal of the ranker is off: what is learned of retrieval comes from the
+reader's posterior over the documents that it read.
+
+  python launch.py --config=experiments/answer_only.py
+  python launch.py --config=experiments/answer_only.py \
+    --workdir=runs/cut_off --config.loss.reader_trains_search=False
+
+4 min 54 s and 2.6 GB on two CPU cores. Hits@1 on test_phrasing, untrained /
+trained / with the reader's gradient cut off:
+  generative index  .372 / .915 / .372
+  after the ranker  .553 / .917 / .553
+"""
 
 from rag_jax import config
 

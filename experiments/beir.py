@@ -1,4 +1,12 @@
-"""Any corpus with questions: a BEIR folder, SQuAD, DPR or JSON lines."""
+"""Any corpus with questions: a BEIR folder, SQuAD, DPR or JSON lines.
+
+  python launch.py --config=experiments/beir.py --config.data.path=PATH
+
+3 min and 2.9 GB on two CPU cores, trained from nothing, without published
+weights. Hits@1 of the generative index / after the ranker / of BM25, and EM:
+  Natural Questions, dev, 8,096 paragraphs  .228 / .454 / .693, .077
+  XQuAD, 118 questions, 240 paragraphs      .831 / .949 / .992, .025
+"""
 
 from rag_jax import config
 

@@ -6,7 +6,8 @@ place where the answer stands, which are found on the device by matching its
 tokens, so that any candidate can be read. `fusion` encodes every passage with
 the question and writes the answer token by token from all of them at once
 (fusion-in-decoder); each passage's weight enters the cross-attention as a bias
-of log w, so that the answer's loss reaches the ranker.
+of log w, so that the answer's loss reaches the ranker. What it writes is a word
+of its vocabulary or a token copied from a passage, under one softmax.
 """
 
 import dataclasses
@@ -81,9 +82,10 @@ class _Network(nn.Module):
       self.pointer = nn.Dense(2, use_bias=False)
     else:
       self.decoder = transformer.Decoder(*sizes)
+      self.copy_query = nn.Dense(config.width, use_bias=False)
 
   def encode(self, query, passages):
-    """[B, Q] and [B, K, P] to states [B, K, Q + P, W] and their mask."""
+    """[B, Q] and [B, K, P] to states [B, K, Q + P, W] and their tokens."""
     batch, count, length = passages.shape
     query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
     shared = (passages[..., None] == query[:, :, None]).any(-1)
@@ -98,14 +100,13 @@ class _Network(nn.Module):
       x.reshape(batch * count, -1, x.shape[-1]),
       where.reshape(batch * count, -1),
     )
-    return flat.reshape(x.shape), where
+    return flat.reshape(x.shape), tokens
 
   def point(self, query, passages):
     """Start and end log-probabilities, float32[B, K, P, 2]."""
-    states, where = self.encode(query, passages)
-    length = passages.shape[-1]
-    logits = self.pointer(states[:, :, -length:])
-    where = where[:, :, -length:, None]
+    states, _ = self.encode(query, passages)
+    logits = self.pointer(states[:, :, -passages.shape[-1] :])
+    where = (passages != types.PAD)[..., None]
     logits = jnp.where(where, logits.astype(jnp.float32), IMPOSSIBLE)
     return jax.nn.log_softmax(logits, axis=2)
 
@@ -113,21 +114,36 @@ class _Network(nn.Module):
     """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
     return self.decode(*self.encode(query, passages), weights, prefix)
 
-  def decode(self, states, where, weights, prefix):
+  def decode(self, states, tokens, weights, prefix):
     """As `write`, from what `encode` returned."""
-    batch, count, length = where.shape
+    batch = tokens.shape[0]
     support = weights > 0
     bias = jnp.where(support, jnp.log(jnp.where(support, weights, 1.0)), 0.0)
-    where = where & support[..., None]
-    bias = jnp.broadcast_to(bias[..., None], where.shape)
-    x = self.decoder(
-      self.embedding(prefix),
-      states.reshape(batch, count * length, -1),
-      where.reshape(batch, -1),
-      bias=bias.reshape(batch, 1, -1),
-    )
-    logits = self.embedding.attend(x / self.config.width**0.5)
+    where = (tokens != types.PAD) & support[..., None]
+    bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
+    memory = states.reshape(batch, -1, states.shape[-1])
+    where, tokens = where.reshape(batch, -1), tokens.reshape(batch, -1)
+    x = self.decoder(self.embedding(prefix), memory, where, bias=bias)
+    scale = self.config.width**-0.5
+    words = self.embedding.attend(x * scale)
+    copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
+    copies = jnp.where(where[:, None], copies + bias, IMPOSSIBLE)
+    logits = _add_copies(words, copies, tokens)
     return logits.at[..., types.PAD].set(IMPOSSIBLE)  # padding is not written
+
+
+def _add_copies(words, copies, tokens):
+  """log(exp(words) + what is copied); [B, A, V], [B, A, S], int32[B, S]."""
+  best = jnp.maximum(copies.max(-1), words.max(-1))[..., None]
+  best = jax.lax.stop_gradient(best)
+  rows = jnp.arange(tokens.shape[0])[:, None]
+  total = jnp.exp(words - best)
+  add = jax.vmap(  # over the tokens of the answer
+    lambda total, share: total.at[rows, tokens].add(share), 1, 1
+  )
+  total = add(total, jnp.exp(copies - best))
+  # A word that has underflowed must not turn into log 0.
+  return best + jnp.log(jnp.maximum(total, 1e-30))
 
 
 def init(
