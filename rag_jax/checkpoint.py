@@ -26,7 +26,8 @@ def save(checkpointer: Checkpointer, step: int, state: Any) -> None:
   """Saves in the background; a kill on the way leaves the last one intact."""
   latest = checkpointer.latest
   if latest is None or latest.step < step:
-    checkpointer.save_checkpointables_async(step, {_NAME: state})
+    # Without force Orbax skips a save while another is on its way.
+    checkpointer.save_checkpointables_async(step, {_NAME: state}, force=True)
 
 
 def restore(checkpointer: Checkpointer, state: Any) -> tuple[int, Any] | None:
