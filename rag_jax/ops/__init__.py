@@ -8,17 +8,39 @@ Usable alone in any JAX code:
   Array([0.75, 0.25, 0.  ], dtype=float32)
 """
 
-from rag_jax.ops import beam, losses, metrics, selection, trie
-from rag_jax.ops.selection import entmax15, select, softmax, sparsemax
+from rag_jax.ops import beam, losses, metrics, sampling, selection, trie
+from rag_jax.ops.sampling import (
+  gumbel_top_k,
+  perturbed_top_k,
+  relaxed_top_k,
+  straight_through,
+  top_k,
+)
+from rag_jax.ops.selection import (
+  budget,
+  entmax,
+  entmax15,
+  select,
+  softmax,
+  sparsemax,
+)
 
 __all__ = [
   'beam',
+  'budget',
+  'entmax',
   'entmax15',
+  'gumbel_top_k',
   'losses',
   'metrics',
+  'perturbed_top_k',
+  'relaxed_top_k',
+  'sampling',
   'select',
   'selection',
   'softmax',
   'sparsemax',
+  'straight_through',
+  'top_k',
   'trie',
 ]

@@ -12,6 +12,7 @@ It returns weights of the shape and dtype of `scores` that sum to 1 along
 scores changes nothing. All work under jit, vmap, grad and jvp.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -30,7 +31,7 @@ def softmax(
     >>> softmax(jnp.array([1.0, 1.0, 9.0]), where=where)
     Array([0.5, 0.5, 0. ], dtype=float32)
   """
-  return _along(_softmax, scores, where, axis)
+  return along(_softmax, scores, where, axis)
 
 
 def sparsemax(
@@ -48,7 +49,7 @@ def sparsemax(
   Reference:
     Martins and Astudillo, From Softmax to Sparsemax, 2016.
   """
-  return _along(_sparsemax, scores, where, axis)
+  return along(_sparsemax, scores, where, axis)
 
 
 def entmax15(
@@ -65,7 +66,153 @@ def entmax15(
   Reference:
     Peters et al., Sparse Sequence-to-Sequence Models, 2019.
   """
-  return _along(_entmax15, scores, where, axis)
+  return along(_entmax15, scores, where, axis)
+
+
+def entmax(
+  scores: jax.Array,
+  *,
+  alpha: float | jax.Array = 1.5,
+  where: jax.Array | None = None,
+  axis: int = -1,
+) -> jax.Array:
+  """From softmax (alpha 1) over entmax15 (1.5) to sparsemax (2) and beyond.
+
+  p = max((alpha - 1) z - tau, 0)^(1 / (alpha - 1)) with tau such that p sums
+  to 1. Differentiable in an array `alpha` too, so that sparsity can be learned
+  or annealed.
+
+  Args:
+    scores: float[..., K, ...], nats.
+    alpha: at least 1; a number, or an array that broadcasts to `scores` with
+      1 entry along `axis` (a scalar array is one alpha for all). Entries under
+      1.01 of an array are computed at 1.01; pass the number 1 for softmax.
+    where: bool, broadcasts to scores.
+    axis: the axis to select along.
+
+  Returns:
+    Weights of the shape and dtype of `scores`.
+
+  Raises:
+    ValueError: if `alpha` is a number below 1.
+
+  Example:
+    >>> entmax(jnp.array([1.0, 0.5, -1.0]), alpha=2.0)
+    Array([0.75, 0.25, 0.  ], dtype=float32)
+    >>> grow = jax.grad(lambda a: entmax(jnp.array([1.0, 0.0]), alpha=a)[0])
+    >>> bool(grow(jnp.float32(1.5)) > 0)
+    True
+
+  Reference:
+    Peters et al., Sparse Sequence-to-Sequence Models, 2019; the gradient in
+    alpha: Correia et al., Adaptively Sparse Transformers, 2019.
+  """
+  if isinstance(alpha, (int, float)):
+    if not alpha >= 1:
+      raise ValueError(
+        f'alpha must be at least 1, got {alpha}. 1 is softmax, 2 sparsemax.'
+      )
+    if alpha in _CLOSED_FORMS:
+      return _CLOSED_FORMS[alpha](scores, where=where, axis=axis)
+  alpha = jnp.asarray(alpha, jnp.promote_types(scores.dtype, jnp.float32))
+  alpha = jnp.maximum(alpha, 1.01)
+  if alpha.ndim:
+    alpha = jnp.moveaxis(alpha, axis, -1)
+  return along(lambda x, real: _entmax(x, alpha, real), scores, where, axis)
+
+
+def budget(
+  scores: jax.Array,
+  *,
+  k: int,
+  where: jax.Array | None = None,
+  axis: int = -1,
+) -> jax.Array:
+  """The point closest to the scores whose weights are at most 1 and sum to k.
+
+  p = min(max(z - tau, 0), 1): a soft, sparse choice of k slots. Scores that
+  are more than 1 nat apart are chosen hard.
+
+  Args:
+    scores: float[..., K, ...], nats.
+    k: how many to choose, 1 to K. A row with fewer real slots gets all of them.
+    where: bool, broadcasts to scores.
+    axis: the axis to select along.
+
+  Returns:
+    Weights in [0, 1], of the shape and dtype of `scores`.
+
+  Raises:
+    ValueError: if k is not between 1 and K.
+
+  Example:
+    >>> budget(jnp.array([3.0, 1.0, 0.75, -1.0]), k=2)
+    Array([1.   , 0.625, 0.375, 0.   ], dtype=float32)
+
+  Reference:
+    Wang and Lu, Projection onto the Capped Simplex, 2015; Malaviya et al.,
+    Sparse and Constrained Attention for Neural Machine Translation, 2018.
+  """
+  check_k(k, scores.shape[axis])
+  return along(lambda x, real: _budget(x, real, k), scores, where, axis)
+
+
+def along(
+  kernel: Callable[[jax.Array, jax.Array], jax.Array],
+  scores: jax.Array,
+  where: jax.Array | None,
+  axis: int,
+) -> jax.Array:
+  """Runs a kernel under the contract of this module.
+
+  Args:
+    kernel: (x, where), both [..., K], to weights [..., K]. x is float32 or
+      wider, 0 at best, and 0 in masked slots.
+    scores: float[..., K, ...].
+    where: bool, broadcasts to scores, or None.
+    axis: of K.
+
+  Returns:
+    The weights in the shape and dtype of `scores`.
+  """
+  if not jnp.issubdtype(scores.dtype, jnp.floating):
+    raise ValueError(
+      f'scores must be floating point, got {scores.dtype}. '
+      'Convert them with .astype(jnp.float32).'
+    )
+  if where is None:
+    where = jnp.ones(scores.shape, bool)
+  try:
+    where = jnp.moveaxis(jnp.broadcast_to(where, scores.shape), axis, -1)
+  except ValueError as error:
+    raise ValueError(
+      f'where must broadcast to scores {scores.shape}, got {where.shape}. '
+      'Give one truth value a score.'
+    ) from error
+  dtype = jnp.promote_types(scores.dtype, jnp.float32)
+  clean = jnp.where(where, jnp.moveaxis(scores, axis, -1), 0).astype(dtype)
+  best = jnp.max(clean, axis=-1, keepdims=True, where=where, initial=LOW)
+  shifted = jnp.where(where, clean - jax.lax.stop_gradient(best), 0)
+  weights = kernel(shifted, where)
+  return jnp.moveaxis(weights, -1, axis).astype(scores.dtype)
+
+
+def check_k(k: int, count: int) -> None:
+  """Raises a ValueError unless k of `count` slots can be chosen."""
+  if not 1 <= k <= count:
+    raise ValueError(
+      f'k must be between 1 and the number of scores ({count}), got {k}. '
+      'Choose fewer, or give more scores.'
+    )
+
+
+def check_temperature(temperature: float | jax.Array) -> None:
+  """Raises a ValueError unless a temperature that is a number is positive."""
+  if isinstance(temperature, (int, float)) and not temperature > 0:
+    raise ValueError(
+      f'temperature must be positive, got {temperature}. '
+      'Small is close to a hard choice, large close to an even one.'
+    )
 
 
 def select(
@@ -98,30 +245,7 @@ OPERATORS = {
   'sparsemax': sparsemax,
   'entmax15': entmax15,
 }
-
-
-def _along(kernel, scores, where, axis):
-  """Runs a kernel over the last axis of clean, shifted float32 scores."""
-  if not jnp.issubdtype(scores.dtype, jnp.floating):
-    raise ValueError(
-      f'scores must be floating point, got {scores.dtype}. '
-      'Convert them with .astype(jnp.float32).'
-    )
-  if where is None:
-    where = jnp.ones(scores.shape, bool)
-  try:
-    where = jnp.moveaxis(jnp.broadcast_to(where, scores.shape), axis, -1)
-  except ValueError as error:
-    raise ValueError(
-      f'where must broadcast to scores {scores.shape}, got {where.shape}. '
-      'Give one truth value a score.'
-    ) from error
-  dtype = jnp.promote_types(scores.dtype, jnp.float32)
-  clean = jnp.where(where, jnp.moveaxis(scores, axis, -1), 0).astype(dtype)
-  best = jnp.max(clean, axis=-1, keepdims=True, where=where, initial=LOW)
-  shifted = jnp.where(where, clean - jax.lax.stop_gradient(best), 0)
-  weights = kernel(shifted, where)
-  return jnp.moveaxis(weights, -1, axis).astype(scores.dtype)
+_CLOSED_FORMS = {1: softmax, 1.5: entmax15, 2: sparsemax}
 
 
 def _softmax(x, where):
@@ -183,6 +307,89 @@ def _entmax15(x, where):
 def _entmax15_jvp(primals, tangents):
   weights = _entmax15(*primals)
   return weights, _project(jnp.sqrt(weights), tangents[0])
+
+
+@jax.custom_jvp
+def _entmax(x, alpha, where):
+  # sum max((alpha - 1) x - tau, 0)^(1 / (alpha - 1)) = 1, by bisection.
+  count = jnp.maximum(where.sum(axis=-1, keepdims=True), 1)
+  power = 1 / (alpha - 1)
+  x = jnp.where(where, jnp.maximum((alpha - 1) * x, -2), -2)
+  low = jnp.full_like(x[..., :1], -1)
+  high = -(count.astype(x.dtype) ** (1 - alpha)) + jnp.zeros_like(low)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) / 2
+    mass = (jnp.maximum(x - middle, 0) ** power).sum(axis=-1, keepdims=True)
+    above = mass >= 1
+    return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+  low, _ = jax.lax.fori_loop(0, _halvings(x.dtype), halve, (low, high))
+  weights = jnp.where(where, jnp.maximum(x - low, 0) ** power, 0)
+  total = weights.sum(axis=-1, keepdims=True)
+  return weights / jnp.where(total > 0, total, 1)
+
+
+@_entmax.defjvp
+def _entmax_jvp(primals, tangents):
+  x, alpha, where = primals
+  weights = _entmax(x, alpha, where)
+  support = weights > 0
+  safe = jnp.where(support, weights, 1)
+  s = jnp.where(support, safe ** (2 - alpha), 0)
+  total = s.sum(axis=-1, keepdims=True)
+  share = s / jnp.where(total > 0, total, 1)
+  entropy = jnp.where(support, weights * jnp.log(safe), 0)
+  slope = (weights - share) / (alpha - 1) ** 2
+  slope -= (entropy - share * entropy.sum(-1, keepdims=True)) / (alpha - 1)
+  return weights, _project(s, tangents[0]) + slope * tangents[1]
+
+
+def _budget(x, where, k):
+  # With k or fewer real slots all are taken; otherwise tau lies within 1 under
+  # the k-th best score, which is shifted to 0.
+  enough = where.sum(axis=-1, keepdims=True) <= k
+  sunk = jnp.where(where, x, LOW)
+  anchor = jax.lax.stop_gradient(jax.lax.top_k(sunk, k)[0][..., -1:])
+  x = jnp.where(where, jnp.clip(x - jnp.where(enough, 0, anchor), -2, 2), -2)
+  return _capped(x, where, enough, k)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _capped(x, where, enough, k):
+  low = jnp.full_like(x[..., :1], -1)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) / 2
+    above = jnp.clip(x - middle, 0, 1).sum(axis=-1, keepdims=True) >= k
+    return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+  low, _ = jax.lax.fori_loop(
+    0, _halvings(x.dtype), halve, (low, jnp.zeros_like(low))
+  )
+  # One exact step on the slots strictly between 0 and 1.
+  rest = x - low
+  inside = (rest > 0) & (rest < 1)
+  count = inside.sum(axis=-1, keepdims=True)
+  whole = (rest >= 1).sum(axis=-1, keepdims=True)
+  total = jnp.where(inside, x, 0).sum(axis=-1, keepdims=True)
+  exact = (total + whole - k) / jnp.maximum(count, 1)
+  tau = jnp.where(count > 0, exact, low)
+  weights = jnp.where(enough, 1.0, jnp.clip(x - tau, 0, 1))
+  return jnp.where(where, weights, 0)
+
+
+@_capped.defjvp
+def _capped_jvp(k, primals, tangents):
+  weights = _capped(*primals, k)
+  inside = ((weights > 0) & (weights < 1)).astype(weights.dtype)
+  return weights, _project(inside, tangents[0])
+
+
+def _halvings(dtype):
+  return 30 if dtype == jnp.float32 else 60
 
 
 def _project(s, tangent):
