@@ -64,9 +64,8 @@ def loss(
     else:
       gold = jnp.maximum(batch.gold, 0)
       scores = rag.score_docids(params, config, index, encoding, gold)
-    nll = -jnp.where(batch.gold >= 0, scores, 0.0).sum(1)
-    count = jnp.maximum((batch.gold >= 0).sum(1), 1)
-    terms['docid'] = _total(nll / count, has_gold)
+    nll = losses.docid_nll(scores, where=batch.gold >= 0)
+    terms['docid'] = _total(nll, has_gold)
   if weights.ranking:
     is_gold = _is_gold(candidates, batch.gold)
     targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from rag_jax import types
 from rag_jax.nn import transformer
+from rag_jax.ops import losses
 
 KINDS = ('extractive', 'fusion')
 BOS, EOS = 1, 2  # token ids that frame what the fusion reader writes
@@ -117,8 +118,7 @@ class _Network(nn.Module):
   def decode(self, states, tokens, weights, prefix):
     """As `write`, from what `encode` returned."""
     batch = tokens.shape[0]
-    support = weights > 0
-    bias = jnp.where(support, jnp.log(jnp.where(support, weights, 1.0)), 0.0)
+    bias, support = losses.log_weights(weights)
     where = (tokens != types.PAD) & support[..., None]
     bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
     memory = states.reshape(batch, -1, states.shape[-1])
