@@ -11,7 +11,7 @@ from rag_jax import baselines, rag, report, types
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline, tokenizers
-from rag_jax.ops import metrics
+from rag_jax.ops import metrics, text_metrics
 
 DEPTH = 10  # documents a question that BM25 returns
 
@@ -129,10 +129,11 @@ def _retrieval(
   relevant = jnp.asarray(gold)
   for system, found in systems.items():
     documents, where = map(jnp.asarray, found)
+    ranked = metrics.from_ranking(documents, relevant)
     values = {
-      'Hits@1': metrics.hits(documents, relevant, k=1, where=where),
-      'Hits@10': metrics.hits(documents, relevant, k=10, where=where),
-      'MRR@10': metrics.reciprocal_rank(documents, relevant, k=10, where=where),
+      'Hits@1': metrics.hits(*ranked, k=1, where=where),
+      'Hits@10': metrics.hits(*ranked, k=10, where=where),
+      'MRR@10': metrics.reciprocal_rank(*ranked, k=10, where=where),
     }
     results += [
       report.summarise(split, system, name, np.asarray(value)[known])
@@ -166,8 +167,8 @@ def _answers(
     if not question.answers:
       continue
     text = answer_text(found, row, prepared, config)
-    exact.append(metrics.exact_match(text, question.answers))
-    overlap.append(metrics.f1(text, question.answers))
+    exact.append(text_metrics.exact_match(text, question.answers))
+    overlap.append(text_metrics.f1(text, question.answers))
   if not exact:
     return []
   return [

@@ -65,7 +65,7 @@ def loss(
       gold = jnp.maximum(batch.gold, 0)
       scores = rag.score_docids(params, config, index, encoding, gold)
     nll = losses.docid_nll(scores, where=batch.gold >= 0)
-    terms['docid'] = _total(nll, has_gold)
+    terms['docid'] = metrics.total(nll, has_gold)
   if weights.ranking:
     is_gold = _is_gold(candidates, batch.gold)
     targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
@@ -75,7 +75,7 @@ def loss(
       operator=config.ranker.operator,
       where=candidates.where,
     )
-    terms['ranking'] = _total(nll, has_gold & is_gold.any(1))
+    terms['ranking'] = metrics.total(nll, has_gold & is_gold.any(1))
   if weights.self_index and config.pseudo_queries.batch_size:
     terms['self_index'] = _self_index(
       params, rng, config, index, batch.query.shape[1], shard
@@ -105,7 +105,7 @@ def _answer_losses(
       target,
     )
     has_answer = batch.where & (batch.answers[:, 0] != types.PAD).any(-1)
-    return {'answer': _total(-scores.sum(-1), has_answer)}
+    return {'answer': metrics.total(-scores.sum(-1), has_answer)}
   pointers = reader.point(
     params['reader'], config.reader, batch.query, reading.passages
   )
@@ -115,7 +115,7 @@ def _answer_losses(
   holds = (likelihoods > reader.IMPOSSIBLE / 2) & reading.where
   readable = holds & (reading.weights > 0)
   terms = {
-    'answer': _total(
+    'answer': metrics.total(
       losses.sequence_marginal(joint, likelihoods, where=holds),
       readable.any(1) & batch.where,
     )
@@ -134,10 +134,10 @@ def _answer_losses(
       operator=config.ranker.operator,
       where=reading.where,
     )
-    terms['distillation'] = _total(nll, counts)
+    terms['distillation'] = metrics.total(nll, counts)
   if config.loss.docid_distillation and not cut:
     nll = -(posterior * reading.docid).sum(1)
-    terms['docid_distillation'] = _total(nll, counts)
+    terms['docid_distillation'] = metrics.total(nll, counts)
   return terms
 
 
@@ -159,7 +159,7 @@ def _self_index(
     params['query_encoder'], config.query_encoder, query
   )
   scores = rag.score_docids(params, config, index, encoding, rows[:, None])
-  return _total(-scores[:, 0], index.alive[rows])
+  return metrics.total(-scores[:, 0], index.alive[rows])
 
 
 def _join_gold(
@@ -192,17 +192,21 @@ def _metrics(
   is_gold = _is_gold(ranking.candidates, batch.gold)
   weight = (ranking.weights * is_gold).sum(1)
   return {
-    'beam_hits': _total(
+    'beam_hits': metrics.total(
       _is_gold(found, batch.gold).any(1).astype(jnp.float32), has_gold
     ),
-    'docid_hits@1': _total(
-      metrics.hits(found.documents, batch.gold, k=1, where=found.where),
+    'docid_hits@1': metrics.total(
+      metrics.hits(
+        *metrics.from_ranking(found.documents, batch.gold),
+        k=1,
+        where=found.where,
+      ),
       has_gold,
     ),
-    'support': _total((ranking.weights > 0).sum(1), batch.where),
-    'gold_weight': _total(weight, has_gold),
-    'gold_off_support': _total(weight == 0, has_gold),
-    'beam_mass': _total(jnp.exp(beam.beam_mass(found)), batch.where),
+    'support': metrics.total((ranking.weights > 0).sum(1), batch.where),
+    'gold_weight': metrics.total(weight, has_gold),
+    'gold_off_support': metrics.total(weight == 0, has_gold),
+    'beam_mass': metrics.total(jnp.exp(beam.beam_mass(found)), batch.where),
   }
 
 
@@ -211,9 +215,3 @@ def _with_end(tokens: jax.Array) -> jax.Array:
   tokens = jnp.pad(tokens, ((0, 0), (0, 1)))
   length = (tokens != types.PAD).sum(-1, keepdims=True)
   return jnp.where(jnp.arange(tokens.shape[1]) == length, reader.EOS, tokens)
-
-
-def _total(values: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(sum, count) of the rows that count."""
-  values = jnp.where(where, values.astype(jnp.float32), 0.0)
-  return values.sum(), where.sum().astype(jnp.float32)

@@ -8,7 +8,17 @@ Usable alone in any JAX code:
   Array([0.75, 0.25, 0.  ], dtype=float32)
 """
 
-from rag_jax.ops import beam, losses, metrics, sampling, selection, trie
+from rag_jax.ops import (
+  beam,
+  distillation,
+  estimators,
+  losses,
+  metrics,
+  sampling,
+  selection,
+  text_metrics,
+  trie,
+)
 from rag_jax.ops.sampling import (
   gumbel_top_k,
   perturbed_top_k,
@@ -28,8 +38,10 @@ from rag_jax.ops.selection import (
 __all__ = [
   'beam',
   'budget',
+  'distillation',
   'entmax',
   'entmax15',
+  'estimators',
   'gumbel_top_k',
   'losses',
   'metrics',
@@ -41,6 +53,7 @@ __all__ = [
   'softmax',
   'sparsemax',
   'straight_through',
+  'text_metrics',
   'top_k',
   'trie',
 ]
