@@ -311,22 +311,21 @@ def _entmax15_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _entmax(x, alpha, where):
-  # sum max((alpha - 1) x - tau, 0)^(1 / (alpha - 1)) = 1, by bisection.
+  # sum max((alpha - 1) x - tau, 0)^(1 / (alpha - 1)) = 1
   count = jnp.maximum(where.sum(axis=-1, keepdims=True), 1)
   power = 1 / (alpha - 1)
   x = jnp.where(where, jnp.maximum((alpha - 1) * x, -2), -2)
+
+  def excess(tau):
+    rest = jnp.maximum(x - tau, 0)
+    mass = rest**power
+    slope = power * jnp.where(rest > 0, mass / jnp.where(rest > 0, rest, 1), 0)
+    return mass.sum(-1, keepdims=True) - 1, slope.sum(-1, keepdims=True)
+
   low = jnp.full_like(x[..., :1], -1)
   high = -(count.astype(x.dtype) ** (1 - alpha)) + jnp.zeros_like(low)
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) / 2
-    mass = (jnp.maximum(x - middle, 0) ** power).sum(axis=-1, keepdims=True)
-    above = mass >= 1
-    return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-  low, _ = jax.lax.fori_loop(0, _halvings(x.dtype), halve, (low, high))
-  weights = jnp.where(where, jnp.maximum(x - low, 0) ** power, 0)
+  tau = _solve(excess, low, high, low)
+  weights = jnp.where(where, jnp.maximum(x - tau, 0) ** power, 0)
   total = weights.sum(axis=-1, keepdims=True)
   return weights / jnp.where(total > 0, total, 1)
 
@@ -346,50 +345,65 @@ def _entmax_jvp(primals, tangents):
   return weights, _project(s, tangents[0]) + slope * tangents[1]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _budget(x, where, k):
-  # With k or fewer real slots all are taken; otherwise tau lies within 1 under
-  # the k-th best score, which is shifted to 0.
+  # sum min(max(x - tau, 0), 1) = k; with k or fewer real slots all are taken.
   enough = where.sum(axis=-1, keepdims=True) <= k
-  sunk = jnp.where(where, x, LOW)
-  anchor = jax.lax.stop_gradient(jax.lax.top_k(sunk, k)[0][..., -1:])
-  x = jnp.where(where, jnp.clip(x - jnp.where(enough, 0, anchor), -2, 2), -2)
-  return _capped(x, where, enough, k)
+  least = jnp.min(x, axis=-1, keepdims=True, where=where, initial=0)
+  x = jnp.where(where, x, least - 2)
 
+  def excess(tau):
+    rest = x - tau
+    inside = (rest > 0) & (rest < 1)
+    mass = jnp.clip(rest, 0, 1).sum(axis=-1, keepdims=True)
+    mass = jnp.where(enough, 0, mass - k)
+    return mass, inside.sum(axis=-1, keepdims=True).astype(x.dtype)
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _capped(x, where, enough, k):
-  low = jnp.full_like(x[..., :1], -1)
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) / 2
-    above = jnp.clip(x - middle, 0, 1).sum(axis=-1, keepdims=True) >= k
-    return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-  low, _ = jax.lax.fori_loop(
-    0, _halvings(x.dtype), halve, (low, jnp.zeros_like(low))
-  )
+  high = jnp.zeros_like(x[..., :1])
+  start = jnp.maximum(high - 1, least - 1)
+  near = _solve(excess, least - 1, high, start)
   # One exact step on the slots strictly between 0 and 1.
-  rest = x - low
+  rest = x - near
   inside = (rest > 0) & (rest < 1)
   count = inside.sum(axis=-1, keepdims=True)
   whole = (rest >= 1).sum(axis=-1, keepdims=True)
-  total = jnp.where(inside, x, 0).sum(axis=-1, keepdims=True)
-  exact = (total + whole - k) / jnp.maximum(count, 1)
-  tau = jnp.where(count > 0, exact, low)
-  weights = jnp.where(enough, 1.0, jnp.clip(x - tau, 0, 1))
+  total = jnp.where(inside, rest, 0).sum(axis=-1, keepdims=True)
+  tau = jnp.where(count > 0, (total + whole - k) / jnp.maximum(count, 1), 0)
+  weights = jnp.where(enough, 1.0, jnp.clip(rest - tau, 0, 1))
   return jnp.where(where, weights, 0)
 
 
-@_capped.defjvp
-def _capped_jvp(k, primals, tangents):
-  weights = _capped(*primals, k)
+@_budget.defjvp
+def _budget_jvp(k, primals, tangents):
+  weights = _budget(*primals, k)
   inside = ((weights > 0) & (weights < 1)).astype(weights.dtype)
   return weights, _project(inside, tangents[0])
 
 
-def _halvings(dtype):
-  return 30 if dtype == jnp.float32 else 60
+def _solve(excess, low, high, start):
+  """Where a falling function is 0: Newton's steps, halving where they leave.
+
+  `excess(tau)` is the function and minus its slope; it is at least 0 at `low`
+  and at most 0 at `high`.
+  """
+  close = 1e-6 if low.dtype == jnp.float32 else 1e-13
+
+  def update(carry):
+    low, high, tau, _, turn = carry
+    mass, slope = excess(tau)
+    low = jnp.where(mass >= 0, tau, low)
+    high = jnp.where(mass >= 0, high, tau)
+    step = tau + mass / jnp.where(slope > 0, slope, 1)
+    inside = (step > low) & (step < high) & (slope > 0)
+    new = jnp.where(inside, step, (low + high) / 2)
+    done = (jnp.abs(mass) <= close) | (new == tau)
+    return low, high, jnp.where(done, tau, new), ~done.all(), turn + 1
+
+  def unfinished(carry):
+    return carry[3] & (carry[4] < 100)
+
+  start = (low, high, start, jnp.array(True), 0)
+  return jax.lax.while_loop(unfinished, update, start)[2]
 
 
 def _project(s, tangent):
