@@ -3,27 +3,32 @@
 The model comes in as a function, `step_fn(params, cache, frontier) -> (scores,
 cache)`: it sees where the beams stand (`trie.Frontier`) and scores the edges
 that leave, float32[B, K, C] in nats, any value where an edge does not exist.
+A model with an output vocabulary may score all codes instead, float32[B, K, V].
 A cache is a pytree whose leaves start with [B, K]; it is reordered with the
 beams. Fields that all beams of a query share belong into `params`.
 
 How the score of a docid comes from the scores of its edges is `scoring`:
 `log_softmax` normalises over the valid edges of each node and adds up, so that
-the scores of all documents are log-probabilities that sum to one; `absolute`
-takes the score of the last edge alone; `inner_product` adds raw scores up.
+the scores of all documents are log-probabilities that sum to one;
+`vocabulary` normalises over all codes, as an unconstrained model is trained;
+`inner_product` adds raw scores up; `absolute` takes the score of the last edge
+alone. The first and the last stop where a docid is told from all others; the
+other two go on to its last code.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rag_jax import types
 from rag_jax.ops import trie as tries
 
 DEAD = -1e9  # score of a beam that holds no document
-SCORINGS = ('log_softmax', 'inner_product', 'absolute')
+SCORINGS = ('log_softmax', 'vocabulary', 'inner_product', 'absolute')
+_READS_TAILS = ('vocabulary', 'inner_product')
 
 StepFn = Callable[[Any, Any, tries.Frontier], tuple[jax.Array, Any]]
 
@@ -38,6 +43,7 @@ def search(
   beam_size: int,
   allowed: jax.Array | None = None,
   scoring: str = 'log_softmax',
+  logits: bool = False,
 ) -> types.Candidates:
   """Decodes the best documents of each query.
 
@@ -54,19 +60,21 @@ def search(
     beam_size: K, documents to return.
     allowed: bool[N] or bool[B, N], documents that may be returned.
     scoring: one of `SCORINGS`.
+    logits: whether `step_fn` scores all codes, float32[B, K, V], and not the
+      edges.
 
   Returns:
     Candidates with K slots, best first.
 
   Raises:
-    ValueError: if `beam_size` is below 1 or `scoring` is unknown.
+    ValueError: if `beam_size` is below 1, `scoring` is unknown, or an
+      allow-list is empty.
 
   Example:
-    >>> import numpy as np
     >>> trie = tries.build(np.array([[0, 0], [0, 1], [1, 0]]))
-    >>> table = [jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0, 0.0])]
+    >>> table = jnp.array([0.0, 2.0, 1.0, 0.0])  # three documents, one node
     >>> def step_fn(params, cache, frontier):
-    ...   return params[frontier.level][frontier.children], cache
+    ...   return params[frontier.children], cache
     >>> found = search(table, (), trie, step_fn=step_fn, batch_size=1,
     ...                beam_size=4)
     >>> found.documents.tolist(), found.where.tolist()
@@ -81,48 +89,57 @@ def search(
       'Set --config.search.beam_size.'
     )
   check_scoring(scoring)
-  if allowed is not None:
-    allowed = tries.allowed_leaves(trie, allowed)
-  nodes = jnp.zeros((batch_size, 1), jnp.int32)
+  flags = _allow(trie, allowed)
+  beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
-  for level in range(trie.depth):
-    frontier = tries.expand(trie, level, nodes, allowed=allowed)
-    frontier = dataclasses.replace(
-      frontier, where=frontier.where & (scores > DEAD / 2)[..., None]
+  history = []
+  for level in range(_levels(trie, scoring)):
+    frontier = tries.expand(trie, level, beams, allowed=flags)
+    frontier = frontier.replace(
+      where=frontier.where & (scores > DEAD / 2)[..., None]
     )
     edges, cache = step_fn(params, cache, frontier)
-    totals = _accumulate(scores, edges, frontier.where, scoring)
-    width = frontier.children.shape[-1]
+    totals = _accumulate(scores, edges, frontier, beams, scoring, logits)
+    if level >= trie.depth:  # all have ended: nothing is left to choose
+      scores = totals[..., 0]
+      beams = beams.replace(codes=frontier.tokens[..., 0])
+      continue
+    width = totals.shape[-1]
     flat = totals.reshape(batch_size, -1)  # [B, K * C]
-    scores, chosen = jax.lax.top_k(flat, min(beam_size, flat.shape[1]))
+    scores, chosen = largest(flat, min(beam_size, flat.shape[1]))
     parents = chosen // width
-    nodes = jnp.take_along_axis(
-      frontier.children.reshape(batch_size, -1), chosen, axis=1
+    codes = jnp.take_along_axis(
+      frontier.tokens.reshape(batch_size, -1), chosen, axis=1
     )
-    cache = reorder(cache, parents)
-  where = scores > DEAD / 2
-  documents = jnp.where(where, trie.documents[nodes], 0)
-  pad = ((0, 0), (0, beam_size - documents.shape[1]))
-  documents = jnp.pad(documents, pad)
-  return types.Candidates(
-    documents=documents,
-    codes=docids(trie, documents),
-    scores=jnp.pad(scores, pad, constant_values=DEAD),
-    where=jnp.pad(where, pad),
+    first, _ = tries.span(trie, level, beams)
+    beams, first, cache = reorder((beams, first, cache), parents)
+    beams = tries.descend(trie, level, beams, first + chosen % width, codes)
+    history.append((parents, codes))
+  where = (scores > DEAD / 2) & beams.ended
+  leaves = jnp.where(where, beams.nodes, 0)
+  found = types.Candidates(
+    documents=jnp.where(where, trie.documents[leaves], 0),
+    codes=jnp.where(where[..., None], _spell(trie, leaves, history), 0),
+    scores=jnp.where(where, scores, DEAD),
+    where=where,
   )
+  if len(history) < _levels(trie, scoring):  # tails have changed the order
+    found = reorder(found, jax.lax.top_k(found.scores, scores.shape[1])[1])
+  return _pad(found, beam_size)
 
 
 def score(
   params: Any,
   cache: Any,
   trie: tries.Trie,
-  documents: jax.Array,
+  codes: jax.Array,
   *,
   step_fn: StepFn,
   allowed: jax.Array | None = None,
   scoring: str = 'log_softmax',
+  logits: bool = False,
 ) -> jax.Array:
-  """Scores given documents by teacher forcing; differentiable.
+  """Scores given docids by teacher forcing; differentiable.
 
   Gives what `search` gives for the same documents, whatever its beam.
 
@@ -130,40 +147,100 @@ def score(
     params: as for `search`.
     cache: pytree of [B, 1, ...] arrays.
     trie: the docids.
-    documents: int32[B, K], rows of documents.
+    codes: int[B, K, L], docids.
     step_fn: the model.
-    allowed: bool[N] or bool[B, N]; forbidden documents score -1e9.
+    allowed: bool[N] or bool[B, N].
     scoring: one of `SCORINGS`.
+    logits: as for `search`.
 
   Returns:
-    float32[B, K] in nats.
+    float32[B, K] in nats; -1e9 for what is not in the trie or not allowed.
   """
   check_scoring(scoring)
-  if allowed is not None:
-    allowed = tries.allowed_leaves(trie, allowed)
-  batch_size, count = documents.shape
-  paths = trie.paths[documents]  # [B, K, L]
-  nodes = jnp.zeros((batch_size, 1), jnp.int32)
+  flags = _allow(trie, allowed)
+  batch_size, count, _ = codes.shape
+  codes = codes.astype(jnp.int32)
+  beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
-  for level in range(trie.depth):
-    frontier = tries.expand(trie, level, nodes, allowed=allowed)
+  exists = jnp.ones((batch_size, count), bool)
+  for level in range(_levels(trie, scoring)):
+    frontier = tries.expand(trie, level, beams, allowed=flags)
     edges, cache = step_fn(params, cache, frontier)
+    totals = _accumulate(scores, edges, frontier, beams, scoring, logits)
+    first, _ = tries.span(trie, level, beams)
+    everything = (totals, frontier.tokens, frontier.where, first, beams, cache)
     if level == 0:  # the root is scored once and shared by all documents
-      cache = reorder(cache, jnp.zeros((batch_size, count), jnp.int32))
-    totals = _accumulate(scores, edges, frontier.where, scoring)
-    totals = jnp.broadcast_to(totals, (batch_size, count, totals.shape[-1]))
-    offset = paths[:, :, level] - trie.children[level][nodes]
+      everything = reorder(
+        everything, jnp.zeros((batch_size, count), jnp.int32)
+      )
+    totals, tokens, where, first, beams, cache = everything
+    own = codes[..., level]
+    same = (tokens == own[..., None]) & where
+    same = same | (beams.ended[..., None] & where)
+    offset = jnp.argmax(same, axis=-1)
+    exists = exists & same.any(-1)
     scores = jnp.take_along_axis(totals, offset[..., None], axis=2)[..., 0]
-    nodes = paths[:, :, level]
-  return scores
+    if level < trie.depth:
+      beams = tries.descend(trie, level, beams, first + offset, own)
+    else:
+      beams = beams.replace(codes=own)
+  return jnp.where(exists, scores, DEAD)
 
 
-def docids(trie: tries.Trie, documents: jax.Array) -> jax.Array:
-  """The codes of documents, int32[..., L]."""
-  paths = trie.paths[documents]
-  return jnp.stack(
-    [t[paths[..., i]] for i, t in enumerate(trie.tokens)], axis=-1
-  )
+def score_all(
+  params: Any,
+  cache: Any,
+  trie: tries.Trie,
+  codes: jax.Array,
+  *,
+  step_fn: StepFn,
+  batch_size: int,
+  chunk: int = 1024,
+  **options: Any,
+) -> jax.Array:
+  """Scores every document: exact, for small corpora and as a yardstick.
+
+  Args:
+    params: as for `search`.
+    cache: pytree of [B, 1, ...] arrays.
+    trie: the docids.
+    codes: int[N, L], the docids that it was built from.
+    step_fn: the model.
+    batch_size: B.
+    chunk: documents that are scored at a time; bounds the memory.
+    **options: of `score`.
+
+  Returns:
+    float32[B, N] in nats.
+  """
+  count = len(codes)
+  chunk = min(chunk, count)
+  padded = jnp.pad(codes, ((0, -count % chunk), (0, 0)))
+  parts = padded.reshape(-1, 1, chunk, codes.shape[1])
+
+  def one(part):
+    part = jnp.broadcast_to(part, (batch_size, *part.shape[1:]))
+    return score(params, cache, trie, part, step_fn=step_fn, **options)
+
+  scores = jax.lax.map(one, parts)  # [N / chunk, B, chunk]
+  return jnp.moveaxis(scores, 0, 1).reshape(batch_size, -1)[:, :count]
+
+
+def regret(
+  candidates: types.Candidates, scores: jax.Array, *, k: int
+) -> jax.Array:
+  """Share of the exact top k that the beam missed, float32[B].
+
+  Args:
+    candidates: what `search` found.
+    scores: float32[B, N], what `score_all` gave.
+    k: how many count; at most N.
+  """
+  best, rows = jax.lax.top_k(scores, k)
+  same = rows[:, :, None] == candidates.documents[:, None]
+  hit = (same & candidates.where[:, None]).any(-1)
+  real = best > DEAD / 2
+  return (real & ~hit).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
 def beam_mass(candidates: types.Candidates) -> jax.Array:
@@ -190,13 +267,105 @@ def reorder(cache: Any, parents: jax.Array) -> Any:
   return jax.tree.map(lambda x: x[rows, parents], cache)
 
 
+def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """`lax.top_k` of float32[B, n], in two steps where n is large.
+
+  Columns are dealt into groups; the k groups with the largest maxima hold the
+  k largest, which are then looked for among k groups only.
+  """
+  batch_size, count = x.shape
+  size = int((count / k) ** 0.5)
+  if size < 4 or count < 2048:
+    return jax.lax.top_k(x, k)
+  groups = -(-count // size)
+  x = jnp.pad(x, ((0, 0), (0, groups * size - count)), constant_values=-jnp.inf)
+  x = x.reshape(batch_size, size, groups)
+  kept = jnp.sort(jax.lax.top_k(x.max(axis=1), k)[1], axis=1)  # [B, k]
+  members = jnp.take_along_axis(x, kept[:, None], axis=2)  # [B, size, k]
+  values, chosen = jax.lax.top_k(members.reshape(batch_size, -1), k)
+  group = jnp.take_along_axis(kept, chosen % k, axis=1)
+  return values, chosen // k * groups + group
+
+
+def _levels(trie: tries.Trie, scoring: str) -> int:
+  """Steps to take: where tails do not count, no more than there are choices."""
+  return trie.length if scoring in _READS_TAILS else trie.depth
+
+
+def _allow(
+  trie: tries.Trie, allowed: jax.Array | None
+) -> tuple[jax.Array, ...] | None:
+  if allowed is None:
+    return None
+  if not isinstance(allowed, jax.core.Tracer):
+    empty = ~np.atleast_2d(np.asarray(allowed)).any(axis=1)
+    if empty.any():
+      raise ValueError(
+        f'allowed must hold a document for every query, got none for query '
+        f'{int(np.argmax(empty))}. Leave it out to allow all.'
+      )
+  return tries.allow(trie, jnp.asarray(allowed))
+
+
 def _accumulate(
-  scores: jax.Array, edges: jax.Array, where: jax.Array, scoring: str
+  scores: jax.Array,
+  edges: jax.Array,
+  frontier: tries.Frontier,
+  beams: tries.Beams,
+  scoring: str,
+  logits: bool,
 ) -> jax.Array:
   """float32[B, K, C] scores of the prefixes one edge longer."""
-  edges = jnp.where(where, edges.astype(jnp.float32), DEAD)
+  edges = edges.astype(jnp.float32)
+  if logits:
+    total = jax.nn.logsumexp(edges, axis=-1, keepdims=True)
+    edges = jnp.take_along_axis(edges, frontier.tokens, axis=-1)
+    if scoring == 'vocabulary':
+      edges = edges - total
+  where = frontier.where
+  edges = jnp.where(where, edges, DEAD)
   if scoring == 'absolute':
-    return edges
+    return jnp.where(
+      beams.ended[..., None] & where, scores[..., None], edges
+    )
   if scoring == 'log_softmax':
     edges = jax.nn.log_softmax(edges, axis=-1)
   return jnp.where(where, scores[..., None] + edges, DEAD)
+
+
+def _spell(trie: tries.Trie, leaves: jax.Array, history: list) -> jax.Array:
+  """Docids of leaves int32[B, K, L]: the codes chosen, then the tail."""
+  codes: list[jax.Array] = []
+  beams = jnp.broadcast_to(jnp.arange(leaves.shape[1]), leaves.shape)
+  for parents, chosen in reversed(history):
+    codes.append(jnp.take_along_axis(chosen, beams, axis=1))
+    beams = jnp.take_along_axis(parents, beams, axis=1)
+  codes.reverse()
+  for level in range(1, trie.length):
+    tail = trie.tails[level]
+    if not tail.shape[0]:
+      continue
+    has_ended = leaves < trie.ended[min(level, trie.depth)]
+    own = tail[jnp.where(has_ended, leaves, 0)].astype(jnp.int32)
+    if level < len(codes):
+      codes[level] = jnp.where(has_ended, own, codes[level])
+    else:
+      codes.append(own)
+  return jnp.stack(codes, axis=-1)
+
+
+def _pad(candidates: types.Candidates, size: int) -> types.Candidates:
+  """Adds places that hold no document."""
+  more = size - candidates.where.shape[1]
+
+  def pad(x, value):
+    widths = [(0, 0)] * x.ndim
+    widths[1] = (0, more)
+    return jnp.pad(x, widths, constant_values=value)
+
+  return types.Candidates(
+    documents=pad(candidates.documents, 0),
+    codes=pad(candidates.codes, 0),
+    scores=pad(candidates.scores, DEAD),
+    where=pad(candidates.where, False),
+  )

@@ -1,9 +1,15 @@
-"""A trie over docids, as flat arrays that live on the device.
+"""A path-compressed trie over docids, as flat arrays that live on the device.
 
-Nodes of one depth are numbered in the sorted order of their prefixes, so the
-children of a node lie side by side and a child's number is the first child's
-number plus an offset: no next-state column is stored. The leaves under a node
-are a range too, which makes pushing an allow-list up the trie a subtraction.
+A node with one docid below it is a leaf, however many codes of the docid are
+left: those codes, its tail, are kept in one array a level. So there are about
+as many nodes as it takes to tell the docids apart, not one a prefix.
+
+Nodes of one depth are numbered in the sorted order of their prefixes. The
+children of a node lie side by side, so a child's number is the first child's
+number plus an offset and no next-state column is stored. One bit a node tells
+inner nodes from leaves; counting bits numbers either kind. Leaves are numbered
+by the depth at which they end, then in sorted order, so that a level's tail is
+indexed by the number of the leaf.
 """
 
 import math
@@ -13,173 +19,354 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax.ops import docid_layout
+
+WORD = 32  # bits of a word
+
+
+@flax.struct.dataclass
+class Bits:
+  """A bit a node, True = inner node, and how many come before each word."""
+
+  words: jax.Array  # uint32[ceil(n / 32)]
+  before: jax.Array  # int32[ceil(n / 32)]
+
 
 @flax.struct.dataclass
 class Trie:
-  """A packed trie; depth 0 is the root, depth L the leaves.
+  """A packed trie; depth 0 is the root.
 
-  `n[l]` is the number of nodes at depth l. Fields hold one entry a level;
-  `branching` is the most children a node has, `num_values` one more than the
-  largest code.
+  There are D levels with inner nodes, n[d] nodes at depth d whose parent is an
+  inner node, m[d] of them inner nodes themselves, and N docids of L codes.
+  Codes are uint8, uint16 or int32, as small as they fit.
   """
 
-  tokens: tuple[jax.Array, ...]  # L x int32[n[l + 1]], edge into each node
-  children: tuple[jax.Array, ...]  # L x int32[n[l] + 1], first child; CSR
-  leaves: tuple[jax.Array, ...]  # L x int32[n[l] + 1], first leaf; CSR
-  paths: jax.Array  # int32[N, L], the node at depth l + 1 of each document
-  documents: jax.Array  # int32[N], the document at each leaf
+  tokens: tuple[jax.Array, ...]  # D x uint[n[d + 1]], edge into each node
+  first: tuple[jax.Array, ...]  # D x int32[m[d] + 1], first child; CSR
+  inner: tuple[Bits, ...]  # D - 1, for the nodes at depths 1 to D - 1
+  ended: jax.Array  # int32[D + 1], leaves that end at depth d or above
+  tails: tuple[jax.Array, ...]  # L x uint[.], code of the leaves that ended
+  documents: jax.Array  # int32[N], the docid (row of `codes`) at each leaf
+  rows: tuple[jax.Array, ...] | None  # D - 1 x int32[m[d]], see `Frontier`
   branching: tuple[int, ...] = flax.struct.field(pytree_node=False)
   num_values: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  num_documents: int = flax.struct.field(pytree_node=False)  # rows of leaves
 
   @property
   def depth(self) -> int:
-    """Number of codes in a docid."""
+    """D, levels at which a search has a choice."""
     return len(self.tokens)
 
   @property
-  def sizes(self) -> tuple[int, ...]:
-    """Number of nodes at depths 1 to L."""
-    return tuple(tokens.shape[0] for tokens in self.tokens)
+  def num_nodes(self) -> int:
+    """Rows of a node table: documents, then inner nodes below the root."""
+    parents = sum(first.shape[0] - 1 for first in self.first[1:])
+    return self.num_documents + parents
+
+  @property
+  def length(self) -> int:
+    """L, codes in a docid."""
+    return len(self.tails)
+
+
+@flax.struct.dataclass
+class Beams:
+  """Where beams stand: inner nodes of one depth, and leaves above it."""
+
+  nodes: jax.Array  # int32[B, K], number among the inner nodes, or of a leaf
+  ended: jax.Array  # bool[B, K], True = at a leaf
+  codes: jax.Array  # int32[B, K], the code on the edge into it
+  rows: jax.Array  # int32[B, K], its row in a node table
 
 
 @flax.struct.dataclass
 class Frontier:
-  """The edges that leave a set of nodes, padded to the widest node."""
+  """The edges that leave where beams stand, padded to the widest node.
 
-  nodes: jax.Array  # int32[B, K], nodes of depth `level`
-  codes: jax.Array  # int32[B, K], the code on the edge into each node
-  children: jax.Array  # int32[B, K, C], nodes of depth `level` + 1
+  Rows number all nodes but the root, for models that keep a vector a node:
+  the leaf of document n is row n, inner nodes come after the documents.
+  """
+
+  nodes: jax.Array  # int32[B, K], row of the node where each beam stands
+  codes: jax.Array  # int32[B, K], the code on the edge into it
+  children: jax.Array  # int32[B, K, C], row of the node at the end of each edge
   tokens: jax.Array  # int32[B, K, C], the code on each edge
   where: jax.Array  # bool[B, K, C], True = this edge exists and is allowed
   level: int = flax.struct.field(pytree_node=False)
 
 
-def build(codes: np.ndarray) -> Trie:
+def build(
+  codes: np.ndarray,
+  *,
+  where: np.ndarray | None = None,
+  capacity: docid_layout.Capacity | None = None,
+) -> Trie:
   """Packs docids into a trie.
 
   Args:
-    codes: int[N, L], one docid a document, in any order. Docids shorter than L
-      are padded with any one code: an edge without a sibling costs nothing.
+    codes: int[N, L], one docid a document, in any order.
+    where: bool[N], True = this row is in the trie; None takes all.
+    capacity: room to leave; None leaves none.
 
   Returns:
     The trie, on the default device.
 
   Raises:
-    ValueError: if there is no document, a code is negative, or two documents
-      share a docid.
+    ValueError: if there is no docid, a code is negative, two documents share a
+      docid, or something does not fit the capacity.
 
   Example:
-    >>> trie = build(np.array([[1, 0], [0, 2], [1, 1]]))
-    >>> trie.sizes, trie.branching
-    ((2, 3), (2, 2))
+    >>> trie = build(np.array([[1, 0, 0], [0, 2, 5], [1, 1, 1]]))
+    >>> trie.depth, trie.branching, trie.num_nodes
+    (2, (2, 2), 4)
     >>> trie.documents.tolist()
     [1, 0, 2]
   """
-  codes = np.asarray(codes)
-  if codes.ndim != 2 or not codes.size:
-    raise ValueError(
-      f'codes must be a non-empty [N, L] array, got shape {codes.shape}. '
-      'Build them with rag_jax.index.docids.'
-    )
-  if codes.min() < 0:
-    raise ValueError(
-      f'codes must be at least 0, got {codes.min()}. Number codes from 0.'
-    )
-  num_documents, length = codes.shape
-  order = np.lexsort(codes.T[::-1])  # the last key is the primary one
-  ordered = codes[order]
-  changed = ordered[1:] != ordered[:-1]
-  # starts_node[i, l]: row i opens a new node at depth l + 1.
-  starts_node = np.ones((num_documents, length), bool)
-  starts_node[1:] = np.logical_or.accumulate(changed, axis=1)
-  if not starts_node[:, -1].all():
-    row = int(np.argmin(starts_node[:, -1]))
-    raise ValueError(
-      f'docids must be unique, but documents {order[row - 1]} and {order[row]} '
-      f'both have {ordered[row].tolist()}. Use docids.append_uniqueness(codes).'
-    )
-  node_of_row = np.cumsum(starts_node, axis=0) - 1  # [N, L]
-  tokens, children, leaves = [], [], []
-  parent_rows = np.array([0])  # the first leaf of every node at depth l
-  for level in range(length):
-    rows = np.flatnonzero(starts_node[:, level])
-    tokens.append(ordered[rows, level].astype(np.int32))
-    first = np.append(node_of_row[parent_rows, level], len(rows))
-    children.append(first.astype(np.int32))
-    leaves.append(np.append(parent_rows, num_documents).astype(np.int32))
-    parent_rows = rows
-  paths = np.empty((num_documents, length), np.int32)
-  paths[order] = node_of_row
+  return pack(docid_layout.lay_out(codes, where=where), capacity=capacity)
+
+
+def pack(
+  layout: docid_layout.Layout,
+  *,
+  capacity: docid_layout.Capacity | None = None,
+  rows: tuple[np.ndarray, ...] | None = None,
+) -> Trie:
+  """Puts a layout on the device.
+
+  Args:
+    layout: what `docid_layout.lay_out` worked out.
+    capacity: room to leave; None leaves none.
+    rows: row of each inner node in a node table, a level each; None numbers
+      them after the documents.
+  """
+  if capacity is None:
+    capacity = docid_layout.tight(layout)
+  docid_layout.check_fits(layout, capacity)
+  types = [docid_layout.code_type(n) for n in capacity.num_values]
+  depth = len(capacity.nodes)
+
+  def padded(parts, sizes, dtypes):
+    arrays = []
+    for level, size in enumerate(sizes):
+      part = parts[level] if level < len(parts) else np.zeros(1, dtypes[level])
+      fill = part[-1] if len(part) else 0
+      array = np.full(size, fill, dtypes[level])
+      array[: min(len(part), size)] = part[:size]
+      arrays.append(jnp.asarray(array))
+    return tuple(arrays)
+
+  ended = np.full(depth + 1, layout.ended[-1], np.int32)
+  ended[: len(layout.ended)] = layout.ended
+  integers = [np.int32] * depth
   return Trie(
-    tokens=tuple(map(jnp.asarray, tokens)),
-    children=tuple(map(jnp.asarray, children)),
-    leaves=tuple(map(jnp.asarray, leaves)),
-    paths=jnp.asarray(paths),
-    documents=jnp.asarray(order, jnp.int32),
-    branching=tuple(int(np.diff(c).max()) for c in children),
-    num_values=tuple(int(n) for n in codes.max(axis=0) + 1),
+    tokens=padded(layout.tokens, capacity.nodes, types),
+    first=padded(layout.first, [n + 1 for n in capacity.parents], integers),
+    inner=tuple(
+      _pack_bits(layout.inner[level] if level < len(layout.inner) else (), size)
+      for level, size in enumerate(capacity.nodes[:-1])
+    ),
+    ended=jnp.asarray(ended),
+    tails=padded(layout.tails, capacity.tails, types),
+    documents=padded([layout.documents], [capacity.documents], integers)[0],
+    rows=None if rows is None else padded(rows, capacity.parents[1:], integers),
+    branching=capacity.branching,
+    num_values=capacity.num_values,
+    num_documents=capacity.documents,
   )
 
 
 def memory(trie: Trie) -> int:
   """Bytes that the arrays of a trie take on the device."""
-  return sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(trie))
+  return sum(math.prod(x.shape) * x.itemsize for x in jax.tree.leaves(trie))
 
 
-def allowed_leaves(trie: Trie, allowed: jax.Array) -> jax.Array:
-  """Counts allowed leaves before each leaf, for `expand`.
+def root(batch_size: int) -> Beams:
+  """One beam a query, at the root."""
+  zeros = jnp.zeros((batch_size, 1), jnp.int32)
+  return Beams(nodes=zeros, ended=zeros > 0, codes=zeros, rows=zeros)
+
+
+def span(trie: Trie, level: int, beams: Beams) -> tuple[jax.Array, jax.Array]:
+  """First child of each beam and number of children; 0 and 1 for a leaf."""
+  if level >= trie.depth:
+    return jnp.zeros_like(beams.nodes), jnp.ones_like(beams.nodes)
+  nodes = jnp.where(beams.ended, 0, beams.nodes)
+  first = trie.first[level][nodes]
+  count = trie.first[level][nodes + 1] - first
+  return jnp.where(beams.ended, 0, first), jnp.where(beams.ended, 1, count)
+
+
+def tail(trie: Trie, level: int, beams: Beams) -> jax.Array:
+  """The next code of beams that have ended, int32[B, K]; others get any."""
+  codes = trie.tails[level]
+  if not codes.shape[0]:
+    return jnp.zeros_like(beams.nodes)
+  return codes[jnp.where(beams.ended, beams.nodes, 0)].astype(jnp.int32)
+
+
+def expand(
+  trie: Trie,
+  level: int,
+  beams: Beams,
+  *,
+  allowed: tuple[jax.Array, ...] | None = None,
+) -> Frontier:
+  """Gathers the edges that leave beams; a leaf has one, its tail.
+
+  Args:
+    trie: the trie.
+    level: depth of the beams, from 0.
+    beams: where they stand.
+    allowed: what `allow` returned; None allows every document.
+
+  Returns:
+    Their `Frontier`; C is the widest branching of the level.
+  """
+  first, count = span(trie, level, beams)
+  width = trie.branching[level] if level < trie.depth else 1
+  offsets = jnp.arange(width)
+  where = offsets < count[..., None]
+  tokens = children = jnp.where(beams.ended, 0, 0)[..., None]
+  if level < trie.depth:
+    edges = jnp.where(where, first[..., None] + offsets, 0)
+    tokens = trie.tokens[level][edges].astype(jnp.int32)
+    children = _rows(trie, level + 1, *locate(trie, level + 1, edges))
+    if allowed is not None:
+      flags = jnp.broadcast_to(
+        allowed[level], (edges.shape[0], allowed[level].shape[1])
+      )
+      own = jax.vmap(lambda row, index: row[index])(flags, edges)
+      where = where & (own | beams.ended[..., None])
+  ended = beams.ended[..., None]
+  return Frontier(
+    nodes=beams.rows,
+    codes=beams.codes,
+    children=jnp.where(ended, beams.rows[..., None], children),
+    tokens=jnp.where(ended, tail(trie, level, beams)[..., None], tokens),
+    where=where,
+    level=level,
+  )
+
+
+def locate(
+  trie: Trie, depth: int, nodes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Tells inner nodes of a depth from leaves, and numbers either kind.
+
+  Returns:
+    True where it is a leaf, and the number among the inner nodes of its depth
+    or among all leaves.
+  """
+  above = trie.ended[depth - 1]
+  if depth == trie.depth:
+    return jnp.ones(nodes.shape, bool), nodes + above
+  bits = trie.inner[depth - 1]
+  word = bits.words[nodes // WORD]
+  bit = (nodes % WORD).astype(jnp.uint32)
+  below = word & ((jnp.uint32(1) << bit) - 1)
+  rank = bits.before[nodes // WORD] + jax.lax.population_count(below).astype(
+    jnp.int32
+  )
+  is_leaf = (word >> bit) & 1 == 0
+  return is_leaf, jnp.where(is_leaf, above + nodes - rank, rank)
+
+
+def descend(
+  trie: Trie, level: int, beams: Beams, nodes: jax.Array, codes: jax.Array
+) -> Beams:
+  """Moves beams along edges.
+
+  Args:
+    trie: the trie.
+    level: depth of the beams.
+    beams: where they stand.
+    nodes: int32[B, K], the child of each that has not ended.
+    codes: int32[B, K], the code on its edge.
+  """
+  is_leaf, number = locate(trie, level + 1, jnp.where(beams.ended, 0, nodes))
+  return Beams(
+    nodes=jnp.where(beams.ended, beams.nodes, number),
+    ended=beams.ended | is_leaf,
+    codes=codes,
+    rows=jnp.where(
+      beams.ended, beams.rows, _rows(trie, level + 1, is_leaf, number)
+    ),
+  )
+
+
+def allow(trie: Trie, allowed: jax.Array) -> tuple[jax.Array, ...]:
+  """Pushes an allow-list up the trie, for `expand`.
 
   Args:
     trie: the trie.
     allowed: bool[N] or bool[B, N], True = this document may be returned.
 
   Returns:
-    int32[1 or B, N + 1], exclusive running counts in leaf order.
+    D x bool[1 or B, n[d + 1]], True = an allowed document is below the node.
   """
-  in_order = jnp.atleast_2d(allowed)[:, trie.documents].astype(jnp.int32)
-  return jnp.pad(jnp.cumsum(in_order, axis=1), ((0, 0), (1, 0)))
+  leaves = jnp.atleast_2d(allowed)[:, trie.documents]
+  flags: list[jax.Array] = []
+  for depth in range(trie.depth, 0, -1):
+    nodes = jnp.arange(trie.tokens[depth - 1].shape[0])
+    is_leaf, number = locate(trie, depth, nodes)
+    own = leaves[:, jnp.where(is_leaf, number, 0)]
+    if flags:
+      counts = jnp.cumsum(flags[-1], axis=1, dtype=jnp.int32)
+      counts = jnp.pad(counts, ((0, 0), (1, 0)))[:, trie.first[depth]]
+      below = counts[:, 1:] > counts[:, :-1]
+      own = jnp.where(is_leaf, own, below[:, jnp.where(is_leaf, 0, number)])
+    flags.append(own)
+  return tuple(reversed(flags))
 
 
-def expand(
-  trie: Trie,
-  level: int,
-  nodes: jax.Array,
-  *,
-  allowed: jax.Array | None = None,
-) -> Frontier:
-  """Gathers the children of nodes.
+def sum_below(trie: Trie, values: jax.Array) -> jax.Array:
+  """Sums what documents have over the documents below each node.
 
   Args:
     trie: the trie.
-    level: depth of `nodes`, from 0.
-    nodes: int32[B, K], nodes at that depth.
-    allowed: what `allowed_leaves` returned; None allows every document.
+    values: float[N, ...], one a document.
 
   Returns:
-    Their `Frontier`; C is the widest branching of the level.
+    float[num_nodes, ...] in the rows of a node table: the documents' own
+    values, then the sums of the inner nodes.
   """
-  first = trie.children[level][nodes]
-  last = trie.children[level][nodes + 1]
-  children = first[..., None] + jnp.arange(trie.branching[level])
-  where = children < last[..., None]
-  children = jnp.where(where, children, 0)
-  if allowed is not None:
-    if level + 1 < trie.depth:
-      bounds = trie.leaves[level + 1]
-      begin, end = bounds[children], bounds[children + 1]
-    else:
-      begin, end = children, children + 1
-    counts = jnp.broadcast_to(allowed, (nodes.shape[0], allowed.shape[1]))
-    take = jax.vmap(lambda row, index: row[index])
-    where = where & (take(counts, end) > take(counts, begin))
-  codes = jnp.zeros_like(nodes)
-  if level:
-    codes = trie.tokens[level - 1][nodes]
-  return Frontier(
-    nodes=nodes,
-    codes=codes,
-    children=children,
-    tokens=trie.tokens[level][children],
-    where=where,
-    level=level,
+  shape = (trie.num_nodes, *values.shape[1:])
+  table = jnp.zeros(shape, values.dtype).at[: len(values)].set(values)
+  for depth in range(trie.depth, 1, -1):
+    nodes = jnp.arange(trie.tokens[depth - 1].shape[0])
+    first = trie.first[depth - 1]
+    parents = jnp.searchsorted(first, nodes, side='right') - 1
+    own = table[_rows(trie, depth, *locate(trie, depth, nodes))]
+    inner = jnp.arange(first.shape[0] - 1)
+    rows = _rows(trie, depth - 1, jnp.zeros(inner.shape, bool), inner)
+    sums = jax.ops.segment_sum(own, parents, len(inner))
+    table = table.at[rows].add(sums)
+  return table
+
+
+def _rows(
+  trie: Trie, depth: int, is_leaf: jax.Array, number: jax.Array
+) -> jax.Array:
+  """Rows of nodes in a node table."""
+  leaf = trie.documents[jnp.where(is_leaf, number, 0)]
+  if depth == trie.depth:
+    return leaf
+  inner = jnp.where(is_leaf, 0, number)
+  if trie.rows is not None:
+    inner = trie.rows[depth - 1][inner]
+  else:
+    sizes = [first.shape[0] - 1 for first in trie.first[1:depth]]
+    inner = inner + trie.num_documents + sum(sizes)
+  return jnp.where(is_leaf, leaf, inner)
+
+
+def _pack_bits(flags, size: int) -> Bits:
+  """Packs booleans, padded with False."""
+  padded = np.zeros(math.ceil(size / WORD) * WORD, bool)
+  padded[: len(flags)] = flags
+  words = np.packbits(padded, bitorder='little').view('<u4')
+  counts = padded.reshape(-1, WORD).sum(axis=1, dtype=np.int32)
+  return Bits(
+    words=jnp.asarray(words),
+    before=jnp.asarray(np.cumsum(counts, dtype=np.int32) - counts),
   )
