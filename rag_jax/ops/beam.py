@@ -108,9 +108,7 @@ def search(
     flat = totals.reshape(batch_size, -1)  # [B, K * C]
     scores, chosen = largest(flat, min(beam_size, flat.shape[1]))
     parents = chosen // width
-    codes = jnp.take_along_axis(
-      frontier.tokens.reshape(batch_size, -1), chosen, axis=1
-    )
+    codes = take(frontier.tokens.reshape(batch_size, -1), chosen)
     first, _ = tries.span(trie, level, beams)
     beams, first, cache = reorder((beams, first, cache), parents)
     beams = tries.descend(trie, level, beams, first + chosen % width, codes)
@@ -179,7 +177,7 @@ def score(
     same = same | (beams.ended[..., None] & where)
     offset = jnp.argmax(same, axis=-1)
     exists = exists & same.any(-1)
-    scores = jnp.take_along_axis(totals, offset[..., None], axis=2)[..., 0]
+    scores = take(totals, offset[..., None])[..., 0]
     if level < trie.depth:
       beams = tries.descend(trie, level, beams, first + offset, own)
     else:
@@ -264,7 +262,14 @@ def check_scoring(scoring: str) -> None:
 def reorder(cache: Any, parents: jax.Array) -> Any:
   """Gathers the beams of a cache by int32[B, K] parents."""
   rows = jnp.arange(parents.shape[0])[:, None]
-  return jax.tree.map(lambda x: x[rows, parents], cache)
+  return jax.tree.map(
+    lambda x: x.at[rows, parents].get(mode='promise_in_bounds'), cache
+  )
+
+
+def take(x: jax.Array, index: jax.Array) -> jax.Array:
+  """Gathers along the last axis by indices that are known to be in range."""
+  return jnp.take_along_axis(x, index, axis=-1, mode='promise_in_bounds')
 
 
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -274,16 +279,16 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   k largest, which are then looked for among k groups only.
   """
   batch_size, count = x.shape
-  size = int((count / k) ** 0.5)
-  if size < 4 or count < 2048:
+  size = 16
+  if count < 1 << 16 or count < 4 * size * k:
     return jax.lax.top_k(x, k)
   groups = -(-count // size)
   x = jnp.pad(x, ((0, 0), (0, groups * size - count)), constant_values=-jnp.inf)
   x = x.reshape(batch_size, size, groups)
   kept = jnp.sort(jax.lax.top_k(x.max(axis=1), k)[1], axis=1)  # [B, k]
-  members = jnp.take_along_axis(x, kept[:, None], axis=2)  # [B, size, k]
+  members = take(x, kept[:, None])  # [B, size, k]
   values, chosen = jax.lax.top_k(members.reshape(batch_size, -1), k)
-  group = jnp.take_along_axis(kept, chosen % k, axis=1)
+  group = take(kept, chosen % k)
   return values, chosen // k * groups + group
 
 
@@ -319,7 +324,7 @@ def _accumulate(
   edges = edges.astype(jnp.float32)
   if logits:
     total = jax.nn.logsumexp(edges, axis=-1, keepdims=True)
-    edges = jnp.take_along_axis(edges, frontier.tokens, axis=-1)
+    edges = take(edges, frontier.tokens)
     if scoring == 'vocabulary':
       edges = edges - total
   where = frontier.where
@@ -338,8 +343,8 @@ def _spell(trie: tries.Trie, leaves: jax.Array, history: list) -> jax.Array:
   codes: list[jax.Array] = []
   beams = jnp.broadcast_to(jnp.arange(leaves.shape[1]), leaves.shape)
   for parents, chosen in reversed(history):
-    codes.append(jnp.take_along_axis(chosen, beams, axis=1))
-    beams = jnp.take_along_axis(parents, beams, axis=1)
+    codes.append(take(chosen, beams))
+    beams = take(parents, beams)
   codes.reverse()
   for level in range(1, trie.length):
     tail = trie.tails[level]

@@ -230,7 +230,10 @@ class Capacity:
     depth = len(self.nodes)
     return (
       4 * (self.documents + depth + 1)
-      + sum(n * size for n, size in zip(self.nodes, sizes, strict=False))
+      + sum(
+        (n + c) * size
+        for n, c, size in zip(self.nodes, self.branching, sizes, strict=False)
+      )
       + sum(n * size for n, size in zip(self.tails, sizes, strict=True))
       + sum(4 * (n + 1) for n in self.parents)
       + sum(8 * math.ceil(n / 32) for n in self.nodes[:-1])
