@@ -171,7 +171,7 @@ def _join_gold(
   return types.Candidates(
     documents=jnp.concatenate([rows, candidates.documents], axis=1),
     codes=jnp.concatenate(
-      [beam.docids(index.trie, rows), candidates.codes], axis=1
+      [index.codes[rows].astype(jnp.int32), candidates.codes], axis=1
     ),
     scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
     where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
@@ -191,18 +191,10 @@ def _metrics(
 ) -> Sums:
   is_gold = _is_gold(ranking.candidates, batch.gold)
   weight = (ranking.weights * is_gold).sum(1)
+  hits = _is_gold(found, batch.gold)
   return {
-    'beam_hits': metrics.total(
-      _is_gold(found, batch.gold).any(1).astype(jnp.float32), has_gold
-    ),
-    'docid_hits@1': metrics.total(
-      metrics.hits(
-        *metrics.from_ranking(found.documents, batch.gold),
-        k=1,
-        where=found.where,
-      ),
-      has_gold,
-    ),
+    'beam_hits': metrics.total(hits.any(1), has_gold),
+    'docid_hits@1': metrics.total(hits[:, 0], has_gold),
     'support': metrics.total((ranking.weights > 0).sum(1), batch.where),
     'gold_weight': metrics.total(weight, has_gold),
     'gold_off_support': metrics.total(weight == 0, has_gold),

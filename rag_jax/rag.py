@@ -146,6 +146,7 @@ def init(
       keys[1],
       config.id_decoder,
       trie=index.trie,
+      codes=index.codes,
       document_vectors=query_encoder.embed_documents(encoder, index.tokens),
     ),
     'ranker': ranker.init(config.ranker, token_weights=frequency),
@@ -179,7 +180,6 @@ def retrieve(
 ) -> types.Candidates:
   """Decodes documents for encoded queries; see `ops.beam.search`."""
   batch_size, width = encoding.vector.shape
-  alive = index.alive if allowed is None else index.alive & allowed
   return beam.search(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),
@@ -187,7 +187,7 @@ def retrieve(
     step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
     batch_size=batch_size,
     beam_size=config.search.beam_size,
-    allowed=alive,
+    allowed=allowed,
     scoring=config.search.scoring,
   )
 
@@ -205,9 +205,8 @@ def score_docids(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),
     index.trie,
-    documents,
+    index.codes[documents],
     step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
-    allowed=index.alive,
     scoring=config.search.scoring,
   )
 

@@ -179,7 +179,10 @@ class TestSearch:
   def test_a_deleted_document_is_never_returned(self, index, batch):
     alive = jnp.arange(COUNT) != 1
     config = build_config(search={'beam_size': COUNT})
-    found, _ = self.retrieve(config, index.replace(alive=alive), batch)
+    index = indexes.from_codes(
+      np.asarray(index.tokens), np.asarray(index.codes), alive=np.asarray(alive)
+    )
+    found, _ = self.retrieve(config, index, batch)
     documents = np.asarray(found.documents)[np.asarray(found.where)]
     assert 1 not in documents
     assert int(found.where.sum()) == BATCH * (COUNT - 1)

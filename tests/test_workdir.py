@@ -87,9 +87,7 @@ class TestPrepare:
     assert (tmp_path / 'run' / 'index.npz').stat().st_mtime_ns == stamp
     assert loaded.tokenizer.to_str() == made.tokenizer.to_str()
     np.testing.assert_array_equal(loaded.index.tokens, made.index.tokens)
-    np.testing.assert_array_equal(
-      loaded.index.trie.paths, made.index.trie.paths
-    )
+    np.testing.assert_array_equal(loaded.index.codes, made.index.codes)
 
   def test_data_that_changed_underneath_is_refused(
     self, tiny_values, tiny_folder, tmp_path

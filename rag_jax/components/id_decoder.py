@@ -70,6 +70,7 @@ def init(
   config: IdDecoderConfig,
   *,
   trie: tries.Trie,
+  codes: jax.Array,
   document_vectors: jax.Array,
 ) -> dict[str, Any]:
   """Makes parameters for one trie.
@@ -78,11 +79,13 @@ def init(
     rng: PRNG key.
     config: sizes.
     trie: the docids.
+    codes: int[N, L], the docid of each document.
     document_vectors: float32[N, D], unit length, what the rows of the output
       start from.
 
   Returns:
-    A pytree of plain dicts; `table` holds float32[n, D] a level.
+    A pytree of plain dicts; `table` is float32[num_nodes, D], or for a
+    codebook float32[V, D] a level.
   """
   width = document_vectors.shape[-1]
   where = jnp.ones((1, 1), bool)
@@ -90,22 +93,20 @@ def init(
   network = _Network(config).init(
     rng, step, initial_cache(config, 1, width), step, where
   )
-  groups = jnp.asarray(trie.paths)  # [N, L], the node of each document
-  sizes: tuple[int, ...] = trie.sizes
+  table: Any
   if config.output == 'codebook':
-    tokens = [jnp.asarray(t) for t in trie.tokens]
-    groups = jnp.stack([t[groups[:, i]] for i, t in enumerate(tokens)], axis=1)
-    sizes = trie.num_values
-  table = tuple(
-    query_encoder.normalise(
-      jax.ops.segment_sum(document_vectors, groups[:, level], size)
+    table = tuple(
+      query_encoder.normalise(
+        jax.ops.segment_sum(document_vectors, codes[:, level], size)
+      )
+      for level, size in enumerate(trie.num_values)
     )
-    for level, size in enumerate(sizes)
-  )
+  else:
+    table = query_encoder.normalise(tries.sum_below(trie, document_vectors))
   return {
     'network': network['params'],
     'table': table,
-    'log_scale': jnp.full(trie.depth, jnp.log(config.scale), jnp.float32),
+    'log_scale': jnp.full(trie.length, jnp.log(config.scale), jnp.float32),
     'start': jnp.zeros(width),
   }
 
@@ -139,16 +140,19 @@ def apply(
   table = decoder['table']
   level = frontier.level
   batch_size, beams = frontier.nodes.shape
-  stand, rows = frontier.nodes, frontier.children
   if config.output == 'codebook':
+    before, targets = table[max(level - 1, 0)], table[level]
     stand, rows = frontier.codes, frontier.tokens
+  else:
+    before = targets = table
+    stand, rows = frontier.nodes, frontier.children
   if level == 0:
     x = jnp.broadcast_to(
       decoder['start'] + encoding.vector[:, None],
       (batch_size, beams, encoding.vector.shape[-1]),
     )
   else:
-    x = table[level - 1][stand]
+    x = before[stand]
   residual, cache = transformer.apply(
     _Network(config),
     decoder['network'],
@@ -158,6 +162,6 @@ def apply(
     encoding.where,
   )
   state = query_encoder.normalise(encoding.vector[:, None] + residual)
-  targets = query_encoder.normalise(table[level][rows])  # [B, K, C, D]
-  scores = jnp.einsum('bkd,bkcd->bkc', state, targets)
+  ends = query_encoder.normalise(targets[rows])  # [B, K, C, D]
+  scores = jnp.einsum('bkd,bkcd->bkc', state, ends)
   return scores * jnp.exp(decoder['log_scale'][level]), cache

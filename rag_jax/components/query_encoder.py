@@ -140,7 +140,7 @@ def inverse_document_frequency(
   """Smoothed inverse document frequency, float32[vocab_size].
 
   log(1 + (N - n + .5) / (n + .5)) for a token in n of N documents, as BM25
-  has it.
+  has it. Empty rows are no documents.
 
   Args:
     tokens: int32[N, P], the documents.
@@ -151,7 +151,8 @@ def inverse_document_frequency(
   present = present.at[rows, tokens].set(True)
   count = present.sum(axis=0)
   count = count.astype(jnp.float32)
-  return jnp.log1p((tokens.shape[0] - count + 0.5) / (count + 0.5))
+  total = (tokens != types.PAD).any(axis=1).sum()
+  return jnp.log1p((total - count + 0.5) / (count + 0.5))
 
 
 def normalise(x: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ vectors, embeddings) are parameters and live in the checkpoint, so the index
 itself never gets stale.
 """
 
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -19,6 +18,7 @@ import numpy as np
 
 from rag_jax import types
 from rag_jax.index import docids
+from rag_jax.ops import docid_layout
 from rag_jax.ops import trie as tries
 
 
@@ -27,6 +27,7 @@ class Index:
   """What a compiled step needs to know of the corpus."""
 
   trie: tries.Trie
+  codes: jax.Array  # uint8, uint16 or int32[N, L], the docid of each document
   tokens: jax.Array  # int32[N, P], title and text of each document
   alive: jax.Array  # bool[N], False = must not be returned
   mean_length: jax.Array  # float32[], tokens a document on average
@@ -54,29 +55,40 @@ def build(
   return from_codes(tokens, codes)
 
 
-def from_codes(tokens: np.ndarray, codes: np.ndarray) -> Index:
-  """Packs documents that have their docids, int[N, L], already."""
+def from_codes(
+  tokens: np.ndarray, codes: np.ndarray, *, alive: np.ndarray | None = None
+) -> Index:
+  """Packs documents that have their docids already.
+
+  Args:
+    tokens: int32[N, P], 0 = padding.
+    codes: int[N, L].
+    alive: bool[N], False leaves a document out of the trie; None takes all.
+  """
   if len(tokens) != len(codes):
     raise ValueError(
       f'codes must have one row a document, got {len(codes)} for '
       f'{len(tokens)} documents. Assign docids to the same corpus.'
     )
+  if alive is None:
+    alive = np.ones(len(tokens), bool)
   lengths = (np.asarray(tokens) != types.PAD).sum(axis=1)
+  dtype = docid_layout.code_type(int(np.max(codes)) + 1)
   return Index(
-    trie=tries.build(codes),
+    trie=tries.build(codes, where=alive),
+    codes=jnp.asarray(np.asarray(codes).astype(dtype)),
     tokens=jnp.asarray(tokens),
-    alive=jnp.ones(len(tokens), bool),
-    mean_length=jnp.float32(lengths.mean()),
+    alive=jnp.asarray(alive),
+    mean_length=jnp.float32(lengths[alive].mean()),
   )
 
 
 def save(index: Index, path: str | os.PathLike[str]) -> None:
   """Writes an index to a .npz file, atomically, with its checksum."""
   path = pathlib.Path(path)
-  codes = np.asarray(codes_of(index))
   arrays = {
     'tokens': np.asarray(index.tokens),
-    'codes': codes,
+    'codes': np.asarray(index.codes),
     'alive': np.asarray(index.alive),
   }
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,17 +118,7 @@ def load(path: str | os.PathLike[str]) -> Index:
       f'index file {str(path)!r} is damaged: its checksum differs. '
       'Train into another --workdir to build it again.'
     )
-  index = from_codes(arrays['tokens'], arrays['codes'])
-  return dataclasses.replace(index, alive=jnp.asarray(arrays['alive']))
-
-
-def codes_of(index: Index) -> np.ndarray:
-  """The docids, int32[N, L]."""
-  paths = np.asarray(index.trie.paths)
-  return np.stack(
-    [np.asarray(t)[paths[:, i]] for i, t in enumerate(index.trie.tokens)],
-    axis=1,
-  )
+  return from_codes(arrays['tokens'], arrays['codes'], alive=arrays['alive'])
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

@@ -16,6 +16,7 @@ alone. The first and the last stop where a docid is told from all others; the
 other two go on to its last code.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -88,21 +89,21 @@ def search(
       f'beam_size must be at least 1, got {beam_size}. '
       'Set --config.search.beam_size.'
     )
-  check_scoring(scoring)
+  check_scoring(scoring, logits=logits)
   flags = _allow(trie, allowed)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
   history = []
   for level in range(_levels(trie, scoring)):
     frontier = tries.expand(trie, level, beams, allowed=flags)
-    frontier = frontier.replace(
-      where=frontier.where & (scores > DEAD / 2)[..., None]
+    frontier = dataclasses.replace(
+      frontier, where=frontier.where & (scores > DEAD / 2)[..., None]
     )
     edges, cache = step_fn(params, cache, frontier)
     totals = _accumulate(scores, edges, frontier, beams, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
-      beams = beams.replace(codes=frontier.tokens[..., 0])
+      beams = dataclasses.replace(beams, codes=frontier.tokens[..., 0])
       continue
     width = totals.shape[-1]
     flat = totals.reshape(batch_size, -1)  # [B, K * C]
@@ -154,7 +155,7 @@ def score(
   Returns:
     float32[B, K] in nats; -1e9 for what is not in the trie or not allowed.
   """
-  check_scoring(scoring)
+  check_scoring(scoring, logits=logits)
   flags = _allow(trie, allowed)
   batch_size, count, _ = codes.shape
   codes = codes.astype(jnp.int32)
@@ -181,7 +182,7 @@ def score(
     if level < trie.depth:
       beams = tries.descend(trie, level, beams, first + offset, own)
     else:
-      beams = beams.replace(codes=own)
+      beams = dataclasses.replace(beams, codes=own)
   return jnp.where(exists, scores, DEAD)
 
 
@@ -250,12 +251,17 @@ def beam_mass(candidates: types.Candidates) -> jax.Array:
   return jax.nn.logsumexp(candidates.scores, axis=-1)
 
 
-def check_scoring(scoring: str) -> None:
-  """Raises a ValueError that lists the scorings, if this is none of them."""
+def check_scoring(scoring: str, *, logits: bool = True) -> None:
+  """Raises a ValueError if a scoring is unknown, or needs scores of codes."""
   if scoring not in SCORINGS:
     raise ValueError(
       f'scoring must be one of {", ".join(SCORINGS)}, got {scoring!r}. '
       'Set --config.search.scoring.'
+    )
+  if scoring == 'vocabulary' and not logits:
+    raise ValueError(
+      "scoring 'vocabulary' needs logits, the scores of all codes, got those "
+      'of edges. Set --config.search.scoring=log_softmax.'
     )
 
 
@@ -330,9 +336,7 @@ def _accumulate(
   where = frontier.where
   edges = jnp.where(where, edges, DEAD)
   if scoring == 'absolute':
-    return jnp.where(
-      beams.ended[..., None] & where, scores[..., None], edges
-    )
+    return jnp.where(beams.ended[..., None] & where, scores[..., None], edges)
   if scoring == 'log_softmax':
     edges = jax.nn.log_softmax(edges, axis=-1)
   return jnp.where(where, scores[..., None] + edges, DEAD)

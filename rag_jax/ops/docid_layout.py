@@ -59,24 +59,24 @@ def sort(codes: np.ndarray) -> Order:
   """
   count, length = codes.shape
   bits = tuple(max(1, int(n).bit_length()) for n in codes.max(axis=0))
-  places, sizes, used = [], [0], 0
+  ends, sizes, used = [], [0], 0
   for width in bits:
     if used + width > 64:
       sizes.append(0)
       used = 0
     used += width
     sizes[-1] = used
-    places.append((len(sizes) - 1, used))
-  places = [(word, sizes[word] - end) for word, end in places]
+    ends.append((len(sizes) - 1, used))
+  places = [(word, sizes[word] - end) for word, end in ends]
   words = [np.empty(count, np.uint64) for _ in sizes]
   for start in range(0, count, _CHUNK):
     part = codes[start : start + _CHUNK]
-    for number, word in enumerate(words):
+    for number, packed in enumerate(words):
       total = np.zeros(len(part), np.uint64)
-      for level, (own, shift) in enumerate(places):
-        if own == number:
+      for level, (place, shift) in enumerate(places):
+        if place == number:
           total |= part[:, level].astype(np.uint64) << np.uint64(shift)
-      word[start : start + _CHUNK] = total
+      packed[start : start + _CHUNK] = total
   rows = _order(words)
   words = [word[rows] for word in words]
   shared = np.zeros(count + 1, np.uint8)
@@ -86,8 +86,8 @@ def sort(codes: np.ndarray) -> Order:
     same = np.ones(stop - start, bool)
     for number, word in enumerate(words):
       differs = word[start:stop] ^ word[start - 1 : stop - 1]
-      for level, (place, shift) in enumerate(places):
-        if place == number:
+      for own_word, shift in places:
+        if own_word == number:
           own += same & ((differs >> np.uint64(shift)) == 0)
       same &= differs == 0
   return Order(rows, shared, tuple(words), tuple(places), bits)
@@ -224,9 +224,7 @@ class Capacity:
   @property
   def memory(self) -> int:
     """Bytes that the arrays of the trie will take."""
-    sizes = [
-      np.dtype(code_type(n)).itemsize for n in self.num_values
-    ]
+    sizes = [np.dtype(code_type(n)).itemsize for n in self.num_values]
     depth = len(self.nodes)
     return (
       4 * (self.documents + depth + 1)
@@ -258,7 +256,12 @@ def check_fits(layout: Layout, capacity: Capacity) -> None:
   for field in dataclasses.fields(Capacity):
     need, room = getattr(needed, field.name), getattr(capacity, field.name)
     if field.name == 'documents':
-      need, room = (need,), (room,)
+      if need > room:
+        raise ValueError(
+          f'the trie has room for {room} documents, got {need}. '
+          'Build the index again with a larger capacity.'
+        )
+      continue
     if len(need) > len(room):
       raise ValueError(
         f'the trie has room for {len(room)} levels, got {len(need)}. '

@@ -309,14 +309,14 @@ def allow(trie: Trie, allowed: jax.Array) -> tuple[jax.Array, ...]:
     allowed: bool[N] or bool[B, N], True = this document may be returned.
 
   Returns:
-    D x bool[1 or B, n[d + 1] + C], True = an allowed document is below the node.
+    D x bool[1 or B, n[d + 1] + C], True = an allowed document is below it.
   """
-  leaves = jnp.atleast_2d(allowed)[:, trie.documents]
+  in_order = jnp.atleast_2d(allowed)[:, trie.documents]
   flags: list[jax.Array] = []
   for depth in range(trie.depth, 0, -1):
     nodes = jnp.arange(trie.tokens[depth - 1].shape[0])
     is_leaf, number = locate(trie, depth, nodes)
-    own = leaves[:, jnp.where(is_leaf, number, 0)]
+    own = in_order[:, jnp.where(is_leaf, number, 0)]
     if flags:
       counts = jnp.cumsum(flags[-1], axis=1, dtype=jnp.int32)
       counts = jnp.pad(counts, ((0, 0), (1, 0)))[:, trie.first[depth]]

@@ -74,26 +74,29 @@ class TestIdDecoder:
       output=request.param, num_heads=2, hidden=16
     )
     params = jax.jit(functools.partial(id_decoder.init, config=config))(
-      jax.random.key(1), trie=trie, document_vectors=vectors
+      jax.random.key(1),
+      trie=trie,
+      codes=jnp.asarray(codes),
+      document_vectors=vectors,
     )
-    return params, config, trie
+    return params, config, trie, codes
 
   def score_all(self, decoder, encoding):
-    params, config, trie = decoder
+    params, config, trie, codes = decoder
     batch = encoding.vector.shape[0]
-    documents = jnp.broadcast_to(jnp.arange(COUNT), (batch, COUNT))
+    everything = jnp.broadcast_to(codes, (batch, *codes.shape))
     score = functools.partial(
       beam.score, step_fn=functools.partial(id_decoder.apply, config=config)
     )
     cache = id_decoder.initial_cache(config, batch, WIDTH)
-    return jax.jit(score)((params, encoding), cache, trie, documents)
+    return jax.jit(score)((params, encoding), cache, trie, everything)
 
   def trained(self, decoder):
     """The same decoder, its residual no longer zero."""
-    params, config, trie = decoder
+    params, config, trie, codes = decoder
     noise = jax.random.normal(jax.random.key(2), (WIDTH, WIDTH))
     params['network']['residual']['kernel'] = noise
-    return params, config, trie
+    return params, config, trie, codes
 
   @pytest.mark.parametrize('is_trained', [False, True])
   def test_log_probabilities_sum_to_one_over_the_corpus(
@@ -109,7 +112,7 @@ class TestIdDecoder:
     self, decoder, encoder, corpus, is_trained
   ):
     decoder = self.trained(decoder) if is_trained else decoder
-    params, config, trie = decoder
+    params, config, trie, codes = decoder
     encoding = query_encoder.apply(*encoder, corpus[:5])
     scores = self.score_all(decoder, encoding)
     search = functools.partial(
@@ -137,13 +140,16 @@ class TestIdDecoder:
   def test_step_zero_is_the_search_by_the_mean_vectors_of_nodes(
     self, decoder, encoder, corpus
   ):
-    params, config, trie = decoder
+    params, config, trie, codes = decoder
     if config.output == 'codebook':
       pytest.skip('means of codes, not of nodes')
     documents = np.asarray(query_encoder.embed_documents(encoder[0], corpus))
     encoding = query_encoder.apply(*encoder, corpus[:3])
     scores = self.score_all(decoder, encoding)
-    paths = np.asarray(trie.paths)
+    prefixes = [
+      [tuple(row[:end]) for end in range(1, len(row) + 1)]
+      for row in codes.tolist()
+    ]
 
     def mean_of(rows):
       mean = documents[rows].sum(axis=0)
@@ -154,13 +160,13 @@ class TestIdDecoder:
       for document in range(COUNT):
         expected = 0.0
         for level in range(trie.depth):
-          family = (paths[:, :level] == paths[document, :level]).all(axis=1)
-          nodes = sorted(set(paths[family, level].tolist()))
+          parent = prefixes[document][:level][-1:]
+          family = [p[level] for p in prefixes if p[:level][-1:] == parent]
           values = [
-            config.scale * vector @ mean_of(paths[:, level] == node)
-            for node in nodes
+            config.scale * vector @ mean_of([p[level] == n for p in prefixes])
+            for n in sorted(set(family))
           ]
-          own = nodes.index(paths[document, level])
+          own = sorted(set(family)).index(prefixes[document][level])
           expected += values[own] - np.logaddexp.reduce(values)
         assert float(scores[query, document]) == pytest.approx(
           expected, abs=1e-3
