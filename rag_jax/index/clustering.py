@@ -91,6 +91,7 @@ def kmeans_groups(
   iterations: int = 15,
   seed: int = 0,
   most_groups: int = 1,
+  most_rows: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
   """One k-means in each group of vectors, all in one program.
 
@@ -102,6 +103,7 @@ def kmeans_groups(
     iterations: Lloyd iterations at most.
     seed: of the starts.
     most_groups: pads to as many, so that calls with fewer share a program.
+    most_rows: the same for the vectors in groups.
 
   Returns:
     Centres float32[G, k, D], and int32[N], the nearest centre of each vector
@@ -114,7 +116,7 @@ def kmeans_groups(
   # Each group starts a new block, so that a block has one set of centres.
   blocks = -(-sizes // BLOCK)
   padded = 1 << (max(groups, most_groups) - 1).bit_length()
-  most_blocks = len(owners) // BLOCK + most_groups
+  most_blocks = most_rows // BLOCK + most_groups
   total = _round_up(max(int(blocks.sum()), most_blocks))
   rows = np.full(total * BLOCK, -1)
   ends = np.cumsum(sizes)
@@ -175,13 +177,15 @@ def _plus_plus(noise: jax.Array, sample: jax.Array) -> jax.Array:
   Returns:
     float32[k, D].
   """
-  square = jnp.sum(sample * sample, axis=-1)
+  # All products at once: after that, a step is a row of a small matrix.
+  dots = jnp.matmul(sample, sample.T, precision='highest')
+  square = jnp.diagonal(dots)
 
   def step(best, noise):
     # Where all distances are 0, the largest of -inf is the first row.
     row = jnp.argmax(jnp.log(best) + noise)
-    distance = square + square[row] - 2 * (sample @ sample[row])
-    return jnp.minimum(best, jnp.maximum(distance, 0)).at[row].set(0), row
+    distance = jnp.maximum(square + square[row] - 2 * dots[row], 0)
+    return jnp.minimum(best, distance).at[row].set(0), row
 
   # At first all rows are equally far from the centres there are: none.
   best = jnp.full(sample.shape[0], jnp.finfo(sample.dtype).max)

@@ -291,7 +291,7 @@ def _check(
   ):
     got = None if titles is None else len(titles)
     raise ValueError(
-      f'titles must be one a document ({len(vectors)}), got {got}. Pass titles, or '
-      'set --config.docid.scheme.'
+      f'titles must be one a document ({len(vectors)}), got {got}. Pass '
+      'titles, or set --config.docid.scheme.'
     )
   return vectors

@@ -5,6 +5,8 @@ import numpy as np
 
 from rag_jax.index import clustering
 
+ROWS = 8192  # vectors that are clustered at once, about
+
 
 def fit(
   vectors: np.ndarray,
@@ -64,14 +66,24 @@ def fit(
       missing = branching - len(means)
       means = np.pad(means, ((0, missing), (0, 0)))[None]
     else:
-      means, labels = clustering.kmeans_groups(
-        on_device,
-        owners,
-        branching,
-        iterations=iterations,
-        seed=seed + len(codes),
-        most_groups=count // (leaf_size + 1),
-      )
+      means = np.zeros((len(split), branching, width), np.float32)
+      labels = np.full(count, -1, np.int32)
+      # Runs of groups that fit into the cache, most of them of one shape.
+      runs = np.cumsum(sizes[split]) // ROWS
+      for run in np.unique(runs):
+        groups = np.flatnonzero(runs == run)
+        inside = (owners >= groups[0]) & (owners <= groups[-1])
+        some_means, some = clustering.kmeans_groups(
+          on_device,
+          np.where(inside, owners - groups[0], -1),
+          branching,
+          iterations=iterations,
+          seed=seed + total + int(run),
+          most_groups=min(ROWS, count) // (leaf_size + 1),
+          most_rows=min(ROWS, count),
+        )
+        means[groups] = some_means
+        labels[inside] = some[inside]
     labels = _split_evenly(owners, labels, branching)
     inside = owners >= 0
     place = np.where(inside, owners * branching + labels, -1)
