@@ -1,13 +1,39 @@
 """Docid schemes: vectors in, codes out; on the host, deterministic by seed.
 
-Every scheme maps float32[N, D] vectors to int32[N, L] codes that are unique.
+`fit` names a corpus and returns what it learned; `encode` names new documents
+by it, without moving a name that is given. The last level of every scheme
+tells documents apart that share all codes before it: `append_uniqueness`
+numbers a corpus, `next_free` numbers documents that join it.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-SCHEMES = ('hierarchical_kmeans', 'residual_kmeans', 'atomic', 'random')
+from rag_jax.index import (
+  codebooks,
+  hierarchy,
+  learned,
+  rq_vae,
+  text_keys,
+  uniqueness,
+)
+
+SCHEMES = (
+  'hierarchical_kmeans',
+  'residual_kmeans',
+  'product_quantisation',
+  'rq_vae',
+  'learned',
+  'atomic',
+  'string',
+  'title',
+  'random',
+)
+append_uniqueness = uniqueness.append_uniqueness
+next_free = uniqueness.next_free
+Quantiser = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,8 +43,15 @@ class DocidConfig:
   scheme: str = 'hierarchical_kmeans'  # one of SCHEMES
   branching: int = 24  # children a node, or codes a level
   leaf_size: int = 24  # hierarchical: a cluster this small is not split
-  num_levels: int = 3  # residual and random: codes before the uniqueness token
-  iterations: int = 15  # Lloyd iterations of each k-means
+  max_depth: int = 12  # hierarchical: levels of clusters at most
+  num_levels: int = 3  # others: codes, or title words, before the last level
+  iterations: int = 15  # Lloyd iterations of each k-means, at most
+  train_rows: int = 256  # rows a centre that k-means learns from
+  steps: int = 1000  # rq_vae, learned: training steps
+  batch_size: int = 256  # rq_vae, learned: documents a step
+  learning_rate: float = 1e-3  # rq_vae, learned: of Adam
+  hidden: tuple[int, ...] = (512, 256, 128)  # rq_vae: of the encoder
+  latent: int = 32  # rq_vae: width of the codebooks
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -27,27 +60,38 @@ class DocidConfig:
         f'docid.scheme must be one of {", ".join(SCHEMES)}, got '
         f'{self.scheme!r}. Set --config.docid.scheme.'
       )
-    for name, least in (('branching', 2), ('leaf_size', 1), ('num_levels', 1)):
+    for name, least in (
+      ('branching', 2),
+      ('leaf_size', 1),
+      ('max_depth', 1),
+      ('num_levels', 1),
+      ('iterations', 1),
+      ('train_rows', 1),
+      ('steps', 0),
+      ('batch_size', 2),
+      ('latent', 1),
+    ):
       value = getattr(self, name)
       if value < least:
         raise ValueError(
           f'docid.{name} must be at least {least}, got {value}. '
           f'Set --config.docid.{name}.'
         )
+    if not self.learning_rate > 0:
+      raise ValueError(
+        f'docid.learning_rate must be positive, got {self.learning_rate}. '
+        'Set --config.docid.learning_rate.'
+      )
 
 
 def assign(
-  vectors: np.ndarray, config: DocidConfig, *, seed: int = 0
+  vectors: np.ndarray,
+  config: DocidConfig,
+  *,
+  seed: int = 0,
+  titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-  """Names documents by a scheme.
-
-  Args:
-    vectors: float32[N, D], one a document.
-    config: the scheme and its sizes.
-    seed: of k-means starts and random codes.
-
-  Returns:
-    int32[N, L], unique rows.
+  """Names documents by a scheme: the codes of `fit`, int32[N, L].
 
   Example:
     >>> vectors = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
@@ -55,149 +99,199 @@ def assign(
     >>> assign(vectors, config).shape
     (3, 2)
   """
-  rng = np.random.default_rng(seed)
-  vectors = np.asarray(vectors, np.float32)
-  if config.scheme == 'atomic':
-    return np.arange(len(vectors), dtype=np.int32)[:, None]
-  if config.scheme == 'random':
-    shape = (len(vectors), config.num_levels)
-    codes = rng.integers(0, config.branching, shape).astype(np.int32)
-    return append_uniqueness(codes)
-  if config.scheme == 'residual_kmeans':
-    return append_uniqueness(residual_kmeans(vectors, config, rng))
-  return hierarchical_kmeans(vectors, config, rng)
+  return fit(vectors, config, seed=seed, titles=titles)[0]
 
 
-def hierarchical_kmeans(
-  vectors: np.ndarray, config: DocidConfig, rng: np.random.Generator
-) -> np.ndarray:
-  """Clusters recursively; a small cluster numbers its documents.
-
-  A cluster that swallows everything (identical vectors) is split evenly, so
-  the recursion ends on any input.
-
-  Reference:
-    Tay et al., Transformer Memory as a Differentiable Search Index, 2022.
-  """
-  codes: list[list[int]] = [[] for _ in range(len(vectors))]
-  stack = [np.arange(len(vectors))]
-  while stack:
-    rows = stack.pop()
-    if len(rows) <= config.leaf_size:
-      labels = np.arange(len(rows))
-    else:
-      labels = kmeans(vectors[rows], config.branching, config, rng)[1]
-      if (labels == labels[0]).all():
-        labels = np.arange(len(rows)) % config.branching
-      labels = np.unique(labels, return_inverse=True)[1]  # drop empty clusters
-      stack.extend(rows[labels == c] for c in range(labels.max() + 1))
-    for row, label in zip(rows, labels, strict=True):
-      codes[row].append(int(label))
-  length = max(map(len, codes))
-  padded = [code + [0] * (length - len(code)) for code in codes]
-  return np.asarray(padded, np.int32)
-
-
-def residual_kmeans(
-  vectors: np.ndarray, config: DocidConfig, rng: np.random.Generator
-) -> np.ndarray:
-  """Quantises the residual of the level before, level by level.
-
-  Returns:
-    int32[N, num_levels]; several documents may share a row.
-  """
-  residual = vectors.copy()
-  codes = []
-  for _ in range(config.num_levels):
-    centres, labels = kmeans(residual, config.branching, config, rng)
-    residual -= centres[labels]
-    codes.append(labels)
-  return np.stack(codes, axis=1).astype(np.int32)
-
-
-def append_uniqueness(codes: np.ndarray) -> np.ndarray:
-  """Appends a level that numbers the documents of one docid.
+def fit(
+  vectors: np.ndarray,
+  config: DocidConfig,
+  *,
+  seed: int = 0,
+  titles: Sequence[str] | None = None,
+  queries: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, Quantiser]:
+  """Names documents by a scheme, and says how to name others.
 
   Args:
-    codes: int[N, L].
+    vectors: float32[N, D], one a document.
+    config: the scheme and its sizes.
+    seed: of all that is random.
+    titles: N titles, for the scheme 'title'.
+    queries: for the scheme 'learned': vectors float32[Q, D] and the rows
+      int[Q] of the documents that they ask for. None asks for every document
+      by its own vector, with noise.
 
   Returns:
-    int32[N, L + 1], unique rows; the last level is as wide as the largest
-    bucket needs.
+    Docids int32[N, L], unique rows; and arrays that `encode` needs, to be
+    saved beside them.
+
+  Raises:
+    ValueError: if the vectors, titles or queries do not fit the scheme.
 
   Example:
-    >>> append_uniqueness(np.array([[3, 1], [0, 2], [3, 1]])).tolist()
-    [[3, 1, 0], [0, 2, 0], [3, 1, 1]]
+    >>> config = DocidConfig(scheme='residual_kmeans', branching=2)
+    >>> codes, quantiser = fit(np.eye(4), config)
+    >>> codes.shape, quantiser['centres'].shape
+    ((4, 4), (3, 2, 4))
   """
-  order = np.lexsort(codes.T[::-1])
-  ordered = codes[order]
-  new = np.ones(len(codes), bool)
-  new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-  index = np.arange(len(codes))
-  number = index - np.maximum.accumulate(np.where(new, index, 0))
-  last = np.empty(len(codes), np.int32)
-  last[order] = number
-  return np.concatenate([codes, last[:, None]], axis=1).astype(np.int32)
+  vectors = _check(vectors, config, titles)
+  if not len(vectors):
+    raise ValueError('vectors must not be empty, got 0 rows. Add documents.')
+  count = len(vectors)
+  quantiser: Quantiser = {}
+  if config.scheme == 'atomic':
+    return np.arange(count, dtype=np.int32)[:, None], quantiser
+  if config.scheme == 'string':
+    codes = text_keys.digits(np.arange(count), len(str(count - 1)))
+    size = np.asarray([count, codes.shape[1]], np.int32)
+    return codes, {'size': size}
+  if config.scheme == 'random':
+    rng = np.random.default_rng(seed)
+    shape = (count, config.num_levels)
+    codes = rng.integers(0, config.branching, shape)
+  elif config.scheme == 'title':
+    quantiser = text_keys.fit_titles(titles or ())
+    codes = text_keys.title_codes(quantiser, titles or (), config.num_levels)
+  elif config.scheme == 'hierarchical_kmeans':
+    codes, quantiser = hierarchy.fit(
+      vectors,
+      branching=config.branching,
+      leaf_size=config.leaf_size,
+      max_depth=config.max_depth,
+      iterations=config.iterations,
+      train_rows=config.train_rows,
+      seed=seed,
+    )
+  elif config.scheme == 'product_quantisation':
+    centres, codes = codebooks.product_quantisation(
+      vectors,
+      config.num_levels,
+      config.branching,
+      iterations=config.iterations,
+      train_rows=config.train_rows,
+      seed=seed,
+    )
+    quantiser = {'centres': centres}
+  elif config.scheme == 'rq_vae':
+    quantiser = rq_vae.fit(
+      vectors,
+      num_levels=config.num_levels,
+      num_codes=config.branching,
+      hidden=config.hidden,
+      latent=config.latent,
+      steps=config.steps,
+      batch_size=config.batch_size,
+      learning_rate=config.learning_rate,
+      seed=seed,
+    )
+    codes = rq_vae.encode(quantiser, vectors)
+  else:
+    centres, codes = codebooks.residual_kmeans(
+      vectors,
+      config.num_levels,
+      config.branching,
+      iterations=config.iterations,
+      train_rows=config.train_rows,
+      seed=seed,
+    )
+    if config.scheme == 'learned':
+      centres = learned.fit(
+        centres,
+        vectors,
+        queries,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=seed,
+      )
+      codes = codebooks.encode_residual(centres, vectors)
+    quantiser = {'centres': centres}
+  return append_uniqueness(codes), quantiser
 
 
-def kmeans(
+def encode(
+  quantiser: Quantiser,
   vectors: np.ndarray,
-  num_clusters: int,
   config: DocidConfig,
-  rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Lloyd's algorithm from a k-means++ start.
-
-  An empty cluster takes the vector that is farthest from its centre.
+  *,
+  titles: Sequence[str] | None = None,
+) -> np.ndarray:
+  """Codes of new documents, all but the last level (see `next_free`).
 
   Args:
-    vectors: float32[N, D].
-    num_clusters: k; at most N are used.
-    config: for the number of iterations.
-    rng: random generator.
+    quantiser: what `fit` returned.
+    vectors: float32[M, D].
+    config: the same scheme and sizes.
+    titles: M titles, for the scheme 'title'.
 
   Returns:
-    Centres float32[k, D] and labels int64[N].
+    int32[M, L - 1]. For the documents that were fitted, these are the codes
+    that `fit` gave them, but for 'random' and 'string', which know no
+    document again.
 
-  Reference:
-    Arthur and Vassilvitskii, k-means++: the advantages of careful seeding,
-    2007.
+  Example:
+    >>> config = DocidConfig(branching=2, leaf_size=2)
+    >>> codes, quantiser = fit(np.array([[0.0], [0.1], [1.0]]), config)
+    >>> new = encode(quantiser, np.array([[0.9]]), config)
+    >>> bool((new == codes[2, :-1]).all())
+    True
   """
-  num_clusters = min(num_clusters, len(vectors))
-  centres = vectors[_plus_plus(vectors, num_clusters, rng)]
-  labels = np.zeros(len(vectors), np.int64)
-  for _ in range(config.iterations):
-    distances = _distances(vectors, centres)
-    labels = distances.argmin(axis=1)
-    counts = np.bincount(labels, minlength=num_clusters)
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-      own = distances[np.arange(len(vectors)), labels]
-      labels[np.argsort(-own, kind='stable')[: len(empty)]] = empty
-      counts = np.bincount(labels, minlength=num_clusters)
-    totals = np.zeros_like(centres)
-    np.add.at(totals, labels, vectors)
-    full = counts > 0
-    centres[full] = totals[full] / counts[full, None]
-  return centres, labels
+  vectors = _check(vectors, config, titles)
+  if config.scheme == 'atomic':
+    return np.zeros((len(vectors), 0), np.int32)
+  if config.scheme == 'string':
+    count, length = (int(n) for n in quantiser['size'])
+    # The buckets that follow the corpus, as far as the digits go.
+    numbers = (count + np.arange(len(vectors))) // 10
+    numbers = np.minimum(numbers, 10 ** (length - 1) - 1)
+    return text_keys.digits(numbers, length - 1)
+  if config.scheme == 'random':
+    return _hash(vectors, config)
+  if config.scheme == 'title':
+    return text_keys.title_codes(quantiser, titles or (), config.num_levels)
+  if config.scheme == 'hierarchical_kmeans':
+    return hierarchy.encode(quantiser, vectors)
+  if config.scheme == 'product_quantisation':
+    return codebooks.encode_product(quantiser['centres'], vectors)
+  if config.scheme == 'rq_vae':
+    return rq_vae.encode(quantiser, vectors)
+  return codebooks.encode_residual(quantiser['centres'], vectors)
 
 
-def _plus_plus(
-  vectors: np.ndarray, num_clusters: int, rng: np.random.Generator
+def _hash(vectors: np.ndarray, config: DocidConfig) -> np.ndarray:
+  """Codes that look random but follow from the vector alone."""
+  words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
+  rng = np.random.default_rng(0)
+  shape = (vectors.shape[1], config.num_levels)
+  odd = rng.integers(0, 1 << 63, shape).astype(np.uint64) * 2 + 1
+  mixed = (words @ odd) >> np.uint64(32)
+  return (mixed % np.uint64(config.branching)).astype(np.int32)
+
+
+def _check(
+  vectors: np.ndarray,
+  config: DocidConfig,
+  titles: Sequence[str] | None,
 ) -> np.ndarray:
-  """Rows that start k-means: each far from those before, at random."""
-  chosen = [int(rng.integers(len(vectors)))]
-  nearest = _distances(vectors, vectors[chosen])[:, 0]
-  while len(chosen) < num_clusters:
-    total = nearest.sum()
-    share = nearest / total if total > 0 else None
-    chosen.append(int(rng.choice(len(vectors), p=share)))
-    new = _distances(vectors, vectors[chosen[-1:]])[:, 0]
-    nearest = np.minimum(nearest, new)
-  return np.asarray(chosen)
-
-
-def _distances(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
-  """Squared distances, float64[N, k] so that shares sum to one."""
-  square = (vectors**2).sum(1)[:, None] + (centres**2).sum(1)
-  return np.maximum(square - 2 * vectors @ centres.T, 0).astype(np.float64)
+  """The vectors as float32, or a ValueError that says what is wrong."""
+  vectors = np.asarray(vectors, np.float32)
+  if vectors.ndim != 2:
+    raise ValueError(
+      f'vectors must have the shape [N, D], got {vectors.shape}. '
+      'Give one row a document.'
+    )
+  bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+  if len(bad):
+    raise ValueError(
+      f'vectors must be finite, got {vectors[bad[0]]} in row {bad[0]}. '
+      'Check the encoder that made them.'
+    )
+  if config.scheme == 'title' and (
+    titles is None or len(titles) != len(vectors)
+  ):
+    got = None if titles is None else len(titles)
+    raise ValueError(
+      f'titles must be one a document ({len(vectors)}), got {got}. Pass '
+      'titles, or set --config.docid.scheme.'
+    )
+  return vectors

@@ -1,9 +1,22 @@
 import numpy as np
 import pytest
 
-from rag_jax.index import docids
+from rag_jax.index import codebooks, docids
 
 SCHEMES = docids.SCHEMES
+
+
+def small(scheme, **changes):
+  """The smallest sizes of a scheme that still do everything."""
+  sizes = {'branching': 4, 'leaf_size': 3, 'steps': 5, 'batch_size': 16}
+  sizes |= {'hidden': (16,), 'latent': 4} | changes
+  return docids.DocidConfig(scheme=scheme, **sizes)
+
+
+def titles_of(count):
+  return [
+    f'The {"red owl" if i % 3 else "fox"} of {i % 7}' for i in range(count)
+  ]
 
 
 def vectors_of(count, *, seed=0, width=8):
@@ -14,10 +27,12 @@ def vectors_of(count, *, seed=0, width=8):
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
-@pytest.mark.parametrize('count', [1, 2, 7, 120])
+@pytest.mark.parametrize('count', [1, 7, 120])
 def test_every_document_gets_its_own_code(scheme, count):
-  config = docids.DocidConfig(scheme=scheme, branching=4, leaf_size=3)
-  codes = docids.assign(vectors_of(count), config, seed=3)
+  config = small(scheme)
+  codes = docids.assign(
+    vectors_of(count), config, seed=3, titles=titles_of(count)
+  )
   assert codes.dtype == np.int32
   assert codes.shape[0] == count
   assert codes.min() >= 0
@@ -26,16 +41,18 @@ def test_every_document_gets_its_own_code(scheme, count):
 
 @pytest.mark.parametrize('scheme', SCHEMES)
 def test_a_seed_gives_the_same_codes_again(scheme):
-  config = docids.DocidConfig(scheme=scheme, branching=4, leaf_size=3)
-  first = docids.assign(vectors_of(50), config, seed=1)
-  again = docids.assign(vectors_of(50), config, seed=1)
+  config = small(scheme)
+  first = docids.assign(vectors_of(50), config, seed=1, titles=titles_of(50))
+  again = docids.assign(vectors_of(50), config, seed=1, titles=titles_of(50))
   np.testing.assert_array_equal(first, again)
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
 def test_identical_vectors_are_told_apart(scheme):
-  config = docids.DocidConfig(scheme=scheme, branching=4, leaf_size=3)
-  codes = docids.assign(np.ones((40, 8), np.float32), config)
+  config = small(scheme)
+  codes = docids.assign(
+    np.ones((40, 8), np.float32), config, titles=['same'] * 40
+  )
   assert len(np.unique(codes, axis=0)) == 40
 
 
@@ -54,36 +71,85 @@ def test_hierarchical_kmeans_puts_neighbours_under_one_prefix():
 
 def test_residual_kmeans_comes_closer_with_every_level():
   vectors = vectors_of(200)
-  errors = []
-  for levels in (1, 2, 3):
-    config = docids.DocidConfig(num_levels=levels, branching=8)
-    residual = vectors.copy()
-    rng = np.random.default_rng(0)
-    codes = docids.residual_kmeans(vectors, config, rng)
-    for level in range(levels):
-      for value in np.unique(codes[:, level]):
-        rows = codes[:, level] == value
-        residual[rows] -= residual[rows].mean(axis=0)
-    errors.append(float((residual**2).sum()))
-  assert errors[0] > errors[1] > errors[2]
+  centres, codes = codebooks.residual_kmeans(vectors, 3, 8)
+  errors = [(vectors**2).sum()]
+  rebuilt = np.zeros_like(vectors)
+  for level in range(3):
+    # Each code is the nearest to what is left, by brute force.
+    left = vectors - rebuilt
+    apart = ((left[:, None] - centres[level]) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(codes[:, level], apart.argmin(axis=1))
+    rebuilt += centres[level][codes[:, level]]
+    errors.append(((vectors - rebuilt) ** 2).sum())
+  assert errors[0] > errors[1] > errors[2] > errors[3]
 
 
-def test_kmeans_leaves_no_cluster_empty():
-  vectors = vectors_of(60)
-  config = docids.DocidConfig()
-  rng = np.random.default_rng(0)
-  centres, labels = docids.kmeans(vectors, 12, config, rng)
-  assert centres.shape == (12, 8)
-  assert set(labels.tolist()) == set(range(12))
+@pytest.mark.parametrize('width', [6, 8])
+def test_product_quantisation_codes_each_slice_by_itself(width):
+  vectors = vectors_of(100, width=width)
+  config = docids.DocidConfig(
+    scheme='product_quantisation', num_levels=3, branching=8
+  )
+  codes, quantiser = docids.fit(vectors, config)
+  part = -(-width // 3)
+  assert quantiser['centres'].shape == (3, 8, part)
+  wide = np.zeros((100, 3 * part), np.float32)
+  wide[:, :width] = vectors
+  for level, centres in enumerate(quantiser['centres']):
+    left = wide[:, level * part : (level + 1) * part]
+    apart = ((left[:, None] - centres) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(codes[:, level], apart.argmin(axis=1))
 
 
-def test_kmeans_ends_at_the_centres_of_its_clusters():
-  vectors = vectors_of(60)
-  config = docids.DocidConfig(iterations=50)
-  centres, labels = docids.kmeans(vectors, 5, config, np.random.default_rng(0))
-  for cluster in range(5):
-    mean = vectors[labels == cluster].mean(axis=0)
-    np.testing.assert_allclose(centres[cluster], mean, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(
+  'scheme', [s for s in SCHEMES if s not in ('string', 'random')]
+)
+def test_frozen_codebooks_give_the_fitted_documents_their_codes(scheme):
+  vectors, titles = vectors_of(90), titles_of(90)
+  config = small(scheme)
+  codes, quantiser = docids.fit(vectors, config, seed=2, titles=titles)
+  again = docids.encode(quantiser, vectors, config, titles=titles)
+  np.testing.assert_array_equal(again, codes[:, :-1])
+
+
+@pytest.mark.parametrize('scheme', SCHEMES)
+def test_new_documents_join_without_a_clash(scheme):
+  vectors, titles = vectors_of(130), titles_of(130)
+  config = small(scheme)
+  codes, quantiser = docids.fit(
+    vectors[:90], config, seed=2, titles=titles[:90]
+  )
+  new = docids.encode(quantiser, vectors[90:], config, titles=titles[90:])
+  assert new.dtype == np.int32
+  assert new.shape == (40, codes.shape[1] - 1)
+  last = docids.next_free(codes, new, np.ones(90, bool))
+  joined = np.concatenate([codes, np.column_stack([new, last])])
+  assert len(np.unique(joined, axis=0)) == 130
+  # What is learned is arrays alone, and does not depend on who comes with whom.
+  assert all(
+    isinstance(a, (np.ndarray, np.generic)) for a in quantiser.values()
+  )
+  if scheme != 'string':
+    alone = docids.encode(
+      quantiser, vectors[95:96], config, titles=titles[95:96]
+    )
+    np.testing.assert_array_equal(alone[0], new[5])
+
+
+def test_string_docids_are_the_digits_of_the_row():
+  codes = docids.assign(vectors_of(120), small('string'))
+  assert [''.join(map(str, row)) for row in codes] == [
+    f'{i:03}' for i in range(120)
+  ]
+
+
+@pytest.mark.parametrize('scheme', ['residual_kmeans', 'hierarchical_kmeans'])
+def test_the_depth_is_capped(scheme):
+  vectors = np.random.default_rng(0).normal(size=(60, 2)) ** 9
+  config = small(scheme, leaf_size=1, branching=2, max_depth=3)
+  codes = docids.assign(vectors, config)
+  assert codes.shape == (60, 4)
+  assert len(np.unique(codes, axis=0)) == 60
 
 
 @pytest.mark.parametrize(
@@ -93,6 +159,9 @@ def test_kmeans_ends_at_the_centres_of_its_clusters():
     ('branching', 1, 'at least 2'),
     ('leaf_size', 0, 'at least 1'),
     ('num_levels', 0, 'at least 1'),
+    ('max_depth', 0, 'at least 1'),
+    ('steps', -1, 'at least 0'),
+    ('learning_rate', 0.0, 'positive'),
   ],
 )
 def test_bad_values_name_the_field_and_the_remedy(field, value, word):
@@ -101,3 +170,21 @@ def test_bad_values_name_the_field_and_the_remedy(field, value, word):
   assert f'docid.{field}' in str(error.value)
   assert repr(value) in str(error.value)
   assert f'--config.docid.{field}' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'vectors, scheme, words',
+  [
+    (np.ones(3), 'atomic', r'vectors must have the shape \[N, D\], got \(3,\)'),
+    (np.full((2, 1), np.nan), 'rq_vae', 'vectors must be finite.* in row 0'),
+    (np.ones((0, 3)), 'random', 'vectors must not be empty'),
+    (
+      np.ones((3, 2)),
+      'title',
+      r'titles must be one a document \(3\), got None',
+    ),
+  ],
+)
+def test_bad_vectors_and_titles_are_named(vectors, scheme, words):
+  with pytest.raises(ValueError, match=words):
+    docids.fit(vectors, small(scheme))

@@ -1,0 +1,123 @@
+"""Codes by codebooks: of what the levels before leave, or of slices."""
+
+import numpy as np
+
+from rag_jax.index import clustering
+
+
+def residual_kmeans(
+  vectors: np.ndarray,
+  num_levels: int,
+  num_codes: int,
+  *,
+  iterations: int = 15,
+  train_rows: int = 256,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Quantises the residual of the level before, level by level.
+
+  Args:
+    vectors: float32[N, D].
+    num_levels: codes of a document.
+    num_codes: V, values of a code; fewer where there are fewer vectors.
+    iterations: Lloyd iterations of each k-means, at most.
+    train_rows: rows a centre that k-means learns from.
+    seed: of k-means.
+
+  Returns:
+    Centres float32[num_levels, V, D], and codes
+    int32[N, num_levels]; several documents may share a row.
+
+  Reference:
+    Chen et al., Approximate Nearest Neighbor Search by Residual Vector
+    Quantization, 2010.
+  """
+  residual = np.array(vectors, np.float32)
+  centres, codes = [], []
+  for level in range(num_levels):
+    means, labels = clustering.kmeans(
+      residual,
+      num_codes,
+      iterations=iterations,
+      train_rows=train_rows,
+      seed=seed + level,
+    )
+    residual -= means[labels]
+    centres.append(means)
+    codes.append(labels)
+  return np.stack(centres), np.stack(codes, axis=1)
+
+
+def encode_residual(centres: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+  """Nearest code of what the levels before leave, int32[M, levels].
+
+  Args:
+    centres: float32[levels, V, D].
+    vectors: float32[M, D].
+  """
+  residual = np.array(vectors, np.float32)
+  codes = []
+  for level in centres:
+    codes.append(clustering.nearest(residual, level))
+    residual -= level[codes[-1]]
+  return np.stack(codes, axis=1)
+
+
+def product_quantisation(
+  vectors: np.ndarray,
+  num_levels: int,
+  num_codes: int,
+  *,
+  iterations: int = 15,
+  train_rows: int = 256,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Quantises each of `num_levels` slices of the vectors by itself.
+
+  Vectors whose width is no multiple of `num_levels` are padded with zeros.
+
+  Args:
+    vectors: float32[N, D].
+    num_levels: codes of a document.
+    num_codes: V, values of a code; fewer where there are fewer vectors.
+    iterations: Lloyd iterations of each k-means, at most.
+    train_rows: rows a centre that k-means learns from.
+    seed: of k-means.
+
+  Returns:
+    Centres float32[num_levels, V, ceil(D / num_levels)], and codes
+    int32[N, num_levels]; several documents may share a row.
+
+  Reference:
+    Jegou et al., Product Quantization for Nearest Neighbor Search, 2011.
+  """
+  fitted = [
+    clustering.kmeans(
+      part,
+      num_codes,
+      iterations=iterations,
+      train_rows=train_rows,
+      seed=seed + level,
+    )
+    for level, part in enumerate(_slices(vectors, num_levels))
+  ]
+  return np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted], 1)
+
+
+def encode_product(centres: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+  """Nearest code of each slice, int32[M, levels].
+
+  Args:
+    centres: float32[levels, V, ceil(D / levels)].
+    vectors: float32[M, D].
+  """
+  parts = _slices(vectors, len(centres))
+  codes = [
+    clustering.nearest(p, c) for p, c in zip(parts, centres, strict=True)
+  ]
+  return np.stack(codes, axis=1)
+
+
+def _slices(vectors: np.ndarray, count: int) -> list[np.ndarray]:
+  padding = -vectors.shape[1] % count
+  return np.split(np.pad(vectors, ((0, 0), (0, padding))), count, axis=1)
