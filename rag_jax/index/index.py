@@ -9,6 +9,7 @@ import hashlib
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import flax.struct
@@ -85,17 +86,12 @@ def from_codes(
 
 def save(index: Index, path: str | os.PathLike[str]) -> None:
   """Writes an index to a .npz file, atomically, with its checksum."""
-  path = pathlib.Path(path)
   arrays = {
     'tokens': np.asarray(index.tokens),
     'codes': np.asarray(index.codes),
     'alive': np.asarray(index.alive),
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix('.partial.npz')
-  everything: dict[str, Any] = arrays | {'checksum': _checksum(arrays)}
-  np.savez_compressed(partial, **everything)
-  os.replace(partial, path)
+  write(path, arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Index:
@@ -104,21 +100,53 @@ def load(path: str | os.PathLike[str]) -> Index:
   Raises:
     ValueError: if the file is missing or damaged.
   """
+  arrays = read(path, ('tokens', 'codes', 'alive'))
+  return from_codes(arrays['tokens'], arrays['codes'], alive=arrays['alive'])
+
+
+def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+  """Writes arrays to a .npz file, atomically, with their checksum."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix('.partial.npz')
+  everything: dict[str, Any] = arrays | {'checksum': _checksum(arrays)}
+  np.savez_compressed(partial, **everything)
+  os.replace(partial, path)
+
+
+def read(
+  path: str | os.PathLike[str], names: Iterable[str]
+) -> dict[str, np.ndarray]:
+  """Reads what `write` wrote; a damaged file is refused as a whole.
+
+  Args:
+    path: the file.
+    names: arrays that must be there.
+
+  Raises:
+    ValueError: if the file is missing or damaged, or an array is missing.
+  """
+  remedy = 'Use another --workdir, or build it again.'
   try:
     with np.load(path) as stored:
-      arrays = {name: stored[name] for name in ('tokens', 'codes', 'alive')}
-      checksum = str(stored['checksum'])
+      arrays = {name: stored[name] for name in stored.files}
+    checksum = str(arrays.pop('checksum'))
   except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(
       f'index file {str(path)!r} cannot be read ({type(error).__name__}). '
-      'Train into another --workdir to build it again.'
+      f'{remedy}'
     ) from error
   if checksum != _checksum(arrays):
     raise ValueError(
-      f'index file {str(path)!r} is damaged: its checksum differs. '
-      'Train into another --workdir to build it again.'
+      f'index file {str(path)!r} is damaged: its checksum differs. {remedy}'
     )
-  return from_codes(arrays['tokens'], arrays['codes'], alive=arrays['alive'])
+  missing = sorted(set(names) - arrays.keys())
+  if missing:
+    raise ValueError(
+      f'index file {str(path)!r} holds no {", ".join(missing)}: it is of '
+      f'another kind. {remedy}'
+    )
+  return arrays
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

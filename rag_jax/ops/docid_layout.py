@@ -119,7 +119,8 @@ class Layout:
   ended: np.ndarray  # int32[D + 1]
   tails: tuple[np.ndarray, ...]  # L x uint[.]
   documents: np.ndarray  # int32[N]
-  openers: tuple[np.ndarray, ...]  # D - 1 x int32[m[d + 1]], a row below each
+  sorted_rows: np.ndarray  # int[N], the rows of the trie in order of docid
+  spans: tuple[np.ndarray, ...]  # D - 1 x int[m[d + 1], 2], places below each
   num_values: tuple[int, ...]  # L
   num_documents: int  # rows of `codes`, in the trie or not
 
@@ -173,7 +174,7 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
   depth_of = order.unique_depth()  # of each leaf
   shared = order.shared[:-1]
   depth = int(depth_of.max())
-  tokens, first, inner, openers, by_depth = [], [], [], [], []
+  tokens, first, inner, spans, by_depth = [], [], [], [], []
   nodes = np.arange(0)  # places that open a node of this depth
   for level in range(depth):
     # A place opens a node here if its prefix is new and its parent is inner.
@@ -186,7 +187,10 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
     by_depth.append(nodes[~is_inner])
     if level + 1 < depth:
       inner.append(is_inner)
-      openers.append(rows[nodes[is_inner]].astype(np.int32))
+      opens = np.append(np.flatnonzero(shared <= level), len(rows))
+      begin = nodes[is_inner]
+      end = opens[np.searchsorted(opens, begin, side='right')]
+      spans.append(np.stack([begin, end], axis=1))
   ended = np.cumsum([0, *map(len, by_depth)])
   leaves = np.concatenate(by_depth)
   return Layout(
@@ -199,7 +203,8 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
       for level in range(length)
     ),
     documents=rows[leaves].astype(np.int32),
-    openers=tuple(openers),
+    sorted_rows=rows,
+    spans=tuple(spans),
     num_values=tuple(int(n) + 1 for n in codes.max(axis=0)),
     num_documents=len(codes),
   )

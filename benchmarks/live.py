@@ -1,0 +1,98 @@
+"""Adding to and deleting from a live index, while it is searched.
+
+python benchmarks/live.py [--documents=100000 --change=1000 --width=384]
+
+Printed: median milliseconds of adding, filling the node table and deleting,
+and how often the search was compiled.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax.index import docids, live
+from rag_jax.ops import beam
+from rag_jax.ops import trie as tries
+
+
+def step_fn(params, cache, frontier):
+  table, query = params
+  return jnp.einsum('bd,bkcd->bkc', query, table[frontier.children]), cache
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--documents', type=int, default=100_000)
+  parser.add_argument('--change', type=int, default=1000)
+  parser.add_argument('--width', type=int, default=384)
+  parser.add_argument('--rounds', type=int, default=7)
+  flags = parser.parse_args()
+  rng = np.random.default_rng(0)
+  count = flags.documents + flags.change * flags.rounds
+  centres = rng.normal(size=(500, flags.width))
+  vectors = centres[rng.integers(500, size=count)]
+  vectors = (vectors + rng.normal(size=vectors.shape)).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+  tokens = rng.integers(1, 30_000, (count, 64)).astype(np.int32)
+  config = docids.DocidConfig(
+    scheme='residual_kmeans', branching=256, num_levels=3
+  )
+  start = flags.documents
+  index = live.build(
+    tokens[:start], vectors[:start], config, capacity=2 * start
+  )
+  padded = np.zeros((2 * start, flags.width), np.float32)
+  padded[:start] = vectors[:start]
+  table = tries.sum_below(index.index.trie, jnp.asarray(padded))
+  table = table / jnp.maximum(jnp.linalg.norm(table, axis=1)[:, None], 1e-6)
+  traced = []
+
+  @jax.jit
+  def search(table, trie, query):
+    traced.append(None)
+    return beam.search(
+      (table, query),
+      (),
+      trie,
+      step_fn=step_fn,
+      batch_size=query.shape[0],
+      beam_size=50,
+      scoring='absolute',
+    )
+
+  times = {'add': [], 'fill the table': [], 'delete': [], 'found at once': []}
+  for turn in range(flags.rounds):
+    rows = slice(start + turn * flags.change, start + (turn + 1) * flags.change)
+    begin = time.perf_counter()
+    index, change = live.add(index, tokens[rows], vectors[rows])
+    jax.block_until_ready(index.index)
+    times['add'].append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    table = live.update_table(table, change, vectors[rows], donate=True)
+    jax.block_until_ready(table)
+    times['fill the table'].append(time.perf_counter() - begin)
+    query = jnp.asarray(vectors[rows][:32])
+    found = np.asarray(search(table, index.index.trie, query).documents)
+    hits = (found[:, 0] == change.documents[:32]).mean()
+    times['found at once'].append(hits)
+    gone = change.documents[: flags.change // 2]
+    begin = time.perf_counter()
+    index = live.delete(index, gone)
+    jax.block_until_ready(index.index)
+    times['delete'].append(time.perf_counter() - begin)
+    found = search(table, index.index.trie, query)
+    assert not np.isin(np.asarray(found.documents), gone)[found.where].any()
+  hits = statistics.mean(times.pop('found at once'))
+  for name, values in times.items():
+    first, rest = values[0] * 1e3, statistics.median(values[1:]) * 1e3
+    print(f'{name:<16} first {first:8.1f} ms, then {rest:6.1f} ms')
+  print(f'new documents found first by their own vector: {hits:.3f}')
+  print(f'search compiled {len(traced)} times in {2 * flags.rounds} calls')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,158 @@
+"""An index that lives: what is added is found, what is deleted is not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax.index import docids, live
+from rag_jax.ops import beam
+from rag_jax.ops import trie as tries
+
+WIDTH = 8
+SCHEMES = [s for s in docids.SCHEMES if s not in ('atomic', 'title', 'rq_vae')]
+
+
+def corpus(count, seed=0):
+  rng = np.random.default_rng(seed)
+  vectors = rng.normal(size=(count, WIDTH)).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+  tokens = rng.integers(1, 1000, (count, 6)).astype(np.int32)
+  return tokens, vectors
+
+
+def make(scheme='residual_kmeans', count=60, capacity=100):
+  config = docids.DocidConfig(
+    scheme=scheme, branching=4, leaf_size=4, num_levels=3, steps=5
+  )
+  tokens, vectors = corpus(count)
+  index = live.build(tokens, vectors, config, capacity=capacity)
+  everything = np.zeros((capacity, WIDTH), np.float32)
+  everything[:count] = vectors
+  return index, table_of(index, everything), everything
+
+
+def table_of(index, vectors):
+  sums = np.asarray(tries.sum_below(index.index.trie, jnp.asarray(vectors)))
+  norm = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-6)
+  return jnp.asarray(sums / norm)
+
+
+@pytest.fixture(scope='module')
+def search():
+  """A compiled zero-shot search, and how often it was traced."""
+  traced = []
+
+  def step_fn(params, cache, frontier):
+    table, query = params
+    ends = table[frontier.children]
+    return 10 * jnp.einsum('bd,bkcd->bkc', query, ends), cache
+
+  @jax.jit
+  def run(table, index, query):
+    traced.append(None)
+    return beam.search(
+      (table, query),
+      (),
+      index.trie,
+      step_fn=step_fn,
+      batch_size=query.shape[0],
+      beam_size=70,
+      scoring='absolute',
+    )
+
+  return run, traced
+
+
+def found_by(run, table, index, vectors):
+  result = run(table, index.index, jnp.asarray(vectors))
+  documents, where = map(np.asarray, (result.documents, result.where))
+  return [d[w].tolist() for d, w in zip(documents, where, strict=True)]
+
+
+@pytest.mark.parametrize('scheme', SCHEMES)
+def test_what_is_added_is_found_and_what_is_deleted_is_not(scheme, search):
+  run, traced = search
+  index, table, vectors = make(scheme)
+  queries = np.resize(vectors[:60], (4, WIDTH))
+  found_by(run, table, index, queries)
+  before = len(traced)
+  tokens, new = corpus(4, seed=1)
+  grown, change = live.add(index, tokens, new)
+  table = live.update_table(table, change, new)
+  for row, documents in zip(
+    change.documents, found_by(run, table, grown, new), strict=True
+  ):
+    assert documents[0] == row
+    assert len(documents) == 64
+  assert index.count == 60  # the old one is as it was
+  shrunk = live.delete(grown, [change.documents[1], 5])
+  for documents in found_by(run, table, shrunk, new):
+    assert len(documents) == 62
+    assert not {int(change.documents[1]), 5} & set(documents)
+  assert len(traced) == before
+  again, change = live.add(shrunk, tokens[1:2], new[1:2])
+  table = live.update_table(table, change, new[1:2])
+  assert found_by(run, table, again, new)[1][0] == change.documents[0]
+
+
+def test_rows_of_others_stay_and_new_nodes_get_the_mean_below(search):
+  index, table, vectors = make(count=40, capacity=200)
+  table = table.at[:].add(0.01)  # as if it had been trained
+  tokens, new = corpus(80, seed=2)
+  grown, change = live.add(index, tokens, new)
+  after = np.asarray(live.update_table(table, change, new))
+  fresh = np.concatenate([change.documents, change.nodes])
+  rest = np.setdiff1d(np.arange(len(table)), fresh)
+  np.testing.assert_array_equal(after[rest], np.asarray(table)[rest])
+  np.testing.assert_allclose(after[change.documents], new)
+  assert len(change.nodes) > 0
+  for place, node in enumerate(change.nodes):
+    mean = after[change.below[change.owners == place]].sum(0)
+    np.testing.assert_allclose(
+      after[node], mean / np.linalg.norm(mean), atol=1e-5
+    )
+  vectors[change.documents] = new
+  whole = np.asarray(table_of(grown, vectors))
+  np.testing.assert_allclose(after[change.nodes], whole[change.nodes], atol=0.2)
+
+
+def test_save_and_load_go_on_as_if_nothing_had_happened(tmp_path):
+  index, *_ = make()
+  tokens, new = corpus(6, seed=3)
+  index = live.add(index, tokens, new)[0]
+  live.save(index, tmp_path / 'live.npz')
+  loaded = live.load(tmp_path / 'live.npz', index.config)
+  for ours, theirs in zip(
+    jax.tree.leaves(index.index), jax.tree.leaves(loaded.index), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  more, vectors = corpus(5, seed=4)
+  first, change = live.add(index, more, vectors)
+  second, same = live.add(loaded, more, vectors)
+  np.testing.assert_array_equal(first.codes, second.codes)
+  np.testing.assert_array_equal(change.nodes, same.nodes)
+
+
+def test_bad_input(tmp_path):
+  index, *_ = make(capacity=62)
+  tokens, vectors = corpus(3, seed=5)
+  with pytest.raises(ValueError, match='room for 2 more documents, got 3'):
+    live.add(index, tokens, vectors)
+  with pytest.raises(ValueError, match='capacity must be at least .* got 62'):
+    live.build(*corpus(63), index.config, capacity=62)
+  known = np.asarray(index.index.tokens)[[7]]
+  with pytest.raises(ValueError, match='document 0 .* as row 7 in the index'):
+    live.add(index, known, vectors[:1])
+  with pytest.raises(ValueError, match='document 1 .* as row 0 among the new'):
+    live.add(index, tokens[[0, 0]], vectors[:2])
+  with pytest.raises(ValueError, match='must have 6 columns, got 5'):
+    live.add(index, tokens[:1, :5], vectors[:1])
+  with pytest.raises(ValueError, match='document 61 is not in the index'):
+    live.delete(index, [3, 61])
+  live.save(index, tmp_path / 'live.npz')
+  other = dataclasses.replace(index.config, branching=5)
+  with pytest.raises(ValueError, match='docid.branching=4, got 5'):
+    live.load(tmp_path / 'live.npz', other)
