@@ -25,8 +25,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ['train', 'evaluate', 'ask'],
-  'train (resumes by itself), evaluate a workdir, or ask it questions.',
+  ['train', 'evaluate', 'ask', 'index'],
+  'train (resumes by itself), evaluate a workdir, ask it questions, or compare '
+  'the docid schemes on the corpus, untrained.',
 )
 _QUESTION = flags.DEFINE_string(
   'question', None, 'The question for --mode=ask. Default: standard input.'
@@ -76,7 +77,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
   try:
     config = configs.build(_CONFIG.value)
-    workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}').resolve()
+    name = config.name + ('-docids' if _MODE.value == 'index' else '')
+    workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
     run(config, workdir)
   except ValueError as error:
     sys.exit(f'error: {error}')
@@ -84,8 +86,11 @@ def main(argv: list[str]) -> None:
 
 def run(config, workdir: pathlib.Path) -> None:
   """Does what --mode says."""
-  from rag_jax import ask, evaluate, report, train
+  from rag_jax import ask, evaluate, report, survey, train
 
+  if _MODE.value == 'index':
+    print(survey.run(config, workdir))
+    return
   if _MODE.value == 'train':
     results = train.run(config, workdir)
     print(report.table(results))

@@ -158,16 +158,35 @@ def document_vectors(
   rng: jax.Array, config: RagConfig, tokens: jax.Array, *, vocab_size: int
 ) -> jax.Array:
   """Vectors float32[N, D] that `init` will start from, for naming docids."""
+  encoder = _untrained_encoder(rng, config, tokens, vocab_size)
+  return query_encoder.embed_documents(encoder, tokens)
+
+
+def embed(
+  rng: jax.Array,
+  config: RagConfig,
+  tokens: jax.Array,
+  query: jax.Array,
+  *,
+  vocab_size: int,
+) -> jax.Array:
+  """Vectors float32[B, D] of queries, by the encoder `init` will start from."""
+  encoder = _untrained_encoder(rng, config, tokens, vocab_size)
+  return query_encoder.apply(encoder, config.query_encoder, query).vector
+
+
+def _untrained_encoder(
+  rng: jax.Array, config: RagConfig, tokens: jax.Array, vocab_size: int
+) -> Params:
   frequency = query_encoder.inverse_document_frequency(
     tokens, vocab_size=vocab_size
   )
-  encoder = query_encoder.init(
+  return query_encoder.init(
     jax.random.split(rng, 3)[0],
     config.query_encoder,
     vocab_size=vocab_size,
     token_weights=frequency,
   )
-  return query_encoder.embed_documents(encoder, tokens)
 
 
 def retrieve(

@@ -84,7 +84,11 @@ def prepare(
       vocab_size=tokenizer.get_vocab_size(),
     )
     index = indexes.build(
-      encoded.tokens, np.asarray(vectors), config.docid, seed=config.seed
+      encoded.tokens,
+      np.asarray(vectors),
+      config.docid,
+      seed=config.seed,
+      titles=[document.title for document in dataset.documents],
     )
     indexes.save(index, index_path)
     return Prepared(dataset=dataset, tokenizer=tokenizer, index=index)

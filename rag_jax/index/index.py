@@ -9,7 +9,7 @@ import hashlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.struct
@@ -40,6 +40,7 @@ def build(
   config: docids.DocidConfig,
   *,
   seed: int = 0,
+  titles: Sequence[str] | None = None,
 ) -> Index:
   """Names the documents and packs them.
 
@@ -48,11 +49,12 @@ def build(
     vectors: float32[N, D], what the docids are clustered from.
     config: the docid scheme.
     seed: of the scheme.
+    titles: N titles, for the scheme 'title'.
 
   Returns:
     The index.
   """
-  codes = docids.assign(vectors, config, seed=seed)
+  codes = docids.assign(vectors, config, seed=seed, titles=titles)
   return from_codes(tokens, codes)
 
 

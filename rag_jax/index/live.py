@@ -384,15 +384,16 @@ def _room(
   growth = 1.25 * capacity / count
   length = len(tight.num_values)
   nodes, parents, branching = [], [], []
-  values = [max(n, config.branching) for n in tight.num_values]
+  most = {'string': 10, 'title': 1 << 16}.get(config.scheme, config.branching)
+  values = [max(n, most) for n in tight.num_values]
   values[-1] = max(256, 2 * values[-1])
   for level in range(length):
     has = level < len(tight.nodes)
     some = tight.nodes[level] if has else 0
     nodes.append(min(capacity, int(some * growth) + capacity // 16 + 64))
     some = tight.parents[level] if has else 0
-    most = nodes[-2] if level else 1
-    parents.append(min(most, int(some * growth) + capacity // 32 + 64))
+    above = nodes[-2] if level else 1
+    parents.append(min(above, int(some * growth) + capacity // 32 + 64))
     some = tight.branching[level] if has else 1
     branching.append(min(values[level], max(64, 2 * some)))
   return docid_layout.Capacity(

@@ -1,0 +1,250 @@
+"""What docids are worth before anything is trained.
+
+Collisions, use and entropy of the codes, branching, memory, and what a search
+finds without training: enough to choose a scheme by.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax.index import docids
+from rag_jax.ops import beam, docid_layout
+from rag_jax.ops import trie as tries
+
+MODES = ('absolute', 'log_softmax', 'inner_product')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Level:
+  """Codes of one level of the docids."""
+
+  used: int  # distinct codes
+  dead: int  # codes of the alphabet that no docid has
+  entropy: float  # of the codes, bits
+  branching: float  # children a node has on average
+  widest: int  # children of the widest node
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statistics:
+  """What a set of docids is like."""
+
+  documents: int
+  collisions: float  # share of documents whose docid needs the last level
+  levels: tuple[Level, ...]  # those at which a search has a choice
+  trie_memory: int  # bytes
+  num_nodes: int  # rows of a node table
+
+
+def describe(codes: np.ndarray, *, num_values: int | None = None) -> Statistics:
+  """Counts what there is to know of docids.
+
+  Args:
+    codes: int[N, L], unique rows, the last level for uniqueness.
+    num_values: size of the alphabet of all levels but the last; None takes
+      what is seen.
+
+  Example:
+    >>> found = describe(np.array([[0, 0], [0, 1], [1, 0], [2, 0]]))
+    >>> found.collisions, [level.used for level in found.levels]
+    (0.5, [3, 2])
+  """
+  layout = docid_layout.lay_out(codes)
+  capacity = docid_layout.tight(layout)
+  collisions = 0.0
+  if codes.shape[1] > 1:
+    order = docid_layout.sort(codes[:, :-1])
+    same = order.shared[1:-1] == codes.shape[1] - 1
+    tied = np.zeros(len(codes), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    collisions = float(tied.mean())
+  levels = []
+  for level, first in enumerate(layout.first):
+    counts = np.bincount(codes[:, level])
+    share = counts[counts > 0] / len(codes)
+    children = np.diff(first)
+    last = level == codes.shape[1] - 1
+    size = len(counts) if last or num_values is None else num_values
+    levels.append(
+      Level(
+        used=len(share),
+        dead=max(size - len(share), 0),
+        entropy=float(-(share * np.log2(share)).sum() + 0.0),
+        branching=float(children.mean()),
+        widest=int(children.max()),
+      )
+    )
+  return Statistics(
+    documents=len(codes),
+    collisions=collisions,
+    levels=tuple(levels),
+    trie_memory=capacity.memory,
+    num_nodes=capacity.num_nodes,
+  )
+
+
+def zero_shot(
+  codes: np.ndarray,
+  vectors: np.ndarray,
+  queries: np.ndarray,
+  *,
+  mode: str = 'absolute',
+  centres: np.ndarray | None = None,
+  beam_size: int = 50,
+  batch_size: int = 64,
+  scale: float = 20.0,
+) -> np.ndarray:
+  """Searches with docids that nothing was trained for.
+
+  Args:
+    codes: int[N, L], unique rows.
+    vectors: float32[N, D], unit length.
+    queries: float32[Q, D], unit length.
+    mode: 'absolute' scores a node by the unit mean of the documents below it,
+      a document by itself; 'log_softmax' normalises these at every node;
+      'inner_product' adds up the products with `centres`.
+    centres: float32[L - 1, V, D], of residual k-means, for 'inner_product'.
+    beam_size: documents to find.
+    batch_size: queries at a time.
+    scale: factor on inner products for 'log_softmax', nats.
+
+  Returns:
+    int32[Q, beam_size], rows of documents, best first; -1 where there is none.
+  """
+  trie = tries.build(codes)
+  table: Any
+  if mode == 'inner_product':
+    if centres is None:
+      raise ValueError(
+        "mode 'inner_product' needs centres, got None. Take those of the "
+        "scheme 'residual_kmeans'."
+      )
+    table = jnp.pad(jnp.asarray(centres), ((0, 1), (0, 0), (0, 0)))
+  else:
+    sums = tries.sum_below(trie, jnp.asarray(vectors))
+    norm = jnp.linalg.norm(sums, axis=1, keepdims=True)
+    table = sums / jnp.maximum(norm, 1e-9)
+  search = jax.jit(
+    functools.partial(
+      beam.search,
+      step_fn=functools.partial(_step, mode=mode, scale=scale),
+      batch_size=batch_size,
+      beam_size=beam_size,
+      scoring=mode,
+    )
+  )
+  found = []
+  for start in range(0, len(queries), batch_size):
+    part = queries[start : start + batch_size]
+    padded = np.zeros((batch_size, queries.shape[1]), np.float32)
+    padded[: len(part)] = part
+    result = search((table, jnp.asarray(padded)), (), trie)
+    rows = jnp.where(result.where, result.documents, -1)
+    found.append(np.asarray(rows)[: len(part)])
+  return np.concatenate(found)
+
+
+def _step(params, cache, frontier, *, mode, scale):
+  table, query = params
+  if mode == 'inner_product':
+    ends = table[frontier.level][
+      jnp.minimum(frontier.tokens, table.shape[1] - 1)
+    ]
+  else:
+    ends = table[frontier.children] * scale
+  return jnp.einsum('bd,bkcd->bkc', query, ends), cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """One scheme, and what a search finds by it without training."""
+
+  scheme: str
+  mode: str
+  seconds: float  # that naming all documents took
+  statistics: Statistics
+  hits: dict[int, float]  # k -> share of queries
+
+
+def compare(
+  vectors: np.ndarray,
+  queries: np.ndarray,
+  gold: np.ndarray,
+  configs: list[docids.DocidConfig],
+  *,
+  titles: list[str] | None = None,
+  beam_size: int = 50,
+  depths: tuple[int, ...] = (1, 10, 50),
+  seed: int = 0,
+) -> list[Row]:
+  """Names the same documents by several schemes and searches each.
+
+  Args:
+    vectors: float32[N, D], unit length.
+    queries: float32[Q, D], unit length.
+    gold: int[Q, G], rows of relevant documents, -1 = none.
+    configs: the schemes.
+    titles: N titles, for the scheme 'title'.
+    beam_size: of the search.
+    depths: k of Hits@k.
+    seed: of the schemes.
+  """
+  rows = []
+  for config in configs:
+    begin = time.perf_counter()
+    codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
+    seconds = time.perf_counter() - begin
+    clusters = config.scheme not in ('atomic', 'string', 'title')
+    found = describe(codes, num_values=config.branching if clusters else None)
+    modes = list(MODES[:2])
+    if config.scheme in ('residual_kmeans', 'learned'):
+      modes.append('inner_product')
+    for mode in modes:
+      documents = zero_shot(
+        codes,
+        vectors,
+        queries,
+        mode=mode,
+        centres=quantiser.get('centres'),
+        beam_size=beam_size,
+      )
+      same = (documents[:, :, None] == gold[:, None]) & (gold >= 0)[:, None]
+      hit = same.any(-1)
+      rows.append(
+        Row(
+          scheme=config.scheme,
+          mode=mode,
+          seconds=seconds,
+          statistics=found,
+          hits={k: float(hit[:, :k].any(1).mean()) for k in depths},
+        )
+      )
+  return rows
+
+
+def table(rows: list[Row]) -> str:
+  """Rows as plain text, a line a scheme and mode."""
+  depths = list(rows[0].hits)
+  heads = [f'Hits@{k}' for k in depths]
+  lines = [
+    f'{"scheme":<21}{"mode":<14}{"collide":>8}{"trie B/doc":>11}{"nodes":>8}'
+    f'{"name, s":>8}' + ''.join(f'{h:>9}' for h in heads) + '  used/widest'
+  ]
+  for row in rows:
+    found = row.statistics
+    levels = ' '.join(f'{n.used}/{n.widest}' for n in found.levels)
+    lines.append(
+      f'{row.scheme:<21}{row.mode:<14}{found.collisions:>8.3f}'
+      f'{found.trie_memory / found.documents:>11.1f}{found.num_nodes:>8}'
+      f'{row.seconds:>8.1f}'
+      + ''.join(f'{row.hits[k]:>9.3f}' for k in depths)
+      + f'  {levels}'
+    )
+  return '\n'.join(lines)

@@ -1,0 +1,128 @@
+"""Which docid scheme suits a corpus: a table and a picture before training."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax import config as configs
+from rag_jax import rag, workdir
+from rag_jax.data import formats, pipeline
+from rag_jax.index import docids, statistics
+
+SAMPLE = 500  # questions that are searched for
+
+
+def run(config: configs.Config, folder: pathlib.Path) -> str:
+  """Names the corpus by every scheme and measures each, untrained.
+
+  Args:
+    config: the experiment; sizes of the schemes are in `config.docid`.
+    folder: where docids.json and docids.png are written.
+
+  Returns:
+    The table.
+
+  Raises:
+    ValueError: if the data is wrong or no question has a known document.
+  """
+  dataset = formats.load(
+    config.data.path, format=config.data.format, on_empty=config.data.on_empty
+  )
+  split = pipeline.check_splits(dataset, config.data)[0]
+  tokenizer = pipeline.train_tokenizer(dataset, config.data)
+  encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
+  rows = {document.id: i for i, document in enumerate(dataset.documents)}
+  questions = [q for q in dataset.splits[split] if q.document_ids][:SAMPLE]
+  if not questions:
+    raise ValueError(
+      f'split {split!r} has no question whose documents are known. Set '
+      '--config.data.eval_splits to one that has.'
+    )
+  tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
+  vocab_size = tokenizer.get_vocab_size()
+  vectors = rag.document_vectors(
+    workdir.init_key(config),
+    config.model,
+    jnp.asarray(encoded.tokens),
+    vocab_size=vocab_size,
+  )
+  queries = rag.embed(
+    workdir.init_key(config),
+    config.model,
+    jnp.asarray(encoded.tokens),
+    jnp.asarray(tokens.query),
+    vocab_size=vocab_size,
+  )
+  found = statistics.compare(
+    np.asarray(vectors),
+    np.asarray(queries),
+    np.asarray(tokens.gold),
+    [dataclasses.replace(config.docid, scheme=name) for name in docids.SCHEMES],
+    titles=[document.title for document in dataset.documents],
+    seed=config.seed,
+  )
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / 'docids.json'
+  partial = path.with_suffix('.partial')
+  text = json.dumps([dataclasses.asdict(row) for row in found], indent=1)
+  partial.write_text(text + '\n', encoding='utf-8')
+  os.replace(partial, path)
+  notes = [f'{split}: {len(questions)} questions, untrained vectors']
+  try:
+    draw(found, folder / 'docids.png')
+    notes.append(f'picture: {folder / "docids.png"}')
+  except ImportError:
+    notes.append("for a picture, pip install '.[dev]'")
+  return statistics.table(found) + '\n\n' + '\n'.join(notes)
+
+
+def draw(rows: list[statistics.Row], path: pathlib.Path) -> None:
+  """Draws Hits@k, use of the codes and memory of each scheme."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout='constrained')
+  schemes = list(dict.fromkeys(row.scheme for row in rows))
+  colours = ['#1b6ca8', '#d1495b', '#edae49']
+  for place, mode in enumerate(statistics.MODES):
+    own = [row for row in rows if row.mode == mode]
+    at = [schemes.index(row.scheme) + 0.27 * (place - 1) for row in own]
+    panels[0].barh(
+      at,
+      [row.hits[10] for row in own],
+      height=0.25,
+      color=colours[place],
+      label=mode,
+    )
+  panels[0].set(yticks=range(len(schemes)), xlim=(0, 1), xlabel='Hits@10')
+  panels[0].set_yticklabels(schemes)
+  panels[0].legend(frameon=False, fontsize=8)
+  first = {row.scheme: row.statistics for row in reversed(rows)}
+  for scheme in schemes:
+    levels = first[scheme].levels
+    panels[1].plot(
+      range(1, len(levels) + 1),
+      [level.entropy for level in levels],
+      marker='o',
+      label=scheme,
+    )
+  panels[1].set(xlabel='level', ylabel='entropy of the codes, bits')
+  panels[1].legend(frameon=False, fontsize=7)
+  panels[2].barh(
+    range(len(schemes)),
+    [first[s].trie_memory / first[s].documents for s in schemes],
+    color=colours[0],
+  )
+  panels[2].set(yticks=[], xlabel='bytes of the trie a document')
+  for axes in panels:
+    axes.spines[['top', 'right']].set_visible(False)
+  panels[0].invert_yaxis()
+  panels[2].invert_yaxis()
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
