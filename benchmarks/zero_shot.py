@@ -1,4 +1,4 @@
-"""Every docid scheme on a real set, with vectors from any encoder, untrained.
+r"""Every docid scheme on a real set, with vectors from any encoder, untrained.
 
 python benchmarks/zero_shot.py --data=FOLDER --split=dev \\
   --documents=documents.npy --questions=questions.npy

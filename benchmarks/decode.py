@@ -1,0 +1,313 @@
+"""A constrained decoding step beside those of others, in one run.
+
+python benchmarks/decode.py [--quick] [--static=CHECKOUT] [--full]
+
+All decode the same docids with the same tiny model (an embedding of 32, one
+matrix), normalised over the vocabulary, by exact beam search:
+
+  free      no constraint
+  STATIC    github.com/youtube/static-constraint-decoding, if --static names a
+            checkout of it
+  binary    two binary searches a code in the sorted docids
+  callback  a Python dictionary trie, by jax.pure_callback
+  ours      rag_jax, the same scores; the share of equal docids is printed
+  edges     rag_jax, normalised over the edges of the trie: what it is for
+
+Printed: median ms a code, ratio to STATIC, bytes a docid (with the documents
+at the leaves, and without as STATIC has none), marisa-trie's if installed, and
+seconds to build (STATIC's from sorted docids, ours from any order).
+"""
+
+import argparse
+import functools
+import importlib
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax.ops import beam
+from rag_jax.ops import trie as tries
+
+WIDTH = 32
+QUICK = ((100_000, 256, 4, False), (1_000_000, 2048, 8, False))
+POINTS = (
+  (10_000, 256, 4, False),
+  (100_000, 256, 4, False),
+  (100_000, 256, 4, True),
+  (1_000_000, 256, 8, False),
+  (1_000_000, 2048, 4, True),
+  (1_000_000, 2048, 8, False),
+)
+FULL = tuple(
+  (count, size, length, skewed)
+  for count in (10_000, 100_000, 1_000_000, 10_000_000)
+  for size in (256, 2048)
+  for length in (4, 8)
+  for skewed in (False, True)
+)
+SEARCHES = ((1, 10), (8, 10), (32, 10), (8, 70))  # batch, beams
+
+
+def draw(count, size, length, skewed):
+  """Distinct docids in random order; skewed ones by Zipf's law."""
+  rng = np.random.default_rng(0)
+  share = 1 / np.arange(1, size + 1)
+  codes = np.zeros((0, length), np.uint16)
+  while len(codes) < count:
+    shape = (int(count * 1.3), length)
+    if skewed:
+      more = rng.choice(size, shape, p=share / share.sum())
+    else:
+      more = rng.integers(0, size, shape)
+    codes = np.concatenate([codes, more.astype(np.uint16)])
+    rows = codes.view([('', codes.dtype)] * length)
+    codes = np.unique(rows).view(codes.dtype).reshape(-1, length)
+  rng.shuffle(codes)
+  return codes[:count]
+
+
+def step_fn(params, cache, frontier):
+  return params[0][frontier.codes] @ params[1], cache
+
+
+@functools.partial(jax.jit, static_argnames=('batch', 'beams', 'scoring'))
+def ours(params, trie, *, batch, beams, scoring):
+  return beam.search(
+    params,
+    (),
+    trie,
+    step_fn=step_fn,
+    batch_size=batch,
+    beam_size=beams,
+    scoring=scoring,
+    logits=True,
+  ).codes
+
+
+@functools.partial(
+  jax.jit, static_argnames=('batch', 'beams', 'mask', 'length')
+)
+def masked(params, data, *, batch, beams, length, mask):
+  """Beam search that masks what `mask` does not allow."""
+  codes = jnp.zeros((batch, 1), jnp.int32)
+  scores = jnp.zeros((batch, 1))
+  prefixes = jnp.zeros((batch, 1, 0), jnp.int32)
+  for _ in range(length):
+    logs = jax.nn.log_softmax(params[0][codes] @ params[1])
+    if mask is not None:
+      logs = jnp.where(mask(data, prefixes, logs.shape[-1]), logs, -1e9)
+    size = logs.shape[-1]
+    flat = (scores[..., None] + logs).reshape(batch, -1)
+    scores, chosen = jax.lax.top_k(flat, beams)
+    codes = chosen % size
+    rows = jnp.arange(batch)[:, None]
+    prefixes = prefixes[rows, chosen // size]
+    prefixes = jnp.concatenate([prefixes, codes[..., None]], axis=-1)
+  return prefixes
+
+
+def binary_mask(ordered, prefixes, size):
+  """Which codes go on, by binary searches for each in the sorted docids."""
+  shape, length = prefixes.shape[:2], prefixes.shape[2]
+  codes = jnp.arange(size)
+  wanted = jnp.concatenate(
+    [
+      jnp.broadcast_to(prefixes[:, :, None], (*shape, size, length)),
+      jnp.broadcast_to(codes[:, None], (*shape, size, 1)),
+    ],
+    axis=-1,
+  )
+  low = jnp.zeros((*shape, size), jnp.int32)
+  high = jnp.full((*shape, size), len(ordered), jnp.int32)
+
+  def narrow(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    rows = ordered[jnp.minimum(middle, len(ordered) - 1), : length + 1]
+    differs = rows.astype(jnp.int32) != wanted
+    place = jnp.argmax(differs, axis=-1)[..., None]
+    less = jnp.take_along_axis(rows.astype(jnp.int32), place, -1) < (
+      jnp.take_along_axis(wanted, place, -1)
+    )
+    right = differs.any(-1) & less[..., 0] & (low < high)
+    return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+
+  steps = int(np.ceil(np.log2(len(ordered)))) + 1
+  low, _ = jax.lax.fori_loop(0, steps, narrow, (low, high))
+  found = ordered[jnp.minimum(low, len(ordered) - 1), : length + 1]
+  return (found.astype(jnp.int32) == wanted).all(-1)
+
+
+def callback_mask(nested):
+  """A mask by a Python dictionary of dictionaries."""
+
+  def allowed(prefixes, size):
+    out = np.zeros((*prefixes.shape[:2], int(size)), bool)
+    for place in np.ndindex(*prefixes.shape[:2]):
+      node = nested
+      for code in prefixes[place].tolist():
+        node = node.get(code, {})
+      out[place][list(node)] = True
+    return out
+
+  def mask(_, prefixes, size):
+    shape = jax.ShapeDtypeStruct((*prefixes.shape[:2], size), bool)
+    return jax.pure_callback(
+      functools.partial(allowed, size=size), shape, prefixes
+    )
+
+  return mask
+
+
+def nest(codes):
+  nested = {}
+  for row in codes.tolist():
+    node = nested
+    for code in row:
+      node = node.setdefault(code, {})
+  return nested
+
+
+def median_times(contenders, rounds):
+  """Median ms of each, the rounds interleaved."""
+  times = {name: [] for name in contenders}
+  for function in contenders.values():
+    jax.block_until_ready(function())
+  for _ in range(rounds):
+    for name, function in contenders.items():
+      begin = time.perf_counter()
+      jax.block_until_ready(function())
+      times[name].append(time.perf_counter() - begin)
+  return {name: statistics.median(t) * 1e3 for name, t in times.items()}
+
+
+def static_contender(ordered, size, params):
+  """STATIC's index (arrays, bytes, seconds) and a function to search it."""
+  csr_utils = importlib.import_module('static_decoding.csr_utils')
+  decoding = importlib.import_module('static_decoding.decoding_jax')
+  begin = time.perf_counter()
+  packed, pointers, widest, *dense = csr_utils.build_static_index(
+    ordered.astype(np.int32), size
+  )
+  seconds = time.perf_counter() - begin
+  arrays = [jnp.asarray(x) for x in (packed, pointers, *dense)]
+  nbytes = sum(x.nbytes for x in (packed, pointers, *dense))
+  widest = tuple(int(n) for n in widest)
+
+  def model(codes, weights):
+    return (weights[0][codes[:, 0]] @ weights[1])[:, None], weights
+
+  def search(batch, beams):
+    return decoding.sparse_transition_jax(
+      model,
+      params,
+      batch,
+      beams,
+      min(size, beams),
+      0,
+      ordered.shape[1],
+      size,
+      widest,
+      *arrays,
+    )
+
+  return search, nbytes, seconds
+
+
+def marisa_bytes(codes):
+  try:
+    marisa_trie = importlib.import_module('marisa_trie')
+  except ImportError:
+    return None
+  keys = [row.tobytes() for row in codes.astype('>u2')]
+  return len(marisa_trie.BinaryTrie(keys).tobytes())
+
+
+def measure(point, flags):
+  count, size, length, skewed = point
+  codes = draw(*point)
+  rng = np.random.default_rng(1)
+  params = tuple(
+    jnp.asarray(rng.normal(size=shape) * 0.3, jnp.float32)
+    for shape in ((size, WIDTH), (WIDTH, size))
+  )
+  begin = time.perf_counter()
+  trie = jax.block_until_ready(tries.build(codes))
+  seconds = time.perf_counter() - begin
+  ordered = codes[np.lexsort(codes.T[::-1])]
+  memory = tries.memory(trie)
+  kind = 'zipf' if skewed else 'uniform'
+  line = f'\nN={count:,} V={size} L={length} {kind}: {memory / count:.1f} B'
+  line += f' a docid ({memory / count - 4:.1f} without documents)'
+  static = None
+  if flags.static:
+    static, nbytes, built = static_contender(ordered, size, params)
+    line += f', STATIC {nbytes / count:.1f} (ratio {memory / nbytes:.2f})'
+  if count <= 1_000_000 and (packed := marisa_bytes(codes)):
+    line += f', marisa-trie {packed / count:.1f} ({memory / packed:.1f}x)'
+  line += f'; built in {seconds:.2f} s'
+  print(line + (f', STATIC {built:.2f} s' if static else ''), flush=True)
+  nested = nest(codes) if count <= 100_000 else None
+  on_device = jnp.asarray(ordered)
+  for batch, beams in SEARCHES[:2] if flags.quick else SEARCHES:
+    sizes = {'batch': batch, 'beams': beams}
+    plain = functools.partial(masked, params, length=length, **sizes)
+    contenders = {
+      'free': functools.partial(plain, None, mask=None),
+      'ours': functools.partial(
+        ours, params, trie, scoring='vocabulary', **sizes
+      ),
+      'edges': functools.partial(
+        ours, params, trie, scoring='log_softmax', **sizes
+      ),
+    }
+    if static:
+      contenders['STATIC'] = functools.partial(static, batch, beams)
+    slow = {}
+    if batch * beams * size <= 100_000:
+      slow['binary'] = functools.partial(plain, on_device, mask=binary_mask)
+      if nested:
+        slow['callback'] = functools.partial(
+          plain, None, mask=callback_mask(nested)
+        )
+    times = median_times(contenders, flags.rounds)
+    times |= median_times(slow, 3) if slow else {}
+    cells = [f'{name} {ms / length:.3f}' for name, ms in times.items()]
+    peer = 'STATIC' if static else 'free'
+    other = np.asarray(contenders[peer]()) if static else None
+    cells.append(f'| ours/{peer} {times["ours"] / times[peer]:.2f}')
+    cells.append(f'edges/{peer} {times["edges"] / times[peer]:.2f}')
+    if 'binary' in times:
+      cells.append(f'ours/binary {times["ours"] / times["binary"]:.3f}')
+    if other is not None:
+      own = np.asarray(contenders['ours']())
+      same = [
+        len(set(map(tuple, a.tolist())) & set(map(tuple, b.tolist()))) / beams
+        for a, b in zip(own, other, strict=True)
+      ]
+      cells.append(f'same {np.mean(same):.2f}')
+    print(
+      f'  batch {batch:>2} beam {beams:>2}: ' + '  '.join(cells), flush=True
+    )
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--quick', action='store_true')
+  parser.add_argument('--full', action='store_true', help='to 10 million')
+  parser.add_argument('--static', help='a checkout of STATIC')
+  parser.add_argument('--rounds', type=int, default=21)
+  flags = parser.parse_args()
+  if flags.static:
+    sys.path.insert(0, flags.static)
+  points = QUICK if flags.quick else FULL if flags.full else POINTS
+  for point in points:
+    measure(point, flags)
+
+
+if __name__ == '__main__':
+  main()
