@@ -298,6 +298,19 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return values, chosen // k * groups + group
 
 
+def _log_sum_exp(x: jax.Array) -> jax.Array:
+  """log sum exp over the last axis, which is kept.
+
+  Folded into 32 columns, the long reductions are over rows: vectors on a CPU.
+  """
+  if x.shape[-1] % 32:
+    return jax.nn.logsumexp(x, axis=-1, keepdims=True)
+  folded = x.reshape(*x.shape[:-1], -1, 32)
+  most = jax.lax.stop_gradient(folded.max(axis=-2).max(axis=-1, keepdims=True))
+  total = jnp.exp(folded - most[..., None]).sum(axis=-2).sum(-1, keepdims=True)
+  return most + jnp.log(total)
+
+
 def _levels(trie: tries.Trie, scoring: str) -> int:
   """Steps to take: where tails do not count, no more than there are choices."""
   return trie.length if scoring in _READS_TAILS else trie.depth
@@ -329,7 +342,7 @@ def _accumulate(
   """float32[B, K, C] scores of the prefixes one edge longer."""
   edges = edges.astype(jnp.float32)
   if logits:
-    total = jax.nn.logsumexp(edges, axis=-1, keepdims=True)
+    total = _log_sum_exp(edges)
     edges = take(edges, frontier.tokens)
     if scoring == 'vocabulary':
       edges = edges - total

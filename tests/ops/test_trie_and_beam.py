@@ -255,6 +255,21 @@ def test_a_large_top_k_is_found_in_two_steps():
   np.testing.assert_array_equal(rows, places)
 
 
+def test_vocabularies_of_any_width_are_normalised():
+  for width in (31, 32, 96):
+    codes = np.arange(width)[:, None]
+    params, logits_fn, _ = model(2, 1, width, width)
+    found = search(
+      trie.build(codes),
+      params * 30,
+      logits_fn,
+      beam_size=width,
+      logits=True,
+      scoring='vocabulary',
+    )
+    np.testing.assert_allclose(beam.beam_mass(found), 0, atol=1e-5)
+
+
 def test_scores_are_differentiable_and_masked_slots_are_not_reached():
   codes = np.array([[0, 0], [0, 1], [1, 0]])
   index = trie.build(codes)
