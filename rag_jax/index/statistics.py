@@ -7,7 +7,6 @@ finds without training: enough to choose a scheme by.
 import dataclasses
 import functools
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +97,7 @@ def zero_shot(
   mode: str = 'absolute',
   centres: np.ndarray | None = None,
   beam_size: int = 50,
-  batch_size: int = 64,
+  batch_size: int = 32,
   scale: float = 20.0,
 ) -> np.ndarray:
   """Searches with docids that nothing was trained for.
@@ -119,47 +118,50 @@ def zero_shot(
     int32[Q, beam_size], rows of documents, best first; -1 where there is none.
   """
   trie = tries.build(codes)
-  table: Any
   if mode == 'inner_product':
     if centres is None:
       raise ValueError(
         "mode 'inner_product' needs centres, got None. Take those of the "
         "scheme 'residual_kmeans'."
       )
-    table = jnp.pad(jnp.asarray(centres), ((0, 1), (0, 0), (0, 0)))
+    size = max(centres.shape[1], trie.num_values[-1])
+    wider = ((0, 1), (0, size - centres.shape[1]), (0, 0))
+    table = jnp.pad(jnp.asarray(centres), wider)
   else:
     sums = tries.sum_below(trie, jnp.asarray(vectors))
     norm = jnp.linalg.norm(sums, axis=1, keepdims=True)
-    table = sums / jnp.maximum(norm, 1e-9)
-  search = jax.jit(
-    functools.partial(
-      beam.search,
-      step_fn=functools.partial(_step, mode=mode, scale=scale),
+    table = scale * sums / jnp.maximum(norm, 1e-9)
+
+  @jax.jit
+  def search(table, trie, query):
+    # Nothing depends on the prefix: every node is scored once a query.
+    products = jnp.einsum('bd,...d->b...', query, table)
+    return beam.search(
+      products,
+      (),
+      trie,
+      step_fn=functools.partial(_step, mode=mode),
       batch_size=batch_size,
       beam_size=beam_size,
       scoring=mode,
     )
-  )
+
   found = []
   for start in range(0, len(queries), batch_size):
     part = queries[start : start + batch_size]
     padded = np.zeros((batch_size, queries.shape[1]), np.float32)
     padded[: len(part)] = part
-    result = search((table, jnp.asarray(padded)), (), trie)
+    result = search(table, trie, jnp.asarray(padded))
     rows = jnp.where(result.where, result.documents, -1)
     found.append(np.asarray(rows)[: len(part)])
   return np.concatenate(found)
 
 
-def _step(params, cache, frontier, *, mode, scale):
-  table, query = params
+def _step(products, cache, frontier, *, mode):
+  rows = jnp.arange(products.shape[0])[:, None, None]
   if mode == 'inner_product':
-    ends = table[frontier.level][
-      jnp.minimum(frontier.tokens, table.shape[1] - 1)
-    ]
-  else:
-    ends = table[frontier.children] * scale
-  return jnp.einsum('bd,bkcd->bkc', query, ends), cache
+    return products[rows, frontier.level, frontier.tokens], cache
+  return products[rows, frontier.children], cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

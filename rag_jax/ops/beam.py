@@ -299,7 +299,7 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _log_sum_exp(x: jax.Array) -> jax.Array:
-  """log sum exp over the last axis, which is kept.
+  """Log sum exp over the last axis, which is kept.
 
   Folded into 32 columns, the long reductions are over rows: vectors on a CPU.
   """
