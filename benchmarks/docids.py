@@ -7,10 +7,10 @@ Every scheme on the same vectors: seconds of the first call (which
 compiles) and of the median of those after it; the relative error
 |x - x^|^2 / |x|^2 where the codes stand for a vector; documents that share
 their codes before the uniqueness level; the share of codes in use and their
-entropy, as a share of an even use's, at each level. Before it, k-means trees and
-residual codes beside their peers, rounds interleaved: seconds, the ratio to
-ours, and the error. On a busy machine the peers lose more than we do, and the
-ratios flatter us: look at the load that is printed first.
+entropy, as a share of an even use's, at each level. Before it, k-means trees
+and residual codes beside their peers, rounds interleaved: seconds, the ratio
+to ours, and the error. On a busy machine the peers lose more than we do, and
+the ratios flatter us: look at the load that is printed first.
 """
 
 import argparse
