@@ -148,7 +148,7 @@ def encode(
   x = params['embedding'][tokens]
   for i in range(config.num_layers):
     block = part[f'block_{i}']
-    x = x + _self_attention(block, config, x, bias)[0]
+    x = x + _self_attention(block, config, x, bias)
     x = x + _feed_forward(block, config, x)
   return _norm(x, part['norm'], config)
 
@@ -184,7 +184,7 @@ def decode(
   x = params['embedding'][tokens]
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
-    x = x + _self_attention(part[name], config, x, bias)[0]
+    x = x + _self_attention(part[name], config, x, bias)
     x = x + _cross_attention(part[name], config, x, shared, name)
     x = x + _feed_forward(part[name], config, x)
   return _logits(params, config, x, rows)
