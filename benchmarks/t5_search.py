@@ -21,6 +21,7 @@ median of each in ms, and the median over rounds of ours over theirs.
 """
 
 import argparse
+import functools
 import importlib
 import statistics
 import time
@@ -107,7 +108,9 @@ def their_search(torch, model, docids):
       num_return_sequences=BEAM,
       max_new_tokens=LENGTH,
       do_sample=False,
-      prefix_allowed_tokens_fn=lambda _, sent: allowed[tuple(sent[1:].tolist())],
+      prefix_allowed_tokens_fn=lambda _, sent: allowed[
+        tuple(sent[1:].tolist())
+      ],
       **options,
     )
 
@@ -115,7 +118,7 @@ def their_search(torch, model, docids):
 
 
 def check(found, theirs):
-  """Asserts that both found the same; returns the largest gap in nats."""
+  """Asserts that both found the same; returns largest gap in nats, ties."""
   # Theirs are means over the codes, since the length penalty is 1.
   scores = LENGTH * theirs.sequences_scores.reshape(-1, BEAM).numpy()
   codes = theirs.sequences[:, 1:].reshape(-1, BEAM, LENGTH).numpy() - FIRST
@@ -182,8 +185,9 @@ def main():
       rng = np.random.default_rng(size)
       tokens = rng.integers(FIRST, FIRST + VALUES, (size, QUERY))
       if not both:
-        times = rounds([lambda t=tokens: ours(t)], seconds=seconds)
-        print(f'{name:12}{size:5}{statistics.median(t for (t,) in times):13.1f}')
+        times = rounds([functools.partial(ours, tokens)], seconds=seconds)
+        middle = statistics.median(own for (own,) in times)
+        print(f'{name:12}{size:5}{middle:13.1f}')
         continue
       gap, ties = check(
         ours(tokens),
@@ -195,9 +199,9 @@ def main():
         ),
       )
       times = rounds(
-        [lambda t=tokens: ours(t), lambda t=tokens: theirs(t)], seconds=seconds
+        [functools.partial(f, tokens) for f in (ours, theirs)], seconds=seconds
       )
-      mine, other = (statistics.median(column) for column in zip(*times))
+      mine, other = np.median(times, axis=0)
       ratio = statistics.median(a / b for a, b in times)
       print(
         f'{name:12}{size:5}{mine:13.1f}{other:18.1f}{ratio:8.2f}{gap:20.1e}'

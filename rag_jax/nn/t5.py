@@ -9,7 +9,6 @@ layer is few products. `t5_weights` takes those of Hugging Face.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax.nn import t5_layers
 from rag_jax.ops import trie as tries
-
-HIDDEN = -1e9  # added to the score of what may not be attended to
 
 Rows = slice | np.ndarray | jax.Array
 
@@ -143,14 +141,16 @@ def encode(
   """
   part = params['encoder']
   places = jnp.arange(tokens.shape[1])
-  bias = _position_bias(part, config, places - places[:, None], both=True)
-  bias = bias + _mask(where)  # [B, H, Q, Q]
+  bias = t5_layers.position_bias(
+    part, config, places - places[:, None], both=True
+  )
+  bias = bias + t5_layers.mask(where)  # [B, H, Q, Q]
   x = params['embedding'][tokens]
   for i in range(config.num_layers):
     block = part[f'block_{i}']
-    x = x + _self_attention(block, config, x, bias)
-    x = x + _feed_forward(block, config, x)
-  return _norm(x, part['norm'], config)
+    x = x + t5_layers.self_attention(block, config, x, bias)
+    x = x + t5_layers.feed_forward(block, config, x)
+  return t5_layers.norm(x, part['norm'], config)
 
 
 def decode(
@@ -180,14 +180,15 @@ def decode(
   places = jnp.arange(tokens.shape[1])
   distance = places[:, None] - places
   bias = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
-  bias = jnp.where(distance[..., None] < 0, HIDDEN, bias).transpose(2, 0, 1)
+  bias = jnp.where(distance[..., None] < 0, t5_layers.HIDDEN, bias)
+  bias = bias.transpose(2, 0, 1)
   x = params['embedding'][tokens]
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
-    x = x + _self_attention(part[name], config, x, bias)
-    x = x + _cross_attention(part[name], config, x, shared, name)
-    x = x + _feed_forward(part[name], config, x)
-  return _logits(params, config, x, rows)
+    x = x + t5_layers.self_attention(part[name], config, x, bias)
+    x = x + t5_layers.cross_attention(part[name], config, x, shared, name)
+    x = x + t5_layers.feed_forward(part[name], config, x)
+  return t5_layers.logits(params, config, x, rows)
 
 
 def start(
@@ -223,16 +224,16 @@ def start(
     )
   part = params['decoder']
   distance = -jnp.arange(max_length)
-  bias = _position_bias(part, config, distance[:, None], both=False)
-  shared = {'mask': _mask(where), 'bias': bias[:, :, 0].T}  # [L, H]
+  bias = t5_layers.position_bias(part, config, distance[:, None], both=False)
+  shared = {'mask': t5_layers.mask(where), 'bias': bias[:, :, 0].T}  # [L, H]
   cache = {}
   inner = config.num_heads * config.head_size
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
     both = memory @ part[name]['cross_key_value']
     shared[name] = {
-      'key': _heads(both[..., :inner], config).transpose(0, 2, 3, 1),
-      'value': _heads(both[..., inner:], config).transpose(0, 2, 1, 3),
+      'key': t5_layers.heads(both[..., :inner], config).transpose(0, 2, 3, 1),
+      'value': t5_layers.heads(both[..., inner:], config).transpose(0, 2, 1, 3),
     }
     cache[name] = jnp.zeros((memory.shape[0], 1, 0, 2 * inner), memory.dtype)
   return shared, cache
@@ -281,11 +282,13 @@ def step(
   new = {}
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
-    out, new[name] = _beam_attention(part[name], config, x, cache[name], bias)
+    out, new[name] = t5_layers.beam_attention(
+      part[name], config, x, cache[name], bias
+    )
     x = x + out
-    x = x + _cross_attention(part[name], config, x, shared, name)
-    x = x + _feed_forward(part[name], config, x)
-  return _logits(params, config, x, rows), new
+    x = x + t5_layers.cross_attention(part[name], config, x, shared, name)
+    x = x + t5_layers.feed_forward(part[name], config, x)
+  return t5_layers.logits(params, config, x, rows), new
 
 
 def search_step(
@@ -297,7 +300,9 @@ def search_step(
 
   Args:
     config: the sizes.
-    rows: int[L, V], the row of the vocabulary that is code v of level l.
+    rows: int[L, V], the row of the vocabulary that is code v of level l. More
+      columns than there are codes only count in the norm of the scoring
+      `vocabulary`.
     start_token: what the decoder reads at the root.
   """
 
@@ -310,101 +315,3 @@ def search_step(
     return step(model, config, shared, cache, tokens, level, rows=rows[level])
 
   return step_fn
-
-
-def _self_attention(block, config, x, bias):
-  """Attends from x [B, T, W] to x; returns [B, T, W]."""
-  normed = _norm(x, block['norm'], config)
-  both = _heads(normed @ block['qkv'], config)  # [B, T, 3 H, D]
-  query, key, value = jnp.split(both.transpose(0, 2, 1, 3), 3, axis=1)
-  out = _attend(query, jnp.swapaxes(key, -1, -2), value, bias)
-  return out @ block['out']
-
-
-def _cross_attention(block, config, x, shared, name):
-  """Attends from x [B, T, W] to the query; T are tokens or beams."""
-  normed = _norm(x, block['cross_norm'], config)
-  query = _heads(normed @ block['cross_query'], config).transpose(0, 2, 1, 3)
-  own = shared[name]
-  out = _attend(query, own['key'], own['value'], shared['mask'])
-  return out @ block['cross_out']
-
-
-def _beam_attention(block, config, x, cache, bias):
-  """Attends from the newest tokens x [B, K, W] to those of their own beam."""
-  normed = _norm(x, block['norm'], config)
-  both = normed @ block['qkv']
-  inner = both.shape[-1] // 3
-  cache = jnp.concatenate([cache, both[:, :, None, inner:]], axis=2)
-  query = _heads(both[..., :inner], config)
-  past = _heads(cache, config)  # [B, K, T, 2 H, D]
-  key, value = jnp.split(past, 2, axis=3)
-  # A few steps of each beam: sums, since products this small cost more.
-  scores = (query[:, :, None] * key).sum(-1) + bias  # [B, K, T, H]
-  weights = jax.nn.softmax(scores, axis=2)
-  out = (weights[..., None] * value).sum(2)
-  return out.reshape(*x.shape[:2], inner) @ block['out'], cache
-
-
-def _attend(query, key, value, bias):
-  """Attention of [B, H, T, D] over [B, H, D, S] and [B, H, S, D], unscaled."""
-  weights = jax.nn.softmax(query @ key + bias, axis=-1)
-  out = (weights @ value).transpose(0, 2, 1, 3)
-  return out.reshape(*out.shape[:2], -1)
-
-
-def _feed_forward(block, config, x):
-  up = _norm(x, block['hidden_norm'], config) @ block['up']
-  if config.gated:
-    gate, up = jnp.split(up, 2, axis=-1)
-    return (jax.nn.gelu(gate, approximate=True) * up) @ block['down']
-  return jax.nn.relu(up) @ block['down']
-
-
-def _logits(params, config, x, rows):
-  x = _norm(x, params['decoder']['norm'], config)
-  if config.tied:
-    return x * config.width**-0.5 @ params['embedding'][rows].T
-  return x @ params['output'][rows].T
-
-
-def _norm(x, scale, config):
-  """Divides by the root of the mean square; no mean is taken off."""
-  square = jnp.square(x).mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt(square + config.epsilon) * scale
-
-
-def _heads(x, config):
-  return x.reshape(*x.shape[:-1], -1, config.head_size)
-
-
-def _mask(where):
-  """What hides padding when added to scores, float32[B, 1, 1, Q]."""
-  return jnp.where(where, 0.0, HIDDEN)[:, None, None]
-
-
-def _position_bias(part, config, distance, *, both):
-  """Bias float32[H, ...] of distances in tokens, key minus query.
-
-  Near ones have a bucket each, farther ones buckets that grow with the
-  logarithm; `both` sides have half of the buckets each, else all are for keys
-  before the query.
-  """
-  count = config.num_buckets
-  bucket = jnp.zeros_like(distance)
-  if both:
-    count //= 2
-    bucket = jnp.where(distance > 0, count, 0)
-  else:
-    distance = jnp.minimum(distance, 0)
-  distance = jnp.abs(distance)
-  exact = count // 2
-  # The logarithm of whole numbers by table, in the precision of T5: a compiled
-  # one may round to the other side of the edge of a bucket.
-  ratio = np.arange(config.max_distance + 1, dtype=np.float32) / exact
-  growth = np.log(np.maximum(ratio, 1)) / math.log(config.max_distance / exact)
-  far = exact + (growth * (count - exact)).astype(np.int32)
-  far = jnp.asarray(np.minimum(far, count - 1))
-  far = far[jnp.minimum(distance, config.max_distance)]
-  bucket = bucket + jnp.where(distance < exact, distance, far)
-  return jnp.moveaxis(part['bias'][bucket], -1, 0)
