@@ -1,0 +1,110 @@
+"""The layers of a T5, on the plain dicts of `t5`."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HIDDEN = -1e9  # added to the score of what may not be attended to
+
+
+def self_attention(block, config, x, bias):
+  """Attends from x [B, T, W] to x; returns [B, T, W]."""
+  normed = norm(x, block['norm'], config)
+  both = heads(normed @ block['qkv'], config)  # [B, T, 3 H, D]
+  query, key, value = jnp.split(both.transpose(0, 2, 1, 3), 3, axis=1)
+  out = _attend(query, jnp.swapaxes(key, -1, -2), value, bias)
+  return out @ block['out']
+
+
+def cross_attention(block, config, x, shared, name):
+  """Attends from x [B, T, W] to the query; T are tokens or beams."""
+  normed = norm(x, block['cross_norm'], config)
+  query = heads(normed @ block['cross_query'], config).transpose(0, 2, 1, 3)
+  own = shared[name]
+  out = _attend(query, own['key'], own['value'], shared['mask'])
+  return out @ block['cross_out']
+
+
+def beam_attention(block, config, x, cache, bias):
+  """Attends from the newest tokens x [B, K, W] to those of their own beam."""
+  normed = norm(x, block['norm'], config)
+  both = normed @ block['qkv']
+  inner = both.shape[-1] // 3
+  cache = jnp.concatenate([cache, both[:, :, None, inner:]], axis=2)
+  query = heads(both[..., :inner], config)
+  past = heads(cache, config)  # [B, K, T, 2 H, D]
+  key, value = jnp.split(past, 2, axis=3)
+  # A few steps of each beam: sums, since products this small cost more.
+  scores = (query[:, :, None] * key).sum(-1) + bias  # [B, K, T, H]
+  weights = jax.nn.softmax(scores, axis=2)
+  out = (weights[..., None] * value).sum(2)
+  return out.reshape(*x.shape[:2], inner) @ block['out'], cache
+
+
+def _attend(query, key, value, bias):
+  """Attention of [B, H, T, D] over [B, H, D, S] and [B, H, S, D], unscaled."""
+  weights = jax.nn.softmax(query @ key + bias, axis=-1)
+  out = (weights @ value).transpose(0, 2, 1, 3)
+  return out.reshape(*out.shape[:2], -1)
+
+
+def feed_forward(block, config, x):
+  """Two products around a ReLU or a gated GELU; [..., W] to [..., W]."""
+  up = norm(x, block['hidden_norm'], config) @ block['up']
+  if config.gated:
+    gate, up = jnp.split(up, 2, axis=-1)
+    return (jax.nn.gelu(gate, approximate=True) * up) @ block['down']
+  return jax.nn.relu(up) @ block['down']
+
+
+def logits(params, config, x, rows):
+  """Scores rows of the vocabulary; [..., W] to [..., V]."""
+  x = norm(x, params['decoder']['norm'], config)
+  if config.tied:
+    return x * config.width**-0.5 @ params['embedding'][rows].T
+  return x @ params['output'][rows].T
+
+
+def norm(x, scale, config):
+  """Divides by the root of the mean square; no mean is taken off."""
+  square = jnp.square(x).mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt(square + config.epsilon) * scale
+
+
+def heads(x, config):
+  """Cuts [..., H D] into heads [..., H, D]."""
+  return x.reshape(*x.shape[:-1], -1, config.head_size)
+
+
+def mask(where):
+  """What hides padding when added to scores, float32[B, 1, 1, Q]."""
+  return jnp.where(where, 0.0, HIDDEN)[:, None, None]
+
+
+def position_bias(part, config, distance, *, both):
+  """Bias float32[H, ...] of distances in tokens, key minus query.
+
+  Near ones have a bucket each, farther ones buckets that grow with the
+  logarithm; `both` sides have half of the buckets each, else all are for keys
+  before the query.
+  """
+  count = config.num_buckets
+  bucket = jnp.zeros_like(distance)
+  if both:
+    count //= 2
+    bucket = jnp.where(distance > 0, count, 0)
+  else:
+    distance = jnp.minimum(distance, 0)
+  distance = jnp.abs(distance)
+  exact = count // 2
+  # The logarithm of whole numbers by table, in the precision of T5: a compiled
+  # one may round to the other side of the edge of a bucket.
+  ratio = np.arange(config.max_distance + 1, dtype=np.float32) / exact
+  growth = np.log(np.maximum(ratio, 1)) / math.log(config.max_distance / exact)
+  far = exact + (growth * (count - exact)).astype(np.int32)
+  far = jnp.asarray(np.minimum(far, count - 1))
+  far = far[jnp.minimum(distance, config.max_distance)]
+  bucket = bucket + jnp.where(distance < exact, distance, far)
+  return jnp.moveaxis(part['bias'][bucket], -1, 0)

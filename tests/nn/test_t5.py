@@ -1,0 +1,213 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax.nn import t5, t5_weights
+from rag_jax.ops import beam, trie
+
+SIZES = {'width': 16, 'num_heads': 2, 'head_size': 8, 'hidden': 24}
+LAYERS = {'num_layers': 2, 'num_decoder_layers': 2}
+VERSIONS = pytest.mark.parametrize(
+  'version',
+  [{'gated': False, 'tied': True}, {'gated': True, 'tied': False}],
+  ids=['1.0', '1.1'],
+)
+encode = jax.jit(t5.encode, static_argnums=1)
+decode = jax.jit(t5.decode, static_argnums=1)
+start = jax.jit(t5.start, static_argnums=(1, 4))
+step = jax.jit(t5.step, static_argnums=(1, 5))
+
+VALUES, FIRST = 3, 2  # codes of a level; the row of code 0 of level 0
+
+
+def model(vocab_size=20, seed=0, **version):
+  """A random model whose norms and biases matter, and two questions."""
+  config = t5.T5Config(vocab_size=vocab_size, **SIZES, **LAYERS, **version)
+  params = jax.jit(t5.init, static_argnums=1)(jax.random.key(seed), config)
+  leaves, structure = jax.tree.flatten(params)
+  rng = np.random.default_rng(seed)
+  leaves = [
+    leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
+    for leaf in leaves
+  ]
+  tokens = rng.integers(0, vocab_size, (2, 7))
+  where = np.arange(7) < np.array([[7], [4]])
+  params = jax.tree.unflatten(structure, leaves)
+  return params, config, jnp.asarray(tokens), jnp.asarray(where)
+
+
+@VERSIONS
+def test_steps_with_a_cache_equal_one_pass(version):
+  params, config, tokens, where = model(**version)
+  read = jnp.asarray(np.random.default_rng(1).integers(0, 20, (2, 3, 4)))
+  read = read.at[:, :, 0].set(0)
+  memory = encode(params, config, tokens, where)
+  whole = jnp.stack(
+    [decode(params, config, memory, where, read[:, k]) for k in range(3)], 1
+  )
+  shared, cache = start(params, config, memory, where, 4)
+  for position in range(4):
+    now = read[:, : 3 if position else 1, position]
+    logits, cache = step(params, config, shared, cache, now, position)
+    np.testing.assert_allclose(
+      logits, whole[:, : now.shape[1], position], atol=2e-5
+    )
+    if not position:  # the root becomes three beams
+      cache = beam.reorder(cache, jnp.zeros((2, 3), jnp.int32))
+
+
+@VERSIONS
+def test_rows_of_the_output(version):
+  params, config, tokens, where = model(**version)
+  memory = encode(params, config, tokens, where)
+  whole = decode(params, config, memory, where, tokens)
+  shared, cache = start(params, config, memory, where, 1)
+  rows = np.array([5, 1])
+  few, _ = step(params, config, shared, cache, tokens[:, :1], 0, rows=rows)
+  np.testing.assert_allclose(few[:, 0], whole[:, 0][:, rows], atol=2e-5)
+
+
+def test_padding_does_not_count():
+  params, config, tokens, where = model()
+  other = jnp.where(where, tokens, 19 - tokens)
+  read = jnp.zeros((2, 2), jnp.int32)
+  results = []
+  for own in (tokens, other):
+    memory = encode(params, config, own, where)
+    results.append(decode(params, config, memory, where, read))
+  np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_later_tokens_do_not_count():
+  params, config, tokens, where = model()
+  memory = encode(params, config, tokens, where)
+  read = jnp.arange(8).reshape(2, 4)
+  whole = decode(params, config, memory, where, read)
+  other = decode(params, config, memory, where, read.at[:, 2:].set(9))
+  np.testing.assert_allclose(whole[:, :2], other[:, :2], atol=1e-6)
+  assert float(jnp.abs(whole - other)[:, 2:].max()) > 1e-2
+
+
+@pytest.mark.parametrize('scoring', ['vocabulary', 'log_softmax'])
+def test_beam_search_equals_brute_force(scoring):
+  """Every docid by a teacher-forced pass of its own, and arithmetic."""
+  length = 3
+  params, config, tokens, where = model(FIRST + length * VALUES, seed=3)
+  rows = FIRST + np.arange(length * VALUES).reshape(length, VALUES)
+  every = np.array(list(itertools.product(range(VALUES), repeat=length)))
+  codes = np.random.default_rng(0).permutation(every)[:14]
+  memory = encode(params, config, tokens, where)
+  shared, cache = start(params, config, memory, where, length)
+  search = functools.partial(
+    beam.search,
+    step_fn=t5.search_step(config, rows),
+    batch_size=2,
+    beam_size=14,
+    scoring=scoring,
+    logits=True,
+  )
+  found = jax.jit(search)((params, shared), cache, trie.build(codes))
+
+  def repeat(x):
+    return jnp.repeat(x, len(codes), axis=0)
+
+  read = rows[np.arange(length), codes][:, :-1]
+  read = np.pad(np.tile(read, (2, 1)), ((0, 0), (1, 0)))
+  logits = np.asarray(
+    decode(params, config, repeat(memory), repeat(where), jnp.asarray(read))
+  ).reshape(2, len(codes), length, -1)
+  totals = np.zeros((2, len(codes)))
+  for b, d, level in np.ndindex(2, len(codes), length):
+    own = logits[b, d, level, rows[level]].astype(float)
+    among = np.arange(VALUES)
+    if scoring == 'log_softmax':  # the codes that may follow
+      same = (codes[:, :level] == codes[d, :level]).all(1)
+      among = np.unique(codes[same, level])
+    rest = np.logaddexp.reduce(own[among])
+    totals[b, d] += own[codes[d, level]] - rest
+  order = np.argsort(-totals, axis=1)
+  np.testing.assert_array_equal(found.documents, order)
+  np.testing.assert_array_equal(found.codes, codes[order])
+  np.testing.assert_allclose(
+    found.scores, np.take_along_axis(totals, order, 1), atol=1e-4
+  )
+
+
+def test_products_keep_the_scale_at_init():
+  config = t5.T5Config(vocab_size=64, num_layers=2, num_decoder_layers=1)
+  params = jax.jit(t5.init, static_argnums=1)(jax.random.key(0), config)
+  tokens = jnp.arange(32).reshape(2, 16)
+  memory = encode(params, config, tokens, tokens >= 0)
+  assert 0.9 < float(memory.std()) < 1.1
+  logits = decode(params, config, memory, tokens >= 0, tokens)
+  assert 0.3 < float(logits.std()) < 3
+
+
+def test_mistakes_name_the_field_the_value_and_the_remedy():
+  with pytest.raises(ValueError, match='num_heads must be at least 1, got 0.'):
+    t5.T5Config(num_heads=0)
+  with pytest.raises(ValueError, match='max_distance must be above .* 16, got'):
+    t5.T5Config(max_distance=16)
+  params, config, tokens, where = model()
+  memory = encode(params, config, tokens, where)
+  with pytest.raises(ValueError, match='max_length must be at least 1, got 0'):
+    t5.start(params, config, memory, where, 0)
+  shared, cache = t5.start(params, config, memory, where, 1)
+  with pytest.raises(ValueError, match='position must be 0, .* 1, got 2. '):
+    t5.step(params, config, shared, cache, tokens[:, :1], 2)
+  with pytest.raises(ValueError, match="must hold 'shared.weight', got 1 arr"):
+    t5_weights.from_state_dict({'a': tokens}, config)
+  with pytest.raises(ValueError, match=r'shape \(20, 16\), got \(2, 7\). Set'):
+    t5_weights.from_state_dict({'shared.weight': tokens}, config)
+
+
+@VERSIONS
+def test_against_transformers(version):
+  """The same weights, questions longer than the last bucket starts."""
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed')
+  transformers = pytest.importorskip(
+    'transformers', reason='transformers is not installed'
+  )
+  theirs = transformers.T5ForConditionalGeneration(
+    transformers.T5Config(
+      vocab_size=40,
+      d_model=SIZES['width'],
+      d_kv=SIZES['head_size'],
+      d_ff=SIZES['hidden'],
+      num_heads=SIZES['num_heads'],
+      num_layers=LAYERS['num_layers'],
+      num_decoder_layers=LAYERS['num_decoder_layers'],
+      feed_forward_proj='gated-gelu' if version['gated'] else 'relu',
+      tie_word_embeddings=version['tied'],
+      decoder_start_token_id=0,
+    )
+  ).eval()
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    if not version['tied']:
+      theirs.lm_head.weight = torch.nn.Parameter(torch.empty(40, 16))
+    for name, weight in theirs.named_parameters():
+      scale = 0.3 if weight.ndim == 2 else 0.1
+      weight.normal_(float('norm' in name), scale, generator=generator)
+  config = t5.T5Config(vocab_size=40, **SIZES, **LAYERS, **version)
+  params = t5_weights.from_state_dict(theirs.state_dict(), config)
+  shapes = jax.eval_shape(lambda: t5.init(jax.random.key(0), config))
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+
+  rng = np.random.default_rng(0)
+  tokens, read = rng.integers(0, 40, (2, 150)), rng.integers(0, 40, (2, 140))
+  where = np.arange(150) < np.array([[150], [90]])
+  with torch.no_grad():
+    expected = theirs(
+      input_ids=torch.tensor(tokens),
+      attention_mask=torch.tensor(where).long(),
+      decoder_input_ids=torch.tensor(read),
+    ).logits.numpy()
+  memory = encode(params, config, jnp.asarray(tokens), jnp.asarray(where))
+  logits = decode(params, config, memory, jnp.asarray(where), jnp.asarray(read))
+  assert np.abs(expected).max() > 1
+  np.testing.assert_allclose(logits, expected, atol=2e-5)
