@@ -12,7 +12,7 @@ from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
 WIDTH = 8
-SCHEMES = ('hierarchical_kmeans', 'product_quantisation', 'string', 'random')
+SCHEMES = ('hierarchical_kmeans', 'string')
 
 
 def corpus(count, seed=0):
