@@ -6,7 +6,6 @@ from rag_jax import config as configs
 from rag_jax import survey
 from rag_jax.index import docids
 
-
 SCHEMES = ('hierarchical_kmeans', 'residual_kmeans', 'title')
 
 

@@ -3,7 +3,6 @@ import pytest
 
 from rag_jax.index import docids, statistics
 
-
 SCHEMES = ('hierarchical_kmeans', 'product_quantisation', 'atomic', 'title')
 
 
