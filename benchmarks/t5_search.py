@@ -17,7 +17,9 @@ normalises over the edges of the trie. The documents are checked against
 without it, which has less to do.
 
 Rounds are interleaved, so that a busy moment hits both alike. Printed: the
-median of each in ms, and the median over rounds of ours over theirs.
+median of each in ms, and the median over rounds of ours over theirs. Where
+other programs use the cores, set OMP_WAIT_POLICY=PASSIVE, or the threads of
+PyTorch spend most of their time on waiting for each other.
 """
 
 import argparse

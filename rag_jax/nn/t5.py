@@ -27,6 +27,11 @@ class T5Config:
   """Sizes of a T5; the default is T5-small of version 1.0.
 
   Version 1.1 has `gated=True` and `tied=False`.
+
+  Reference:
+    Raffel et al., Exploring the Limits of Transfer Learning with a Unified
+    Text-to-Text Transformer, 2020. Shazeer, GLU Variants Improve Transformer,
+    2020, for the gate.
   """
 
   vocab_size: int = 32128

@@ -15,7 +15,7 @@ def from_state_dict(
   """Weights of Hugging Face's `T5ForConditionalGeneration`.
 
   Args:
-    state: what `model.state_dict()` gives, or a file of safetensors.
+    state: name -> array on the CPU, what `model.state_dict()` gives.
     config: the sizes of that model.
 
   Returns:
@@ -32,7 +32,7 @@ def from_state_dict(
         'Give the state dict of a T5ForConditionalGeneration, and set gated, '
         'tied and the numbers of layers as in its config.'
       )
-    array = np.asarray(state[name], np.float32)
+    array = np.array(state[name], np.float32)  # a copy: theirs may train on
     if array.shape != shape:
       raise ValueError(
         f'{name} must be of shape {shape}, got {array.shape}. Set the sizes '
