@@ -50,32 +50,45 @@ def loss(
     config,
     index,
     jax.lax.stop_gradient(encoding),
+    words=batch.words,
   )
   found = candidates
   has_gold = (batch.gold >= 0).any(axis=1) & batch.where
   if config.search.join_gold:
     candidates = _join_gold(candidates, batch.gold, index)
-  ranking = rag.rank(params, config, index, batch.query, encoding, candidates)
-  reading = rag.choose(index, ranking, config.search.read_size)
-  terms = _answer_losses(params, config, batch, reading)
+  ranking = rag.rank(params, config, index, batch, encoding, candidates)
+  is_gold = _is_gold(candidates, batch.gold)
+  terms: Sums = {}
+  if weights.reads:
+    reading = rag.choose(
+      index,
+      ranking,
+      config.search.read_size,
+      first=is_gold if config.search.join_gold else None,
+    )
+    terms, reading = _answer_losses(params, config, batch, reading)
+    if weights.ranking and config.ranker.reads:
+      terms['reranking'] = _ranking_loss(
+        config,
+        reading.scores,
+        jnp.take_along_axis(is_gold, reading.places, axis=1),
+        reading.where,
+        has_gold,
+      )
   if weights.docid:
-    if config.search.join_gold:  # they come first, and have their scores
+    gold = jnp.maximum(batch.gold, 0)
+    if config.search.scoring == 'absolute':
+      scores = rag.level_log_likelihood(params, config, index, encoding, gold)
+    elif config.search.join_gold:  # they come first, and have their scores
       scores = ranking.docid[:, : batch.gold.shape[1]]
     else:
-      gold = jnp.maximum(batch.gold, 0)
       scores = rag.score_docids(params, config, index, encoding, gold)
     nll = losses.docid_nll(scores, where=batch.gold >= 0)
     terms['docid'] = metrics.total(nll, has_gold)
   if weights.ranking:
-    is_gold = _is_gold(candidates, batch.gold)
-    targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
-    nll = losses.fenchel_young(
-      ranking.scores,
-      targets,
-      operator=config.ranker.operator,
-      where=candidates.where,
+    terms['ranking'] = _ranking_loss(
+      config, ranking.scores, is_gold, candidates.where, has_gold
     )
-    terms['ranking'] = metrics.total(nll, has_gold & is_gold.any(1))
   if weights.self_index and config.pseudo_queries.batch_size:
     terms['self_index'] = _self_index(
       params, rng, config, index, batch.query.shape[1], shard
@@ -84,16 +97,35 @@ def loss(
   return terms, measured | {name: terms[name] for name in terms}
 
 
+def _ranking_loss(
+  config: rag.RagConfig,
+  scores: jax.Array,
+  is_gold: jax.Array,
+  where: jax.Array,
+  has_gold: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Fenchel-Young loss of scores [B, K] on the gold documents among them."""
+  targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
+  nll = losses.fenchel_young(
+    scores, targets, operator=config.ranker.operator, where=where
+  )
+  return metrics.total(nll, has_gold & is_gold.any(1))
+
+
 def _answer_losses(
   params: rag.Params,
   config: rag.RagConfig,
   batch: types.Batch,
   reading: rag.Reading,
-) -> Sums:
+) -> tuple[Sums, rag.Reading]:
   """The answer's loss, and what its posterior teaches the search."""
+  cut = not config.loss.reader_trains_search
+  if cut:  # what was ranked reaches the reader, but nothing goes back
+    scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
+    reading = reading.replace(scores=scores, weights=weights)
+  if config.reader.kind == 'extractive':
+    reading = rag.read(params, config, batch.query, reading)
   joint = reading.weights
-  if not config.loss.reader_trains_search:
-    joint = jax.lax.stop_gradient(joint)
   if config.reader.kind == 'fusion':
     target = _with_end(batch.answers[:, 0])
     scores = reader.write_log_likelihood(
@@ -105,12 +137,10 @@ def _answer_losses(
       target,
     )
     has_answer = batch.where & (batch.answers[:, 0] != types.PAD).any(-1)
-    return {'answer': metrics.total(-scores.sum(-1), has_answer)}
-  pointers = reader.point(
-    params['reader'], config.reader, batch.query, reading.passages
-  )
+    return {'answer': metrics.total(-scores.sum(-1), has_answer)}, reading
+  assert reading.pointers is not None  # the reader is extractive
   likelihoods = reader.answer_log_likelihood(
-    pointers, reading.passages, batch.answers
+    reading.pointers.spans, reading.passages, batch.answers
   )
   holds = (likelihoods > reader.IMPOSSIBLE / 2) & reading.where
   readable = holds & (reading.weights > 0)
@@ -120,7 +150,6 @@ def _answer_losses(
       readable.any(1) & batch.where,
     )
   }
-  cut = not config.loss.reader_trains_search
   posterior = jax.lax.stop_gradient(
     jax.nn.softmax(
       jnp.where(holds, likelihoods + reading.scores, reader.IMPOSSIBLE)
@@ -138,7 +167,7 @@ def _answer_losses(
   if config.loss.docid_distillation and not cut:
     nll = -(posterior * reading.docid).sum(1)
     terms['docid_distillation'] = metrics.total(nll, counts)
-  return terms
+  return terms, reading
 
 
 def _self_index(
@@ -153,12 +182,20 @@ def _self_index(
   count = config.pseudo_queries.batch_size // shard[1]
   positions = shard[0] * count + jnp.arange(count)
   query, rows = pseudo_queries.draw(
-    rng, config.pseudo_queries, index.tokens, positions, max_tokens=max_tokens
+    rng,
+    config.pseudo_queries,
+    index.tokens,
+    positions,
+    max_tokens=max_tokens,
+    frame=index.frame,
   )
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, query
   )
-  scores = rag.score_docids(params, config, index, encoding, rows[:, None])
+  score = rag.score_docids
+  if config.search.scoring == 'absolute':
+    score = rag.level_log_likelihood
+  scores = score(params, config, index, encoding, rows[:, None])
   return metrics.total(-scores[:, 0], index.alive[rows])
 
 

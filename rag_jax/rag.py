@@ -18,7 +18,8 @@ from rag_jax.components import id_decoder, query_encoder, ranker, reader
 from rag_jax.index import index as indexes
 from rag_jax.index import pseudo_queries
 from rag_jax.nn import transformer
-from rag_jax.ops import beam
+from rag_jax.ops import beam, lexical
+from rag_jax.ops import trie as tries
 
 Params = dict[str, Any]
 
@@ -30,6 +31,7 @@ class SearchConfig:
   beam_size: int = 16  # K, documents that are decoded and ranked
   read_size: int = 4  # documents with the largest weights that are read
   scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
+  lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
   join_gold: bool = True  # in training, put gold documents among candidates
 
   def __post_init__(self) -> None:
@@ -61,6 +63,11 @@ class LossConfig:
   docid_distillation: float = 0.0  # docid loss, weighed by that posterior
   reader_trains_search: bool = True  # False cuts the reader's gradient off
 
+  @property
+  def reads(self) -> bool:
+    """Whether a step has to run the reader."""
+    return bool(self.answer or self.distillation or self.docid_distillation)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RagConfig:
@@ -81,11 +88,26 @@ class RagConfig:
     transformer.check_heads('id_decoder', width, self.id_decoder)
     transformer.check_heads('reader', self.reader.width, self.reader)
     distils = self.loss.distillation or self.loss.docid_distillation
+    self._check_pretrained()
     if distils and self.reader.kind == 'fusion':
       raise ValueError(
         'loss.distillation needs the likelihood of each document, got '
         "reader.kind 'fusion'. Set --config.loss.distillation=0 or "
         '--config.reader.kind=extractive.'
+      )
+
+  def _check_pretrained(self) -> None:
+    """Raises a ValueError on what published weights cannot be used for."""
+    if self.query_encoder.weights and self.id_decoder.output != 'node_table':
+      raise ValueError(
+        'query_encoder.weights needs a row a document, so id_decoder.output '
+        f"'node_table', got {self.id_decoder.output!r}. "
+        'Set --config.id_decoder.output=node_table.'
+      )
+    if self.ranker.reads and not self.reader.weights:
+      raise ValueError(
+        'ranker.reads needs a reader with published weights, got none. '
+        'Set --config.reader.weights or --config.ranker.reads=False.'
       )
 
 
@@ -105,10 +127,12 @@ class Reading:
 
   documents: jax.Array  # int32[B, R]
   passages: jax.Array  # int32[B, R, P]
+  places: jax.Array  # int32[B, R], where they stand among the candidates
   scores: jax.Array  # float32[B, R]
   weights: jax.Array  # float32[B, R]
   docid: jax.Array  # float32[B, R]
   where: jax.Array  # bool[B, R]
+  pointers: reader.Pointers | None = None  # once an extractive reader has read
 
 
 @flax.struct.dataclass
@@ -126,10 +150,25 @@ class Answer:
   beam_mass: types.Array  # float32[B], log of what the beam holds, nats
 
 
+@flax.struct.dataclass
+class Pretrained:
+  """What does not start from nothing."""
+
+  query_encoder: Params | None = None  # published weights
+  reader: Params | None = None
+  vectors: jax.Array | None = None  # float32[N, D], documents by these weights
+
+
 def init(
-  rng: jax.Array, config: RagConfig, index: indexes.Index, *, vocab_size: int
+  rng: jax.Array,
+  config: RagConfig,
+  index: indexes.Index,
+  *,
+  vocab_size: int,
+  pretrained: Pretrained | None = None,
 ) -> Params:
   """Makes the parameters of all components, for one index."""
+  pretrained = pretrained or Pretrained()
   keys = jax.random.split(rng, 3)
   frequency = query_encoder.inverse_document_frequency(
     index.tokens, vocab_size=vocab_size
@@ -139,7 +178,11 @@ def init(
     config.query_encoder,
     vocab_size=vocab_size,
     token_weights=frequency,
+    pretrained=pretrained.query_encoder,
   )
+  vectors = pretrained.vectors
+  if vectors is None:
+    vectors = query_encoder.embed_documents(encoder, index.tokens)
   return {
     'query_encoder': encoder,
     'id_decoder': id_decoder.init(
@@ -147,10 +190,15 @@ def init(
       config.id_decoder,
       trie=index.trie,
       codes=index.codes,
-      document_vectors=query_encoder.embed_documents(encoder, index.tokens),
+      document_vectors=vectors,
     ),
     'ranker': ranker.init(config.ranker, token_weights=frequency),
-    'reader': reader.init(keys[2], config.reader, vocab_size=vocab_size),
+    'reader': reader.init(
+      keys[2],
+      config.reader,
+      vocab_size=vocab_size,
+      pretrained=pretrained.reader,
+    ),
   }
 
 
@@ -195,10 +243,19 @@ def retrieve(
   index: indexes.Index,
   encoding: query_encoder.Encoding,
   *,
+  words: jax.Array | None = None,
   allowed: jax.Array | None = None,
 ) -> types.Candidates:
-  """Decodes documents for encoded queries; see `ops.beam.search`."""
+  """Decodes documents for encoded queries; see `ops.beam.search`.
+
+  With `search.lexical_weight` the beam plans ahead: a node also gets the best
+  BM25 score of the documents below it, a document its own.
+  """
   batch_size, width = encoding.vector.shape
+  plan = None
+  if config.search.lexical_weight:
+    matches = lexical.score_all(index.lexicon, words)
+    plan = config.search.lexical_weight * tries.max_below(index.trie, matches)
   return beam.search(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),
@@ -208,6 +265,7 @@ def retrieve(
     beam_size=config.search.beam_size,
     allowed=allowed,
     scoring=config.search.scoring,
+    plan=plan,
   )
 
 
@@ -230,31 +288,56 @@ def score_docids(
   )
 
 
+def level_log_likelihood(
+  params: Params,
+  config: RagConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """What trains `absolute` scoring, float32[B, K]; see `id_decoder`."""
+  return id_decoder.level_log_likelihood(
+    (params['id_decoder'], encoding),
+    index.trie,
+    index.codes[documents],
+    config=config.id_decoder,
+    where=index.asked,
+  )
+
+
 def rank(
   params: Params,
   config: RagConfig,
   index: indexes.Index,
-  query: jax.Array,
+  batch: types.Batch,
   encoding: query_encoder.Encoding,
   candidates: types.Candidates,
 ) -> Ranking:
   """Scores and weighs candidates; every signal is made in the step."""
-  passages = index.tokens[candidates.documents]
-  docid = score_docids(params, config, index, encoding, candidates.documents)
+  documents = candidates.documents
+  passages = index.tokens[documents]
+  docid = score_docids(params, config, index, encoding, documents)
   docid = jnp.where(candidates.where, docid, 0.0)
-  vectors = query_encoder.embed_documents(params['query_encoder'], passages)
+  if config.query_encoder.weights:  # its documents are rows of the node table
+    vectors = query_encoder.normalise(params['id_decoder']['table'][documents])
+  else:
+    vectors = query_encoder.embed_documents(params['query_encoder'], passages)
+  if index.lexicon is not None:
+    matches = lexical.score(index.lexicon, batch.words, documents)
+  else:
+    matches = ranker.lexical(
+      params['ranker'],
+      config.ranker,
+      batch.query,
+      passages,
+      mean_length=index.mean_length,
+    )
   scores = ranker.apply(
     params['ranker'],
     config.ranker,
     docid=docid,
     vector=jnp.einsum('bd,bkd->bk', encoding.vector, vectors),
-    lexical=ranker.lexical(
-      params['ranker'],
-      config.ranker,
-      query,
-      passages,
-      mean_length=index.mean_length,
-    ),
+    lexical=matches,
   )
   weights = ranker.select(config.ranker, scores, where=candidates.where)
   return Ranking(
@@ -262,10 +345,25 @@ def rank(
   )
 
 
-def choose(index: indexes.Index, ranking: Ranking, size: int) -> Reading:
-  """Takes the documents with the best scores; sparse weights need no more."""
+def choose(
+  index: indexes.Index,
+  ranking: Ranking,
+  size: int,
+  *,
+  first: jax.Array | None = None,
+) -> Reading:
+  """Takes the documents with the best scores; sparse weights need no more.
+
+  Args:
+    index: the corpus.
+    ranking: what `rank` made of the candidates.
+    size: R, documents to take.
+    first: bool[B, K], candidates to take before all others.
+  """
   where = ranking.candidates.where
   order = jax.lax.stop_gradient(jnp.where(where, ranking.scores, -jnp.inf))
+  if first is not None:
+    order = jnp.where(first & where, jnp.inf, order)
   chosen = jax.lax.top_k(order, size)[1]
 
   def take(x):
@@ -275,11 +373,30 @@ def choose(index: indexes.Index, ranking: Ranking, size: int) -> Reading:
   return Reading(
     documents=documents,
     passages=index.tokens[documents],
+    places=chosen,
     scores=take(ranking.scores),
     weights=take(ranking.weights),
     docid=take(ranking.docid),
     where=take(where),
   )
+
+
+def read(
+  params: Params, config: RagConfig, query: jax.Array, reading: Reading
+) -> Reading:
+  """Runs the extractive reader; with `ranker.reads` it weighs documents too.
+
+  Its relevance joins the scores of the documents read, which then share the
+  weight among themselves: a ranker that has read what it ranks.
+  """
+  pointers = reader.point(
+    params['reader'], config.reader, query, reading.passages
+  )
+  if not config.ranker.reads:
+    return reading.replace(pointers=pointers)
+  scores = reading.scores + pointers.relevance
+  weights = ranker.select(config.ranker, scores, where=reading.where)
+  return reading.replace(pointers=pointers, scores=scores, weights=weights)
 
 
 def answer(
@@ -289,15 +406,33 @@ def answer(
   *,
   config: RagConfig,
   allowed: jax.Array | None = None,
+  candidates: types.Candidates | None = None,
 ) -> Answer:
-  """Answers questions: search, ranking and reading in one program."""
+  """Answers questions: search, ranking and reading in one program.
+
+  Args:
+    params: what `init` made.
+    batch: the questions; answers and gold documents are not looked at.
+    index: the corpus.
+    config: what to compute.
+    allowed: bool[N] or bool[B, N], documents that may be returned.
+    candidates: documents to rank and read, in the place of a search.
+  """
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
   )
-  candidates = retrieve(params, config, index, encoding, allowed=allowed)
-  ranking = rank(params, config, index, batch.query, encoding, candidates)
-  reading = choose(index, ranking, config.search.read_size)
-  everything = choose(index, ranking, config.search.beam_size)
+  if candidates is None:
+    candidates = retrieve(
+      params, config, index, encoding, words=batch.words, allowed=allowed
+    )
+  ranking = rank(params, config, index, batch, encoding, candidates)
+  count = candidates.where.shape[1]
+  reading = choose(index, ranking, min(config.search.read_size, count))
+  if config.reader.kind == 'extractive':
+    reading = read(params, config, batch.query, reading)
+    if config.ranker.reads:
+      ranking = _reorder(ranking, reading)
+  everything = choose(index, ranking, count)
   common: dict[str, Any] = {
     'candidates': candidates,
     'documents': jnp.where(everything.where, everything.documents, -1),
@@ -322,10 +457,8 @@ def answer(
       log_probability=score,
       **common,
     )
-  pointers = reader.point(
-    params['reader'], config.reader, batch.query, reading.passages
-  )
-  spans = reader.best_spans(pointers, max_tokens=length)
+  assert reading.pointers is not None  # the reader is extractive
+  spans = reader.best_spans(reading.pointers.spans, max_tokens=length)
   support = reading.weights > 0
   joint = spans.score + jnp.log(jnp.where(support, reading.weights, 1.0))
   joint = jnp.where(support, joint, reader.IMPOSSIBLE)
@@ -341,4 +474,17 @@ def answer(
     tokens=jnp.zeros((best.shape[0], length), jnp.int32),
     log_probability=pick(joint),
     **common,
+  )
+
+
+def _reorder(ranking: Ranking, reading: Reading) -> Ranking:
+  """Puts the documents that were read first, by their new scores."""
+  rows = jnp.arange(reading.places.shape[0])[:, None]
+  most = jnp.max(ranking.scores, axis=1, keepdims=True)
+  least = jnp.min(reading.scores, axis=1, keepdims=True)
+  first = jnp.where(reading.where, reading.scores - least + most + 1.0, 0.0)
+  weights = jnp.zeros_like(ranking.weights)
+  return ranking.replace(
+    scores=ranking.scores.at[rows, reading.places].set(first),
+    weights=weights.at[rows, reading.places].set(reading.weights),
   )

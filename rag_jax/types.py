@@ -85,3 +85,4 @@ class Batch:
   answers: jax.Array  # int32[B, M, A], extractive and sequence targets
   gold: jax.Array  # int32[B, G], rows of gold documents; -1 where there is none
   where: jax.Array  # bool[B], False = padding of an incomplete batch
+  words: jax.Array | None = None  # int32[B, W], for a lexicon if there is one

@@ -137,15 +137,40 @@ def apply(
     float32[B, K, C] scores in nats, and the cache one step on.
   """
   decoder, encoding = params
+  state, cache = states(params, cache, frontier, config=config)
+  level = frontier.level
+  if config.output == 'codebook':
+    ends = decoder['table'][level][frontier.tokens]
+  else:
+    ends = decoder['table'][frontier.children]
+  ends = query_encoder.normalise(ends)  # [B, K, C, D]
+  scores = jnp.einsum('bkd,bkcd->bkc', state, ends)
+  return scores * jnp.exp(decoder['log_scale'][level]), cache
+
+
+def states(
+  params: tuple[dict[str, Any], query_encoder.Encoding],
+  cache: tuple[jax.Array, ...],
+  frontier: tries.Frontier,
+  *,
+  config: IdDecoderConfig,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """What edges are compared with: unit vectors float32[B, K, D], and the cache.
+
+  Args:
+    params: (what `init` made, the encoding of the queries).
+    cache: what `initial_cache` or the last step returned.
+    frontier: where the beams stand.
+    config: the same sizes.
+  """
+  decoder, encoding = params
   table = decoder['table']
   level = frontier.level
   batch_size, beams = frontier.nodes.shape
   if config.output == 'codebook':
-    before, targets = table[max(level - 1, 0)], table[level]
-    stand, rows = frontier.codes, frontier.tokens
+    before, stand = table[max(level - 1, 0)], frontier.codes
   else:
-    before = targets = table
-    stand, rows = frontier.nodes, frontier.children
+    before, stand = table, frontier.nodes
   if level == 0:
     x = jnp.broadcast_to(
       decoder['start'] + encoding.vector[:, None],
@@ -161,7 +186,55 @@ def apply(
     encoding.memory,
     encoding.where,
   )
-  state = query_encoder.normalise(encoding.vector[:, None] + residual)
-  ends = query_encoder.normalise(targets[rows])  # [B, K, C, D]
-  scores = jnp.einsum('bkd,bkcd->bkc', state, ends)
-  return scores * jnp.exp(decoder['log_scale'][level]), cache
+  return query_encoder.normalise(encoding.vector[:, None] + residual), cache
+
+
+def level_log_likelihood(
+  params: tuple[dict[str, Any], query_encoder.Encoding],
+  trie: tries.Trie,
+  codes: jax.Array,
+  *,
+  config: IdDecoderConfig,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """Trains what `absolute` scoring asks of a node table.
+
+  At each level, the log-probability of the docid's node among all nodes of
+  that depth and the leaves above it; the mean over the levels. One product
+  with the whole table a level: for corpora whose table a step can afford.
+
+  Args:
+    params: (what `init` made, the encoding of the queries).
+    trie: the docids.
+    codes: int[B, K, L], docids.
+    config: sizes, with the output `node_table`.
+    where: bool[num_nodes], nodes to compare with; None takes all. Documents
+      that no question asks for are pushed away by all others: leave them out.
+
+  Returns:
+    float32[B, K], nats.
+  """
+  decoder, encoding = params
+  count = codes.shape[1]
+  cache = tuple(
+    jnp.repeat(x, count, axis=1)
+    for x in initial_cache(config, *encoding.vector.shape)
+  )
+  table = query_encoder.normalise(decoder['table'])
+  depth = tries.depths(trie)
+  is_leaf = jnp.arange(trie.num_nodes) < trie.num_documents
+  total = jnp.zeros(codes.shape[:2])
+  for frontier in tries.walk(trie, codes):
+    state, cache = states(params, cache, frontier, config=config)
+    scale = jnp.exp(decoder['log_scale'][frontier.level])
+    scores = (scale * state) @ table.T  # [B, K, num_nodes]
+    level = frontier.level + 1
+    rivals = (depth == level) | (is_leaf & (depth > 0) & (depth < level))
+    if where is not None:
+      rivals = rivals & where
+    own = jnp.take_along_axis(scores, frontier.children, axis=-1)[..., 0]
+    # The node itself always counts, whatever `where` says.
+    rivals = rivals & (jnp.arange(trie.num_nodes) != frontier.children)
+    scores = jnp.where(rivals, scores, -1e9)
+    total += own - jnp.logaddexp(own, jax.nn.logsumexp(scores, axis=-1))
+  return total / trie.depth

@@ -5,6 +5,11 @@ weights that start at the inverse document frequency: the untrained encoder is
 already a compressed lexical search. A transformer adds a residual whose output
 starts at zero, so that training moves on from there. Documents are embedded by
 the same bag, which is cheap enough to redo in every step: no stale index.
+
+With published weights (`weights`) the encoder is a BERT instead: a query's
+vector is the mean of its last states. Documents are encoded once, before
+training; their vectors are where the rows of the node table start, and move as
+parameters from there.
 """
 
 import dataclasses
@@ -16,17 +21,19 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import transformer
+from rag_jax.nn import bert, transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryEncoderConfig:
-  """Sizes of the query encoder."""
+  """Sizes of the query encoder; those of the weights, where there are some."""
 
   width: int = 128  # D, features of a vector and of a token
   num_layers: int = 1  # transformer blocks over the query
   num_heads: int = 4
   hidden: int = 256  # features between the two layers of a feed-forward
+  weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
+  frozen_layers: int = 0  # of these weights, from below, kept as they are
 
 
 @flax.struct.dataclass
@@ -64,6 +71,7 @@ def init(
   *,
   vocab_size: int,
   token_weights: jax.Array | None = None,
+  pretrained: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Makes parameters.
 
@@ -73,10 +81,13 @@ def init(
     vocab_size: number of token ids.
     token_weights: float32[vocab_size], positive; each token's share in a bag,
       usually `inverse_document_frequency`. None weighs all alike.
+    pretrained: published weights, where `config.weights` names some.
 
   Returns:
     A pytree of plain dicts.
   """
+  if config.weights:
+    return {'bert': pretrained}
   embedding_rng, network_rng = jax.random.split(rng)
   scale = config.width**-0.5
   if token_weights is None:
@@ -110,6 +121,16 @@ def apply(
     (1, 8)
   """
   where = tokens != types.PAD
+  if config.weights:
+    memory = bert.apply(
+      params['bert'],
+      bert_config(config),
+      tokens,
+      frozen_layers=config.frozen_layers,
+    )
+    return Encoding(
+      vector=bert.mean_pool(memory, where), memory=memory, where=where
+    )
   embedded = params['embedding'][tokens]
   memory, residual = transformer.apply(
     _Network(config), params['network'], embedded, where
@@ -117,6 +138,16 @@ def apply(
   weights = _token_weights(params, tokens)
   pooled = jnp.einsum('bq,bqd->bd', weights, embedded + residual)
   return Encoding(vector=normalise(pooled), memory=memory, where=where)
+
+
+def bert_config(config: Any) -> bert.BertConfig:
+  """The sizes of a component with published weights, as BERT has them."""
+  return bert.BertConfig(
+    width=config.width,
+    num_layers=config.num_layers,
+    num_heads=config.num_heads,
+    hidden=config.hidden,
+  )
 
 
 def embed_documents(params: dict[str, Any], tokens: jax.Array) -> jax.Array:

@@ -29,6 +29,7 @@ class RankerConfig:
   lexical_weight: float = 0.3
   saturation: float = 1.2  # BM25's k1
   length_norm: float = 0.5  # BM25's b
+  reads: bool = False  # True = what the reader makes of a passage counts too
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""

@@ -8,6 +8,11 @@ the question and writes the answer token by token from all of them at once
 (fusion-in-decoder); each passage's weight enters the cross-attention as a bias
 of log w, so that the answer's loss reaches the ranker. What it writes is a word
 of its vocabulary or a token copied from a passage, under one softmax.
+
+With published weights (`weights`) the extractive reader is a BERT that reads
+question and passage as its two texts. It also says how relevant each passage
+is, from the state of the first token: with `ranker.reads` this joins the
+scores of the ranker, which then has read what it ranks.
 """
 
 import dataclasses
@@ -19,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import transformer
+from rag_jax.components import query_encoder
+from rag_jax.nn import bert, transformer
 from rag_jax.ops import losses
 
 KINDS = ('extractive', 'fusion')
@@ -38,6 +44,9 @@ class ReaderConfig:
   hidden: int = 256
   window: int = 5  # tokens that a token sees before attention, odd
   max_answer_tokens: int = 16  # longest answer that is pointed at or written
+  weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
+  frozen_layers: int = 0  # of these weights, from below, kept as they are
+  shared_softmax: bool = False  # True = spans of all passages compete
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -51,6 +60,19 @@ class ReaderConfig:
         f'reader.kind must be one of {", ".join(KINDS)}, got {self.kind!r}. '
         'Set --config.reader.kind.'
       )
+    if self.weights and self.kind != 'extractive':
+      raise ValueError(
+        f"reader.weights needs reader.kind 'extractive', got {self.kind!r}. "
+        'Set --config.reader.kind=extractive.'
+      )
+
+
+@flax.struct.dataclass
+class Pointers:
+  """What the extractive reader says of each passage."""
+
+  spans: jax.Array  # float32[B, K, P, 2], start and end, log-probabilities
+  relevance: jax.Array  # float32[B, K], nats; 0 without published weights
 
 
 @flax.struct.dataclass
@@ -104,12 +126,9 @@ class _Network(nn.Module):
     return flat.reshape(x.shape), tokens
 
   def point(self, query, passages):
-    """Start and end log-probabilities, float32[B, K, P, 2]."""
+    """Logits of start and end, float32[B, K, P, 2]."""
     states, _ = self.encode(query, passages)
-    logits = self.pointer(states[:, :, -passages.shape[-1] :])
-    where = (passages != types.PAD)[..., None]
-    logits = jnp.where(where, logits.astype(jnp.float32), IMPOSSIBLE)
-    return jax.nn.log_softmax(logits, axis=2)
+    return self.pointer(states[:, :, -passages.shape[-1] :])
 
   def write(self, query, passages, weights, prefix):
     """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
@@ -147,9 +166,27 @@ def _add_copies(words, copies, tokens):
 
 
 def init(
-  rng: jax.Array, config: ReaderConfig, *, vocab_size: int
+  rng: jax.Array,
+  config: ReaderConfig,
+  *,
+  vocab_size: int,
+  pretrained: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Makes parameters, a pytree of plain dicts."""
+  """Makes parameters, a pytree of plain dicts.
+
+  Args:
+    rng: PRNG key.
+    config: sizes.
+    vocab_size: number of token ids.
+    pretrained: published weights, where `config.weights` names some.
+  """
+  if config.weights:
+    shape = (config.width, 2)
+    return {
+      'bert': pretrained,
+      'pointer': 0.02 * jax.random.normal(rng, shape),
+      'relevance': jnp.zeros(config.width),
+    }
   network = _Network(config, vocab_size)
   query = jnp.ones((1, 1), jnp.int32)
   passages = jnp.ones((1, 1, 1), jnp.int32)
@@ -166,7 +203,7 @@ def point(
   config: ReaderConfig,
   query: jax.Array,
   passages: jax.Array,
-) -> jax.Array:
+) -> Pointers:
   """Runs the extractive reader.
 
   Args:
@@ -176,10 +213,51 @@ def point(
     passages: int32[B, K, P], 0 = padding.
 
   Returns:
-    float32[B, K, P, 2]: log-probabilities of start and end in each passage.
+    `Pointers`. Starts are log-probabilities over the tokens of a passage, or
+    of all passages with `shared_softmax`; ends likewise.
   """
-  network = _Network(config, _vocab_size(params))
-  return transformer.apply(network, params, query, passages, method='point')
+  if config.weights:
+    logits, relevance = _read(params, config, query, passages)
+  else:
+    network = _Network(config, _vocab_size(params))
+    logits = transformer.apply(network, params, query, passages, method='point')
+    relevance = jnp.zeros(passages.shape[:2])
+  where = (passages != types.PAD)[..., None]
+  logits = jnp.where(where, logits.astype(jnp.float32), IMPOSSIBLE)
+  axes = (1, 2) if config.shared_softmax else 2
+  return Pointers(
+    spans=jax.nn.log_softmax(logits, axis=axes), relevance=relevance
+  )
+
+
+def _read(
+  params: dict[str, Any],
+  config: ReaderConfig,
+  query: jax.Array,
+  passages: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Logits float32[B, K, P, 2] and relevance float32[B, K], by a BERT."""
+  batch, count, length = passages.shape
+  query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
+  tokens = jnp.concatenate([query, passages], axis=-1)
+  tokens = tokens.reshape(batch * count, -1)
+  where = tokens != types.PAD
+  second = jnp.arange(tokens.shape[-1]) >= query.shape[-1]
+  states = bert.apply(
+    params['bert'],
+    query_encoder.bert_config(config),
+    tokens,
+    segments=jnp.broadcast_to(second.astype(jnp.int32), tokens.shape),
+    # Padding stands between question and passage, but takes up no position.
+    positions=jnp.maximum(jnp.cumsum(where, axis=1) - 1, 0),
+    frozen_layers=config.frozen_layers,
+  )
+  logits = states[:, -length:] @ params['pointer']
+  relevance = states[:, 0] @ params['relevance']
+  return (
+    logits.reshape(batch, count, length, 2),
+    relevance.reshape(batch, count),
+  )
 
 
 def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:
@@ -217,7 +295,7 @@ def answer_log_likelihood(
   """Log-probability of an answer in each passage, over all its places.
 
   Args:
-    pointers: float32[B, K, P, 2] from `point`.
+    pointers: float32[B, K, P, 2], the spans from `point`.
     passages: int32[B, K, P].
     answers: int32[B, M, A].
 
@@ -241,7 +319,7 @@ def best_spans(pointers: jax.Array, *, max_tokens: int) -> Spans:
   """The most probable span of each passage.
 
   Args:
-    pointers: float32[B, K, P, 2] from `point`.
+    pointers: float32[B, K, P, 2], the spans from `point`.
     max_tokens: longest span.
 
   Returns:

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import types
-from rag_jax.data import tokenizers
+from rag_jax.data import tokenizers, words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,11 @@ class DataConfig:
   max_answers: int = 3
   max_answer_tokens: int = 12
   max_gold: int = 1
+  tokenizer: str = ''  # published one; see rag_jax.nn.weights. Empty: learned
+  max_query_words: int = 0  # whole words kept for a lexicon; 0: no lexicon
+  bm25_k1: float = 1.2  # of the lexicon, and of BM25 in the table
+  bm25_b: float = 0.75
+  title_weight: int = 1  # how often a title counts for these
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -48,11 +53,12 @@ class DataConfig:
           f'data.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
-    if self.eval_questions < 0:
-      raise ValueError(
-        'data.eval_questions must be at least 0 (0: all), got '
-        f'{self.eval_questions}. Set --config.data.eval_questions.'
-      )
+    for name in ('eval_questions', 'max_query_words', 'title_weight'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'data.{name} must be at least 0, got {getattr(self, name)}. '
+          f'Set --config.data.{name}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,7 @@ class Questions:
   query: np.ndarray  # int32[n, Q]
   answers: np.ndarray  # int32[n, M, A]
   gold: np.ndarray  # int32[n, G], -1 = none
+  words: np.ndarray  # int32[n, W], for the lexicon; W is 0 without one
 
 
 def train_tokenizer(
@@ -98,6 +105,7 @@ def encode_questions(
   questions: Sequence[types.Question],
   rows: dict[str, int],
   config: DataConfig,
+  vocabulary: words.Vocabulary | None = None,
 ) -> Questions:
   """Tokenises questions.
 
@@ -106,14 +114,16 @@ def encode_questions(
     questions: a split.
     rows: row of each document by its id.
     config: lengths to cut to.
+    vocabulary: of the lexicon, if there is one.
 
   Returns:
     The split as arrays. An answer that is longer than `max_answer_tokens`
     gets no tokens: it cannot be a target, but is still counted when measured.
   """
   count = len(questions)
+  texts = [q.text for q in questions]
   query = tokenizers.encode(
-    tokenizer, [q.text for q in questions], max_tokens=config.max_query_tokens
+    tokenizer, texts, max_tokens=config.max_query_tokens, framed=True
   ).tokens
   answers = np.zeros(
     (count, config.max_answers, config.max_answer_tokens), np.int32
@@ -132,7 +142,12 @@ def encode_questions(
     fits = encoded[:, -1] == types.PAD
     index = np.asarray(places)[fits]
     answers[index[:, 0], index[:, 1]] = encoded[fits, :-1]
-  return Questions(query=query, answers=answers, gold=gold)
+  whole_words = np.zeros((count, 0), np.int32)
+  if vocabulary is not None:
+    whole_words = words.encode(
+      vocabulary, texts, max_words=config.max_query_words
+    )
+  return Questions(query=query, answers=answers, gold=gold, words=whole_words)
 
 
 def train_batches(
@@ -167,6 +182,7 @@ def take(questions: Questions, rows: np.ndarray) -> types.Batch:
     answers=jnp.asarray(questions.answers[rows]),
     gold=jnp.asarray(questions.gold[rows]),
     where=jnp.ones(len(rows), bool),
+    words=jnp.asarray(questions.words[rows]),
   )
 
 

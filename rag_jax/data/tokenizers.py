@@ -97,6 +97,7 @@ def encode(
   *,
   max_tokens: int,
   eos: bool = False,
+  framed: bool = False,
 ) -> Encoded:
   """Tokenises texts into one padded array.
 
@@ -106,6 +107,8 @@ def encode(
     max_tokens: a longer text is cut.
     eos: whether each text ends in EOS, which counts as one of its tokens and
       is kept when the text is cut.
+    framed: whether each text stands in the special tokens of a published
+      tokenizer, such as [CLS] and [SEP], which count likewise.
 
   Returns:
     int32[n, max_tokens] and the number of texts that were cut.
@@ -119,10 +122,12 @@ def encode(
     >>> found.tokens.shape, found.truncated
     ((2, 2), 1)
   """
-  room = max_tokens - eos
+  before, after = frame(tokenizer) if framed else ([], [EOS] * eos)
+  taken = len(before) + len(after)
+  room = max_tokens - taken
   if room < 1:
     raise ValueError(
-      f'max_tokens must be at least {1 + eos}, got {max_tokens}. '
+      f'max_tokens must be at least {1 + taken}, got {max_tokens}. '
       'Set --config.data.max_document_tokens, max_query_tokens or '
       'max_answer_tokens.'
     )
@@ -131,9 +136,16 @@ def encode(
   for row, encoding in enumerate(_encodings(tokenizer, texts, room)):
     ids = encoding.ids
     truncated += len(ids) > room
-    ids = ids[:room] + [EOS] * eos
+    ids = before + ids[:room] + after
     tokens[row, : len(ids)] = ids
   return Encoded(tokens, truncated)
+
+
+def frame(tokenizer: hf.Tokenizer) -> tuple[list[int], list[int]]:
+  """Special tokens before and after a text; none if it was learned here."""
+  ids = tokenizer.encode('', add_special_tokens=True).ids
+  half = len(ids) // 2
+  return ids[:half], ids[half:]
 
 
 def offsets(tokenizer: hf.Tokenizer, text: str, *, max_tokens: int) -> Array:

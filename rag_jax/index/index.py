@@ -19,7 +19,7 @@ import numpy as np
 
 from rag_jax import types
 from rag_jax.index import docids
-from rag_jax.ops import docid_layout
+from rag_jax.ops import docid_layout, lexical
 from rag_jax.ops import trie as tries
 
 
@@ -32,6 +32,9 @@ class Index:
   tokens: jax.Array  # int32[N, P], title and text of each document
   alive: jax.Array  # bool[N], False = must not be returned
   mean_length: jax.Array  # float32[], tokens a document on average
+  lexicon: lexical.Lexicon | None = None  # words of documents, for BM25
+  asked: jax.Array | None = None  # bool[num_nodes], those questions ask for
+  frame: jax.Array | None = None  # int32[2], tokens before and after a query
 
 
 def build(

@@ -40,6 +40,7 @@ def draw(
   positions: jax.Array,
   *,
   max_tokens: int,
+  frame: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws crops.
 
@@ -52,10 +53,14 @@ def draw(
     tokens: int32[N, P], the documents.
     positions: int32[B], numbers of the examples in the global batch.
     max_tokens: Q, longest crop.
+    frame: int32[2], special tokens before and after a crop; None adds none.
 
   Returns:
     int32[B, Q] queries and int32[B] rows of their documents.
   """
+
+  if frame is not None:
+    max_tokens -= 2
 
   def one(position):
     keys = jax.random.split(jax.random.fold_in(rng, position), 5)
@@ -74,6 +79,9 @@ def draw(
     keep = (offsets < size) & (start + offsets < length)
     keep &= jax.random.bernoulli(keys[4], 1 - config.drop_rate, (max_tokens,))
     keep |= offsets == 0  # a crop is never empty
-    return jnp.where(keep, crop, types.PAD), row
+    crop = jnp.where(keep, crop, types.PAD)
+    if frame is not None:
+      crop = jnp.concatenate([frame[:1], crop, frame[1:]])
+    return crop, row
 
   return jax.vmap(one)(positions)

@@ -156,6 +156,8 @@ def score(
     float32[B, K] in nats; -1e9 for what is not in the trie or not allowed.
   """
   check_scoring(scoring, logits=logits)
+  if scoring == 'absolute' and allowed is None and not logits:
+    return _score_last(params, cache, trie, codes, step_fn)
   flags = _allow(trie, allowed)
   batch_size, count, _ = codes.shape
   codes = codes.astype(jnp.int32)
@@ -184,6 +186,21 @@ def score(
     else:
       beams = dataclasses.replace(beams, codes=own)
   return jnp.where(exists, scores, DEAD)
+
+
+def _score_last(
+  params: Any, cache: Any, trie: tries.Trie, codes: jax.Array, step_fn: StepFn
+) -> jax.Array:
+  """Scores docids by their last edge: no need to look at its neighbours."""
+  cache = reorder(cache, jnp.zeros(codes.shape[:2], jnp.int32))
+  scores = jnp.zeros(codes.shape[:2])
+  ended = jnp.zeros(codes.shape[:2], bool)
+  for frontier in tries.walk(trie, codes):
+    edges, cache = step_fn(params, cache, frontier)
+    scores = jnp.where(ended, scores, edges[..., 0].astype(jnp.float32))
+    scores = jnp.where(frontier.where[..., 0], scores, DEAD)
+    ended = frontier.children[..., 0] < trie.num_documents  # rows of leaves
+  return scores
 
 
 def score_all(

@@ -351,6 +351,60 @@ def sum_below(trie: Trie, values: jax.Array) -> jax.Array:
   return table
 
 
+def depths(trie: Trie) -> jax.Array:
+  """Depth of each node, int32[num_nodes] in the rows of a node table.
+
+  Rows of documents that are not in the trie have depth 0.
+  """
+  found = jnp.zeros(trie.num_nodes, jnp.int32)
+  for depth in range(trie.depth, 0, -1):
+    size = trie.tokens[depth - 1].shape[0] - trie.branching[depth - 1]
+    nodes = jnp.arange(size)
+    found = found.at[_rows(trie, depth, *locate(trie, depth, nodes))].set(depth)
+  return found
+
+
+def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
+  """The way down to given docids, one `Frontier` a level, of one edge each.
+
+  Args:
+    trie: the trie.
+    codes: int[B, K, L], docids.
+
+  Returns:
+    D frontiers of shape [B, K, 1]: the edge that each docid takes, the leaf
+    itself below its end. Where a docid is not in the trie, `where` is False
+    from the level on at which it leaves it.
+
+  Example:
+    >>> trie = build(np.array([[1, 0, 0], [0, 2, 5], [1, 1, 1]]))
+    >>> way = walk(trie, jnp.array([[[1, 1, 1]]]))
+    >>> [frontier.children.item() for frontier in way]
+    [3, 2]
+  """
+  codes = codes.astype(jnp.int32)
+  zeros = jnp.zeros(codes.shape[:2], jnp.int32)
+  beams = Beams(nodes=zeros, ended=zeros > 0, codes=zeros, rows=zeros)
+  exists = jnp.ones(codes.shape[:2], bool)
+  frontiers = []
+  for level in range(trie.depth):
+    frontier = expand(trie, level, beams)
+    own = codes[..., level]
+    same = (frontier.tokens == own[..., None]) | beams.ended[..., None]
+    same = same & frontier.where
+    offset = jnp.argmax(same, axis=-1)
+    exists = exists & same.any(axis=-1)
+    child = jnp.take_along_axis(frontier.children, offset[..., None], axis=-1)
+    frontiers.append(
+      frontier.replace(
+        children=child, tokens=own[..., None], where=exists[..., None]
+      )
+    )
+    first, _ = span(trie, level, beams)
+    beams = descend(trie, level, beams, first + offset, own)
+  return tuple(frontiers)
+
+
 def _rows(
   trie: Trie, depth: int, is_leaf: jax.Array, number: jax.Array
 ) -> jax.Array:
