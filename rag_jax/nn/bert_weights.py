@@ -1,0 +1,97 @@
+"""Weights of a BERT from elsewhere, in the form that `bert` takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rag_jax.nn import bert, weights
+
+# Heads of other tasks, and numbers that are no weights.
+_UNUSED = (
+  'cls.',
+  'classifier.',
+  'qa_outputs.',
+  'pooler.',
+  'embeddings.position_ids',
+)
+
+
+def from_state_dict(
+  state: Mapping[str, Any], config: bert.BertConfig
+) -> dict[str, Any]:
+  """Weights of Hugging Face's `BertModel`.
+
+  Args:
+    state: name -> array on the CPU, as `weights.read` gives, with or without a
+      leading `bert.`.
+    config: the sizes of that model.
+
+  Returns:
+    What `init` returns.
+
+  Raises:
+    ValueError: if arrays are absent, too many or of another shape.
+  """
+  state = {name.removeprefix('bert.'): array for name, array in state.items()}
+  return weights.take(state, _table(config), ignore=_UNUSED)
+
+
+def to_state_dict(
+  params: dict[str, Any], config: bert.BertConfig
+) -> dict[str, np.ndarray]:
+  """Weights under the names of Hugging Face's `BertModel`.
+
+  Args:
+    params: what `init` returned.
+    config: the sizes.
+
+  Returns:
+    name -> float32 array, for `weights.write`.
+  """
+  return weights.give(params, _table(config))
+
+
+def _table(config):
+  """Which published arrays make each parameter."""
+  width, hidden = config.width, config.hidden
+
+  def rows(name, count):
+    shape = (count, width)
+    return weights.Entry({f'embeddings.{name}_embeddings.weight': shape})
+
+  def bias(prefix, names, size):
+    return weights.Entry({f'{prefix}.{name}.bias': (size,) for name in names})
+
+  def norm(prefix, name):
+    scale, shift = f'{prefix}.LayerNorm.weight', f'{prefix}.LayerNorm.bias'
+    return {
+      name: weights.Entry({scale: (width,)}),
+      f'{name}_bias': weights.Entry({shift: (width,)}),
+    }
+
+  def product(name, prefix, names, outputs, inputs):
+    return {
+      name: weights.dense(prefix, names, outputs, inputs),
+      f'{name}_bias': bias(prefix, names, outputs),
+    }
+
+  def block(prefix):
+    own = f'{prefix}.attention'
+    return (
+      product('qkv', f'{own}.self', ('query', 'key', 'value'), width, width)
+      | product('out', f'{own}.output', ('dense',), width, width)
+      | norm(f'{own}.output', 'norm')
+      | product('up', f'{prefix}.intermediate', ('dense',), hidden, width)
+      | product('down', f'{prefix}.output', ('dense',), width, hidden)
+      | norm(f'{prefix}.output', 'hidden_norm')
+    )
+
+  return {
+    'embedding': rows('word', config.vocab_size),
+    'positions': rows('position', config.max_positions),
+    'segments': rows('token_type', config.num_segments),
+    **norm('embeddings', 'norm'),
+  } | {
+    f'block_{i}': block(f'encoder.layer.{i}') for i in range(config.num_layers)
+  }
