@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import bm25s
 import numpy as np
-import Stemmer
 
 from rag_jax import types
+from rag_jax.data import words as lexical_words
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)  # it asks for debugging
 
@@ -71,9 +71,9 @@ def bm25_index(
       'BM25 needs k1 >= 0, 0 <= b <= 1 and title_weight >= 0, got '
       f'{k1}, {b} and {title_weight}. Pass other values to bm25_index.'
     )
-  texts = [f'{d.title} ' * title_weight + d.text for d in documents]
+  texts = lexical_words.document_texts(documents, title_weight=title_weight)
   retriever = bm25s.BM25(k1=k1, b=b)
-  words = _words(texts, stem)
+  words = lexical_words.split(texts, stem=stem)
   # A corpus without a single word, which bm25s refuses, is one empty word.
   retriever.index(words if any(words) else [[''], *words[1:]], **_QUIET)
   return Bm25Index(retriever, len(documents), stem)
@@ -102,7 +102,7 @@ def bm25_search(
   rows = np.full((len(queries), k), -1, np.int32)
   scores = np.zeros((len(queries), k), np.float32)
   vocabulary = index.retriever.vocab_dict
-  for i, words in enumerate(_words(queries, index.stem)):
+  for i, words in enumerate(lexical_words.split(queries, stem=index.stem)):
     known = [word for word in words if word in vocabulary]
     if not known:
       continue
@@ -114,19 +114,6 @@ def bm25_search(
 
 
 _QUIET = {'show_progress': False}
-
-
-def _words(texts: Sequence[str], stem: bool) -> list[list[str]]:
-  """The words of each text, without the commonest English ones."""
-  return bm25s.tokenize(
-    list(texts),
-    # A pattern that keeps words of one letter or digit: "vitamin c", "act 3".
-    token_pattern=r'(?u)\b\w+\b',
-    stopwords='en',
-    stemmer=Stemmer.Stemmer('english') if stem else None,
-    return_ids=False,
-    show_progress=False,
-  )
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

@@ -1,0 +1,256 @@
+"""BM25 on the device: exact word matching that search can use and train.
+
+A lexicon keeps, for each word, the documents that have it and what the word
+adds to their score (its impact), sorted by document: compressed sparse rows.
+Scoring all documents walks the postings of the query's words; scoring given
+documents looks each of them up there.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Postings are read in windows of neighbours, so many at a time. Of 32 to 512
+# and 16 to 256, these took least time on a CPU; see benchmarks/lexical.py.
+WINDOW = 128
+WINDOWS = 64
+
+
+class Counts(NamedTuple):
+  """Which words occur where and how often, on the host; from `count`."""
+
+  first: np.ndarray  # int64[V + 1], first posting of each word
+  documents: np.ndarray  # int64[P], sorted for each word
+  times: np.ndarray  # int64[P], how often the word occurs in the document
+  lengths: np.ndarray  # int64[N], words of each document
+
+
+@flax.struct.dataclass
+class Lexicon:
+  """An inverted index of N documents and V words, with P postings.
+
+  `WINDOW` postings are added so that no window runs over the end.
+  """
+
+  first: jax.Array  # int32[V + 1], first posting of each word; word 0 has none
+  documents: jax.Array  # int32[P + WINDOW], sorted for each word
+  impacts: jax.Array  # float32[P + WINDOW], BM25 of one word in one document
+  num_documents: int = flax.struct.field(pytree_node=False)
+  longest: int = flax.struct.field(pytree_node=False)  # most postings of a word
+
+
+def build(
+  words: np.ndarray, *, vocab_size: int, k1: float = 1.2, b: float = 0.75
+) -> Lexicon:
+  """Makes a lexicon of the words of documents.
+
+  Of word w in document d, which occurs tf times there and in df documents,
+  impact(w, d) = idf(w) * tf / (tf + k1 * (1 - b + b * length(d) / mean)),
+  idf(w) = log(1 + (N - df + 1/2) / (df + 1/2)), mean that of the lengths.
+
+  Args:
+    words: int[N, W], the words of each document as often as they occur, in
+      any order; 0 = padding.
+    vocab_size: V, one more than the largest word.
+    k1: how soon more of the same word stops counting; at least 0.
+    b: how much long documents are held back, 0 to 1.
+
+  Returns:
+    The lexicon, on the default device.
+
+  Raises:
+    ValueError: if there is no document, a word is out of range, or a constant
+      is.
+
+  Example:
+    >>> lexicon = build(np.array([[1, 1, 2], [2, 3, 0]]), vocab_size=4)
+    >>> lexicon.first.tolist(), lexicon.documents[:4].tolist()
+    ([0, 0, 1, 3, 4], [0, 0, 1, 1])
+
+  Reference:
+    Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and
+    Beyond, 2009; Lù, BM25S, 2024.
+  """
+  return weigh(count(words, vocab_size=vocab_size), k1=k1, b=b)
+
+
+def count(words: np.ndarray, *, vocab_size: int) -> Counts:
+  """Counts words: the part of `build` that k1 and b do not change."""
+  words = np.asarray(words)
+  if not len(words):
+    raise ValueError(
+      'a lexicon needs at least 1 document, got 0. '
+      'Set --config.data.path to data with documents.'
+    )
+  if words.size and not 0 <= words.min() <= words.max() < vocab_size:
+    raise ValueError(
+      f'words must be 0 to {vocab_size - 1}, got {words.min()} to '
+      f'{words.max()}. Encode them with the vocabulary of vocab_size.'
+    )
+  rows, places = np.nonzero(words)
+  keys = words[rows, places].astype(np.int64) * len(words) + rows
+  keys, times = np.unique(keys, return_counts=True)
+  own, documents = np.divmod(keys, len(words))
+  frequency = np.bincount(own, minlength=vocab_size)
+  first = np.concatenate([[0], np.cumsum(frequency)])
+  return Counts(first, documents, times, (words != 0).sum(axis=1))
+
+
+def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:
+  """Turns counts into a lexicon; see `build`."""
+  if k1 < 0 or not 0 <= b <= 1:
+    raise ValueError(
+      f'BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}. '
+      'Pass other values to lexical.build.'
+    )
+  frequency = np.diff(counts.first)
+  num_documents = len(counts.lengths)
+  idf = np.log1p((num_documents - frequency + 0.5) / (frequency + 0.5))
+  relative = counts.lengths / max(counts.lengths.mean(), 1e-9)
+  norm = k1 * (1 - b + b * relative[counts.documents])
+  impacts = np.repeat(idf, frequency) * counts.times / (counts.times + norm)
+  return Lexicon(
+    first=jnp.asarray(counts.first, jnp.int32),
+    documents=jnp.asarray(np.pad(counts.documents, (0, WINDOW)), jnp.int32),
+    impacts=jnp.asarray(np.pad(impacts, (0, WINDOW)), jnp.float32),
+    num_documents=num_documents,
+    longest=int(frequency.max()),
+  )
+
+
+def score_all(
+  lexicon: Lexicon,
+  query: jax.Array,
+  *,
+  word_weights: jax.Array | None = None,
+) -> jax.Array:
+  """BM25 of every document: the sum of impacts over the words of a query.
+
+  Takes time by the postings of the queries' words, not by the corpus. The
+  loop runs as long as these queries need, so reverse-mode gradients with
+  respect to `word_weights` or impacts go through `score` only.
+
+  Args:
+    lexicon: from `build`.
+    query: int32[B, Q], words; 0 = padding, a repeated word counts again.
+    word_weights: float32[V], what each word's impacts are multiplied by; None
+      is all ones.
+
+  Returns:
+    float32[B, N], 0 where a document has none of the words.
+
+  Example:
+    >>> lexicon = build(np.array([[1, 1, 2], [2, 3, 0]]), vocab_size=4)
+    >>> scores = score_all(lexicon, jnp.array([[1, 0], [3, 3]]))
+    >>> (scores > 0).tolist()
+    [[True, False], [False, True]]
+  """
+  batch_size, length = query.shape
+  flat = query.reshape(-1)
+  begin, end = lexicon.first[flat], lexicon.first[flat + 1]
+  windows = -(-(end - begin) // WINDOW)
+  until = jnp.cumsum(windows)  # the windows of all words, one after the other
+  weights = _weights(flat, word_weights)
+
+  def slices(x, starts):
+    return jax.vmap(
+      lambda start: jax.lax.dynamic_slice(x, (start,), (WINDOW,))
+    )(starts)
+
+  def add_windows(state):
+    done, scores = state
+    number = done + jnp.arange(WINDOWS)
+    # Which word of the batch a window belongs to; those past the last are
+    # read for the last word and dropped.
+    slot = jnp.searchsorted(until, number, side='right')
+    slot = jnp.minimum(slot, len(flat) - 1)
+    place = number - (until[slot] - windows[slot])
+    start = begin[slot] + jnp.minimum(place, windows[slot]) * WINDOW
+    places = place[:, None] * WINDOW + jnp.arange(WINDOW)
+    where = places < (end - begin)[slot][:, None]
+    documents = jnp.where(
+      where, slices(lexicon.documents, start), lexicon.num_documents
+    )
+    impacts = slices(lexicon.impacts, start) * weights[slot][:, None]
+    rows = jnp.broadcast_to((slot // length)[:, None], documents.shape)
+    scores = scores.at[rows, documents].add(impacts, mode='drop')
+    return done + WINDOWS, scores
+
+  scores = jnp.zeros((batch_size, lexicon.num_documents))
+  return jax.lax.while_loop(
+    lambda state: state[0] < until[-1], add_windows, (0, scores)
+  )[1]
+
+
+def score(
+  lexicon: Lexicon,
+  query: jax.Array,
+  documents: jax.Array,
+  *,
+  word_weights: jax.Array | None = None,
+) -> jax.Array:
+  """BM25 of given documents; differentiable in the weights and the impacts.
+
+  Args:
+    lexicon: from `build`.
+    query: int32[B, Q], words; 0 = padding, a repeated word counts again.
+    documents: int32[B, K], rows of the corpus.
+    word_weights: float32[V], what each word's impacts are multiplied by; None
+      is all ones.
+
+  Returns:
+    float32[B, K], what `score_all` gives for them.
+
+  Example:
+    >>> lexicon = build(np.array([[1, 1, 2], [2, 3, 0]]), vocab_size=4)
+    >>> query = jnp.array([[2, 3]])
+    >>> found = score(lexicon, query, jnp.array([[1]]))
+    >>> bool(jnp.allclose(found[0, 0], score_all(lexicon, query)[0, 1]))
+    True
+  """
+  impacts = match(lexicon, query, documents)
+  return jnp.einsum('bkq,bq->bk', impacts, _weights(query, word_weights))
+
+
+def match(
+  lexicon: Lexicon, query: jax.Array, documents: jax.Array
+) -> jax.Array:
+  """Impact of each word of a query in each of its documents.
+
+  Args:
+    lexicon: from `build`.
+    query: int32[B, Q], words; 0 = padding.
+    documents: int32[B, K], rows of the corpus.
+
+  Returns:
+    float32[B, K, Q], 0 where a document does not have the word.
+  """
+  wanted = documents[:, :, None]
+  shape = jnp.broadcast_shapes(wanted.shape, query[:, None].shape)
+  begin = jnp.broadcast_to(lexicon.first[query][:, None], shape)
+  end = jnp.broadcast_to(lexicon.first[query + 1][:, None], shape)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    before = lexicon.documents[middle] < wanted
+    return (
+      jnp.where(before & (low < high), middle + 1, low),
+      jnp.where(before, high, middle),
+    )
+
+  steps = math.ceil(math.log2(lexicon.longest + 1))
+  low, _ = jax.lax.fori_loop(0, steps, halve, (begin, end))
+  found = (low < end) & (lexicon.documents[low] == wanted)
+  return jnp.where(found, lexicon.impacts[low], 0)
+
+
+def _weights(words: jax.Array, word_weights: jax.Array | None) -> jax.Array:
+  """The weight of each word of a query."""
+  if word_weights is None:
+    return jnp.ones(words.shape)
+  return word_weights[words]
