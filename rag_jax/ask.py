@@ -31,7 +31,10 @@ def load(
   prepared = workdirs.open(config, workdir)
   vocab = np.zeros(prepared.vocab_size, np.float32)
   abstract = jax.eval_shape(
-    functools.partial(train.init_state, config), prepared.index, vocab=vocab
+    functools.partial(train.init_state, config),
+    prepared.index,
+    prepared.pretrained,
+    vocab=vocab,
   )
   checkpointer = checkpoint.open(workdir / 'checkpoints')
   restored = checkpoint.restore(checkpointer, abstract)
@@ -65,7 +68,7 @@ def answers(
     question = types.Question(id='asked', text=text.strip())
     rows: dict[str, int] = {}
     encoded = pipeline.encode_questions(
-      prepared.tokenizer, [question], rows, config.data
+      prepared.tokenizer, [question], rows, config.data, prepared.vocabulary
     )
     batch = next(pipeline.eval_batches(encoded, batch_size=1))
     found = jax.device_get(answer_fn(params, batch, prepared.index))

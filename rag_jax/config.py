@@ -21,6 +21,9 @@ from rag_jax.data import pipeline
 from rag_jax.index import docids
 from rag_jax.index import pseudo_queries as crops
 
+GROUPS = ('query_encoder', 'id_decoder', 'ranker', 'reader')
+PRECISIONS = ('float32', 'bfloat16')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -36,6 +39,15 @@ class TrainConfig:
   checkpoint_every: int = 500
   keep_checkpoints: int = 2
   parallel: str = 'jit'  # one of parallel.MODES
+  search_steps: int = 0  # of `steps`, the first, that train without the reader
+  search_batch_size: int = 64  # questions a step in these
+  search_learning_rate: float = 1e-3  # peak in these
+  query_encoder_rate: float = 1.0  # factors on the learning rate, a component
+  id_decoder_rate: float = 1.0  # each; 0 freezes it
+  ranker_rate: float = 1.0
+  reader_rate: float = 1.0
+  accumulate: int = 1  # parts of a batch, one after the other: less memory
+  precision: str = 'float32'  # or 'bfloat16', of published weights in a step
   evaluate_every: int = 0  # steps between measurements; 0: only at the end
   eval_batch_size: int = 64
 
@@ -43,18 +55,37 @@ class TrainConfig:
     """Raises a ValueError on a value out of range."""
     parallel.check_mode(self.parallel)
     names = ('batch_size', 'log_every', 'checkpoint_every', 'eval_batch_size')
-    for name in (*names, 'keep_checkpoints'):
+    more = ('keep_checkpoints', 'search_batch_size', 'accumulate')
+    for name in (*names, *more):
       if getattr(self, name) < 1:
         raise ValueError(
           f'train.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.train.{name}.'
         )
-    for name in ('steps', 'evaluate_every'):
+    rates = [f'{name}_rate' for name in GROUPS]
+    for name in ('steps', 'evaluate_every', 'search_steps', *rates):
       if getattr(self, name) < 0:
         raise ValueError(
           f'train.{name} must be at least 0, got {getattr(self, name)}. '
           f'Set --config.train.{name}.'
         )
+    if self.search_steps > self.steps:
+      raise ValueError(
+        f'train.search_steps must be at most steps ({self.steps}), got '
+        f'{self.search_steps}. Set --config.train.search_steps.'
+      )
+    for name in ('batch_size', 'search_batch_size'):
+      if getattr(self, name) % self.accumulate:
+        raise ValueError(
+          f'train.{name} must be a multiple of accumulate '
+          f'({self.accumulate}), got {getattr(self, name)}. '
+          f'Set --config.train.{name}.'
+        )
+    if self.precision not in PRECISIONS:
+      raise ValueError(
+        f'train.precision must be one of {", ".join(PRECISIONS)}, got '
+        f'{self.precision!r}. Set --config.train.precision.'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +110,44 @@ class Config:
     """The part that a compiled step depends on."""
     fields = dataclasses.fields(rag.RagConfig)
     return rag.RagConfig(**{f.name: getattr(self, f.name) for f in fields})
+
+
+def stages(config: Config) -> list[Config]:
+  """The stages of training: search alone, if asked for, then everything.
+
+  Each has the number of its own steps, its batch size and learning rate in
+  `train`.
+
+  Example:
+    >>> config = build({'train': {'steps': 100, 'search_steps': 30}})
+    >>> [stage.train.steps for stage in stages(config)]
+    [30, 70]
+  """
+  train = config.train
+  rest = dataclasses.replace(
+    config,
+    train=dataclasses.replace(
+      train, steps=train.steps - train.search_steps, search_steps=0
+    ),
+  )
+  if not train.search_steps:
+    return [rest]
+  search = dataclasses.replace(
+    config,
+    ranker=dataclasses.replace(config.ranker, reads=False),
+    loss=dataclasses.replace(
+      config.loss, answer=0.0, distillation=0.0, docid_distillation=0.0
+    ),
+    train=dataclasses.replace(
+      train,
+      steps=train.search_steps,
+      search_steps=0,
+      batch_size=train.search_batch_size,
+      learning_rate=train.search_learning_rate,
+      reader_rate=0.0,
+    ),
+  )
+  return [search, rest] if rest.train.steps else [search]
 
 
 # Fields that may differ when a run is taken up again.

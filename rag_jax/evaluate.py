@@ -1,7 +1,8 @@
 """Measuring: every split, every system, on the same questions."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,13 @@ import numpy as np
 from rag_jax import baselines, rag, report, types
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
+from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, tokenizers
 from rag_jax.ops import metrics, text_metrics
 
-DEPTH = 10  # documents a question that BM25 returns
+DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
+# A question's value for each system and measure; NaN where it has none.
+Values = dict[tuple[str, str], np.ndarray]
 
 
 @functools.cache
@@ -22,50 +26,92 @@ def answer_function(config: rag.RagConfig) -> Callable[..., rag.Answer]:
   return jax.jit(functools.partial(rag.answer, config=config))
 
 
+@functools.cache
+def read_function(config: rag.RagConfig) -> Callable[..., rag.Answer]:
+  """`rag.answer` on the gold documents, without a search."""
+
+  def read(params, batch, index):
+    gold = types.Candidates(
+      documents=jnp.maximum(batch.gold, 0),
+      codes=index.codes[batch.gold],
+      scores=jnp.zeros(batch.gold.shape),
+      where=batch.gold >= 0,
+    )
+    return rag.answer(params, batch, index, config=config, candidates=gold)
+
+  return jax.jit(read)
+
+
+@functools.cache
+def search_function(config: rag.RagConfig) -> Callable[..., types.Candidates]:
+  """`rag.retrieve`, compiled once a model, for what is not read."""
+
+  def search(params, batch, index):
+    encoding = query_encoder.apply(
+      params['query_encoder'], config.query_encoder, batch.query
+    )
+    return rag.retrieve(params, config, index, encoding, words=batch.words)
+
+  return jax.jit(search)
+
+
 def measure(
   params: rag.Params,
   config: configs.Config,
   prepared: workdirs.Prepared,
   *,
-  with_bm25: bool = True,
+  with_baselines: bool = True,
 ) -> list[report.Result]:
-  """Measures the index, the ranker, the reader and BM25 on each split.
+  """Measures the index, the ranker, the reader and baselines on each split.
 
   Args:
     params: what was trained.
     config: the experiment.
     prepared: documents, questions and index.
-    with_bm25: whether BM25 is measured beside them.
+    with_baselines: whether those that do not learn are measured beside them.
 
   Returns:
     One `Result` a split, system and measure, with 95% bootstrap intervals.
+    Where some documents of a split were asked for in training and some were
+    not, these questions are told apart in splits of their own.
   """
-  dataset = prepared.dataset
-  bm25 = baselines.bm25_index(dataset.documents) if with_bm25 else None
   results = []
-  for split in pipeline.check_splits(dataset, config.data):
-    questions = dataset.splits[split]
-    if config.data.eval_questions:
-      questions = questions[: config.data.eval_questions]
+  others = _Baselines(config, prepared) if with_baselines else None
+  for split, questions in _splits(config, prepared):
     found = answer_all(params, config, prepared, questions)
     systems = {
       'generative index': (found.candidates.documents, found.candidates.where),
       'after ranker': (found.documents, found.documents >= 0),
     }
-    if bm25 is not None:
-      texts = [question.text for question in questions]
-      rows = baselines.bm25_search(bm25, texts, k=DEPTH)[0]
-      systems = {'BM25': (rows, rows >= 0)} | systems
-    results += _retrieval(split, questions, prepared, systems)
-    results.append(
-      report.summarise(
-        split,
-        'generative index',
-        'real documents',
-        _share_real(found.candidates, len(dataset.documents)),
-      )
+    if others is not None:
+      systems = others.search(questions) | systems
+    values = _retrieval(questions, prepared, systems, config)
+    values['generative index', 'real documents'] = _share_real(
+      found.candidates, len(prepared.dataset.documents)
     )
-    results += _answers(split, questions, prepared, found, config)
+    values |= _answers('answers', questions, prepared, found, config)
+    if config.reader.weights:
+      read = answer_all(
+        params, config, prepared, questions, function=read_function
+      )
+      name = 'answers from the gold document'
+      values |= _answers(name, questions, prepared, read, config)
+    results += _summarise(split, values, _seen(questions, prepared, config))
+  return results
+
+
+def measure_search(
+  params: rag.Params, config: configs.Config, prepared: workdirs.Prepared
+) -> list[report.Result]:
+  """Measures the index alone, on each split; no document is read."""
+  results = []
+  for split, questions in _splits(config, prepared):
+    found = answer_all(
+      params, config, prepared, questions, function=search_function
+    )
+    systems = {'generative index': (found.documents, found.where)}
+    values = _retrieval(questions, prepared, systems, config)
+    results += _summarise(split, values, _seen(questions, prepared, config))
   return results
 
 
@@ -74,15 +120,29 @@ def answer_all(
   config: configs.Config,
   prepared: workdirs.Prepared,
   questions: Sequence[types.Question],
-) -> rag.Answer:
-  """Answers questions in batches; fields come back as host arrays."""
+  *,
+  function: Callable[..., Callable[..., Any]] = answer_function,
+) -> Any:
+  """Answers questions in batches; fields come back as host arrays.
+
+  Args:
+    params: what was trained.
+    config: the experiment.
+    prepared: documents and index.
+    questions: what is asked.
+    function: one of the functions above.
+  """
   encoded = pipeline.encode_questions(
-    prepared.tokenizer, questions, prepared.rows, config.data
+    prepared.tokenizer,
+    questions,
+    prepared.rows,
+    config.data,
+    prepared.vocabulary,
   )
   batches = pipeline.eval_batches(
     encoded, batch_size=config.train.eval_batch_size
   )
-  answer_fn = answer_function(config.model)
+  answer_fn = function(config.model)
   parts = [
     jax.device_get(answer_fn(params, b, prepared.index)) for b in batches
   ]
@@ -108,13 +168,114 @@ def answer_text(
   )
 
 
+class _Baselines:
+  """Systems that nothing is trained for, on the same questions."""
+
+  def __init__(self, config: configs.Config, prepared: workdirs.Prepared):
+    data, documents = config.data, prepared.dataset.documents
+    self._config, self._prepared = config, prepared
+    self._bm25 = baselines.bm25_index(
+      documents,
+      k1=data.bm25_k1,
+      b=data.bm25_b,
+      title_weight=data.title_weight,
+    )
+
+  def search(
+    self, questions: Sequence[types.Question]
+  ) -> dict[str, tuple[types.Array, types.Array]]:
+    """Documents of each system, best first, and which are real."""
+    texts = [question.text for question in questions]
+    depth = min(max(DEPTHS), len(self._prepared.dataset.documents))
+    rows = baselines.bm25_search(self._bm25, texts, k=depth)[0]
+    found = {'BM25': rows}
+    vectors = self._prepared.pretrained.vectors
+    if vectors is not None:
+      queries = self._vectors(questions)
+      dense = queries @ np.asarray(vectors).T
+      found['dense, exact'] = _top(dense, depth)
+      weight = self._config.search.lexical_weight
+      if weight:
+        scale = self._config.id_decoder.scale
+        matches = baselines.bm25_scores(self._bm25, texts)
+        found['dense + BM25, exact'] = _top(
+          scale * dense + weight * matches, depth
+        )
+    return {name: (rows, rows >= 0) for name, rows in found.items()}
+
+  def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
+    """Vectors of questions by the published encoder as it was published."""
+    prepared, config = self._prepared, self._config
+    params = {'query_encoder': {'bert': prepared.pretrained.query_encoder}}
+    found = answer_all(
+      params, config, prepared, questions, function=_vector_function
+    )
+    return np.asarray(found)
+
+
+@functools.cache
+def _vector_function(config: rag.RagConfig) -> Callable[..., jax.Array]:
+  def encode(params, batch, index):
+    del index
+    return query_encoder.apply(
+      params['query_encoder'], config.query_encoder, batch.query
+    ).vector
+
+  return jax.jit(encode)
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+  """Columns of the k highest scores of each row, best first."""
+  rows = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+  order = np.argsort(-np.take_along_axis(scores, rows, axis=1), axis=1)
+  return np.take_along_axis(rows, order, axis=1)
+
+
+def _splits(
+  config: configs.Config, prepared: workdirs.Prepared
+) -> Iterator[tuple[str, Sequence[types.Question]]]:
+  for split in pipeline.check_splits(prepared.dataset, config.data):
+    questions = prepared.dataset.splits[split]
+    yield split, questions[: config.data.eval_questions or None]
+
+
+def _seen(
+  questions: Sequence[types.Question],
+  prepared: workdirs.Prepared,
+  config: configs.Config,
+) -> np.ndarray:
+  """Whether training asked for a document of each question, bool[n]."""
+  training = prepared.dataset.splits[config.data.train_split]
+  asked = {name for question in training for name in question.document_ids}
+  return np.asarray([not asked.isdisjoint(q.document_ids) for q in questions])
+
+
+def _summarise(
+  split: str, values: Values, seen: np.ndarray
+) -> list[report.Result]:
+  """Means with intervals: of all questions, and of both kinds if they mix."""
+  groups = {split: np.ones(len(seen), bool)}
+  if seen.any() and not seen.all():
+    groups |= {
+      f'{split}, documents asked for in training': seen,
+      f'{split}, documents never asked for': ~seen,
+    }
+  results = []
+  for name, group in groups.items():
+    for (system, metric), own in values.items():
+      counted = own[group & np.isfinite(own)]
+      if counted.size:
+        results.append(report.summarise(name, system, metric, counted))
+  return results
+
+
 def _retrieval(
-  split: str,
   questions: Sequence[types.Question],
   prepared: workdirs.Prepared,
   systems: dict[str, tuple[types.Array, types.Array]],
-) -> list[report.Result]:
-  """Hits@1, Hits@10 and MRR@10 where the gold documents are known."""
+  config: configs.Config,
+) -> Values:
+  """Hits@k and MRR@10 where the gold documents are known."""
   rows = prepared.rows
   most = max(1, *(len(q.document_ids) for q in questions))
   gold = np.full((len(questions), most), -1, np.int32)
@@ -122,24 +283,21 @@ def _retrieval(
     gold[i, : len(question.document_ids)] = [
       rows[name] for name in question.document_ids
     ]
-  known = (gold >= 0).any(axis=1)
-  if not known.any():
-    return []
-  results = []
+  unknown = (gold < 0).all(axis=1)
+  values = {}
   relevant = jnp.asarray(gold)
   for system, found in systems.items():
     documents, where = map(jnp.asarray, found)
     ranked = metrics.from_ranking(documents, relevant)
-    values = {
-      'Hits@1': metrics.hits(*ranked, k=1, where=where),
-      'Hits@10': metrics.hits(*ranked, k=10, where=where),
-      'MRR@10': metrics.reciprocal_rank(*ranked, k=10, where=where),
+    own = {
+      f'Hits@{k}': metrics.hits(*ranked, k=k, where=where)
+      for k in DEPTHS
+      if k <= max(10, config.search.beam_size)
     }
-    results += [
-      report.summarise(split, system, name, np.asarray(value)[known])
-      for name, value in values.items()
-    ]
-  return results
+    own['MRR@10'] = metrics.reciprocal_rank(*ranked, k=10, where=where)
+    for name, value in own.items():
+      values[system, name] = np.where(unknown, np.nan, np.asarray(value))
+  return values
 
 
 def _share_real(candidates: types.Candidates, count: int) -> np.ndarray:
@@ -155,23 +313,18 @@ def _share_real(candidates: types.Candidates, count: int) -> np.ndarray:
 
 
 def _answers(
-  split: str,
+  system: str,
   questions: Sequence[types.Question],
   prepared: workdirs.Prepared,
   found: rag.Answer,
   config: configs.Config,
-) -> list[report.Result]:
+) -> Values:
   """Exact match and F1 of the answers, where the data has answers."""
-  exact, overlap = [], []
+  exact, overlap = np.full((2, len(questions)), np.nan)
   for row, question in enumerate(questions):
     if not question.answers:
       continue
     text = answer_text(found, row, prepared, config)
-    exact.append(text_metrics.exact_match(text, question.answers))
-    overlap.append(text_metrics.f1(text, question.answers))
-  if not exact:
-    return []
-  return [
-    report.summarise(split, 'answers', 'EM', np.asarray(exact)),
-    report.summarise(split, 'answers', 'F1', np.asarray(overlap)),
-  ]
+    exact[row] = text_metrics.exact_match(text, question.answers)
+    overlap[row] = text_metrics.f1(text, question.answers)
+  return {(system, 'EM'): exact, (system, 'F1'): overlap}

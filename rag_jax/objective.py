@@ -5,6 +5,8 @@ again by teacher forcing, ranked and read, and the answer's loss goes back
 through all of it.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,7 @@ from rag_jax.index import pseudo_queries
 from rag_jax.ops import beam, losses, metrics
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+WEIGHTS = {'reranking': 'ranking'}  # terms that share the weight of another
 
 
 def loss(
@@ -122,7 +125,7 @@ def _answer_losses(
   cut = not config.loss.reader_trains_search
   if cut:  # what was ranked reaches the reader, but nothing goes back
     scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
-    reading = reading.replace(scores=scores, weights=weights)
+    reading = dataclasses.replace(reading, scores=scores, weights=weights)
   if config.reader.kind == 'extractive':
     reading = rag.read(params, config, batch.query, reading)
   joint = reading.weights

@@ -393,10 +393,12 @@ def read(
     params['reader'], config.reader, query, reading.passages
   )
   if not config.ranker.reads:
-    return reading.replace(pointers=pointers)
+    return dataclasses.replace(reading, pointers=pointers)
   scores = reading.scores + pointers.relevance
   weights = ranker.select(config.ranker, scores, where=reading.where)
-  return reading.replace(pointers=pointers, scores=scores, weights=weights)
+  return dataclasses.replace(
+    reading, pointers=pointers, scores=scores, weights=weights
+  )
 
 
 def answer(
@@ -484,7 +486,8 @@ def _reorder(ranking: Ranking, reading: Reading) -> Ranking:
   least = jnp.min(reading.scores, axis=1, keepdims=True)
   first = jnp.where(reading.where, reading.scores - least + most + 1.0, 0.0)
   weights = jnp.zeros_like(ranking.weights)
-  return ranking.replace(
+  return dataclasses.replace(
+    ranking,
     scores=ranking.scores.at[rows, reading.places].set(first),
     weights=weights.at[rows, reading.places].set(reading.weights),
   )

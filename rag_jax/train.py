@@ -1,7 +1,9 @@
 """The one train loop: prepare, step, log, save, resume, evaluate."""
 
+import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.struct
@@ -53,7 +55,7 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
   prepared = workdirs.open(config, workdir)
   state = fit(config, prepared, workdir)
   results = evaluate.measure(state.params, config, prepared)
-  if config.train.evaluate_every:
+  if (workdir / UNTRAINED).exists():
     first = report.load_results(workdir / UNTRAINED)
     results = report.merge(results, first)
   report.save_results(workdir / 'results.json', results)
@@ -69,12 +71,10 @@ def fit(
     prepared.dataset.splits[config.data.train_split],
     prepared.rows,
     config.data,
-  )
-  batches = pipeline.train_batches(
-    questions, batch_size=config.train.batch_size, seed=config.seed
+    prepared.vocabulary,
   )
   state = jax.jit(functools.partial(init_state, config))(
-    prepared.index, vocab=jnp.zeros(prepared.vocab_size)
+    prepared.index, prepared.pretrained, vocab=jnp.zeros(prepared.vocab_size)
   )
   checkpointer = checkpoint.open(
     workdir / 'checkpoints', keep=config.train.keep_checkpoints
@@ -83,17 +83,31 @@ def fit(
   if restored is not None:
     state = restored[1]
   start, steps = int(state.step), config.train.steps
-  step_fn = parallel.compile_step(
-    functools.partial(train_step, config=config), mode=config.train.parallel
-  )
   writer = report.MetricsWriter(workdir, start)
-  if config.train.evaluate_every and start == 0:
+  if start == 0 and config.train.evaluate_every:
     first = _measure(state, config, prepared, writer)
     report.save_results(workdir / UNTRAINED, first)
+  elif start == 0 and config.query_encoder.weights:
+    first = evaluate.measure_search(state.params, config, prepared)
+    report.save_results(workdir / UNTRAINED, first)
   recent: list[Any] = []
+  batch_size = config.train.batch_size
   with report.Progress(steps, start) as progress:
-    for step in range(start, steps):
-      state, sums = step_fn(state, batches[step], prepared.index)
+    for step, stage, place in plan(config, start):
+      if place == 0 or step == start:
+        batch_size = stage.train.batch_size
+        batches = pipeline.train_batches(
+          questions, batch_size=batch_size, seed=config.seed
+        )
+        step_fn = parallel.compile_step(
+          functools.partial(train_step, config=stage),
+          mode=config.train.parallel,
+        )
+      if place == 0 and step:
+        state = dataclasses.replace(
+          state, optimizer=new_optimizer(stage, state.params)
+        )
+      state, sums = step_fn(state, batches[place], prepared.index)
       recent.append(sums)
       if (step + 1) % config.train.log_every == 0 or step + 1 == steps:
         values = averages(recent)
@@ -102,7 +116,7 @@ def fit(
         progress.update(
           step + 1,
           loss=values['loss'],
-          examples=len(recent) * config.train.batch_size,
+          examples=len(recent) * batch_size,
         )
         recent = []
       every = config.train.evaluate_every
@@ -115,32 +129,95 @@ def fit(
   return state
 
 
+def plan(
+  config: configs.Config, start: int
+) -> Iterator[tuple[int, configs.Config, int]]:
+  """The steps from `start` on: number, stage, and number within the stage."""
+  first = 0
+  for stage in configs.stages(config):
+    for place in range(max(start - first, 0), stage.train.steps):
+      yield first + place, stage, place
+    first += stage.train.steps
+
+
 def init_state(
-  config: configs.Config, index: indexes.Index, *, vocab: jax.Array
+  config: configs.Config,
+  index: indexes.Index,
+  pretrained: rag.Pretrained | None = None,
+  *,
+  vocab: jax.Array,
 ) -> State:
   """Fresh parameters and optimiser state; `vocab` only carries its length."""
   params = rag.init(
-    workdirs.init_key(config), config.model, index, vocab_size=vocab.shape[0]
+    workdirs.init_key(config),
+    config.model,
+    index,
+    vocab_size=vocab.shape[0],
+    pretrained=pretrained,
   )
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    optimizer=optimizer(config.train).init(params),
+    optimizer=new_optimizer(configs.stages(config)[0], params),
   )
 
 
-def optimizer(config: configs.TrainConfig) -> optax.GradientTransformation:
-  """Adam with clipping, linear warm-up and cosine decay."""
+def new_optimizer(config: configs.Config, params: rag.Params) -> optax.OptState:
+  """The state of the optimiser at the start of a stage."""
+  return optimizer(config).init(params)
+
+
+def optimizer(config: configs.Config) -> optax.GradientTransformation:
+  """Adam with clipping, linear warm-up and cosine decay, a rate a component.
+
+  Layers that are frozen have no state and do not decay.
+  """
+  train = config.train
+  rates = {name: getattr(train, f'{name}_rate') for name in configs.GROUPS}
+
+  def scale(updates, params=None):
+    del params
+    return {
+      name: jax.tree.map(lambda x, rate=rates[name]: rate * x, part)
+      for name, part in updates.items()
+    }
+
+  moves = optax.chain(
+    optax.clip_by_global_norm(train.clip_norm),
+    _adam(train),
+    optax.stateless(scale),
+  )
+  return optax.partition(
+    {True: moves, False: optax.set_to_zero()},
+    functools.partial(_trainable, config),
+  )
+
+
+def _trainable(config: configs.Config, params: rag.Params) -> rag.Params:
+  """Which leaves training moves: all but the frozen layers of a BERT."""
+  mask = jax.tree.map(lambda _: True, params)
+  for part in ('query_encoder', 'reader'):
+    frozen = getattr(config, part).frozen_layers
+    if 'bert' not in params[part] or not frozen:
+      continue
+    kept = {
+      f'block_{i}' for i in range(frozen, getattr(config, part).num_layers)
+    }
+    mask[part]['bert'] = {
+      name: jax.tree.map(lambda _, own=name in kept: own, leaf)
+      for name, leaf in params[part]['bert'].items()
+    }
+  return mask
+
+
+def _adam(config: configs.TrainConfig) -> optax.GradientTransformation:
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=config.learning_rate,
     warmup_steps=min(config.warmup_steps, max(config.steps - 1, 1)),
     decay_steps=max(config.steps, 2),
   )
-  return optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
-    optax.adamw(schedule, weight_decay=config.weight_decay),
-  )
+  return optax.adamw(schedule, weight_decay=config.weight_decay)
 
 
 def train_step(
@@ -167,7 +244,8 @@ def train_step(
   """
   rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
 
-  def total_loss(params):
+  def total_loss(params, rng, batch):
+    params = _lower(params, config.train.precision)
     terms, measured = objective.loss(
       params, rng, batch, index, config=config.model, shard=shard
     )
@@ -175,18 +253,24 @@ def train_step(
       {name: count for name, (_, count) in terms.items()}, axis_name
     )
     total = sum(
-      getattr(config.loss, name) * value / jnp.maximum(counts[name], 1.0)
+      getattr(config.loss, objective.WEIGHTS.get(name, name))
+      * value
+      / jnp.maximum(counts[name], 1.0)
       for name, (value, _) in terms.items()
     )
     return total, measured
 
-  (loss, measured), gradients = jax.value_and_grad(total_loss, has_aux=True)(
-    state.params
+  (loss, measured), gradients = _in_parts(
+    jax.value_and_grad(total_loss, has_aux=True),
+    state.params,
+    rng,
+    batch,
+    count=config.train.accumulate,
   )
   loss, measured, gradients = parallel.sum_over(
     (loss, measured, gradients), axis_name
   )
-  updates, optimizer_state = optimizer(config.train).update(
+  updates, optimizer_state = optimizer(config).update(
     gradients, state.optimizer, state.params
   )
   one = jnp.ones(())
@@ -201,6 +285,54 @@ def train_step(
   return state, measured
 
 
+def _lower(params: rag.Params, precision: str) -> rag.Params:
+  """Published weights in the precision of a step; the rest stays float32."""
+  if precision == 'float32':
+    return params
+  return {
+    name: part
+    | {
+      own: jax.tree.map(lambda x: x.astype(precision), leaf)
+      for own, leaf in part.items()
+      if own == 'bert'
+    }
+    for name, part in params.items()
+  }
+
+
+def _in_parts(
+  gradient_fn: Callable[..., Any],
+  params: rag.Params,
+  rng: jax.Array,
+  batch: types.Batch,
+  *,
+  count: int,
+) -> Any:
+  """Loss, metrics and gradients of a batch, a part after the other.
+
+  Losses and gradients of the parts are averaged, metrics added up.
+  """
+  if count == 1:
+    return gradient_fn(params, rng, batch)
+
+  def one(number, part):
+    return gradient_fn(params, jax.random.fold_in(rng, number), part)
+
+  parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+  first = jax.tree.map(lambda x: x[0], parts)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, first)
+  )
+
+  def step(total, numbered):
+    return jax.tree.map(jnp.add, total, one(*numbered)), None
+
+  total, _ = jax.lax.scan(step, zeros, (jnp.arange(count), parts))
+  (loss, measured), gradients = total
+  loss, gradients = jax.tree.map(lambda x: x / count, (loss, gradients))
+  return (loss, measured), gradients
+
+
 def _measure(
   state: State,
   config: configs.Config,
@@ -208,7 +340,9 @@ def _measure(
   writer: report.MetricsWriter,
 ) -> list[report.Result]:
   """Measures between steps; BM25 does not learn and is left out."""
-  results = evaluate.measure(state.params, config, prepared, with_bm25=False)
+  results = evaluate.measure(
+    state.params, config, prepared, with_baselines=False
+  )
   for split in dict.fromkeys(r.split for r in results):
     values = {
       f'{r.system}/{r.metric}': r.value for r in results if r.split == split

@@ -1,5 +1,6 @@
 """What a workdir holds: whose it is, the tokenizer and the index."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,8 +16,13 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import rag, types
-from rag_jax.data import formats, pipeline, tokenizers
+from rag_jax.components import query_encoder
+from rag_jax.data import formats, pipeline, tokenizers, words
+from rag_jax.index import encoding
 from rag_jax.index import index as indexes
+from rag_jax.nn import bert_weights, weights
+from rag_jax.ops import lexical
+from rag_jax.ops import trie as tries
 
 
 @flax.struct.dataclass
@@ -25,7 +31,9 @@ class Prepared:
 
   dataset: types.Dataset = flax.struct.field(pytree_node=False)
   tokenizer: hf_tokenizers.Tokenizer = flax.struct.field(pytree_node=False)
+  vocabulary: words.Vocabulary | None = flax.struct.field(pytree_node=False)
   index: indexes.Index
+  pretrained: rag.Pretrained
 
   @property
   def vocab_size(self) -> int:
@@ -66,39 +74,147 @@ def prepare(
   config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
 ) -> Prepared:
   """Makes the tokenizer and the index, or loads those the workdir holds."""
-  tokenizer_path = workdir / 'tokenizer.json'
-  if tokenizer_path.exists():
-    tokenizer = tokenizers.load(tokenizer_path)
-  else:
-    tokenizer = pipeline.train_tokenizer(dataset, config.data)
-    tokenizers.save(tokenizer, tokenizer_path)
+  tokenizer = _tokenizer(config, dataset, workdir)
+  pretrained = load_pretrained(config)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, len(encoded.tokens), encoded)):
     print(f'note: {note}', file=sys.stderr)
   index_path = workdir / 'index.npz'
-  if not index_path.exists():
-    vectors = rag.document_vectors(
-      init_key(config),
-      config.model,
-      jnp.asarray(encoded.tokens),
-      vocab_size=tokenizer.get_vocab_size(),
+  vectors = None
+  if pretrained.query_encoder is not None:
+    vectors = _published_vectors(
+      config, dataset, tokenizer, pretrained, workdir
     )
+    pretrained = dataclasses.replace(pretrained, vectors=jnp.asarray(vectors))
+  if not index_path.exists():
+    if vectors is None:
+      vectors = np.asarray(
+        rag.document_vectors(
+          init_key(config),
+          config.model,
+          jnp.asarray(encoded.tokens),
+          vocab_size=tokenizer.get_vocab_size(),
+        )
+      )
     index = indexes.build(
       encoded.tokens,
-      np.asarray(vectors),
+      vectors,
       config.docid,
       seed=config.seed,
       titles=[document.title for document in dataset.documents],
     )
     indexes.save(index, index_path)
-    return Prepared(dataset=dataset, tokenizer=tokenizer, index=index)
   index = indexes.load(index_path)
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise ValueError(
       f'data.path {config.data.path!r} holds other documents than the index '
       f'in {str(workdir)!r}. Use another --workdir, or the same data.'
     )
-  return Prepared(dataset=dataset, tokenizer=tokenizer, index=index)
+  vocabulary, index = _complete(config, dataset, tokenizer, index)
+  return Prepared(
+    dataset=dataset,
+    tokenizer=tokenizer,
+    vocabulary=vocabulary,
+    index=index,
+    pretrained=pretrained,
+  )
+
+
+def load_pretrained(config: configs.Config) -> rag.Pretrained:
+  """Reads the published weights that the components name, if any.
+
+  Raises:
+    ValueError: if a size in the configuration is not that of the weights.
+  """
+  found: dict[str, Any] = {}
+  for part in ('query_encoder', 'reader'):
+    own = getattr(config, part)
+    if own.weights:
+      found[part] = _load_bert(part, own)
+  return rag.Pretrained(**found)
+
+
+def _load_bert(part: str, config: Any) -> rag.Params:
+  folder = weights.resolve(config.weights, 'model.safetensors').parent
+  published = weights.bert_config(folder)
+  ours = query_encoder.bert_config(config)
+  for name in ('width', 'num_layers', 'num_heads', 'hidden'):
+    if getattr(ours, name) != getattr(published, name):
+      raise ValueError(
+        f'{part}.{name} must be {getattr(published, name)} as in the weights '
+        f'{config.weights!r}, got {getattr(ours, name)}. '
+        f'Set --config.{part}.{name}={getattr(published, name)}.'
+      )
+  state = weights.read(folder / 'model.safetensors')
+  return bert_weights.from_state_dict(state, published)
+
+
+def _tokenizer(
+  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
+) -> hf_tokenizers.Tokenizer:
+  """The tokenizer that the workdir holds; on the first run it is made."""
+  path = workdir / 'tokenizer.json'
+  if path.exists():
+    return tokenizers.load(path)
+  if config.data.tokenizer:
+    published = weights.resolve(config.data.tokenizer, 'tokenizer.json')
+    tokenizer = tokenizers.load_published(published)
+  else:
+    tokenizer = pipeline.train_tokenizer(dataset, config.data)
+  tokenizers.save(tokenizer, path)
+  return tokenizer
+
+
+def _published_vectors(
+  config: configs.Config,
+  dataset: types.Dataset,
+  tokenizer: hf_tokenizers.Tokenizer,
+  pretrained: rag.Pretrained,
+  workdir: pathlib.Path,
+) -> np.ndarray:
+  """Vectors of the documents by the published encoder, float32[N, D]."""
+  texts = [pipeline.document_text(d) for d in dataset.documents]
+  size = config.data.max_vector_tokens
+  tokens = tokenizers.encode(tokenizer, texts, max_tokens=size, framed=True)
+  return encoding.encode(
+    pretrained.query_encoder or {},
+    query_encoder.bert_config(config.query_encoder),
+    tokens.tokens,
+    folder=workdir.parent / 'vectors',
+  )
+
+
+def _complete(
+  config: configs.Config,
+  dataset: types.Dataset,
+  tokenizer: hf_tokenizers.Tokenizer,
+  index: indexes.Index,
+) -> tuple[words.Vocabulary | None, indexes.Index]:
+  """Adds what is quicker made again than stored."""
+  frame = sum(tokenizers.frame(tokenizer), [])
+  if len(frame) == 2:
+    index = dataclasses.replace(index, frame=jnp.asarray(frame, jnp.int32))
+  if config.query_encoder.weights and not config.loss.self_index:
+    rows = {d.id: i for i, d in enumerate(dataset.documents)}
+    asked = np.zeros(len(rows), np.float32)
+    for question in dataset.splits[config.data.train_split]:
+      asked[[rows[name] for name in question.document_ids]] = 1
+    index = dataclasses.replace(
+      index, asked=tries.sum_below(index.trie, jnp.asarray(asked)) > 0
+    )
+  if not config.data.max_query_words:
+    return None, index
+  texts = words.document_texts(
+    dataset.documents, title_weight=config.data.title_weight
+  )
+  vocabulary = words.build(texts)
+  lexicon = lexical.build(
+    words.encode(vocabulary, texts),
+    vocab_size=vocabulary.size,
+    k1=config.data.bm25_k1,
+    b=config.data.bm25_b,
+  )
+  return vocabulary, dataclasses.replace(index, lexicon=lexicon)
 
 
 def init_key(config: configs.Config) -> jax.Array:

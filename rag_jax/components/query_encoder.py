@@ -34,6 +34,7 @@ class QueryEncoderConfig:
   hidden: int = 256  # features between the two layers of a feed-forward
   weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
   frozen_layers: int = 0  # of these weights, from below, kept as they are
+  remat: bool = False  # compute their states again for the gradient
 
 
 @flax.struct.dataclass
@@ -147,6 +148,7 @@ def bert_config(config: Any) -> bert.BertConfig:
     num_layers=config.num_layers,
     num_heads=config.num_heads,
     hidden=config.hidden,
+    remat=config.remat,
   )
 
 

@@ -46,6 +46,7 @@ class ReaderConfig:
   max_answer_tokens: int = 16  # longest answer that is pointed at or written
   weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
   frozen_layers: int = 0  # of these weights, from below, kept as they are
+  remat: bool = False  # compute their states again for the gradient
   shared_softmax: bool = False  # True = spans of all passages compete
 
   def __post_init__(self) -> None:

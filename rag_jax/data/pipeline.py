@@ -33,6 +33,7 @@ class DataConfig:
   max_answer_tokens: int = 12
   max_gold: int = 1
   tokenizer: str = ''  # published one; see rag_jax.nn.weights. Empty: learned
+  max_vector_tokens: int = 192  # of a document, for its published vector
   max_query_words: int = 0  # whole words kept for a lexicon; 0: no lexicon
   bm25_k1: float = 1.2  # of the lexicon, and of BM25 in the table
   bm25_b: float = 0.75

@@ -58,7 +58,6 @@ def draw(
   Returns:
     int32[B, Q] queries and int32[B] rows of their documents.
   """
-
   if frame is not None:
     max_tokens -= 2
 

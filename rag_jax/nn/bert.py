@@ -107,6 +107,8 @@ def apply(
   *,
   segments: jax.Array | None = None,
   where: jax.Array | None = None,
+  positions: jax.Array | None = None,
+  frozen_layers: int = 0,
 ) -> jax.Array:
   """States of tokens: `encode` of `embed`.
 
@@ -118,6 +120,10 @@ def apply(
       default.
     where: bool[B, T], True = real; by default the tokens that are not 0, the
       padding.
+    positions: int32[B, T], place of each token in its text; counted from 0 by
+      default.
+    frozen_layers: layers, from below, that get no gradient. With one or more
+      the embeddings get none either, and no time goes into it.
 
   Returns:
     float32[B, T, W].
@@ -134,7 +140,11 @@ def apply(
   """
   if where is None:
     where = tokens != types.PAD
-  return encode(params, config, embed(params, config, tokens, segments), where)
+  x = embed(params, config, tokens, segments, positions)
+  if frozen_layers:
+    x = encode(params, config, x, where, last=frozen_layers)
+    x = jax.lax.stop_gradient(x)
+  return encode(params, config, x, where, first=frozen_layers)
 
 
 def embed(
@@ -142,6 +152,7 @@ def embed(
   config: BertConfig,
   tokens: jax.Array,
   segments: jax.Array | None = None,
+  positions: jax.Array | None = None,
 ) -> jax.Array:
   """Sums the vectors of tokens, positions and segments, and norms.
 
@@ -150,6 +161,7 @@ def embed(
     config: the sizes.
     tokens: int32[B, T], rows of the embedding.
     segments: int32[B, T]; all 0 by default.
+    positions: int32[B, T]; counted from 0 by default.
 
   Returns:
     float32[B, T, W], what the first layer reads.
@@ -164,7 +176,8 @@ def embed(
       f'row, got {length}. Cut the texts when they are tokenised.'
     )
   own = params['segments'][0 if segments is None else segments]
-  x = params['embedding'][tokens] + params['positions'][:length] + own
+  place = slice(length) if positions is None else positions
+  x = params['embedding'][tokens] + params['positions'][place] + own
   return _norm(x, params['norm'], params['norm_bias'], config)
 
 

@@ -12,6 +12,7 @@ by the depth at which they end, then in sorted order, so that a level's tail is
 indexed by the number of the leaf.
 """
 
+import dataclasses
 import math
 
 import flax.struct
@@ -396,8 +397,8 @@ def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
     exists = exists & same.any(axis=-1)
     child = jnp.take_along_axis(frontier.children, offset[..., None], axis=-1)
     frontiers.append(
-      frontier.replace(
-        children=child, tokens=own[..., None], where=exists[..., None]
+      dataclasses.replace(
+        frontier, children=child, tokens=own[..., None], where=exists[..., None]
       )
     )
     first, _ = span(trie, level, beams)
