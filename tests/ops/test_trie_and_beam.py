@@ -1,5 +1,6 @@
 """The trie and the beam against brute force, on tries of any shape."""
 
+import dataclasses
 import functools
 
 import jax
@@ -160,6 +161,69 @@ def test_a_wide_beam_is_exact(scoring, logits, data, extra, limit):
   np.testing.assert_array_equal(beam.regret(found, exact, k=1), 0)
 
 
+@pytest.mark.parametrize('scoring', beam.SCORINGS)
+@SETTINGS
+@given(data=docid_sets(), limit=st.booleans())
+def test_a_wide_beam_with_a_plan_is_exact(scoring, data, limit):
+  codes, seed = data
+  rng = np.random.default_rng(seed)
+  alive = rng.random(len(codes)) < (0.7 if limit else 1)
+  alive[0] = True
+  index = trie.build(codes, where=alive)
+  params, logits_fn, _ = model(2, codes.shape[1], 5, seed)
+  own = rng.normal(size=(2, len(codes))) * 3
+  plan = trie.max_below(index, jnp.asarray(own, jnp.float32))
+  options = {'step_fn': logits_fn, 'scoring': scoring, 'logits': True}
+  found = search(index, params, beam_size=len(codes), plan=plan, **options)
+  allowed = np.broadcast_to(alive, own.shape)
+  if scoring == 'log_softmax':
+    wanted = planned_log_softmax(codes, params, own, alive)
+  else:
+    wanted = brute_force(codes, params, scoring, allowed) + own
+  order = np.argsort(-wanted, axis=1)[:, : alive.sum()]
+  best = np.take_along_axis(wanted, order, axis=1)
+  np.testing.assert_allclose(found.scores[found.where], best.ravel(), atol=1e-3)
+  documents = np.asarray(found.documents)[:, : alive.sum()]
+  np.testing.assert_allclose(
+    np.take_along_axis(wanted, documents, axis=1), best, atol=1e-3
+  )
+  exact = beam.score(
+    params,
+    jnp.zeros((2, 1)),
+    index,
+    jnp.broadcast_to(codes, (2, *codes.shape)),
+    plan=plan,
+    **options,
+  )
+  np.testing.assert_allclose(
+    np.asarray(exact)[allowed], wanted[allowed], atol=1e-3
+  )
+
+
+def planned_log_softmax(codes, params, own, alive):
+  """Scores [B, N] normalised at each node with the best of `own` added."""
+  rows = [tuple(row) for row in codes[alive].tolist()]
+  totals = np.full(own.shape, -np.inf)
+  for b, weights in enumerate(np.asarray(params, np.float64)):
+    values = own[b, alive]
+    for d, end in zip(np.flatnonzero(alive), prefixes_of(codes[alive])):
+      total, state, before = 0.0, 0.0, 0
+      for level, code in enumerate(end):
+        state = np.sin(state * 3.1 + before + 0.5 * level)
+        edges = {}
+        for row, value in zip(rows, values):
+          if row[:level] == end[:level]:
+            edges[row[level]] = max(edges.get(row[level], -np.inf), value)
+        edges = {
+          c: value + weights[level, c] * (1 + state)
+          for c, value in edges.items()
+        }
+        total += edges[code] - np.logaddexp.reduce(list(edges.values()))
+        before = code
+      totals[b, d] = total
+  return totals
+
+
 @SETTINGS
 @given(data=docid_sets(), size=st.integers(1, 4), share=st.floats(0, 1))
 def test_a_narrow_beam_returns_real_allowed_distinct_documents(
@@ -220,6 +284,36 @@ def test_the_trie_has_no_node_below_a_prefix_of_one_docid(data):
   np.testing.assert_allclose(
     table, np.concatenate([values, np.reshape(wanted, (-1, 3))]), atol=1e-5
   )
+  wanted = [
+    values[[end[: len(prefix)] == prefix for end in ends]].max(0)
+    for prefix in by_depth
+  ]
+  np.testing.assert_allclose(
+    trie.max_below(index, jnp.asarray(values.T, jnp.float32)).T,
+    np.concatenate([values, np.reshape(wanted, (-1, 3))]),
+    atol=1e-5,
+  )
+
+
+def test_room_and_dead_documents_leave_the_maxima_alone():
+  codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]])
+  alive = np.array([True, True, True, True, False])
+  layout = docid_layout.lay_out(codes, where=alive)
+  tight = docid_layout.tight(layout)
+  room = dataclasses.replace(
+    tight,
+    nodes=tuple(n + 3 for n in tight.nodes),
+    parents=tuple(n + 2 for n in tight.parents),
+    documents=7,
+  )
+  rows = (np.array([7, 10]),)  # as a live index numbers them
+  index = trie.pack(layout, capacity=room, rows=rows)
+  values = jnp.array([[-1.0, -2.0, -5.0, -4.0, 9.0]])
+  table = np.asarray(trie.max_below(index, values))[0]
+  assert table.shape == (index.num_nodes,)
+  assert table[:5].tolist() == values[0].tolist()
+  assert table[[7, 10]].tolist() == [-1, -4]
+  assert np.isneginf(table[[5, 6, 8, 9]]).all()
 
 
 @pytest.mark.parametrize('count', [1, 300, 5000])
@@ -354,5 +448,7 @@ def test_bad_search():
     run(beam_size=1, scoring='cosine')
   with pytest.raises(ValueError, match="'vocabulary' needs logits"):
     run(beam_size=1, scoring='vocabulary', logits=False)
+  with pytest.raises(ValueError, match=r'plan must have shape \(1, 2\).*3'):
+    run(beam_size=1, plan=jnp.zeros((1, 3)))
   with pytest.raises(ValueError, match='got none for query 1'):
     run(beam_size=1, allowed=np.array([[True, False], [False, False]]))

