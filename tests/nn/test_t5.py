@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -58,6 +59,28 @@ def test_steps_with_a_cache_equal_one_pass(version):
     )
     if not position:  # the root becomes three beams
       cache = beam.reorder(cache, jnp.zeros((2, 3), jnp.int32))
+
+
+def test_fifty_tokens_with_a_cache_are_the_likeliest_in_one_pass():
+  params, config, tokens, where = model()
+  config = dataclasses.replace(config, num_decoder_layers=1)
+  memory = encode(params, config, tokens, where)
+
+  @jax.jit
+  def greedy(params, memory, where):
+    shared, cache = t5.start(params, config, memory, where, 50)
+    found = [jnp.zeros((2, 1), jnp.int32)]
+    for position in range(50):
+      logits, cache = t5.step(
+        params, config, shared, cache, found[-1], position
+      )
+      found.append(logits.argmax(-1))
+    return jnp.concatenate(found, 1)
+
+  found = greedy(params, memory, where)
+  logits = decode(params, config, memory, where, found[:, :-1])
+  assert len(np.unique(found)) > 3
+  np.testing.assert_array_equal(logits.argmax(-1), found[:, 1:])
 
 
 @VERSIONS

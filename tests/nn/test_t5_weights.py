@@ -8,7 +8,7 @@ import pytest
 from rag_jax.nn import t5, t5_weights, weights
 
 SIZES = {'width': 16, 'num_heads': 2, 'head_size': 8, 'hidden': 24}
-LAYERS = {'num_layers': 2, 'num_decoder_layers': 3}
+LAYERS = {'num_layers': 3, 'num_decoder_layers': 2}
 VERSIONS = pytest.mark.parametrize(
   'version',
   [
@@ -20,13 +20,16 @@ VERSIONS = pytest.mark.parametrize(
 )
 encode = jax.jit(t5.encode, static_argnums=1)
 decode = jax.jit(t5.decode, static_argnums=1)
-start = jax.jit(t5.start, static_argnums=(1, 4))
 LENGTH = 50  # tokens generated
 
 
 def draw(**version):
   config = t5.T5Config(vocab_size=40, **SIZES, **LAYERS, **version)
-  params = jax.jit(t5.init, static_argnums=1)(jax.random.key(0), config)
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda: t5.init(jax.random.key(0), config))
+  params = jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
+  )
   return params, config
 
 
@@ -54,20 +57,8 @@ def test_copies_of_the_embedding_are_left_out_and_others_are_not():
 
 def test_all_that_is_wrong_is_told():
   _, config = draw()
-  with pytest.raises(ValueError, match='the 60 tensors .* 60 missing .* 1 sp'):
+  with pytest.raises(ValueError, match='the 55 tensors .* 55 missing .* 1 sp'):
     t5_weights.from_state_dict({'a': np.ones(1)}, config)
-
-
-def greedy(params, config, memory, where):
-  """The likeliest token, step by step; int32[B, LENGTH]."""
-  shared, cache = start(params, config, memory, where, LENGTH)
-  token = jnp.zeros((len(memory), 1), jnp.int32)
-  found = []
-  for position in range(LENGTH):
-    logits, cache = t5.step(params, config, shared, cache, token, position)
-    token = logits.argmax(-1)
-    found.append(token)
-  return jnp.concatenate(found, 1)
 
 
 @VERSIONS
@@ -107,14 +98,14 @@ def test_against_transformers(tmp_path, version):
   rng = np.random.default_rng(0)
   tokens, read = rng.integers(0, 40, (2, 150)), rng.integers(0, 40, (2, 140))
   where = np.arange(150) < np.array([[150], [90]])
-  asked = {
+  inputs = {
     'input_ids': torch.tensor(tokens),
     'attention_mask': torch.tensor(where).long(),
   }
   with torch.no_grad():
-    expected = theirs(**asked, decoder_input_ids=torch.tensor(read))
+    expected = theirs(**inputs, decoder_input_ids=torch.tensor(read))
     written = theirs.generate(
-      **asked, max_new_tokens=LENGTH, do_sample=False, num_beams=1
+      **inputs, max_new_tokens=LENGTH, do_sample=False, num_beams=1
     ).numpy()[:, 1:]
   where = jnp.asarray(where)
   memory = encode(params, config, jnp.asarray(tokens), where)
@@ -123,9 +114,13 @@ def test_against_transformers(tmp_path, version):
   logits = decode(params, config, memory, where, jnp.asarray(read))
   assert expected.logits.abs().max() > 0.5
   np.testing.assert_allclose(logits, expected.logits.numpy(), atol=2e-5)
-  found = jax.jit(greedy, static_argnums=1)(params, config, memory, where)
-  assert written.shape == (2, LENGTH) and len(set(written[0])) > 3
-  np.testing.assert_array_equal(found, written)
+
+  # What was generated is the likeliest token after those before it.
+  read = np.zeros_like(read)  # as long as before, so that it is compiled
+  read[:, 1 : LENGTH + 1] = written
+  logits = decode(params, config, memory, where, jnp.asarray(read))
+  assert written.shape == (2, LENGTH) and len(np.unique(written)) > 1
+  np.testing.assert_array_equal(logits[:, :LENGTH].argmax(-1), written)
 
   (tmp_path / 'model.safetensors').unlink()
   state = t5_weights.to_state_dict(jax.tree.map(jnp.negative, params), config)
