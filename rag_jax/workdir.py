@@ -20,7 +20,7 @@ from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers, words
 from rag_jax.index import encoding
 from rag_jax.index import index as indexes
-from rag_jax.nn import bert_weights, weights
+from rag_jax.nn import bert_weights, published, weights
 from rag_jax.ops import lexical
 from rag_jax.ops import trie as tries
 
@@ -135,18 +135,18 @@ def load_pretrained(config: configs.Config) -> rag.Pretrained:
 
 
 def _load_bert(part: str, config: Any) -> rag.Params:
-  folder = weights.resolve(config.weights, 'model.safetensors').parent
-  published = weights.bert_config(folder)
+  folder = published.resolve(config.weights, 'model.safetensors').parent
+  sizes = weights.bert_config(folder)
   ours = query_encoder.bert_config(config)
   for name in ('width', 'num_layers', 'num_heads', 'hidden'):
-    if getattr(ours, name) != getattr(published, name):
+    if getattr(ours, name) != getattr(sizes, name):
       raise ValueError(
-        f'{part}.{name} must be {getattr(published, name)} as in the weights '
+        f'{part}.{name} must be {getattr(sizes, name)} as in the weights '
         f'{config.weights!r}, got {getattr(ours, name)}. '
-        f'Set --config.{part}.{name}={getattr(published, name)}.'
+        f'Set --config.{part}.{name}={getattr(sizes, name)}.'
       )
   state = weights.read(folder / 'model.safetensors')
-  return bert_weights.from_state_dict(state, published)
+  return bert_weights.from_state_dict(state, sizes)
 
 
 def _tokenizer(
@@ -157,8 +157,8 @@ def _tokenizer(
   if path.exists():
     return tokenizers.load(path)
   if config.data.tokenizer:
-    published = weights.resolve(config.data.tokenizer, 'tokenizer.json')
-    tokenizer = tokenizers.load_published(published)
+    source = published.resolve(config.data.tokenizer, 'tokenizer.json')
+    tokenizer = tokenizers.load_published(source)
   else:
     tokenizer = pipeline.train_tokenizer(dataset, config.data)
   tokenizers.save(tokenizer, path)
