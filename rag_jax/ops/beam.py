@@ -14,6 +14,13 @@ the scores of all documents are log-probabilities that sum to one;
 `inner_product` adds raw scores up; `absolute` takes the score of the last edge
 alone. The first and the last stop where a docid is told from all others; the
 other two go on to its last code.
+
+A plan says how much may still be gained below each node, float32[B, num_nodes]
+from `trie.max_below`. It is added to the score of the prefix that ends there,
+so that the beam keeps prefixes that lead to a document which, say, shares rare
+words with the query. A document's score is then the model's plus its own value
+in the plan, under any scoring but `log_softmax`, which normalises the sum of
+both over the edges of each node.
 """
 
 import dataclasses
@@ -43,6 +50,7 @@ def search(
   batch_size: int,
   beam_size: int,
   allowed: jax.Array | None = None,
+  plan: jax.Array | None = None,
   scoring: str = 'log_softmax',
   logits: bool = False,
 ) -> types.Candidates:
@@ -60,6 +68,7 @@ def search(
     batch_size: B.
     beam_size: K, documents to return.
     allowed: bool[N] or bool[B, N], documents that may be returned.
+    plan: float32[B, num_nodes] in nats, added to prefixes; None is all zeros.
     scoring: one of `SCORINGS`.
     logits: whether `step_fn` scores all codes, float32[B, K, V], and not the
       edges.
@@ -68,8 +77,8 @@ def search(
     Candidates with K slots, best first.
 
   Raises:
-    ValueError: if `beam_size` is below 1, `scoring` is unknown, or an
-      allow-list is empty.
+    ValueError: if `beam_size` is below 1, `scoring` is unknown, an allow-list
+      is empty, or a plan has another shape.
 
   Example:
     >>> trie = tries.build(np.array([[0, 0], [0, 1], [1, 0]]))
@@ -82,7 +91,8 @@ def search(
     ([[2, 1, 0, 0]], [[True, True, True, False]])
 
   Reference:
-    Tay et al., Transformer Memory as a Differentiable Search Index, 2022.
+    Tay et al., Transformer Memory as a Differentiable Search Index, 2022;
+    with a plan, Zeng et al., Planning Ahead in Generative Retrieval, 2024.
   """
   if beam_size < 1:
     raise ValueError(
@@ -90,6 +100,7 @@ def search(
       'Set --config.search.beam_size.'
     )
   check_scoring(scoring, logits=logits)
+  _check_plan(plan, batch_size, trie)
   flags = _allow(trie, allowed)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
@@ -100,7 +111,7 @@ def search(
       frontier, where=frontier.where & (scores > DEAD / 2)[..., None]
     )
     edges, cache = step_fn(params, cache, frontier)
-    totals = _accumulate(scores, edges, frontier, beams, scoring, logits)
+    totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
       beams = dataclasses.replace(beams, codes=frontier.tokens[..., 0])
@@ -135,6 +146,7 @@ def score(
   *,
   step_fn: StepFn,
   allowed: jax.Array | None = None,
+  plan: jax.Array | None = None,
   scoring: str = 'log_softmax',
   logits: bool = False,
 ) -> jax.Array:
@@ -149,6 +161,7 @@ def score(
     codes: int[B, K, L], docids.
     step_fn: the model.
     allowed: bool[N] or bool[B, N].
+    plan: as for `search`.
     scoring: one of `SCORINGS`.
     logits: as for `search`.
 
@@ -156,8 +169,9 @@ def score(
     float32[B, K] in nats; -1e9 for what is not in the trie or not allowed.
   """
   check_scoring(scoring, logits=logits)
-  flags = _allow(trie, allowed)
   batch_size, count, _ = codes.shape
+  _check_plan(plan, batch_size, trie)
+  flags = _allow(trie, allowed)
   codes = codes.astype(jnp.int32)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
@@ -165,7 +179,7 @@ def score(
   for level in range(_levels(trie, scoring)):
     frontier = tries.expand(trie, level, beams, allowed=flags)
     edges, cache = step_fn(params, cache, frontier)
-    totals = _accumulate(scores, edges, frontier, beams, scoring, logits)
+    totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     first, _ = tries.span(trie, level, beams)
     everything = (totals, frontier.tokens, frontier.where, first, beams, cache)
     if level == 0:  # the root is scored once and shared by all documents
@@ -336,6 +350,7 @@ def _accumulate(
   edges: jax.Array,
   frontier: tries.Frontier,
   beams: tries.Beams,
+  plan: jax.Array | None,
   scoring: str,
   logits: bool,
 ) -> jax.Array:
@@ -346,6 +361,8 @@ def _accumulate(
     edges = take(edges, frontier.tokens)
     if scoring == 'vocabulary':
       edges = edges - total
+  if plan is not None:
+    edges = edges + _gain(plan, frontier, scoring)
   where = frontier.where
   edges = jnp.where(where, edges, DEAD)
   if scoring == 'absolute':
@@ -353,6 +370,31 @@ def _accumulate(
   if scoring == 'log_softmax':
     edges = jax.nn.log_softmax(edges, axis=-1)
   return jnp.where(where, scores[..., None] + edges, DEAD)
+
+
+def _gain(plan: jax.Array, frontier: tries.Frontier, scoring: str) -> jax.Array:
+  """What a plan adds to each edge, float32[B, K, C].
+
+  Where the scores of edges add up, the plan of the node before was counted
+  with the edge into it, and is taken off again. `log_softmax` is the same with
+  and without.
+  """
+  children = frontier.children
+  ahead = take(plan, children.reshape(len(plan), -1)).reshape(children.shape)
+  if frontier.level == 0 or scoring not in _READS_TAILS:
+    return ahead
+  return ahead - take(plan, frontier.nodes)[..., None]
+
+
+def _check_plan(
+  plan: jax.Array | None, batch_size: int, trie: tries.Trie
+) -> None:
+  """Raises a ValueError if a plan is not one value a query and node."""
+  if plan is not None and plan.shape != (batch_size, trie.num_nodes):
+    raise ValueError(
+      f'plan must have shape ({batch_size}, {trie.num_nodes}), a value a query '
+      f'and node, got {plan.shape}. Make it with trie.max_below.'
+    )
 
 
 def _spell(trie: tries.Trie, leaves: jax.Array, history: list) -> jax.Array:

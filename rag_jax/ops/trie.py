@@ -337,17 +337,51 @@ def sum_below(trie: Trie, values: jax.Array) -> jax.Array:
     float[num_nodes, ...] in the rows of a node table: the documents' own
     values, then the sums of the inner nodes.
   """
+  return _below(trie, values, largest=False)
+
+
+def max_below(trie: Trie, values: jax.Array) -> jax.Array:
+  """The best that documents below each node have, for a search to plan ahead.
+
+  Args:
+    trie: the trie.
+    values: float[B, N], one a query and document; those of documents that are
+      not in the trie count for no node but their own row.
+
+  Returns:
+    float[B, num_nodes] in the rows of a node table: the documents' own values,
+    then the maxima of the inner nodes; -inf for a row without documents.
+
+  Example:
+    >>> trie = build(np.array([[1, 0, 0], [0, 2, 5], [1, 1, 1]]))
+    >>> max_below(trie, jnp.array([[3.0, 9.0, 4.0]])).tolist()
+    [[3.0, 9.0, 4.0, 4.0]]
+
+  Reference:
+    Zeng et al., Planning Ahead in Generative Retrieval: Guiding Autoregressive
+    Generation through Simultaneous Decoding, 2024.
+  """
+  # Whole rows of queries are reduced: vectors on a CPU.
+  return _below(trie, values.T, largest=True).T
+
+
+def _below(trie: Trie, values: jax.Array, *, largest: bool) -> jax.Array:
+  """Sums or maxima of float[N, ...] over the documents below each node."""
+  segments = jax.ops.segment_max if largest else jax.ops.segment_sum
   shape = (trie.num_nodes, *values.shape[1:])
-  table = jnp.zeros(shape, values.dtype).at[: len(values)].set(values)
+  table = jnp.full(shape, -jnp.inf if largest else 0, values.dtype)
+  table = table.at[: len(values)].set(values)
   for depth in range(trie.depth, 1, -1):
     nodes = jnp.arange(trie.tokens[depth - 1].shape[0])
     first = trie.first[depth - 1]
     parents = jnp.searchsorted(first, nodes, side='right') - 1
     own = table[_rows(trie, depth, *locate(trie, depth, nodes))]
     inner = jnp.arange(first.shape[0] - 1)
-    rows = _rows(trie, depth - 1, jnp.zeros(inner.shape, bool), inner)
-    sums = jax.ops.segment_sum(own, parents, len(inner))
-    table = table.at[rows].add(sums)
+    rows = table.at[_rows(trie, depth - 1, jnp.zeros(inner.shape, bool), inner)]
+    # Room left for nodes shares a row with a real one, to which its empty
+    # segment must do nothing.
+    found = segments(own, parents, len(inner))
+    table = rows.max(found) if largest else rows.add(found)
   return table
 
 

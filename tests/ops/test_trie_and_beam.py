@@ -1,5 +1,6 @@
 """The trie and the beam against brute force, on tries of any shape."""
 
+import dataclasses
 import functools
 
 import jax
@@ -160,6 +161,57 @@ def test_a_wide_beam_is_exact(scoring, logits, data, extra, limit):
   np.testing.assert_array_equal(beam.regret(found, exact, k=1), 0)
 
 
+@pytest.mark.parametrize('scoring', beam.SCORINGS)
+def test_a_wide_beam_with_a_plan_is_exact(scoring):
+  rng = np.random.default_rng(0)
+  codes = np.unique(rng.integers(0, 3, (20, 3)), axis=0)
+  alive = np.arange(len(codes)) % 4 > 0
+  live = codes[alive]
+  index = trie.build(codes, where=alive)
+  params, logits_fn, _ = model(2, 3, 3, seed=0)
+  values = rng.normal(size=(2, len(codes))) * 3
+  options = {
+    'plan': trie.max_below(index, jnp.asarray(values, jnp.float32)),
+    'scoring': scoring,
+    'logits': True,
+  }
+  own = values[:, alive]
+  if scoring == 'log_softmax':
+    wanted = planned_log_softmax(live, params, own)
+  else:
+    everything = np.ones(own.shape, bool)
+    wanted = brute_force(live, params, scoring, everything) + own
+  found = search(index, params, logits_fn, beam_size=len(live), **options)
+  order = np.argsort(-wanted, axis=1)
+  np.testing.assert_array_equal(found.documents, np.flatnonzero(alive)[order])
+  best = np.take_along_axis(wanted, order, axis=1)
+  np.testing.assert_allclose(found.scores, best, atol=1e-3)
+  score = functools.partial(beam.score, step_fn=logits_fn, **options)
+  exact = jax.jit(score)(
+    params, jnp.zeros((2, 1)), index, np.broadcast_to(live, (2, *live.shape))
+  )
+  np.testing.assert_allclose(exact, wanted, atol=1e-3)
+
+
+def planned_log_softmax(codes, params, own):
+  """Scores [B, N] normalised at each node with the best of `own` added."""
+  rows = [tuple(row) for row in codes.tolist()]
+  totals = np.zeros(own.shape)
+  for b, weights in enumerate(np.asarray(params, np.float64)):
+    for d, end in enumerate(prefixes_of(codes)):
+      state, before = 0.0, 0.0
+      for level, code in enumerate(end):
+        state = np.sin(state * 3.1 + before + 0.5 * level)
+        ahead = np.full(len(weights[level]), -np.inf)
+        for row, value in zip(rows, own[b], strict=True):
+          if row[:level] == end[:level]:
+            ahead[row[level]] = max(ahead[row[level]], value)
+        edges = ahead + weights[level] * (1 + state)
+        totals[b, d] += edges[code] - np.logaddexp.reduce(edges)
+        before = code
+  return totals
+
+
 @SETTINGS
 @given(data=docid_sets(), size=st.integers(1, 4), share=st.floats(0, 1))
 def test_a_narrow_beam_returns_real_allowed_distinct_documents(
@@ -211,7 +263,7 @@ def test_the_trie_has_no_node_below_a_prefix_of_one_docid(data):
   inner = {e[:d] for e in ends for d in range(1, len(e))}
   assert index.num_nodes == len(codes) + len(inner)
   values = np.random.default_rng(0).normal(size=(len(codes), 3))
-  table = trie.sum_below(index, jnp.asarray(values, jnp.float32))
+  table = jax.jit(trie.sum_below)(index, jnp.asarray(values, jnp.float32))
   by_depth = sorted(inner, key=lambda prefix: (len(prefix), prefix))
   wanted = [
     values[[end[: len(prefix)] == prefix for end in ends]].sum(0)
@@ -220,6 +272,36 @@ def test_the_trie_has_no_node_below_a_prefix_of_one_docid(data):
   np.testing.assert_allclose(
     table, np.concatenate([values, np.reshape(wanted, (-1, 3))]), atol=1e-5
   )
+  wanted = [
+    values[[end[: len(prefix)] == prefix for end in ends]].max(0)
+    for prefix in by_depth
+  ]
+  np.testing.assert_allclose(
+    jax.jit(trie.max_below)(index, jnp.asarray(values.T, jnp.float32)).T,
+    np.concatenate([values, np.reshape(wanted, (-1, 3))]),
+    atol=1e-5,
+  )
+
+
+def test_room_and_dead_documents_leave_the_maxima_alone():
+  codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]])
+  alive = np.array([True, True, True, True, False])
+  layout = docid_layout.lay_out(codes, where=alive)
+  tight = docid_layout.tight(layout)
+  room = dataclasses.replace(
+    tight,
+    nodes=tuple(n + 3 for n in tight.nodes),
+    parents=tuple(n + 2 for n in tight.parents),
+    documents=7,
+  )
+  rows = (np.array([7, 10]),)  # as a live index numbers them
+  index = trie.pack(layout, capacity=room, rows=rows)
+  values = jnp.array([[-1.0, -2.0, -5.0, -4.0, 9.0]])
+  table = np.asarray(trie.max_below(index, values))[0]
+  assert table.shape == (index.num_nodes,)
+  assert table[:5].tolist() == values[0].tolist()
+  assert table[[7, 10]].tolist() == [-1, -4]
+  assert np.isneginf(table[[5, 6, 8, 9]]).all()
 
 
 @pytest.mark.parametrize('count', [1, 300, 5000])
@@ -354,5 +436,7 @@ def test_bad_search():
     run(beam_size=1, scoring='cosine')
   with pytest.raises(ValueError, match="'vocabulary' needs logits"):
     run(beam_size=1, scoring='vocabulary', logits=False)
+  with pytest.raises(ValueError, match=r'plan must have shape \(1, 2\).*3'):
+    run(beam_size=1, plan=jnp.zeros((1, 3)))
   with pytest.raises(ValueError, match='got none for query 1'):
     run(beam_size=1, allowed=np.array([[True, False], [False, False]]))
