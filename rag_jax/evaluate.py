@@ -13,7 +13,7 @@ from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, tokenizers
-from rag_jax.ops import metrics, text_metrics
+from rag_jax.ops import lexical, metrics, text_metrics
 
 DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
 # A question's value for each system and measure; NaN where it has none.
@@ -189,46 +189,40 @@ class _Baselines:
     depth = min(max(DEPTHS), len(self._prepared.dataset.documents))
     rows = baselines.bm25_search(self._bm25, texts, k=depth)[0]
     found = {'BM25': rows}
-    vectors = self._prepared.pretrained.vectors
-    if vectors is not None:
-      queries = self._vectors(questions)
-      dense = queries @ np.asarray(vectors).T
-      found['dense, exact'] = _top(dense, depth)
-      weight = self._config.search.lexical_weight
-      if weight:
-        scale = self._config.id_decoder.scale
-        matches = baselines.bm25_scores(self._bm25, texts)
-        found['dense + BM25, exact'] = _top(
-          scale * dense + weight * matches, depth
-        )
+    pretrained = self._prepared.pretrained
+    if pretrained.vectors is not None:
+      params = {
+        'query_encoder': {'bert': pretrained.query_encoder},
+        'vectors': pretrained.vectors,
+      }
+      found |= answer_all(
+        params,
+        self._config,
+        self._prepared,
+        questions,
+        function=_exact_function,
+      )
     return {name: (rows, rows >= 0) for name, rows in found.items()}
-
-  def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
-    """Vectors of questions by the published encoder as it was published."""
-    prepared, config = self._prepared, self._config
-    params = {'query_encoder': {'bert': prepared.pretrained.query_encoder}}
-    found = answer_all(
-      params, config, prepared, questions, function=_vector_function
-    )
-    return np.asarray(found)
 
 
 @functools.cache
-def _vector_function(config: rag.RagConfig) -> Callable[..., jax.Array]:
-  def encode(params, batch, index):
-    del index
-    return query_encoder.apply(
+def _exact_function(config: rag.RagConfig) -> Callable[..., Any]:
+  """Dense retrieval, and its sum with BM25 as the beam has it, over all."""
+
+  def search(params, batch, index):
+    query = query_encoder.apply(
       params['query_encoder'], config.query_encoder, batch.query
     ).vector
+    depth = min(max(DEPTHS), len(index.alive))
+    dense = config.id_decoder.scale * query @ params['vectors'].T
+    found = {'dense, exact': jax.lax.top_k(dense, depth)[1]}
+    if config.search.lexical_weight:
+      matches = lexical.score_all(index.lexicon, batch.words)
+      both = dense + config.search.lexical_weight * matches
+      found['dense + BM25, exact'] = jax.lax.top_k(both, depth)[1]
+    return found
 
-  return jax.jit(encode)
-
-
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-  """Columns of the k highest scores of each row, best first."""
-  rows = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-  order = np.argsort(-np.take_along_axis(scores, rows, axis=1), axis=1)
-  return np.take_along_axis(rows, order, axis=1)
+  return jax.jit(search)
 
 
 def _splits(

@@ -254,7 +254,8 @@ def retrieve(
   batch_size, width = encoding.vector.shape
   plan = None
   if config.search.lexical_weight:
-    matches = lexical.score_all(index.lexicon, words)
+    lexicon, words = _words(index, words)
+    matches = lexical.score_all(lexicon, words)
     plan = config.search.lexical_weight * tries.max_below(index.trie, matches)
   return beam.search(
     (params['id_decoder'], encoding),
@@ -267,6 +268,18 @@ def retrieve(
     scoring=config.search.scoring,
     plan=plan,
   )
+
+
+def _words(
+  index: indexes.Index, words: jax.Array | None
+) -> tuple[lexical.Lexicon, jax.Array]:
+  """The lexicon and the words of the queries, which have to be there."""
+  if index.lexicon is None or words is None:
+    raise ValueError(
+      'search.lexical_weight needs the words of questions and documents, got '
+      'none. Set --config.data.max_query_words=16.'
+    )
+  return index.lexicon, words
 
 
 def score_docids(
@@ -323,7 +336,7 @@ def rank(
   else:
     vectors = query_encoder.embed_documents(params['query_encoder'], passages)
   if index.lexicon is not None:
-    matches = lexical.score(index.lexicon, batch.words, documents)
+    matches = lexical.score(*_words(index, batch.words), documents)
   else:
     matches = ranker.lexical(
       params['ranker'],

@@ -64,7 +64,7 @@ def _convert(model) -> hf.Tokenizer:
     models.Unigram(pieces, unk_id=model.trainer_spec.unk_id)
   )
   settings = model.normalizer_spec
-  steps = []
+  steps: list[normalizers.Normalizer] = []
   if settings.precompiled_charsmap:
     steps.append(normalizers.Precompiled(settings.precompiled_charsmap))
   if settings.remove_extra_whitespaces:
