@@ -5,6 +5,7 @@ offsets and uses all cores.
 """
 
 import pathlib
+import re
 
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -34,7 +35,7 @@ def load(path: pathlib.Path) -> hf.Tokenizer:
       f'{str(path)!r} is read with sentencepiece, which is not installed. Run '
       "pip install 'rag_jax[text]', or give a tokenizer.json."
     ) from error
-  model = sentencepiece_model_pb2.ModelProto()
+  model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
   try:
     model.ParseFromString(path.read_bytes())
   except Exception as error:  # of protobuf, whose classes differ
@@ -48,6 +49,29 @@ def load(path: pathlib.Path) -> hf.Tokenizer:
       'of a T5, or a tokenizer.json.'
     )
   return _convert(model)
+
+
+def keep_names_apart(tokenizer: hf.Tokenizer) -> None:
+  """Makes '</s>' in a text just text, which a unigram model takes for a piece.
+
+  Args:
+    tokenizer: of a unigram model; changed in place, so that the first
+      character of the name of a special token goes apart from the rest.
+  """
+  names = [
+    token.content
+    for token in tokenizer.get_added_tokens_decoder().values()
+    if token.special
+  ]
+  pattern = '|'.join(
+    f'{re.escape(name[0])}(?={re.escape(name[1:])})' for name in names
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      tokenizer.pre_tokenizer,
+      pre_tokenizers.Split(hf.Regex(pattern), 'isolated'),
+    ]
+  )
 
 
 def _convert(model) -> hf.Tokenizer:

@@ -255,6 +255,8 @@ def load_published(
       f'here, got {tokenizer.id_to_token(PAD)!r}. Give the tokenizer of a '
       'BERT or T5, which have it so.'
     )
+  if isinstance(tokenizer.model, models.Unigram):
+    sentence_pieces.keep_names_apart(tokenizer)
   last = max(tokenizer.get_vocab().values())
   if vocab_size is not None and last >= vocab_size:
     raise ValueError(
