@@ -107,6 +107,114 @@ def test_bad_values():
     _search(['cat'], ['cat'], 0)
 
 
+def _pages(seed, count=40):
+  """Documents whose title alone says what they are, and questions."""
+  rng = np.random.default_rng(seed)
+  names = np.array([f'{a}{b}{c}' for a in 'bcdf' for b in 'aeo' for c in 'lnr'])
+  documents, queries = [], []
+  for i in range(count):
+    words = rng.choice(names, 3, replace=False)
+    text = ' '.join(rng.choice(names, 30))
+    documents.append(
+      types.Document(id=str(i), title=' '.join(words), text=text)
+    )
+    queries.append(' '.join(words[:2]))
+  return documents, queries, np.arange(count)[:, None]
+
+
+def _mrr(rows, gold):
+  """MRR@10, a question at a time."""
+  values = []
+  for found, own in zip(rows[:, :10].tolist(), gold.tolist(), strict=True):
+    ranks = [found.index(row) + 1 for row in own if row in found]
+    values.append(1 / min(ranks) if ranks else 0)
+  return np.mean(values)
+
+
+def test_all_scores_are_those_of_the_documents_found():
+  documents, queries, _ = _pages(0)
+  index = baselines.bm25_index(documents)
+  scores = baselines.bm25_scores(index, [*queries, 'unseen'])
+  rows, best = baselines.bm25_search(index, queries, k=5)
+  found = np.where(rows < 0, 0, np.take_along_axis(scores[:-1], rows, 1))
+  np.testing.assert_array_equal(found, best)
+  assert (scores[-1] == 0).all()
+
+
+def test_tuned_constants_are_the_best_of_the_grid(monkeypatch):
+  monkeypatch.setattr(baselines, 'K1S', (0.6, 2.0))
+  monkeypatch.setattr(baselines, 'BS', (0.3, 0.9))
+  monkeypatch.setattr(baselines, 'TITLE_WEIGHTS', (1, 5))
+  documents, queries, gold = _pages(1)
+  gold = np.pad(gold, ((0, 0), (0, 1)), constant_values=-1)
+  tuned = baselines.tune_bm25(documents, queries, gold)
+
+  def quality(**options):
+    index = baselines.bm25_index(documents, **options)
+    return _mrr(baselines.bm25_search(index, queries, k=10)[0], gold)
+
+  assert tuned['title_weight'] == 5
+  grid = [
+    quality(k1=k1, b=b, title_weight=5) for k1 in (0.6, 2.0) for b in (0.3, 0.9)
+  ]
+  np.testing.assert_allclose(quality(**tuned), max(grid))
+  assert tuned == baselines.tune_bm25(documents, queries, gold)
+
+
+def test_titles_that_do_not_exist_are_not_tuned(monkeypatch):
+  monkeypatch.setattr(baselines, 'K1S', (1.2,))
+  monkeypatch.setattr(baselines, 'BS', (0.75,))
+  tuned = baselines.tune_bm25(_corpus('cat', 'dog'), ['dog'], np.array([[1]]))
+  assert tuned == {'k1': 1.2, 'b': 0.75, 'title_weight': 1}
+
+
+def test_dense_search_is_exact():
+  rng = np.random.default_rng(0)
+  vectors, queries = rng.normal(size=(50, 4)), rng.normal(size=(70, 4))
+  rows, scores = baselines.dense_search(vectors, queries, k=7)
+  wanted = np.argsort(-(queries @ vectors.T), axis=1)[:, :7]
+  np.testing.assert_array_equal(rows, wanted)
+  own = np.einsum('nd,nkd->nk', queries, vectors[wanted])
+  np.testing.assert_allclose(scores, own, rtol=1e-5)
+  rows, scores = baselines.dense_search(vectors[:2], queries[:1], k=3)
+  assert rows[0, 2] == -1
+  assert scores[0, 2] == 0
+
+
+def test_the_tuned_hybrid_is_better_than_either():
+  documents, queries, gold = _pages(2)
+  rng = np.random.default_rng(0)
+  vectors = rng.normal(size=(len(documents), 8))
+  asked = vectors + rng.normal(size=vectors.shape) * 1.5
+  index = baselines.bm25_index(documents)
+  weight = baselines.tune_hybrid(index, queries, vectors, asked, gold)
+  rows, scores = baselines.hybrid_search(
+    index, queries, vectors, asked, weight=weight, k=10
+  )
+  both = asked @ vectors.T + weight * baselines.bm25_scores(index, queries)
+  np.testing.assert_array_equal(rows, np.argsort(-both, axis=1)[:, :10])
+  np.testing.assert_allclose(scores, -np.sort(-both, axis=1)[:, :10], 1e-5)
+  dense, _ = baselines.dense_search(vectors, asked, k=10)
+  lexical, _ = baselines.bm25_search(index, queries, k=10)
+  best = max(_mrr(dense, gold), _mrr(lexical, gold))
+  assert _mrr(rows, gold) > best
+  every = [
+    _mrr(
+      baselines.hybrid_search(
+        index, queries, vectors, asked, weight=other, k=10
+      )[0],
+      gold,
+    )
+    for other in baselines.HYBRID_WEIGHTS
+  ]
+  np.testing.assert_allclose(_mrr(rows, gold), max(every))
+
+
+def test_tuning_needs_gold():
+  with pytest.raises(ValueError, match='at least 1 question with a gold'):
+    baselines.tune_bm25(_corpus('cat'), ['cat'], np.array([[-1]]))
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason='no real data in nq_qed')
 def test_real_questions():
   dataset = formats.load(REAL)
