@@ -13,9 +13,10 @@ from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, tokenizers
-from rag_jax.ops import lexical, metrics, text_metrics
+from rag_jax.ops import metrics, text_metrics
 
 DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
+TUNING = 1000  # training questions that weights of baselines are chosen by
 # A question's value for each system and measure; NaN where it has none.
 Values = dict[tuple[str, str], np.ndarray]
 
@@ -180,6 +181,10 @@ class _Baselines:
       b=data.bm25_b,
       title_weight=data.title_weight,
     )
+    self._documents = None
+    if prepared.pretrained.vectors is not None:
+      self._documents = np.asarray(prepared.pretrained.vectors)
+      self._weight = self._tune()
 
   def search(
     self, questions: Sequence[types.Question]
@@ -189,40 +194,68 @@ class _Baselines:
     depth = min(max(DEPTHS), len(self._prepared.dataset.documents))
     rows = baselines.bm25_search(self._bm25, texts, k=depth)[0]
     found = {'BM25': rows}
-    pretrained = self._prepared.pretrained
-    if pretrained.vectors is not None:
-      params = {
-        'query_encoder': {'bert': pretrained.query_encoder},
-        'vectors': pretrained.vectors,
-      }
-      found |= answer_all(
-        params,
-        self._config,
-        self._prepared,
-        questions,
-        function=_exact_function,
-      )
+    if self._documents is not None:
+      vectors = self._vectors(questions)
+      found['dense, exact'] = baselines.dense_search(
+        self._documents, vectors, k=depth
+      )[0]
+      found['dense + BM25, exact'] = baselines.hybrid_search(
+        self._bm25,
+        texts,
+        self._documents,
+        vectors,
+        weight=self._weight,
+        k=depth,
+      )[0]
     return {name: (rows, rows >= 0) for name, rows in found.items()}
+
+  def _tune(self) -> float:
+    """Weight of BM25 beside published vectors, by training questions."""
+    training = self._prepared.dataset.splits[self._config.data.train_split]
+    sample = [q for q in training if q.document_ids][:TUNING]
+    return baselines.tune_hybrid(
+      self._bm25,
+      [question.text for question in sample],
+      self._documents,
+      self._vectors(sample),
+      _gold(sample, self._prepared),
+    )
+
+  def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
+    """Vectors of questions by the published encoder as it was published."""
+    params = {'bert': self._prepared.pretrained.query_encoder}
+    return answer_all(
+      {'query_encoder': params},
+      self._config,
+      self._prepared,
+      questions,
+      function=_vector_function,
+    )
 
 
 @functools.cache
-def _exact_function(config: rag.RagConfig) -> Callable[..., Any]:
-  """Dense retrieval, and its sum with BM25 as the beam has it, over all."""
-
-  def search(params, batch, index):
-    query = query_encoder.apply(
+def _vector_function(config: rag.RagConfig) -> Callable[..., jax.Array]:
+  def encode(params, batch, index):
+    del index
+    return query_encoder.apply(
       params['query_encoder'], config.query_encoder, batch.query
     ).vector
-    depth = min(max(DEPTHS), len(index.alive))
-    dense = config.id_decoder.scale * query @ params['vectors'].T
-    found = {'dense, exact': jax.lax.top_k(dense, depth)[1]}
-    if config.search.lexical_weight:
-      matches = lexical.score_all(index.lexicon, batch.words)
-      both = dense + config.search.lexical_weight * matches
-      found['dense + BM25, exact'] = jax.lax.top_k(both, depth)[1]
-    return found
 
-  return jax.jit(search)
+  return jax.jit(encode)
+
+
+def _gold(
+  questions: Sequence[types.Question], prepared: workdirs.Prepared
+) -> np.ndarray:
+  """Rows of the documents that answer each question, int32[n, G]; -1 = none."""
+  rows = prepared.rows
+  most = max(1, *(len(q.document_ids) for q in questions))
+  gold = np.full((len(questions), most), -1, np.int32)
+  for i, question in enumerate(questions):
+    gold[i, : len(question.document_ids)] = [
+      rows[name] for name in question.document_ids
+    ]
+  return gold
 
 
 def _splits(
@@ -270,13 +303,7 @@ def _retrieval(
   config: configs.Config,
 ) -> Values:
   """Hits@k and MRR@10 where the gold documents are known."""
-  rows = prepared.rows
-  most = max(1, *(len(q.document_ids) for q in questions))
-  gold = np.full((len(questions), most), -1, np.int32)
-  for i, question in enumerate(questions):
-    gold[i, : len(question.document_ids)] = [
-      rows[name] for name in question.document_ids
-    ]
+  gold = _gold(questions, prepared)
   unknown = (gold < 0).all(axis=1)
   values = {}
   relevant = jnp.asarray(gold)
