@@ -184,7 +184,7 @@ class _Baselines:
     self._documents = None
     if prepared.pretrained.vectors is not None:
       self._documents = np.asarray(prepared.pretrained.vectors)
-      self._weight = self._tune()
+      self._weight = self._tune(self._documents)
 
   def search(
     self, questions: Sequence[types.Question]
@@ -209,14 +209,14 @@ class _Baselines:
       )[0]
     return {name: (rows, rows >= 0) for name, rows in found.items()}
 
-  def _tune(self) -> float:
+  def _tune(self, documents: np.ndarray) -> float:
     """Weight of BM25 beside published vectors, by training questions."""
     training = self._prepared.dataset.splits[self._config.data.train_split]
     sample = [q for q in training if q.document_ids][:TUNING]
     return baselines.tune_hybrid(
       self._bm25,
       [question.text for question in sample],
-      self._documents,
+      documents,
       self._vectors(sample),
       _gold(sample, self._prepared),
     )

@@ -66,7 +66,7 @@ def loss(
     reading = rag.choose(
       index,
       ranking,
-      config.search.read_size,
+      config.search.train_read_size or config.search.read_size,
       first=is_gold if config.search.join_gold else None,
     )
     terms, reading = _answer_losses(params, config, batch, reading)

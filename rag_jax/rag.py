@@ -30,6 +30,7 @@ class SearchConfig:
 
   beam_size: int = 16  # K, documents that are decoded and ranked
   read_size: int = 4  # documents with the largest weights that are read
+  train_read_size: int = 0  # so many in training; 0: as many as read_size
   scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
   lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
   join_gold: bool = True  # in training, put gold documents among candidates
@@ -44,11 +45,12 @@ class SearchConfig:
           f'search.{name} must be at least 1, got {value}. '
           f'Set --config.search.{name}.'
         )
-    if self.read_size > self.beam_size:
-      raise ValueError(
-        f'search.read_size must be at most beam_size ({self.beam_size}), got '
-        f'{self.read_size}. Set --config.search.read_size.'
-      )
+    for name in ('read_size', 'train_read_size'):
+      if getattr(self, name) > self.beam_size:
+        raise ValueError(
+          f'search.{name} must be at most beam_size ({self.beam_size}), got '
+          f'{getattr(self, name)}. Set --config.search.{name}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,9 @@ at the start. An edge to node c scores exp(log_scale) * <h, U[c]>, where U is
 either a row a node (`node_table`: starts as the mean of the documents under
 the node) or a row a code and level (`codebook`: memory does not grow with the
 corpus). Untrained, a node table is a zero-shot hierarchical search.
+
+Without layers nothing depends on the prefix: all nodes are scored once a query,
+in one product, and what is learned is the table and the query encoder.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ class IdDecoderConfig:
   """Sizes of the ID decoder."""
 
   output: str = 'node_table'  # one of OUTPUTS
-  num_layers: int = 1
+  num_layers: int = 1  # 0 = a table alone, the query vector its only input
   num_heads: int = 4
   hidden: int = 256
   scale: float = 10.0  # initial factor on the inner product, nats
@@ -38,6 +41,12 @@ class IdDecoderConfig:
       raise ValueError(
         f'id_decoder.output must be one of {", ".join(OUTPUTS)}, got '
         f'{self.output!r}. Set --config.id_decoder.output.'
+      )
+    if self.num_layers == 0 and self.output == 'codebook':
+      raise ValueError(
+        'id_decoder.num_layers must be at least 1 with a codebook, which knows '
+        'a prefix by its layers alone, got 0. Set --config.id_decoder.output='
+        'node_table.'
       )
 
 
@@ -88,11 +97,12 @@ def init(
     codebook float32[V, D] a level.
   """
   width = document_vectors.shape[-1]
-  where = jnp.ones((1, 1), bool)
-  step = jnp.zeros((1, 1, width))
-  network = _Network(config).init(
-    rng, step, initial_cache(config, 1, width), step, where
-  )
+  network: dict[str, Any] = {}
+  if config.num_layers:
+    where = jnp.ones((1, 1), bool)
+    step = jnp.zeros((1, 1, width))
+    cache = initial_cache(config, 1, width)
+    network = _Network(config).init(rng, step, cache, step, where)['params']
   table: Any
   if config.output == 'codebook':
     table = tuple(
@@ -104,7 +114,7 @@ def init(
   else:
     table = query_encoder.normalise(tries.sum_below(trie, document_vectors))
   return {
-    'network': network['params'],
+    'network': network,
     'table': table,
     'log_scale': jnp.full(trie.length, jnp.log(config.scale), jnp.float32),
     'start': jnp.zeros(width),
@@ -137,8 +147,15 @@ def apply(
     float32[B, K, C] scores in nats, and the cache one step on.
   """
   decoder, encoding = params
-  state, cache = states(params, cache, frontier, config=config)
   level = frontier.level
+  if not config.num_layers:
+    table = query_encoder.normalise(decoder['table'])
+    scale = jnp.exp(decoder['log_scale'][level])
+    scores = (scale * encoding.vector) @ table.T  # [B, num_nodes]
+    rows = frontier.children.reshape(scores.shape[0], -1)
+    edges = jnp.take_along_axis(scores, rows, axis=1)
+    return edges.reshape(frontier.children.shape), cache
+  state, cache = states(params, cache, frontier, config=config)
   if config.output == 'codebook':
     ends = decoder['table'][level][frontier.tokens]
   else:
@@ -167,6 +184,9 @@ def states(
   table = decoder['table']
   level = frontier.level
   batch_size, beams = frontier.nodes.shape
+  if not config.num_layers:
+    shape = (batch_size, beams, encoding.vector.shape[-1])
+    return jnp.broadcast_to(encoding.vector[:, None], shape), cache
   if config.output == 'codebook':
     before, stand = table[max(level - 1, 0)], frontier.codes
   else:
