@@ -109,7 +109,8 @@ def fit(
         )
       state, sums = step_fn(state, batches[place], prepared.index)
       recent.append(sums)
-      if (step + 1) % config.train.log_every == 0 or step + 1 == steps:
+      ends = place + 1 == stage.train.steps
+      if (step + 1) % config.train.log_every == 0 or ends:
         values = averages(recent)
         check_finite(values, step + 1)
         writer.write(step + 1, 'train', values)
@@ -122,7 +123,7 @@ def fit(
       every = config.train.evaluate_every
       if every and (step + 1) % every == 0:
         _measure(state, config, prepared, writer)
-      if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == steps:
+      if (step + 1) % config.train.checkpoint_every == 0 or ends:
         checkpoint.save(checkpointer, step + 1, state)
   writer.close()
   checkpoint.close(checkpointer)

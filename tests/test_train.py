@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -109,3 +110,99 @@ def test_the_first_steps_lower_every_loss(config, prepared, batches):
     state, sums = step(state, batches[0], prepared.index)
     losses.append(train.averages([sums])['loss'])
   assert losses[-1] < losses[0]
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(config, prepared, batches):
+  # Every question has a gold document and an answer, so parts weigh alike.
+  own = dataclasses.replace(
+    config, loss=dataclasses.replace(config.loss, self_index=0.0)
+  )
+  records = []
+  for count in (1, 4):
+    train_config = dataclasses.replace(own.train, accumulate=count)
+    parts = dataclasses.replace(own, train=train_config)
+    step = jax.jit(functools.partial(train.train_step, config=parts))
+    _, sums = step(start(own, prepared), batches[0], prepared.index)
+    records.append(train.averages([sums]))
+  for name in ('docid', 'ranking', 'docid_hits@1', 'gradient_norm/id_decoder'):
+    assert records[0][name] == pytest.approx(records[1][name], rel=1e-3), name
+
+
+def test_a_rate_of_zero_freezes_a_component(config, prepared, batches):
+  frozen = dataclasses.replace(config.train, reader_rate=0.0, weight_decay=0.1)
+  own = dataclasses.replace(config, train=frozen)
+  step = jax.jit(functools.partial(train.train_step, config=own))
+  before = start(own, prepared)
+  state = before
+  for number in range(2):
+    state, _ = step(state, batches[number], prepared.index)
+  moved = {
+    name: any(
+      bool((a != b).any())
+      for a, b in zip(
+        jax.tree.leaves(part),
+        jax.tree.leaves(state.params[name]),
+        strict=True,
+      )
+    )
+    for name, part in before.params.items()
+  }
+  assert moved == {
+    'query_encoder': True,
+    'id_decoder': True,
+    'ranker': True,
+    'reader': False,
+  }
+
+
+class TestStages:
+  @pytest.fixture
+  def staged(self, tiny_values):
+    own = {'steps': 5, 'search_steps': 3, 'search_batch_size': 16}
+    return configs.build(tiny_values | {'train': tiny_values['train'] | own})
+
+  def test_search_is_trained_first_and_nothing_is_read(self, staged):
+    stages = configs.stages(staged)
+    assert [stage.loss.reads for stage in stages] == [False, True]
+    assert [stage.train.batch_size for stage in stages] == [16, 8]
+    steps = [(step, place) for step, _, place in train.plan(staged, 0)]
+    assert steps == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
+    steps = [(step, place) for step, _, place in train.plan(staged, 4)]
+    assert steps == [(4, 1)]
+
+  def test_a_run_killed_in_either_stage_ends_in_the_same_numbers(
+    self, staged, tmp_path, monkeypatch
+  ):
+    monkeypatch.setattr(train, '_measure', None)
+    prepared = workdirs.open(staged, tmp_path / 'whole')
+    whole = train.fit(staged, prepared, tmp_path / 'whole')
+
+    for last in (2, 4):
+      folder = tmp_path / f'killed-{last}'
+      own = workdirs.open(staged, folder)
+      with monkeypatch.context() as patch:
+        plan = train.plan
+
+        def stop(config, first, plan=plan, last=last):
+          for step, stage, place in plan(config, first):
+            if step == last:
+              return
+            yield step, stage, place
+
+        patch.setattr(train, 'plan', stop)
+        train.fit(staged, own, folder)
+      state = train.fit(staged, own, folder)
+      for ours, theirs in zip(
+        jax.tree.leaves(state.params),
+        jax.tree.leaves(whole.params),
+        strict=True,
+      ):
+        np.testing.assert_array_equal(ours, theirs)
+
+  @pytest.mark.parametrize(
+    'fields', [{'search_steps': 9}, {'accumulate': 3}, {'precision': 'int8'}]
+  )
+  def test_bad_values_name_the_remedy(self, tiny_values, fields):
+    values = tiny_values | {'train': tiny_values['train'] | fields}
+    with pytest.raises(ValueError, match='Set --config.train'):
+      configs.build(values)

@@ -69,7 +69,7 @@ class Questions:
   query: np.ndarray  # int32[n, Q]
   answers: np.ndarray  # int32[n, M, A]
   gold: np.ndarray  # int32[n, G], -1 = none
-  words: np.ndarray  # int32[n, W], for the lexicon; W is 0 without one
+  words: np.ndarray | None = None  # int32[n, W], where there is a lexicon
 
 
 def train_tokenizer(
@@ -143,7 +143,7 @@ def encode_questions(
     fits = encoded[:, -1] == types.PAD
     index = np.asarray(places)[fits]
     answers[index[:, 0], index[:, 1]] = encoded[fits, :-1]
-  whole_words = np.zeros((count, 0), np.int32)
+  whole_words = None
   if vocabulary is not None:
     whole_words = words.encode(
       vocabulary, texts, max_words=config.max_query_words
@@ -183,7 +183,9 @@ def take(questions: Questions, rows: np.ndarray) -> types.Batch:
     answers=jnp.asarray(questions.answers[rows]),
     gold=jnp.asarray(questions.gold[rows]),
     where=jnp.ones(len(rows), bool),
-    words=jnp.asarray(questions.words[rows]),
+    words=None
+    if questions.words is None
+    else jnp.asarray(questions.words[rows]),
   )
 
 

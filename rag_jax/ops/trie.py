@@ -408,8 +408,8 @@ def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
 
   Returns:
     D frontiers of shape [B, K, 1]: the edge that each docid takes, the leaf
-    itself below its end. Where a docid is not in the trie, `where` is False
-    from the level on at which it leaves it.
+    itself below its end. Where a docid leaves the trie, `where` is False from
+    that level on; codes after the end of a leaf are not compared.
 
   Example:
     >>> trie = build(np.array([[1, 0, 0], [0, 2, 5], [1, 1, 1]]))

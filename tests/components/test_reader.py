@@ -1,15 +1,22 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.components import reader
+from rag_jax.components import query_encoder, reader
+from rag_jax.nn import bert
 
 VOCAB = 40
 init = jax.jit(reader.init, static_argnums=1, static_argnames='vocab_size')
-point = jax.jit(reader.point, static_argnums=1)
+read = jax.jit(reader.point, static_argnums=1)
 write = jax.jit(reader.write, static_argnums=1)
 write_log_likelihood = jax.jit(reader.write_log_likelihood, static_argnums=1)
+
+
+def point(params, config, query, passages):
+  return read(params, config, query, passages).spans
 
 
 def config_of(kind):
@@ -62,6 +69,91 @@ def test_each_passage_is_read_on_its_own(texts):
   together = point(params, config, query, passages)
   alone = point(params, config, query, passages[:, 1:2])
   np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-5)
+
+
+def bert_reader(**options):
+  """A tiny reader on weights that stand for published ones."""
+  config = reader.ReaderConfig(
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    hidden=16,
+    max_answer_tokens=4,
+    weights='tiny',
+    **options,
+  )
+  sizes = dataclasses.replace(
+    query_encoder.bert_config(config), vocab_size=VOCAB, max_positions=32
+  )
+  params = reader.init(
+    jax.random.key(1),
+    config,
+    vocab_size=VOCAB,
+    pretrained=bert.init(jax.random.key(0), sizes),
+  )
+  params['relevance'] = jnp.linspace(-1, 1, 16)
+  return params, config
+
+
+class TestPublishedWeights:
+  def test_padding_changes_neither_pointers_nor_relevance(self, texts):
+    params, config = bert_reader()
+    query, passages = texts
+    wide = jnp.pad(passages, ((0, 0), (0, 0), (0, 4)))
+    wider = jnp.pad(query, ((0, 0), (0, 3)))
+    close, far = (
+      read(params, config, query, passages),
+      read(params, config, wider, wide),
+    )
+    np.testing.assert_allclose(
+      close.spans, far.spans[:, :, : passages.shape[-1]], atol=1e-5
+    )
+    np.testing.assert_allclose(close.relevance, far.relevance, atol=1e-5)
+
+  def test_it_reads_as_bert_reads_a_pair(self, texts):
+    params, config = bert_reader()
+    query, passages = texts
+    own, passage = query[:1], passages[0, :1]  # the question has padding
+    tokens = jnp.concatenate([own[:, :3], passage], axis=1)
+    segments = jnp.asarray([[0] * 3 + [1] * passage.shape[1]])
+    states = bert.apply(
+      params['bert'],
+      query_encoder.bert_config(config),
+      tokens,
+      segments=segments,
+    )
+    logits = states[:, 3:] @ params['pointer']
+    found = read(params, config, own, passage[:, None])
+    np.testing.assert_allclose(
+      found.spans[:, 0], jax.nn.log_softmax(logits, axis=1), atol=1e-5
+    )
+    np.testing.assert_allclose(
+      found.relevance[0, 0], states[0, 0] @ params['relevance'], atol=1e-5
+    )
+
+  def test_a_shared_softmax_is_one_distribution(self, texts):
+    params, config = bert_reader(shared_softmax=True)
+    chances = jnp.exp(point(params, config, *texts))
+    np.testing.assert_allclose(chances.sum((1, 2)), 1, rtol=1e-5)
+
+  def test_frozen_layers_get_no_gradient(self, texts):
+    params, config = bert_reader(frozen_layers=1)
+
+    def total(params):
+      return reader.point(params, config, *texts).relevance.sum()
+
+    gradient = jax.grad(total)(params)['bert']
+    for name in ('embedding', 'positions', 'segments', 'norm'):
+      assert float(jnp.abs(gradient[name]).max()) == 0
+    sizes = [
+      max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient[block]))
+      for block in ('block_0', 'block_1')
+    ]
+    assert sizes[0] == 0 < sizes[1]
+
+  def test_they_do_not_write(self):
+    with pytest.raises(ValueError, match="'extractive', got 'fusion'"):
+      reader.ReaderConfig(kind='fusion', weights='tiny')
 
 
 def brute_force_likelihood(pointers, passage, answers):

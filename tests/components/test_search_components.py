@@ -220,3 +220,89 @@ class TestRanker:
       ranker.RankerConfig(**{field: value})
     assert repr(value) in str(error.value)
     assert f'--config.ranker.{field}' in str(error.value)
+
+
+class TestTableAlone:
+  """An ID decoder without layers: what absolute scoring trains and finds."""
+
+  @pytest.fixture
+  def parts(self):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(COUNT, WIDTH)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    codes = docids.assign(vectors, docids.DocidConfig(branching=4, leaf_size=4))
+    trie = tries.build(codes)
+    config = id_decoder.IdDecoderConfig(num_layers=0)
+    params = id_decoder.init(
+      jax.random.key(0),
+      config,
+      trie=trie,
+      codes=jnp.asarray(codes),
+      document_vectors=jnp.asarray(vectors),
+    )
+    query = jnp.asarray(vectors[:3])
+    encoding = query_encoder.Encoding(
+      vector=query,
+      memory=query[:, None],
+      where=jnp.ones((3, 1), bool),
+    )
+    return params, config, trie, jnp.asarray(codes), vectors, encoding
+
+  def test_its_leaves_score_as_the_documents_vectors(self, parts):
+    params, config, trie, codes, vectors, encoding = parts
+    found = beam.search(
+      (params, encoding),
+      (),
+      trie,
+      step_fn=functools.partial(id_decoder.apply, config=config),
+      batch_size=3,
+      beam_size=COUNT,
+      scoring='absolute',
+    )
+    products = np.asarray(encoding.vector) @ vectors.T
+    order = np.argsort(-products, axis=1)
+    np.testing.assert_array_equal(found.documents, order)
+    np.testing.assert_allclose(
+      found.scores, config.scale * -np.sort(-products, axis=1), atol=1e-4
+    )
+
+  def test_levels_are_softmaxes_over_their_nodes(self, parts):
+    params, config, trie, codes, _, encoding = parts
+    gold = codes[jnp.array([[5], [7], [11]])]
+    found = id_decoder.level_log_likelihood(
+      (params, encoding), trie, gold, config=config
+    )
+    table = np.asarray(query_encoder.normalise(params['table']))
+    scores = config.scale * np.asarray(encoding.vector) @ table.T
+    depth = np.asarray(tries.depths(trie))
+    leaf = np.arange(len(depth)) < COUNT
+    total = np.zeros(3)
+    for frontier in tries.walk(trie, gold):
+      level = frontier.level + 1
+      nodes = (depth == level) | (leaf & (depth < level))
+      for query in range(3):
+        own = scores[query, int(frontier.children[query, 0, 0])]
+        total[query] += own - np.logaddexp.reduce(scores[query, nodes])
+    np.testing.assert_allclose(found[:, 0], total / trie.depth, rtol=1e-4)
+
+  def test_documents_left_out_get_no_gradient(self, parts):
+    params, config, trie, codes, _, encoding = parts
+    asked = jnp.zeros(COUNT).at[jnp.array([5, 7])].set(1.0)
+    where = tries.sum_below(trie, asked) > 0
+
+    def total(params):
+      return id_decoder.level_log_likelihood(
+        (params, encoding),
+        trie,
+        codes[jnp.array([[5]] * 3)],
+        config=config,
+        where=where,
+      ).sum()
+
+    moved = np.abs(np.asarray(jax.grad(total)(params)['table'])).max(axis=1) > 0
+    assert moved[[5, 7]].all()
+    assert not moved[np.asarray(~where)].any()
+
+  def test_a_codebook_needs_layers(self):
+    with pytest.raises(ValueError, match='num_layers must be at least 1'):
+      id_decoder.IdDecoderConfig(num_layers=0, output='codebook')

@@ -283,6 +283,45 @@ def test_the_trie_has_no_node_below_a_prefix_of_one_docid(data):
   )
 
 
+@SETTINGS
+@given(data=docid_sets(), dead=st.booleans())
+def test_walks_end_at_their_leaves_and_depths_are_those_of_prefixes(data, dead):
+  codes, _ = data
+  alive = np.ones(len(codes), bool)
+  if dead and len(codes) > 1:
+    alive[0] = False
+  index = trie.build(codes, where=alive)
+  way = trie.walk(index, jnp.asarray(codes)[None])
+  rows = np.arange(len(codes))
+  assert np.asarray(way[-1].where[0, :, 0])[alive].all()
+  np.testing.assert_array_equal(
+    np.asarray(way[-1].children[0, :, 0])[alive], rows[alive]
+  )
+  ends = np.zeros(len(codes), int)
+  ends[alive] = [len(prefix) for prefix in prefixes_of(codes[alive])]
+  depths = np.asarray(trie.depths(index))
+  np.testing.assert_array_equal(depths[: len(codes)], ends)
+  for depth, frontier in enumerate(way, 1):
+    inner = (np.asarray(frontier.children[0, :, 0]) >= len(codes)) & alive
+    below = np.asarray(frontier.children[0, :, 0])[inner]
+    assert (depths[below] == depth).all()
+
+
+@SETTINGS
+@given(data=docid_sets())
+def test_absolute_scores_need_only_the_way_down(data):
+  codes, seed = data
+  index = trie.build(codes)
+  params, _, edges_fn = model(2, codes.shape[1], int(codes.max()) + 1, seed)
+  asked = jnp.broadcast_to(jnp.asarray(codes), (2, *codes.shape))
+  cache = jnp.zeros((2, 1))
+  options = {'step_fn': edges_fn, 'scoring': 'absolute'}
+  quick = beam.score(params, cache, index, asked, **options)
+  everything = jnp.ones(len(codes), bool)
+  whole = beam.score(params, cache, index, asked, allowed=everything, **options)
+  np.testing.assert_allclose(quick, whole, atol=1e-5)
+
+
 def test_room_and_dead_documents_leave_the_maxima_alone():
   codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]])
   alive = np.array([True, True, True, True, False])
