@@ -156,10 +156,10 @@ def prefill(
 
   Returns:
     logits: float32[B, V] after the last real token.
-    prompt: what all beams share: keys and values float32[B, S, N, D] of each
+    prompt: what all beams share: keys and values float32[B, N, S, D] of each
       block, `where`, and the length int32[B]. It has no axis of beams and
       stays out of what a search reorders.
-    cache: room for L steps, float32[B, 1, L, 2, N, D] a block, and how many
+    cache: room for L steps, float32[B, 1, 2, N, L, D] a block, and how many
       are `taken`, int32[B, 1].
 
   Raises:
@@ -173,10 +173,10 @@ def prefill(
   x, kept = _read(params, config, tokens, where)
   last = tokens.shape[1] - 1 - jnp.argmax(where[:, ::-1], axis=1)
   x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-  prompt = {name: jnp.moveaxis(both[:, 0], 2, 0) for name, both in kept.items()}
+  prompt = {name: jnp.moveaxis(both[:, 0], 1, 0) for name, both in kept.items()}
   prompt |= {'where': where, 'length': where.sum(1)}
   batch, count, size = len(tokens), config.num_key_value_heads, config.head_size
-  room = jnp.zeros((batch, 1, max_length, 2, count, size), x.dtype)
+  room = jnp.zeros((batch, 1, 2, count, max_length, size), x.dtype)
   cache = dict.fromkeys(kept, room)
   cache |= {'taken': jnp.zeros((batch, 1), jnp.int32)}
   return llama_layers.logits(params, config, x), prompt, cache
@@ -204,7 +204,7 @@ def step(
     Logits float32[B, K, V] and the cache with this step.
   """
   taken = cache['taken']
-  mask = jnp.arange(cache['block_0'].shape[2]) <= taken[0, 0]
+  mask = jnp.arange(cache['block_0'].shape[4]) <= taken[0, 0]
   positions = prompt['length'][:, None] + taken
   x, kept = llama_layers.run(
     params,

@@ -19,7 +19,7 @@ def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
   cache, which they join, or else each other.
 
   Returns:
-    Features [B, K, T, W], and keys and values [B, K, L, 2, N, D] a block.
+    Features [B, K, T, W], and keys and values [B, K, 2, N, L, D] a block.
   """
   x = params['embedding'][tokens]
   turn = rotation(positions, config)
@@ -30,11 +30,10 @@ def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
     query, both = _project(block, config, x, turn)
     if cache is not None:
       place = cache['taken'][0, 0]
-      both = jax.lax.dynamic_update_slice_in_dim(cache[name], both, place, 2)
+      both = jax.lax.dynamic_update_slice_in_dim(cache[name], both, place, 4)
     kept[name] = both
     shared = None if prompt is None else (*prompt[name], prompt['where'])
-    out = _attend(query, both, mask, shared)
-    x = x + out.reshape(*x.shape[:-1], -1) @ block['out']
+    x = x + _attend(query, both, mask, shared) @ block['out']
     x = x + _feed_forward(block, config, x)
   return norm(x, params['norm'], config), kept
 
@@ -46,10 +45,10 @@ def norm(x, scale, config):
 
 
 def rotation(positions, config):
-  """Cosines and sines [..., 1, D / 2] of the angles at positions [...]."""
+  """Cosines and sines [B, K, 1, T, D / 2] of angles at positions [B, K, T]."""
   exponent = -np.arange(0, config.head_size, 2) / config.head_size
   speed = (config.rope_base**exponent).astype(np.float32)
-  angle = positions[..., None, None] * speed
+  angle = positions[:, :, None, :, None] * speed
   return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -73,31 +72,50 @@ def logits(params, config, x):
 
 
 def _project(block, config, x, turn):
-  """Queries [B, K, T, N, G, D]; keys and values [B, K, T, 2, N, D]."""
+  """Queries [B, K, N, G, T, D]; keys and values [B, K, 2, N, T, D]."""
   count, size = config.num_key_value_heads, config.head_size
   heads = norm(x, block['norm'], config) @ block['qkv']
-  heads = heads.reshape(*x.shape[:-1], -1, size)
-  turned = rotate(heads[..., :-count, :], turn)  # queries and keys
-  query = turned[..., :-count, :].reshape(*x.shape[:-1], count, -1, size)
-  key, value = turned[..., -count:, :], heads[..., -count:, :]
-  return query * size**-0.5, jnp.stack([key, value], axis=-3)
+  heads = jnp.swapaxes(heads.reshape(*x.shape[:-1], -1, size), 2, 3)
+  turned = rotate(heads[:, :, :-count], turn)  # queries and keys
+  query = turned[:, :, :-count] * size**-0.5
+  query = query.reshape(*x.shape[:2], count, -1, *query.shape[3:])
+  key, value = turned[:, :, -count:], heads[:, :, -count:]
+  return query, jnp.stack([key, value], axis=2)
 
 
 def _attend(query, both, mask, shared):
-  """Attention to one's own beam and to what all beams of a text share."""
-  key, value = both[..., 0, :, :], both[..., 1, :, :]
-  scores = jnp.einsum('bktngd,bklnd->bkngtl', query, key)
-  scores = jnp.where(mask, scores, HIDDEN)
+  """Attention to one's own beam and to what all beams of a text share.
+
+  Returns [B, K, T, H D]. Products are of matrices with all else in front: on a
+  CPU three times quicker than `einsum` over the axes as they come.
+  """
+  batch, beams, groups, _, length, size = query.shape
+  rows = query.reshape(batch, beams, groups, -1, size)
+
+  def fold(x):  # the beams share the keys: more rows of one product
+    return jnp.swapaxes(x, 1, 2).reshape(batch, groups, -1, x.shape[-1])
+
+  def unfold(x):
+    x = x.reshape(batch, groups, beams, -1, x.shape[-1])
+    return jnp.swapaxes(x, 1, 2)
+
+  def masked(scores, where):
+    scores = scores.reshape(*query.shape[:-1], -1)
+    return jnp.where(where, scores, HIDDEN).reshape(*rows.shape[:-1], -1)
+
+  key, value = both[:, :, 0], both[:, :, 1]
+  scores = masked(rows @ jnp.swapaxes(key, -1, -2), mask)
   if shared is None:
-    weights = jax.nn.softmax(scores, axis=-1)
-    return jnp.einsum('bkngtl,bklnd->bktngd', weights, value)
-  prompt_key, prompt_value, where = shared
-  before = jnp.einsum('bktngd,bsnd->bkngts', query, prompt_key)
-  before = jnp.where(where[:, None, None, None, None], before, HIDDEN)
-  weights = jax.nn.softmax(jnp.concatenate([before, scores], -1), axis=-1)
-  before, own = jnp.split(weights, [where.shape[1]], axis=-1)
-  out = jnp.einsum('bkngtl,bklnd->bktngd', own, value)
-  return out + jnp.einsum('bkngts,bsnd->bktngd', before, prompt_value)
+    out = jax.nn.softmax(scores, axis=-1) @ value
+  else:
+    key, prompt_value, where = shared
+    before = unfold(fold(rows) @ jnp.swapaxes(key, -1, -2))
+    before = masked(before, where[:, None, None, None, None])
+    weights = jax.nn.softmax(jnp.concatenate([before, scores], -1), axis=-1)
+    before, own = jnp.split(weights, [where.shape[1]], axis=-1)
+    out = own @ value + unfold(fold(before) @ prompt_value)
+  out = out.reshape(batch, beams, -1, length, size)
+  return jnp.swapaxes(out, 2, 3).reshape(batch, beams, length, -1)
 
 
 def _feed_forward(block, config, x):
