@@ -1,9 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.nn import llama, llama_weights
+from rag_jax.nn import generate, llama, llama_weights
 from rag_jax.ops import beam
 
 SIZES = {
@@ -166,3 +168,41 @@ def their_model(torch, transformers, params, config):
   missing, spare = theirs.load_state_dict(state, strict=False)
   assert missing == (['lm_head.weight'] if config.tied else []) and not spare
   return theirs
+
+
+@VERSIONS
+def test_generation_against_transformers(tied):
+  """Fifty tokens, greedily and with four beams, prompts padded left."""
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed')
+  transformers = pytest.importorskip(
+    'transformers', reason='transformers is not installed'
+  )
+  params, config, _, _ = model(tied=tied, seed=5)
+  theirs = their_model(torch, transformers, params, config)
+  tokens = np.random.default_rng(0).integers(3, 40, (3, 9))
+  where = np.arange(9) >= np.array([[0], [4], [2]])
+
+  @functools.partial(jax.jit, static_argnums=(1, 4))
+  def write(params, config, tokens, where, size):
+    logits, prompt, cache = llama.prefill(params, config, tokens, where, 50)
+    step_fn = functools.partial(llama.step, params, config, prompt)
+    options = {'end_token': 2, 'max_length': 50}
+    if size == 1:
+      return generate.greedy(step_fn, logits, cache, **options)
+    return generate.beam(
+      step_fn, logits, cache, beam_size=size, length_penalty=1.0, **options
+    )
+
+  for size in (1, 4):
+    found = write(params, config, jnp.asarray(tokens), jnp.asarray(where), size)
+    with torch.no_grad():
+      expected = theirs.generate(
+        input_ids=torch.tensor(tokens),
+        attention_mask=torch.tensor(where).long(),
+        max_new_tokens=50,
+        do_sample=False,
+        num_beams=size,
+      )[:, 9:].numpy()
+    length = expected.shape[1]
+    np.testing.assert_array_equal(found.tokens[:, 0, :length], expected)
+    assert not found.where[:, 0, length:].any()
