@@ -3,6 +3,8 @@
 Every word and punctuation mark is tokenised alike wherever it stands, so the
 tokens of an answer are a run of its document's tokens, and answers are found
 on the device by matching. Bytes are the fallback: no text is unknown.
+
+`load_published` reads the tokenizer of a pretrained model instead.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from rag_jax import types
+from rag_jax.data import sentence_pieces
 
 PAD, BOS, EOS, SEP, MASK = types.PAD, 1, 2, 3, 4
 SPECIAL = ['[PAD]', '[BOS]', '[EOS]', '[SEP]', '[MASK]']
@@ -22,6 +25,7 @@ Array = np.ndarray
 
 _CHARACTERS_PER_TOKEN = 40  # a longer text is cut before it is tokenised
 _CHUNK = 4096  # texts tokenised at once
+_ENDS = ('[EOS]', '</s>', '[SEP]')
 # Scripts that put no space between words, and symbols such as emoji, go one
 # character at a time: any stretch of them can then be an answer.
 _ALONE = (
@@ -104,7 +108,7 @@ def encode(
     tokenizer: from `train` or `load`.
     texts: n texts.
     max_tokens: a longer text is cut.
-    eos: whether each text ends in EOS, which counts as one of its tokens and
+    eos: whether each text ends in `end`, which counts as one of its tokens and
       is kept when the text is cut.
 
   Returns:
@@ -128,10 +132,11 @@ def encode(
     )
   tokens = np.zeros((len(texts), max_tokens), np.int32)
   truncated = 0
+  last = end(tokenizer) if eos else EOS
   for row, encoding in enumerate(_encodings(tokenizer, texts, room)):
     ids = encoding.ids
     truncated += len(ids) > room
-    ids = ids[:room] + [EOS] * eos
+    ids = ids[:room] + [last] * eos
     tokens[row, : len(ids)] = ids
   return Encoded(tokens, truncated)
 
@@ -159,11 +164,23 @@ def offsets(tokenizer: hf.Tokenizer, text: str, *, max_tokens: int) -> Array:
 
 
 def decode(tokenizer: hf.Tokenizer, tokens: Sequence[int] | Array) -> str:
-  """The text of tokens up to EOS, words apart; special ones are left out."""
+  """The text of tokens up to `end`, words apart; special ones are left out."""
   ids = [int(token) for token in tokens]
-  if EOS in ids:
-    ids = ids[: ids.index(EOS)]
+  last = end(tokenizer)
+  if last in ids:
+    ids = ids[: ids.index(last)]
   return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def end(tokenizer: hf.Tokenizer) -> int:
+  """The token that ends a text: [EOS], of T5 </s>, of BERT [SEP]."""
+  for name in _ENDS:
+    if (token := tokenizer.token_to_id(name)) is not None:
+      return token
+  raise ValueError(
+    f'tokenizer must have one of {_ENDS} to end a text, got none. Give one '
+    'from train, or that of a BERT or T5.'
+  )
 
 
 def save(tokenizer: hf.Tokenizer, path: str | os.PathLike[str]) -> None:
@@ -180,18 +197,71 @@ def load(path: str | os.PathLike[str]) -> hf.Tokenizer:
   Raises:
     ValueError: if the file is missing or is no tokenizer.
   """
+  return _read(
+    pathlib.Path(path),
+    missing='Set --workdir to a trained one, or train first with --mode=train.',
+    damaged='Train into another --workdir to make it again.',
+  )
+
+
+def load_published(
+  path: str | os.PathLike[str], *, vocab_size: int | None = None
+) -> hf.Tokenizer:
+  """Reads the tokenizer of a pretrained model, as it was published.
+
+  Normalisation is as in the file; lengths are not: `encode` alone pads and
+  cuts. `encode` adds no special tokens, and one typed in a text is just text;
+  read off their numbers by `tokenizer.token_to_id('[CLS]')`.
+
+  In WordPiece (BERT) the tokens of an answer of whole words are a run of those
+  of its document. In SentencePiece (T5) that holds of an answer after a space:
+  a word after a bracket has other tokens.
+
+  Args:
+    path: a tokenizer.json, or a spiece.model (for that sentencepiece must be
+      installed).
+    vocab_size: rows of the model's embedding, to check the tokens against.
+
+  Raises:
+    ValueError: if the file is missing or damaged, if token 0 could be a piece
+      of a text (it is padding here), or if the model lacks tokens.
+  """
   path = pathlib.Path(path)
-  if not path.is_file():
+  if path.suffix == '.model' and path.is_file():
+    tokenizer = sentence_pieces.load(path)
+    tokenizer.encode_special_tokens = True
+  else:
+    remedy = 'Give the tokenizer.json or spiece.model of a published model.'
+    tokenizer = _read(path, missing=remedy, damaged=remedy)
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  first = tokenizer.get_added_tokens_decoder().get(PAD)
+  if first is None or not first.special:
     raise ValueError(
-      f'tokenizer file {str(path)!r} does not exist. '
-      'Set --workdir to a trained one, or train first with --mode=train.'
+      f'token {PAD} of {str(path)!r} must be a special one, it is padding '
+      f'here, got {tokenizer.id_to_token(PAD)!r}. Give the tokenizer of a '
+      'BERT or T5, which have it so.'
     )
+  if isinstance(tokenizer.model, models.Unigram):
+    sentence_pieces.keep_names_apart(tokenizer)
+  last = max(tokenizer.get_vocab().values())
+  if vocab_size is not None and last >= vocab_size:
+    raise ValueError(
+      f'tokens of {str(path)!r} must be below the vocab_size of the model, '
+      f'{vocab_size}, got {last}. Give the tokenizer of that model.'
+    )
+  return tokenizer
+
+
+def _read(path: pathlib.Path, *, missing: str, damaged: str) -> hf.Tokenizer:
+  """Reads a Hugging Face tokenizer; the remedies are for the errors."""
+  if not path.is_file():
+    raise ValueError(f'tokenizer file {str(path)!r} does not exist. {missing}')
   try:
     tokenizer = hf.Tokenizer.from_str(path.read_text(encoding='utf-8'))
   except Exception as error:  # the Rust side raises bare Exception
     raise ValueError(
-      f'tokenizer file {str(path)!r} is damaged ({error}). '
-      'Train into another --workdir to make it again.'
+      f'tokenizer file {str(path)!r} is damaged ({error}). {damaged}'
     ) from error
   tokenizer.encode_special_tokens = True  # is not saved with the rest
   return tokenizer

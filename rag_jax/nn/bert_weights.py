@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from rag_jax.nn import bert, weights
+from rag_jax.nn import bert, weight_tables
 
 # Heads of other tasks, and numbers that are no weights.
-_UNUSED = (
+_UNUSED = [
   'cls.',
   'classifier.',
   'qa_outputs.',
   'pooler.',
   'embeddings.position_ids',
-)
+]
 
 
 def from_state_dict(
@@ -33,8 +33,8 @@ def from_state_dict(
   Raises:
     ValueError: if arrays are absent, too many or of another shape.
   """
-  state = {name.removeprefix('bert.'): array for name, array in state.items()}
-  return weights.take(state, _table(config), ignore=_UNUSED)
+  plain = {_plain(name): array for name, array in state.items()}
+  return weight_tables.take(plain, _table(config), ignore=_UNUSED)
 
 
 def to_state_dict(
@@ -49,7 +49,14 @@ def to_state_dict(
   Returns:
     name -> float32 array, for `weights.write`.
   """
-  return weights.give(params, _table(config))
+  return weight_tables.give(params, _table(config))
+
+
+def _plain(name):
+  """A name without the model's own, and with those of today for old ones."""
+  name = name.removeprefix('bert.')
+  name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
+  return name.replace('LayerNorm.beta', 'LayerNorm.bias')
 
 
 def _table(config):
@@ -58,21 +65,23 @@ def _table(config):
 
   def rows(name, count):
     shape = (count, width)
-    return weights.Entry({f'embeddings.{name}_embeddings.weight': shape})
+    return weight_tables.Entry({f'embeddings.{name}_embeddings.weight': shape})
 
   def bias(prefix, names, size):
-    return weights.Entry({f'{prefix}.{name}.bias': (size,) for name in names})
+    return weight_tables.Entry(
+      {f'{prefix}.{name}.bias': (size,) for name in names}
+    )
 
   def norm(prefix, name):
     scale, shift = f'{prefix}.LayerNorm.weight', f'{prefix}.LayerNorm.bias'
     return {
-      name: weights.Entry({scale: (width,)}),
-      f'{name}_bias': weights.Entry({shift: (width,)}),
+      name: weight_tables.Entry({scale: (width,)}),
+      f'{name}_bias': weight_tables.Entry({shift: (width,)}),
     }
 
   def product(name, prefix, names, outputs, inputs):
     return {
-      name: weights.dense(prefix, names, outputs, inputs),
+      name: weight_tables.dense(prefix, names, outputs, inputs),
       f'{name}_bias': bias(prefix, names, outputs),
     }
 

@@ -3,10 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.nn import t5
+from rag_jax.nn import t5, weight_tables
+
+# Copies of the embedding, and a table that the first T5 had and never used.
+_UNUSED = [
+  'encoder.embed_tokens.',
+  'decoder.embed_tokens.',
+  'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.',
+]
+_EMBEDDING, _OUTPUT = 'shared.weight', 'lm_head.weight'
 
 
 def from_state_dict(
@@ -15,79 +22,93 @@ def from_state_dict(
   """Weights of Hugging Face's `T5ForConditionalGeneration`.
 
   Args:
-    state: name -> array on the CPU, what `model.state_dict()` gives.
+    state: name -> array on the CPU, what `weights.read` or
+      `model.state_dict()` gives.
     config: the sizes of that model.
 
   Returns:
     What `init` returns.
 
   Raises:
-    ValueError: if an array is absent or of another shape.
+    ValueError: if arrays are absent, too many or of another shape.
   """
+  unused = [*_UNUSED, _OUTPUT] if config.tied else _UNUSED
+  if config.tied and _OUTPUT in state and _EMBEDDING in state:
+    _check_tied(np.asarray(state[_OUTPUT]), np.asarray(state[_EMBEDDING]))
+  return weight_tables.take(state, _table(config), ignore=unused)
 
-  def take(name, *shape):
-    if name not in state:
-      raise ValueError(
-        f'state must hold {name!r}, got {len(state)} arrays without it. '
-        'Give the state dict of a T5ForConditionalGeneration, and set gated, '
-        'tied and the numbers of layers as in its config.'
-      )
-    array = np.array(state[name], np.float32)  # a copy: theirs may train on
-    if array.shape != shape:
-      raise ValueError(
-        f'{name} must be of shape {shape}, got {array.shape}. Set the sizes '
-        'of T5Config as in the config of the model.'
-      )
-    return array
 
+def to_state_dict(
+  params: dict[str, Any], config: t5.T5Config
+) -> dict[str, np.ndarray]:
+  """Weights under the names of Hugging Face's `T5ForConditionalGeneration`.
+
+  Args:
+    params: what `init` returned.
+    config: the sizes.
+
+  Returns:
+    name -> float32 array, for `weights.write`.
+  """
+  return weight_tables.give(params, _table(config))
+
+
+def _check_tied(output, embedding):
+  """Raises a ValueError if a tied model would lose an output matrix."""
+  if not np.array_equal(output, embedding):
+    raise ValueError(
+      f'{_OUTPUT} must equal {_EMBEDDING} in a tied model, got another. '
+      'Set tied=False, as for version 1.1.'
+    )
+
+
+def _table(config):
+  """Which published arrays make each parameter."""
   width, inner = config.width, config.num_heads * config.head_size
 
-  def matrix(prefix, names, shape):
-    parts = [take(f'{prefix}.{name}.weight', *shape).T for name in names]
-    return jnp.asarray(np.concatenate(parts, axis=1))
+  def rows(name, count, columns=width):
+    return weight_tables.Entry({f'{name}.weight': (count, columns)})
 
-  def vector(name):
-    return jnp.asarray(take(f'{name}.weight', width))
+  def norm(name):
+    return weight_tables.Entry({f'{name}.weight': (width,)})
 
   def block(prefix, crosses):
     own = f'{prefix}.layer.0'
     last = f'{prefix}.layer.{2 if crosses else 1}'
     ups = ('wi_0', 'wi_1') if config.gated else ('wi',)
-    attention, dense = f'{own}.SelfAttention', f'{last}.DenseReluDense'
+    attention, feed = f'{own}.SelfAttention', f'{last}.DenseReluDense'
     part = {
-      'norm': vector(f'{own}.layer_norm'),
-      'qkv': matrix(attention, 'qkv', (inner, width)),
-      'out': matrix(attention, 'o', (width, inner)),
-      'hidden_norm': vector(f'{last}.layer_norm'),
-      'up': matrix(dense, ups, (config.hidden, width)),
-      'down': matrix(dense, ('wo',), (width, config.hidden)),
+      'norm': norm(f'{own}.layer_norm'),
+      'qkv': weight_tables.dense(attention, 'qkv', inner, width),
+      'out': weight_tables.dense(attention, 'o', width, inner),
+      'hidden_norm': norm(f'{last}.layer_norm'),
+      'up': weight_tables.dense(feed, ups, config.hidden, width),
+      'down': weight_tables.dense(feed, ('wo',), width, config.hidden),
     }
     if crosses:
       attention = f'{prefix}.layer.1.EncDecAttention'
       part |= {
-        'cross_norm': vector(f'{prefix}.layer.1.layer_norm'),
-        'cross_query': matrix(attention, 'q', (inner, width)),
-        'cross_key_value': matrix(attention, 'kv', (inner, width)),
-        'cross_out': matrix(attention, 'o', (width, inner)),
+        'cross_norm': norm(f'{prefix}.layer.1.layer_norm'),
+        'cross_query': weight_tables.dense(attention, 'q', inner, width),
+        'cross_key_value': weight_tables.dense(attention, 'kv', inner, width),
+        'cross_out': weight_tables.dense(attention, 'o', width, inner),
       }
     return part
 
   def stack(name, layers, crosses):
     first = f'{name}.block.0.layer.0.SelfAttention.relative_attention_bias'
-    shape = (config.num_buckets, config.num_heads)
     return {
       f'block_{i}': block(f'{name}.block.{i}', crosses) for i in range(layers)
     } | {
-      'bias': jnp.asarray(take(f'{first}.weight', *shape)),
-      'norm': vector(f'{name}.final_layer_norm'),
+      'bias': rows(first, config.num_buckets, config.num_heads),
+      'norm': norm(f'{name}.final_layer_norm'),
     }
 
-  table = (config.vocab_size, width)
-  params = {
-    'embedding': jnp.asarray(take('shared.weight', *table)),
+  table = {
+    'embedding': rows('shared', config.vocab_size),
     'encoder': stack('encoder', config.num_layers, False),
     'decoder': stack('decoder', config.num_decoder_layers, True),
   }
   if not config.tied:
-    params['output'] = jnp.asarray(take('lm_head.weight', *table))
-  return params
+    table['output'] = rows('lm_head', config.vocab_size)
+  return table

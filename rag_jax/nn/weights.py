@@ -1,52 +1,119 @@
-"""Published weights: reading the files, and laying them out as models take.
+"""Published weights: finding, reading, checking and writing them.
 
-A file holds one array a name, in the form of PyTorch: matrices are [outputs,
-inputs], those of queries, keys and values apart. A model here has them
-side by side and the other way round. A table, one `Entry` a parameter, says
-which is which, and serves both ways.
+`resolve` finds a file; `read` and `write` are safetensors as NumPy arrays;
+`bert_config` and `t5_config` are the sizes in a config.json.
 """
 
+import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import safetensors
+from safetensors import numpy as safetensors_numpy
 
-from rag_jax.nn import bert
+from rag_jax.nn import bert, published, t5
 
+Path = str | os.PathLike[str]
 _NAMED = 3  # how many tensors an error names
 
-
-class Entry(NamedTuple):
-  """A parameter: published arrays side by side on its last axis."""
-
-  shapes: Mapping[str, tuple[int, ...]]  # name -> shape as published
-  transposed: bool = False  # whether each is turned over first
+resolve = published.resolve
 
 
-def dense(
-  prefix: str, names: Sequence[str], outputs: int, inputs: int
-) -> Entry:
-  """The entry of a product: `prefix.name.weight` [outputs, inputs] each."""
-  shapes = {f'{prefix}.{name}.weight': (outputs, inputs) for name in names}
-  return Entry(shapes, transposed=True)
-
-
-def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a safetensors file.
+def read(path: Path) -> dict[str, np.ndarray]:
+  """Reads safetensors; half precision becomes float32.
 
   Args:
-    path: the file.
+    path: a .safetensors file, the .index.json of several beside it, or a
+      folder that holds model.safetensors or its index.
 
   Returns:
     name -> array.
+
+  Raises:
+    ValueError: if a file is missing or damaged.
   """
-  with safetensors.safe_open(path, 'np') as file:
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  path = pathlib.Path(path)
+  if path.is_dir():
+    whole = path / 'model.safetensors'
+    path = whole if whole.exists() else path / published.INDEX
+  if path.name.endswith('.index.json'):
+    state: dict[str, np.ndarray] = {}
+    for shard, names in _shards(path).items():
+      part = _read_file(path.parent / shard)
+      if absent := [name for name in names if name not in part]:
+        raise ValueError(
+          f'{shard!r} must hold the {len(names)} tensors that {str(path)!r} '
+          f'says, got it without {len(absent)} ({absent[0]}; ...). Get both '
+          'again.'
+        )
+      state |= part
+    return state
+  return _read_file(path)
+
+
+def _shards(index: pathlib.Path) -> dict[str, list[str]]:
+  """File -> names of its tensors."""
+  try:
+    places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
+  except (OSError, ValueError, KeyError) as error:
+    raise _unreadable(index, error) from error
+  shards: dict[str, list[str]] = {}
+  for name, shard in places.items():
+    shards.setdefault(shard, []).append(name)
+  return shards
+
+
+def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+  half = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+  try:
+    state = safetensors_numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise _unreadable(path, error) from error
+  return {
+    name: array.astype(np.float32) if array.dtype in half else array
+    for name, array in state.items()
+  }
+
+
+def _unreadable(path, error):
+  problem = 'is damaged' if path.is_file() else 'does not exist'
+  return ValueError(
+    f'file {str(path)!r} {problem} ({error}). Get the file again: '
+    'all of it, with its shards if it has them.'
+  )
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a safetensors file, whole or not at all.
+
+  Args:
+    path: the file; there must be none yet.
+    arrays: name -> array, such as `to_state_dict` gives.
+
+  Raises:
+    ValueError: if the file exists.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise ValueError(
+      f'weights file must be a new one, got {str(path)!r}, which exists. '
+      'Give another path, or remove it.'
+    )
+  # The library writes memory as it lies, so rows must lie one after another.
+  plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  partial = path.with_name(path.name + '.partial')
+  try:
+    # Other readers ask for the form of the names: that of PyTorch.
+    safetensors_numpy.save_file(plain, partial, metadata={'format': 'pt'})
+    os.replace(partial, path)
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      partial.unlink()
 
 
 def check(
@@ -61,6 +128,9 @@ def check(
     state: name -> array, the published weights.
     shapes: name -> shape of all that the model takes.
     ignore: what starts with one of these may be there and is not used.
+
+  Example:
+    >>> check({'a': np.ones(2)}, {'a': (2,)})
   """
   missing = [name for name in shapes if name not in state]
   spare = [
@@ -83,70 +153,91 @@ def check(
   if found:
     raise ValueError(
       f'weights must be the {len(shapes)} tensors of the model, got '
-      f'{len(state)}: {", ".join(found)}. Set the sizes as in the config.json '
-      'of these weights, or give the weights of such a model.'
+      f'{", ".join(found)}. Set the sizes as in the config.json of these '
+      'weights, or give the weights of such a model.'
     )
 
 
-def take(
-  state: Mapping[str, Any], table: Any, *, ignore: Sequence[str] = ()
-) -> Any:
-  """Published weights as a model takes them.
-
-  Args:
-    state: name -> array.
-    table: a nested dict of `Entry`.
-    ignore: as in `check`, which is called first.
-
-  Returns:
-    float32 arrays, nested as the table.
-  """
-  entries = jax.tree.leaves(table, is_leaf=_is_entry)
-  shapes = {n: s for entry in entries for n, s in entry.shapes.items()}
-  check(state, shapes, ignore=ignore)
-
-  def one(entry):
-    arrays = [np.asarray(state[name], np.float32) for name in entry.shapes]
-    if entry.transposed:
-      arrays = [array.T for array in arrays]
-    return jnp.asarray(np.concatenate(arrays, axis=-1))  # a copy
-
-  return jax.tree.map(one, table, is_leaf=_is_entry)
-
-
-def give(params: Any, table: Any) -> dict[str, np.ndarray]:
-  """The reverse of `take`: float32 arrays under their published names."""
-  entries = jax.tree.leaves(table, is_leaf=_is_entry)
-  state = {}
-  for entry, array in zip(entries, jax.tree.leaves(params), strict=True):
-    widths = [
-      shape[0 if entry.transposed else -1] for shape in entry.shapes.values()
-    ]
-    parts = np.split(np.asarray(array), np.cumsum(widths)[:-1], axis=-1)
-    for name, part in zip(entry.shapes, parts, strict=True):
-      state[name] = np.ascontiguousarray(part.T if entry.transposed else part)
-  return state
-
-
-def bert_config(folder: str | pathlib.Path) -> bert.BertConfig:
-  """The sizes of a BERT in a folder, from its config.json.
+def bert_config(folder: Path) -> bert.BertConfig:
+  """The sizes of a BERT, from the config.json of its folder.
 
   Raises:
-    ValueError: if the file describes another kind of model.
+    ValueError: if that describes another kind of model.
   """
-  path = pathlib.Path(folder) / 'config.json'
-  sizes = json.loads(path.read_text(encoding='utf-8'))
-  return bert.BertConfig(
-    vocab_size=sizes['vocab_size'],
-    width=sizes['hidden_size'],
-    num_layers=sizes['num_hidden_layers'],
-    num_heads=sizes['num_attention_heads'],
-    hidden=sizes['intermediate_size'],
-    max_positions=sizes['max_position_embeddings'],
-    num_segments=sizes['type_vocab_size'],
-    epsilon=sizes['layer_norm_eps'],
+  names = {
+    'vocab_size': 'vocab_size',
+    'width': 'hidden_size',
+    'num_layers': 'num_hidden_layers',
+    'num_heads': 'num_attention_heads',
+    'hidden': 'intermediate_size',
+    'max_positions': 'max_position_embeddings',
+    'num_segments': 'type_vocab_size',
+    'epsilon': 'layer_norm_eps',
+  }
+  form = {
+    'model_type': ('bert',),
+    'hidden_act': ('gelu',),
+    'position_embedding_type': ('absolute', None),
+  }
+  _, fields = _sizes(folder, names, form)
+  return bert.BertConfig(**fields)
+
+
+def t5_config(folder: Path) -> t5.T5Config:
+  """The sizes of a T5 of any version, from the config.json of its folder.
+
+  Raises:
+    ValueError: if that describes another kind of model.
+  """
+  names = {
+    'vocab_size': 'vocab_size',
+    'width': 'd_model',
+    'num_layers': 'num_layers',
+    'num_heads': 'num_heads',
+    'head_size': 'd_kv',
+    'hidden': 'd_ff',
+    'num_buckets': 'relative_attention_num_buckets',
+    'epsilon': 'layer_norm_epsilon',
+  }
+  form = {
+    'model_type': ('t5', 'mt5'),
+    'feed_forward_proj': ('relu', 'gated-gelu', None),
+  }
+  sizes, fields = _sizes(folder, names, form)
+  # Newer files say of every T5 that it is tied, and name what differs.
+  tied = sizes.get('tie_word_embeddings', True)
+  return t5.T5Config(
+    **fields,
+    num_decoder_layers=sizes.get('num_decoder_layers') or fields['num_layers'],
+    gated=sizes.get('feed_forward_proj') == 'gated-gelu',
+    tied=sizes.get('scale_decoder_outputs', tied),
+    max_distance=sizes.get('relative_attention_max_distance', 128),
   )
 
 
-def _is_entry(node: Any) -> bool:
-  return isinstance(node, Entry)
+def _sizes(folder, names, form):
+  """What config.json says: all of it, and the fields of a config here.
+
+  Args:
+    folder: where it is.
+    names: field here -> name there.
+    form: name there -> values of it that the model here can have; None stands
+      for a file that does not have it.
+  """
+  path = pathlib.Path(folder) / 'config.json'
+  try:
+    sizes = json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise _unreadable(path, error) from error
+  for name, values in form.items():
+    if sizes.get(name) not in values:
+      raise ValueError(
+        f'{name} in {str(path)!r} must be one of {values}, got '
+        f'{sizes.get(name)!r}. Give the folder of such a model.'
+      )
+  if absent := [name for name in names.values() if name not in sizes]:
+    raise ValueError(
+      f'{str(path)!r} must tell all sizes, got it without {absent}. Add them, '
+      'or get the file again.'
+    )
+  return sizes, {field: sizes[name] for field, name in names.items()}
