@@ -1,7 +1,7 @@
 """Published weights: finding, reading, checking and writing them.
 
 `resolve` finds a file; `read` and `write` are safetensors as NumPy arrays;
-`bert_config` and `t5_config` are the sizes in a config.json.
+`bert_config`, `t5_config` and `llama_config` are the sizes in a config.json.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from rag_jax.nn import bert, published, t5
+from rag_jax.nn import bert, llama, published, t5
 
 Path = str | os.PathLike[str]
 _NAMED = 3  # how many tensors an error names
@@ -212,6 +212,42 @@ def t5_config(folder: Path) -> t5.T5Config:
     gated=sizes.get('feed_forward_proj') == 'gated-gelu',
     tied=sizes.get('scale_decoder_outputs', tied),
     max_distance=sizes.get('relative_attention_max_distance', 128),
+  )
+
+
+def llama_config(folder: Path) -> llama.LlamaConfig:
+  """The sizes of a Llama, from the config.json of its folder.
+
+  Raises:
+    ValueError: if that describes another kind of model.
+  """
+  names = {
+    'vocab_size': 'vocab_size',
+    'width': 'hidden_size',
+    'num_layers': 'num_hidden_layers',
+    'num_heads': 'num_attention_heads',
+    'hidden': 'intermediate_size',
+    'epsilon': 'rms_norm_eps',
+  }
+  form = {
+    'model_type': ('llama',),
+    'hidden_act': ('silu',),
+    'rope_scaling': (None,),
+  }
+  sizes, fields = _sizes(folder, names, form)
+  heads = fields['num_heads']
+  rope = sizes.get('rope_parameters') or sizes  # newer files nest it
+  if (kind := rope.get('rope_type', 'default')) != 'default':
+    raise ValueError(
+      f'rope_type in {str(folder)!r} must be default, got {kind!r}. Give the '
+      'folder of such a model.'
+    )
+  return llama.LlamaConfig(
+    **fields,
+    num_key_value_heads=sizes.get('num_key_value_heads') or heads,
+    head_size=sizes.get('head_dim') or fields['width'] // heads,
+    rope_base=rope.get('rope_theta', 1e4),
+    tied=sizes.get('tie_word_embeddings', False),
   )
 
 

@@ -1,0 +1,299 @@
+"""A decoder-only language model as the reader of K passages (RAG).
+
+Every passage makes a prompt of its own, `read` once. From there
+`answer_log_likelihood` gives log P(y_t | q, d_k, y_<t), and the marginals over
+passages, with the ranker's weights, are those of `ops.losses`:
+
+  sequence: log sum_k w_k prod_t P(y_t | q, d_k, y_<t)
+  token:    sum_t log sum_k w_k P(y_t | q, d_k, y_<t)
+
+`write_token` and `write_sequence` answer by either. Closed book is one prompt
+of weight 1 without a passage. All is differentiable in parameters and weights,
+but for the choice of what is written.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax.nn import generate, llama
+from rag_jax.ops import beam, losses
+
+MARGINALS = ('sequence', 'token')
+
+
+class Memory(NamedTuple):
+  """Prompts that have been read; R = B K rows."""
+
+  logits: jax.Array  # float32[B, K, V], of the first token of the answer
+  prompt: dict[str, Any]  # of R rows, as `llama.prefill` returns it
+  cache: dict[str, jax.Array]  # of R rows
+
+
+def read(
+  params: dict[str, Any],
+  config: llama.LlamaConfig,
+  tokens: jax.Array,
+  where: jax.Array,
+  *,
+  max_length: int,
+) -> Memory:
+  """Reads the prompts of all passages.
+
+  Args:
+    params: of `llama`.
+    config: its sizes.
+    tokens: int32[B, K, S], as `prompts.encode` gives them.
+    where: bool[B, K, S], True = real.
+    max_length: tokens that an answer may have, L.
+
+  Returns:
+    What the other functions take.
+  """
+  batch, count, length = tokens.shape
+  logits, prompt, cache = llama.prefill(
+    params,
+    config,
+    tokens.reshape(-1, length),
+    where.reshape(-1, length),
+    max_length,
+  )
+  return Memory(logits.reshape(batch, count, -1), prompt, cache)
+
+
+def select(memory: Memory, count: int) -> Memory:
+  """The first `count` passages of each question, as if only they were read."""
+  batch, total, _ = memory.logits.shape
+
+  def few(x):
+    x = x.reshape(batch, total, *x.shape[1:])[:, :count]
+    return x.reshape(-1, *x.shape[2:])
+
+  prompt, cache = jax.tree.map(few, (memory.prompt, memory.cache))
+  return Memory(memory.logits[:, :count], prompt, cache)
+
+
+def answer_log_likelihood(
+  params: dict[str, Any],
+  config: llama.LlamaConfig,
+  memory: Memory,
+  answers: jax.Array,
+  where: jax.Array,
+) -> jax.Array:
+  """Log-probability of each token of C given answers after each passage.
+
+  Args:
+    params: of `llama`.
+    config: its sizes.
+    memory: from `read`.
+    answers: int32[B, C, A], as `prompts.encode_answers` gives them.
+    where: bool[B, C, A], True = real.
+
+  Returns:
+    float32[B, K, C, A] in nats, 0 on padding.
+  """
+  batch, count, _ = memory.logits.shape
+  rows = jnp.repeat(answers, count, axis=0)  # [R, C, A]
+
+  def gather(logits, tokens):
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+  first = memory.logits.reshape(batch * count, 1, 1, -1)
+  first = jnp.broadcast_to(first, (*rows.shape[:2], 1, first.shape[-1]))
+  rest = llama.follow(params, config, memory.prompt, rows[..., :-1])
+  scores = jnp.concatenate(
+    [gather(first, rows[..., :1]), gather(rest, rows[..., 1:])], axis=-1
+  )
+  scores = scores.reshape(batch, count, *answers.shape[1:])
+  return jnp.where(where[:, None], scores, 0.0)
+
+
+def marginal(
+  weights: jax.Array,
+  log_likelihoods: jax.Array,
+  where: jax.Array,
+  *,
+  kind: str = 'sequence',
+) -> jax.Array:
+  """Log-probability of answers, whichever passage they come from.
+
+  Args:
+    weights: float32[B, K] from the ranker.
+    log_likelihoods: float32[B, K, C, A] from `answer_log_likelihood`.
+    where: bool[B, C, A], True = real.
+    kind: one of `MARGINALS`, see the module's docstring.
+
+  Returns:
+    float32[B, C] in nats; its negative is the loss.
+
+  Raises:
+    ValueError: if there is no such kind.
+
+  Example:
+    >>> scores = jnp.log(jnp.array([[0.8, 0.1], [0.2, 0.9]]))[None, :, None]
+    >>> where, weights = jnp.ones((1, 1, 2), bool), jnp.array([[0.5, 0.5]])
+    >>> for kind in MARGINALS:
+    ...   print(jnp.exp(marginal(weights, scores, where, kind=kind)).round(3))
+    [[0.13]]
+    [[0.25]]
+
+  Reference:
+    Lewis et al., Retrieval-Augmented Generation for Knowledge-Intensive NLP
+    Tasks, 2020.
+  """
+  if kind not in MARGINALS:
+    raise ValueError(
+      f'kind must be one of {", ".join(MARGINALS)}, got {kind!r}. Lewis et al. '
+      'call them RAG-sequence and RAG-token.'
+    )
+  weights = weights[:, None]
+  scores = jnp.swapaxes(log_likelihoods, 1, 2)  # [B, C, K, A]
+  if kind == 'token':
+    return -losses.token_marginal(weights, scores, token_where=where)
+  scores = jnp.where(where[:, :, None], scores, 0.0).sum(-1)
+  weights = jnp.broadcast_to(weights, scores.shape)
+  return -losses.sequence_marginal(weights, scores)
+
+
+def write_token(
+  params: dict[str, Any],
+  config: llama.LlamaConfig,
+  memory: Memory,
+  weights: jax.Array,
+  *,
+  end_token: int,
+  max_length: int,
+  beam_size: int = 1,
+  constraint: generate.Constraint | None = None,
+) -> generate.Written:
+  """Writes answers of which each token may come from another passage.
+
+  The next token has probability sum_k w_k P(y | q, d_k, y_<t).
+
+  Args:
+    params: of `llama`.
+    config: its sizes.
+    memory: from `read`, with room for `max_length`.
+    weights: float32[B, K], summing to 1; a passage of weight 0 is not used.
+    end_token: what ends an answer.
+    max_length: tokens at most.
+    beam_size: answers a question; 1 is greedy.
+    constraint: such as `generate.runs` of the passages; None allows all.
+
+  Returns:
+    Answers with their token marginals in nats.
+  """
+  batch, count, _ = memory.logits.shape
+  bias, support = losses.log_weights(weights)
+
+  def mix(logits):  # [B, K, ..., V] to [B, ..., V]
+    shape = (batch, count) + (1,) * (logits.ndim - 2)
+    log_probs = jax.nn.log_softmax(logits, axis=-1) + bias.reshape(shape)
+    log_probs = jnp.where(support.reshape(shape), log_probs, generate.DEAD)
+    return jax.nn.logsumexp(log_probs, axis=1)
+
+  def split(x):  # [R, n, ...] to [B, n, K, ...]: beams are the second axis
+    return jnp.swapaxes(x.reshape(batch, count, *x.shape[1:]), 1, 2)
+
+  def join(x):
+    return jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1], *x.shape[3:])
+
+  def step_fn(cache, tokens):
+    cache = jax.tree.map(join, cache)
+    rows = jnp.repeat(tokens, count, axis=0)
+    logits, cache = llama.step(params, config, memory.prompt, cache, rows)
+    logits = mix(logits.reshape(batch, count, *logits.shape[1:]))
+    return logits, jax.tree.map(split, cache)
+
+  return _write(
+    step_fn,
+    mix(memory.logits),
+    jax.tree.map(split, memory.cache),
+    beam_size,
+    end_token=end_token,
+    max_length=max_length,
+    constraint=constraint,
+  )
+
+
+def write_sequence(
+  params: dict[str, Any],
+  config: llama.LlamaConfig,
+  memory: Memory,
+  weights: jax.Array,
+  *,
+  end_token: int,
+  max_length: int,
+  beam_size: int = 1,
+  constraint: generate.Constraint | None = None,
+) -> generate.Written:
+  """Writes answers after each passage and ranks them over all passages.
+
+  Args:
+    params: of `llama`.
+    config: its sizes.
+    memory: from `read`, with room for `max_length`.
+    weights: float32[B, K], summing to 1.
+    end_token: what ends an answer.
+    max_length: tokens at most.
+    beam_size: answers a passage, n; 1 is greedy.
+    constraint: of R = B K rows, such as `generate.runs` of each passage alone.
+
+  Returns:
+    K n answers with their sequence marginals in nats, best first; -1e9 for
+    those of a passage without weight.
+  """
+  batch, count, _ = memory.logits.shape
+  step_fn = functools.partial(llama.step, params, config, memory.prompt)
+  found = _write(
+    step_fn,
+    memory.logits.reshape(batch * count, -1),
+    memory.cache,
+    beam_size,
+    end_token=end_token,
+    max_length=max_length,
+    constraint=constraint,
+  )
+  alive = (found.scores > generate.DEAD / 2).reshape(batch, -1)
+  alive &= jnp.repeat(weights > 0, beam_size, axis=1)
+  tokens = found.tokens.reshape(batch, -1, max_length)
+  where = found.where.reshape(batch, -1, max_length)
+  scores = answer_log_likelihood(params, config, memory, tokens, where)
+  totals = jnp.where(alive, marginal(weights, scores, where), generate.DEAD)
+  totals, order = jax.lax.top_k(totals, totals.shape[1])
+  return generate.Written(*beam.reorder((tokens, where), order), totals)
+
+
+def abstain(
+  answer: jax.Array, nothing: jax.Array, *, threshold: float
+) -> jax.Array:
+  """Whether to give no answer: log P(nothing) - log P(answer) > threshold.
+
+  Args:
+    answer: float32[...], log-probability of the best answer, nats.
+    nothing: float32[...], of what speaks against it, nats: of the template's
+      `no_answer` after the same passages; or of the same answer closed book,
+      which is the null passage: one that adds little to it is no evidence.
+    threshold: nats; higher answers more.
+
+  Returns:
+    bool[...].
+
+  Example:
+    >>> abstain(jnp.array([-1.0, -9.0]), jnp.array(-4.0), threshold=0.0)
+    Array([False,  True], dtype=bool)
+
+  Reference:
+    Devlin et al., BERT, 2019, for SQuAD 2.0.
+  """
+  return nothing - answer > threshold
+
+
+def _write(step_fn, logits, cache, beam_size, **options):
+  """Greedily where that is all that is asked."""
+  if beam_size == 1:
+    return generate.greedy(step_fn, logits, cache, **options)
+  return generate.beam(step_fn, logits, cache, beam_size=beam_size, **options)

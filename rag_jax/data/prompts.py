@@ -1,0 +1,234 @@
+"""Questions and passages as prompts of a language model."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers as hf
+
+from rag_jax import types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+  """What a language model is asked, and in what form it answers."""
+
+  text: str  # with {question}; with {passage} and {title} unless closed book
+  answer: str = ' {answer}'  # what then follows
+  end: str = '<|im_end|>'  # token that ends an answer
+  no_answer: str = 'unknown'  # the answer where there is none
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError if a field has no place for what it needs."""
+    if self.text.count('{question}') != 1 or self.text.count('{passage}') > 1:
+      raise ValueError(
+        'PromptTemplate.text must hold {question} once and {passage} at most '
+        f'once, got {self.text!r}. Write them where they are to stand.'
+      )
+    if '{title}' in self.text and not self.has_passage:
+      raise ValueError(
+        'PromptTemplate.text must hold {passage} where it holds {title}, got '
+        f'{self.text!r}. Add one or leave the other out.'
+      )
+    if self.answer.count('{answer}') != 1:
+      raise ValueError(
+        'PromptTemplate.answer must hold {answer} once, got '
+        f"{self.answer!r}. The default is ' {{answer}}'."
+      )
+
+  @property
+  def has_passage(self) -> bool:
+    """Whether it reads a passage."""
+    return '{passage}' in self.text
+
+
+class Prompts(NamedTuple):
+  """Prompts as tokens, K of each question, padded right."""
+
+  tokens: np.ndarray  # int32[B, K, S]
+  where: np.ndarray  # bool[B, K, S], True = real
+  copied: np.ndarray  # bool[B, K, S], True = of the passage
+  truncated: int  # how many passages were cut
+
+
+class Answers(NamedTuple):
+  """Answers as tokens, each with the end token last."""
+
+  tokens: np.ndarray  # int32[B, A]
+  where: np.ndarray  # bool[B, A], True = real
+  truncated: int  # how many were cut, the end token with them
+
+
+def encode(
+  tokenizer: hf.Tokenizer,
+  template: PromptTemplate,
+  questions: Sequence[str],
+  passages: Sequence[Sequence[types.Document]] | None = None,
+  *,
+  max_tokens: int,
+) -> Prompts:
+  """Fills a template and tokenises it.
+
+  Tokens with a meaning of their own, such as the end of a turn, are taken out
+  of questions and passages.
+
+  Args:
+    tokenizer: of the language model.
+    template: the prompt.
+    questions: B questions.
+    passages: K documents a question; None where the template is closed book,
+      and K is 1.
+    max_tokens: S; a passage is cut so that its prompt fits.
+
+  Returns:
+    The prompts.
+
+  Raises:
+    ValueError: if passages are missing or not wanted, or a question alone is
+      too long.
+
+  Example:
+    >>> tokenizer = hf.Tokenizer(hf.models.WordLevel({'where': 0, 'here': 1}))
+    >>> tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    >>> template = PromptTemplate(text='{passage} {question}')
+    >>> page = types.Document(id='a', text='here here here')
+    >>> found = encode(tokenizer, template, ['where'], [[page]], max_tokens=3)
+    >>> found.tokens.tolist(), found.copied.tolist(), found.truncated
+    ([[[1, 1, 0]]], [[[True, True, False]]], 1)
+  """
+  if template.has_passage != (passages is not None):
+    raise ValueError(
+      f'passages must be given where the template has {{passage}}, got '
+      f'{"none" if passages is None else "some"} for {template.text!r}. Take '
+      'another template.'
+    )
+  if passages is None:
+    passages = [[types.Document(id='', text='')]] * len(questions)
+  shape = (len(questions), max(map(len, passages), default=1), max_tokens)
+  found = Prompts(
+    np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, bool), 0
+  )
+  truncated = 0
+  for i, (question, pages) in enumerate(zip(questions, passages, strict=True)):
+    for k, page in enumerate(pages):
+      ids, copied, cut = _fill(tokenizer, template, question, page, max_tokens)
+      found.tokens[i, k, : len(ids)] = ids
+      found.where[i, k, : len(ids)] = True
+      found.copied[i, k, : len(ids)] = copied
+      truncated += cut
+  return found._replace(truncated=truncated)
+
+
+def encode_answers(
+  tokenizer: hf.Tokenizer,
+  template: PromptTemplate,
+  answers: Sequence[str],
+  *,
+  max_tokens: int,
+) -> Answers:
+  """Tokenises answers in the form that the template gives them.
+
+  Args:
+    tokenizer: of the language model.
+    template: the prompt.
+    answers: B answers.
+    max_tokens: A, the end token included.
+
+  Returns:
+    The answers.
+  """
+  tokens = np.zeros((len(answers), max_tokens), np.int32)
+  where = np.zeros(tokens.shape, bool)
+  end, truncated = end_token(tokenizer, template), 0
+  for row, answer in enumerate(answers):
+    text = template.answer.replace('{answer}', _plain(tokenizer, answer))
+    ids = [*tokenizer.encode(text, add_special_tokens=False).ids, end]
+    truncated += len(ids) > max_tokens
+    ids = ids[:max_tokens]
+    tokens[row, : len(ids)], where[row, : len(ids)] = ids, True
+  return Answers(tokens, where, truncated)
+
+
+def decode(
+  tokenizer: hf.Tokenizer,
+  template: PromptTemplate,
+  tokens: Sequence[int] | np.ndarray,
+) -> str:
+  """The answer in what a model wrote: its first line up to the end token."""
+  ids = [int(token) for token in tokens]
+  end = end_token(tokenizer, template)
+  ids = ids[: ids.index(end)] if end in ids else ids
+  lines = tokenizer.decode(ids, skip_special_tokens=True).strip().splitlines()
+  return lines[0].strip() if lines else ''
+
+
+def end_token(tokenizer: hf.Tokenizer, template: PromptTemplate) -> int:
+  """The row of the token that ends an answer.
+
+  Raises:
+    ValueError: if the tokenizer does not have it.
+  """
+  token = tokenizer.token_to_id(template.end)
+  if token is None:
+    raise ValueError(
+      f'PromptTemplate.end must be a token of the model, got '
+      f"{template.end!r}. SmolLM2 has '<|im_end|>'."
+    )
+  return token
+
+
+def _fill(tokenizer, template, question, page, max_tokens):
+  """Tokens of one prompt, which are the passage's, and whether it was cut."""
+  fields = {
+    'question': _plain(tokenizer, question),
+    'title': _plain(tokenizer, page.title),
+  }
+  before, _, after = template.text.partition('{passage}')
+  before, after = before.format(**fields), after.format(**fields)
+  passage = _plain(tokenizer, page.text)
+  cut = False
+  while True:
+    text = before + passage + after
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    first, last = len(before), len(before) + len(passage)
+    copied = [a < last and b > first for a, b in encoding.offsets]
+    spare = len(encoding.ids) - max_tokens
+    if spare <= 0:
+      return encoding.ids, copied, cut
+    own = [
+      a
+      for (a, _), is_own in zip(encoding.offsets, copied, strict=True)
+      if is_own
+    ]
+    if not own:
+      raise ValueError(
+        f'max_tokens must hold a prompt without its passage, got {max_tokens} '
+        f'for {len(encoding.ids)} tokens: {question[:60]!r}. Allow more.'
+      )
+    passage = passage[: max(own[-min(spare, len(own))] - first, 0)]
+    cut = True
+
+
+def _plain(tokenizer, text):
+  """A text without tokens that have a meaning of their own."""
+  added = tokenizer.get_added_tokens_decoder().values()
+  names = [re.escape(token.content) for token in added if token.special]
+  return re.sub('|'.join(names), '', text) if names else text
+
+
+SMOLLM2 = PromptTemplate(
+  text=(
+    '<|im_start|>system\nYou answer questions in a few words.<|im_end|>\n'
+    '<|im_start|>user\n{title}: {passage}\n\n'
+    'Question: {question}?<|im_end|>\n<|im_start|>assistant\nAnswer:'
+  )
+)
+SMOLLM2_CLOSED_BOOK = PromptTemplate(
+  text=(
+    '<|im_start|>system\nYou answer questions in a few words.<|im_end|>\n'
+    '<|im_start|>user\n'
+    'Question: {question}?<|im_end|>\n<|im_start|>assistant\nAnswer:'
+  )
+)

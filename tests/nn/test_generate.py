@@ -1,0 +1,131 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax.nn import generate
+
+END, SIZE, LENGTH = 2, 5, 4
+RUN = {'end_token': END, 'max_length': LENGTH}
+
+
+def markov(seed=0, batch=2):
+  """A model whose next token depends on the last two, and all its texts."""
+  rng = np.random.default_rng(seed)
+  first = rng.normal(size=(batch, SIZE)).astype(np.float32)
+  table = 2 * rng.normal(size=(SIZE + 1, SIZE, SIZE)).astype(np.float32)
+
+  def step_fn(cache, tokens):
+    return jnp.asarray(table)[cache['last'], tokens], {'last': tokens}
+
+  def log_softmax(x):
+    return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
+
+  def texts(row):
+    for length in range(1, LENGTH + 1):
+      for text in itertools.product(range(SIZE), repeat=length):
+        ends = text[-1] == END
+        if END in text[:-1] or (length < LENGTH and not ends):
+          continue
+        before = (SIZE, *text)
+        score = log_softmax(first[row])[text[0]]
+        for i in range(1, length):
+          score += log_softmax(table[before[i - 1], text[i - 1]])[text[i]]
+        yield float(score), text
+
+  cache = {'last': jnp.full((batch, 1), SIZE)}
+  return step_fn, jnp.asarray(first), cache, texts
+
+
+def spell(found, row, place=0):
+  return tuple(found.tokens[row, place][found.where[row, place]].tolist())
+
+
+@pytest.mark.parametrize('penalty', [0.0, 1.0])
+def test_wide_beam_equals_enumeration(penalty):
+  step_fn, logits, cache, texts = markov()
+  width = 4 * SIZE**LENGTH  # penalised texts must not fall off either
+  search = functools.partial(
+    generate.beam, step_fn, beam_size=width, length_penalty=penalty, **RUN
+  )
+  found = jax.jit(search)(logits, cache)
+  for row in range(2):
+    every = [(s / len(t) ** penalty, t) for s, t in texts(row)]
+    every = sorted(every, reverse=True)
+    real = found.where[row].any(-1)
+    assert int(real.sum()) == len(every)
+    np.testing.assert_allclose(
+      found.scores[row, : len(every)], [s for s, _ in every], atol=1e-5
+    )
+    assert spell(found, row) == every[0][1]
+    assert (found.scores[row, len(every) :] == generate.DEAD).all()
+
+
+def test_greedy_takes_the_best_token_each_time():
+  step_fn, logits, cache, texts = markov(seed=3)
+  run = jax.jit(functools.partial(generate.greedy, step_fn, **RUN))
+  found = run(logits, cache)
+  narrow = generate.beam(step_fn, logits, cache, beam_size=1, **RUN)
+  for row in range(2):
+    scores = {text: score for score, text in texts(row)}
+    text = spell(found, row)
+    np.testing.assert_allclose(found.scores[row, 0], scores[text], atol=1e-5)
+    for i in range(len(text)):  # no prefix could have gone on better
+      mass = np.full(SIZE, -np.inf)
+      for other, score in scores.items():
+        if other[:i] == text[:i] and len(other) > i:
+          mass[other[i]] = np.logaddexp(mass[other[i]], score)
+      assert mass.argmax() == text[i]
+    assert narrow.scores[row, 0] >= found.scores[row, 0] - 1e-5
+
+
+def in_passage(text, passages):
+  body = text[:-1] if text[-1] == END else text
+  return len(body) > 0 and any(
+    tuple(p[i : i + len(body)]) == body for p in passages for i in range(len(p))
+  )
+
+
+def test_runs_of_passages_equal_enumeration():
+  step_fn, logits, cache, texts = markov(seed=1)
+  passages = jnp.array([[[3, 4, 3], [1, 1, 0]], [[0, 1, 3], [4, 3, 2]]])
+  where = jnp.array([[[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 0]]], bool)
+  own = generate.runs(passages, where, end_token=END, vocab_size=SIZE)
+  found = generate.beam(
+    step_fn, logits, cache, beam_size=64, constraint=own, **RUN
+  )
+  best = generate.greedy(step_fn, logits, cache, constraint=own, **RUN)
+  for row in range(2):
+    bodies = [
+      p[w].tolist() for p, w in zip(passages[row], where[row], strict=True)
+    ]
+    allowed = [pair for pair in texts(row) if in_passage(pair[1], bodies)]
+    allowed = sorted(allowed, reverse=True)
+    assert int(found.where[row].any(-1).sum()) == len(allowed)
+    np.testing.assert_allclose(
+      found.scores[row, : len(allowed)], [s for s, _ in allowed], atol=1e-5
+    )
+    assert spell(found, row) == allowed[0][1]
+    assert spell(best, row) in [text for _, text in allowed]
+
+
+def test_beams_that_find_nothing_more_stay_dead():
+  step_fn, logits, cache, _ = markov()
+  passages = jnp.array([[[3, 4]], [[1, 0]]])
+  own = generate.runs(passages, passages > 0, end_token=END, vocab_size=SIZE)
+  found = generate.beam(
+    step_fn, logits, cache, beam_size=8, constraint=own, **RUN
+  )
+  assert found.where.any(-1).sum(1).tolist() == [3, 1]  # 3, 4, 3 4; and 1
+  assert (found.scores[0, 3:] == generate.DEAD).all()
+
+
+def test_mistakes_name_the_field_the_value_and_the_remedy():
+  step_fn, logits, cache, _ = markov()
+  with pytest.raises(ValueError, match='max_length must be at least 1, got 0'):
+    generate.greedy(step_fn, logits, cache, end_token=END, max_length=0)
+  with pytest.raises(ValueError, match='beam_size must be at least 1, got 0'):
+    generate.beam(step_fn, logits, cache, beam_size=0, **RUN)
