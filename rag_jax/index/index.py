@@ -19,7 +19,7 @@ import numpy as np
 
 from rag_jax import types
 from rag_jax.index import docids
-from rag_jax.ops import docid_layout, lexical
+from rag_jax.ops import docid_order, lexical
 from rag_jax.ops import trie as tries
 
 
@@ -79,7 +79,7 @@ def from_codes(
   if alive is None:
     alive = np.ones(len(tokens), bool)
   lengths = (np.asarray(tokens) != types.PAD).sum(axis=1)
-  dtype = docid_layout.code_type(int(np.max(codes)) + 1)
+  dtype = docid_order.code_type(int(np.max(codes)) + 1)
   return Index(
     trie=tries.build(codes, where=alive),
     codes=jnp.asarray(np.asarray(codes).astype(dtype)),

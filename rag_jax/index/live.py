@@ -20,8 +20,10 @@ import numpy as np
 from rag_jax import types
 from rag_jax.index import docids, uniqueness
 from rag_jax.index import index as indexes
-from rag_jax.ops import docid_layout
+from rag_jax.ops import docid_layout, docid_order
 from rag_jax.ops import trie as tries
+
+HASH_BITS = 63
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +36,11 @@ class LiveIndex:
   config: docids.DocidConfig
   quantiser: docids.Quantiser
   capacity: docid_layout.Capacity
-  layout: docid_layout.Layout
+  order: docid_order.Order  # of the living docids
+  spans: tuple[np.ndarray, ...]  # places in it below each inner node
   rows: tuple[np.ndarray, ...]  # row of each inner node in the node table
   lengths: np.ndarray  # int64[N], tokens of each document
-  hashes: np.ndarray  # int64[N], of its tokens
+  hashes: docid_order.Order  # of the living documents' tokens
 
   @property
   def count(self) -> int:
@@ -86,26 +89,15 @@ def build(
   codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
   padded = np.zeros((capacity, codes.shape[1]), np.int32)
   padded[:count] = codes
-  alive = np.arange(capacity) < count
-  layout = docid_layout.lay_out(padded, where=alive)
-  room = _room(layout, config, count, capacity)
-  rows = _number(layout, None, (), padded, room)[0]
   everything = np.zeros((capacity, tokens.shape[1]), np.int32)
   everything[:count] = tokens
-  lengths = (everything != types.PAD).sum(axis=1)
-  return LiveIndex(
-    index=_pack(
-      layout, room, rows, padded, alive, jnp.asarray(everything), lengths
-    ),
-    lengths=lengths,
-    hashes=_hash(everything),
-    codes=padded,
-    alive=alive,
-    config=config,
-    quantiser=quantiser,
-    capacity=room,
-    layout=layout,
-    rows=rows,
+  return _start(
+    everything,
+    padded,
+    np.arange(capacity) < count,
+    config,
+    quantiser,
+    _room(docid_layout.lay_out(codes), config, capacity),
   )
 
 
@@ -115,6 +107,7 @@ def add(
   vectors: np.ndarray,
   *,
   titles: Sequence[str] | None = None,
+  donate: bool = False,
 ) -> tuple[LiveIndex, Change]:
   """Adds documents; nothing is trained and nothing compiled again.
 
@@ -123,6 +116,8 @@ def add(
     tokens: int32[M, P].
     vectors: float32[M, D], from the encoder that made those of the others.
     titles: M titles, for the scheme 'title'.
+    donate: whether the memory of the documents' tokens may be written over;
+      `live` is of no use afterwards then, and no time goes into a copy.
 
   Returns:
     The new index, and what `update_table` needs to know.
@@ -142,22 +137,33 @@ def add(
       f'the index has room for {len(free)} more documents, got {count}. '
       'Build it again with a larger capacity.'
     )
-  new_hashes = _hash(tokens)
-  _check_twins(live, tokens, new_hashes)
+  hashes = _hash(tokens)
+  _check_twins(live, tokens, hashes)
   rows = free[:count]
   base = docids.encode(live.quantiser, vectors, live.config, titles=titles)
-  last = uniqueness.next_free(live.codes, base, live.alive)
-  codes, alive = live.codes.copy(), live.alive.copy()
-  codes[rows] = np.concatenate([base, last[:, None]], axis=1)
-  alive[rows] = True
-  lengths, hashes = live.lengths.copy(), live.hashes.copy()
-  lengths[rows] = (tokens != types.PAD).sum(axis=1)
-  hashes[rows] = new_hashes
-  live = dataclasses.replace(live, lengths=lengths, hashes=hashes)
-  stored = _set_rows(
-    live.index.tokens, *_padded((rows, codes.shape[0]), (tokens, 0))
+  docid_layout.check_codes(base, live.capacity)
+  last = uniqueness.next_free_in_order(live.order, base)
+  new = np.concatenate([base, last[:, None]], axis=1)
+  docid_layout.check_codes(new, live.capacity)
+  codes, alive, lengths = (
+    array.copy() for array in (live.codes, live.alive, live.lengths)
   )
-  return _change(live, codes, alive, stored, rows)
+  codes[rows] = new
+  alive[rows] = True
+  lengths[rows] = (tokens != types.PAD).sum(axis=1)
+  everything = live.index.tokens
+  write = _write_rows if donate else _set_rows
+  padded = _padded((rows, len(everything)), (tokens, 0))
+  changed = dataclasses.replace(
+    live,
+    index=dataclasses.replace(live.index, tokens=write(everything, *padded)),
+    codes=codes,
+    alive=alive,
+    order=docid_order.insert(live.order, new, rows),
+    lengths=lengths,
+    hashes=docid_order.insert(live.hashes, hashes, rows),
+  )
+  return _follow(live, changed, rows)
 
 
 def delete(live: LiveIndex, documents: Sequence[int] | np.ndarray) -> LiveIndex:
@@ -174,10 +180,20 @@ def delete(live: LiveIndex, documents: Sequence[int] | np.ndarray) -> LiveIndex:
       f'document {gone[np.argmin(lives)]} is not in the index. '
       'Delete living rows only.'
     )
+  if len(np.unique(gone)) == live.count:
+    raise ValueError(
+      f'an index needs a document, got all {live.count} to delete. '
+      'Keep at least one.'
+    )
   alive = live.alive.copy()
   alive[gone] = False
-  none = np.zeros(0, np.int64)
-  return _change(live, live.codes, alive, live.index.tokens, none)[0]
+  changed = dataclasses.replace(
+    live,
+    alive=alive,
+    order=docid_order.remove(live.order, gone),
+    hashes=docid_order.remove(live.hashes, gone),
+  )
+  return _follow(live, changed, np.zeros(0, np.int64))[0]
 
 
 def update_table(
@@ -256,64 +272,109 @@ def load(
     for name, value in about['capacity'].items()
   }
   room = docid_layout.Capacity(**sizes)
-  codes, alive = arrays['codes'], arrays['alive']
-  layout = docid_layout.lay_out(codes, where=alive)
-  counts = np.cumsum([len(spans) for spans in layout.spans])
-  rows = tuple(np.split(arrays['rows'], counts)[: len(layout.spans)])
-  tokens = jnp.asarray(arrays['tokens'])
-  lengths = (arrays['tokens'] != types.PAD).sum(axis=1)
-  return LiveIndex(
-    index=_pack(layout, room, rows, codes, alive, tokens, lengths),
-    lengths=lengths,
-    hashes=_hash(arrays['tokens']),
-    codes=codes,
-    alive=alive,
-    config=stored,
-    quantiser={
-      name.removeprefix('quantiser/'): array
-      for name, array in arrays.items()
-      if name.startswith('quantiser/')
-    },
-    capacity=room,
-    layout=layout,
-    rows=rows,
+  quantiser = {
+    name.removeprefix('quantiser/'): array
+    for name, array in arrays.items()
+    if name.startswith('quantiser/')
+  }
+  return _start(
+    arrays['tokens'],
+    arrays['codes'],
+    arrays['alive'],
+    stored,
+    quantiser,
+    room,
+    arrays['rows'],
   )
 
 
-def _change(
-  live: LiveIndex,
+def _start(
+  tokens: np.ndarray,
   codes: np.ndarray,
   alive: np.ndarray,
-  tokens: jax.Array,
-  added: np.ndarray,
+  config: docids.DocidConfig,
+  quantiser: docids.Quantiser,
+  room: docid_layout.Capacity,
+  rows: np.ndarray | None = None,
+) -> LiveIndex:
+  """A live index from scratch, or with the rows that its nodes have had."""
+  living = np.flatnonzero(alive)
+  order = docid_order.sort(
+    codes[living], rows=living, bits=docid_order.widths(room.num_values)
+  )
+  layout = _lay_out(order, room)
+  if rows is None:
+    numbers = _number(order, layout.spans, None, room)[0]
+  else:
+    counts = np.cumsum([len(spans) for spans in layout.spans])
+    numbers = tuple(np.split(rows, counts)[: len(counts)])
+  lengths = (tokens != types.PAD).sum(axis=1)
+  return LiveIndex(
+    index=_pack(
+      layout, room, numbers, codes, alive, jnp.asarray(tokens), lengths
+    ),
+    codes=codes,
+    alive=alive,
+    config=config,
+    quantiser=quantiser,
+    capacity=room,
+    order=order,
+    spans=layout.spans,
+    rows=numbers,
+    lengths=lengths,
+    hashes=docid_order.sort(
+      _hash(tokens[living]), rows=living, bits=(HASH_BITS,)
+    ),
+  )
+
+
+def _follow(
+  before: LiveIndex, after: LiveIndex, added: np.ndarray
 ) -> tuple[LiveIndex, Change]:
-  layout = docid_layout.lay_out(codes, where=alive)
-  docid_layout.check_fits(layout, live.capacity)
-  rows, fresh = _number(layout, live, live.rows, codes, live.capacity)
-  new, below = [], []
+  """Makes the rest of an index agree with its new order of documents."""
+  layout = _lay_out(after.order, after.capacity)
+  rows, fresh = _number(after.order, layout.spans, before, after.capacity)
+  new, below = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
   for spans, own, is_new in zip(layout.spans, rows, fresh, strict=True):
     new.append(own[is_new])
-    below += [layout.sorted_rows[a:b] for a, b in spans[is_new]]
+    below += [after.order.rows[a:b] for a, b in spans[is_new]]
   change = Change(
     documents=added.astype(np.int32),
-    nodes=np.concatenate([np.zeros(0, np.int32), *new]),
-    below=np.concatenate([np.zeros(0, np.int64), *below]).astype(np.int32),
+    nodes=np.concatenate(new),
+    below=np.concatenate(below).astype(np.int32),
     owners=np.repeat(
-      np.arange(len(below)), [len(part) for part in below]
+      np.arange(len(below) - 1), [len(part) for part in below[1:]]
     ).astype(np.int32),
   )
-  index = _pack(layout, live.capacity, rows, codes, alive, tokens, live.lengths)
+  index = _pack(
+    layout,
+    after.capacity,
+    rows,
+    after.codes,
+    after.alive,
+    after.index.tokens,
+    after.lengths,
+  )
   changed = dataclasses.replace(
-    live, index=index, codes=codes, alive=alive, layout=layout, rows=rows
+    after, index=index, spans=layout.spans, rows=rows
   )
   return changed, change
 
 
+def _lay_out(
+  order: docid_order.Order, room: docid_layout.Capacity
+) -> docid_layout.Layout:
+  layout = docid_layout.from_order(
+    order, num_values=room.num_values, num_documents=room.documents
+  )
+  docid_layout.check_fits(layout, room)
+  return layout
+
+
 def _number(
-  layout: docid_layout.Layout,
+  order: docid_order.Order,
+  spans: tuple[np.ndarray, ...],
   before: LiveIndex | None,
-  rows: tuple[np.ndarray, ...],
-  codes: np.ndarray,
   room: docid_layout.Capacity,
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
   """Gives inner nodes their rows; those that were there keep theirs.
@@ -322,14 +383,14 @@ def _number(
     A level each: the rows, and which of them are new.
   """
   numbers, fresh = [], []
-  for level, spans in enumerate(layout.spans):
-    own = np.full(len(spans), -1, np.int32)
-    if before is not None and level < len(rows):
-      old = before.layout
-      was = before.codes[old.sorted_rows[old.spans[level][:, 0]], : level + 1]
-      now = codes[layout.sorted_rows[spans[:, 0]], : level + 1]
-      place = _find(was, now)
-      own = np.where(place >= 0, rows[level][place], -1).astype(np.int32)
+  for level, own_spans in enumerate(spans):
+    own = np.full(len(own_spans), -1, np.int32)
+    if before is not None and level < len(before.spans):
+      was = before.order.prefixes(level + 1, before.spans[level][:, 0])
+      now = order.prefixes(level + 1, own_spans[:, 0])
+      place, end = docid_order.find(was, now)
+      known = end > place
+      own[known] = before.rows[level][place[known]]
     numbers.append(own)
     fresh.append(own < 0)
   used = np.zeros(room.num_nodes - room.documents, bool)
@@ -344,17 +405,6 @@ def _number(
   return tuple(numbers), tuple(fresh)
 
 
-def _find(was: np.ndarray, now: np.ndarray) -> np.ndarray:
-  """The place in `was` of each row of `now`, -1 if it is not there."""
-  place = np.full(len(now), -1)
-  if len(was) and len(now):
-    order = docid_layout.sort(np.concatenate([was, now]))
-    twins = np.flatnonzero(order.shared == was.shape[1])
-    pairs = np.stack([order.rows[twins - 1], order.rows[twins]])
-    place[pairs.max(axis=0) - len(was)] = pairs.min(axis=0)
-  return place
-
-
 def _pack(
   layout: docid_layout.Layout,
   room: docid_layout.Capacity,
@@ -366,7 +416,7 @@ def _pack(
 ) -> indexes.Index:
   return indexes.Index(
     trie=tries.pack(layout, capacity=room, rows=rows),
-    codes=jnp.asarray(codes.astype(np.int32)),
+    codes=jnp.asarray(codes),
     tokens=tokens,
     alive=jnp.asarray(alive),
     mean_length=jnp.float32(lengths[alive].mean()),
@@ -376,12 +426,11 @@ def _pack(
 def _room(
   layout: docid_layout.Layout,
   config: docids.DocidConfig,
-  count: int,
   capacity: int,
 ) -> docid_layout.Capacity:
   """Room at every level for as many documents, named as those so far."""
   tight = docid_layout.tight(layout)
-  growth = 1.25 * capacity / count
+  growth = 1.25 * capacity / tight.documents
   length = len(tight.num_values)
   nodes, parents, branching = [], [], []
   most = {'string': 10, 'title': 1 << 16}.get(config.scheme, config.branching)
@@ -407,32 +456,35 @@ def _room(
 
 
 def _hash(tokens: np.ndarray) -> np.ndarray:
-  """A number for each row of tokens, int64[n]."""
+  """A number for each row of tokens, below 2 ** HASH_BITS; int64[n, 1]."""
   rng = np.random.default_rng(0)
-  weights = rng.integers(1, 1 << 62, tokens.shape[1])
-  return (tokens * weights).sum(axis=1)
+  weights = rng.integers(1, 1 << 62, (tokens.shape[1], 1))
+  return (tokens @ weights) & ((1 << HASH_BITS) - 1)
 
 
 def _check_twins(
   live: LiveIndex, tokens: np.ndarray, hashes: np.ndarray
 ) -> None:
   """Raises a ValueError if a document is in the index, or twice among new."""
-  order = np.argsort(hashes, kind='stable')
-  ordered = hashes[order]
+  new = docid_order.sort(hashes, bits=live.hashes.bits)
   pairs = [
-    (order[place + 1], order[place], tokens, 'among the new ones')
-    for place in np.flatnonzero(ordered[1:] == ordered[:-1])
+    (max(pair), min(pair), 'among the new ones')
+    for place in np.flatnonzero(new.shared()[1:-1])
+    for pair in [new.rows[place : place + 2]]
   ]
-  place = np.minimum(np.searchsorted(ordered, live.hashes), len(order) - 1)
-  known = np.flatnonzero((ordered[place] == live.hashes) & live.alive)
-  if len(known):
-    stored = np.asarray(live.index.tokens)
-    pairs += [(order[place[k]], k, stored, 'in the index') for k in known]
-  for own, other, others, where in pairs:
-    if (tokens[own] == others[other]).all():
+  place, end = docid_order.find(live.hashes.words, new.words)
+  known = end > place
+  pairs += [
+    (own, row, 'in the index')
+    for own, row in zip(
+      new.rows[known], live.hashes.rows[place[known]], strict=True
+    )
+  ]
+  for own, row, where in pairs:
+    others = live.index.tokens if where == 'in the index' else tokens
+    if (tokens[own] == np.asarray(others[row])).all():
       raise ValueError(
-        f'document {own} is there already, as row {other} {where}. '
-        'Leave it out.'
+        f'document {own} is there already, as row {row} {where}. Leave it out.'
       )
 
 
@@ -447,8 +499,7 @@ def _padded(*pairs: tuple[np.ndarray, Any]) -> list[jax.Array]:
   return padded
 
 
-@jax.jit
-def _set_rows(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+def _put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
   return x.at[rows].set(values, mode='drop')
 
 
@@ -461,5 +512,7 @@ def _fill(table, documents, vectors, nodes, below, owners):
   return table.at[nodes].set(means, mode='drop')
 
 
+_set_rows = jax.jit(_put)
+_write_rows = jax.jit(_put, donate_argnums=0)
 _update = jax.jit(_fill)
 _update_in_place = jax.jit(_fill, donate_argnums=0)

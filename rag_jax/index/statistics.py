@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax.index import docids
-from rag_jax.ops import beam, docid_layout
+from rag_jax.ops import beam, docid_layout, docid_order
 from rag_jax.ops import trie as tries
 
 MODES = ('absolute', 'log_softmax', 'inner_product')
@@ -58,8 +58,8 @@ def describe(codes: np.ndarray, *, num_values: int | None = None) -> Statistics:
   capacity = docid_layout.tight(layout)
   collisions = 0.0
   if codes.shape[1] > 1:
-    order = docid_layout.sort(codes[:, :-1])
-    same = order.shared[1:-1] == codes.shape[1] - 1
+    order = docid_order.sort(codes[:, :-1])
+    same = order.shared()[1:-1] == codes.shape[1] - 1
     tied = np.zeros(len(codes), bool)
     tied[1:] |= same
     tied[:-1] |= same

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from rag_jax.ops import docid_order
+
 
 def append_uniqueness(codes: np.ndarray) -> np.ndarray:
   """Appends a level that numbers the documents of one docid.
@@ -61,41 +63,49 @@ def next_free(
       f'got {base_codes.shape} and {where.shape}. Encode by the quantiser of '
       'these docids.'
     )
-  if not len(base_codes):
-    return np.zeros(0, np.int32)
-  # Level by level, documents that still share a bucket with a new one.
   rows = np.flatnonzero(where)
-  old = np.zeros(len(rows), np.int64)
-  new = np.zeros(len(base_codes), np.int64)
-  for level in range(length - 1):
-    wide = 1 + max(
-      int(existing_codes[:, level].max(initial=0)),
-      int(base_codes[:, level].max()),
-    )
-    keys = new * wide + base_codes[:, level]
-    buckets, new = np.unique(keys, return_inverse=True)
-    keys = old * wide + existing_codes[rows, level]
-    if buckets[-1] < max(1 << 16, 8 * len(rows)):
-      table = np.full(buckets[-1] + 1, -1)
-      table[buckets] = np.arange(len(buckets))
-      place = np.where(keys < len(table), keys, 0)
-      old = np.where(keys < len(table), table[place], -1)
-    else:
-      old = np.minimum(np.searchsorted(buckets, keys), len(buckets) - 1)
-      old = np.where(buckets[old] == keys, old, -1)
-    rows, old = rows[old >= 0], old[old >= 0]
-  numbers = existing_codes[rows, -1].astype(np.int64)
+  known, last = existing_codes[rows], np.zeros((len(base_codes), 1), int)
+  both = np.concatenate([known, np.concatenate([base_codes, last], axis=1)])
+  bits = docid_order.widths([int(c.max(initial=0)) + 1 for c in both.T])
+  order = docid_order.sort(known, rows=rows, bits=bits)
+  return next_free_in_order(order, base_codes)
+
+
+def next_free_in_order(
+  order: docid_order.Order, base_codes: np.ndarray
+) -> np.ndarray:
+  """`next_free`, among living docids that are sorted already.
+
+  Args:
+    order: the N living docids, of L codes.
+    base_codes: int[M, L - 1]; they must fit the order's bits.
+
+  Returns:
+    int32[M]. Such a number need not fit the order's bits.
+  """
+  count, length = len(base_codes), len(order.bits)
+  ends = np.zeros((count, 1), np.int64)
+  new = docid_order.sort(
+    np.concatenate([base_codes, ends], axis=1), bits=order.bits
+  )
+  opens = new.shared()[:-1] < length  # the first new document of a bucket
+  bucket = np.cumsum(opens) - 1
+  rows = new.rows[np.lexsort((new.rows, bucket))]  # first come, first served
+  turn = np.arange(count) - np.flatnonzero(opens)[bucket]
+  *upper, lowest = (word[opens] for word in new.words)
+  highest = lowest | np.uint64((1 << order.bits[-1]) - 1)
+  low = docid_order.find(order.words, (*upper, lowest))[0]
+  sizes = docid_order.find(order.words, (*upper, highest))[1] - low
+  start = np.cumsum(sizes) - sizes
+  owner = np.repeat(np.arange(len(sizes)), sizes)
+  within = np.arange(len(owner)) - start[owner]
+  used = order.code(length - 1, low[owner] + within).astype(np.int64)
   # u_i - i free numbers lie below the i-th used number u_i of a bucket, so the
   # j-th free number is j plus the count of i with u_i - i <= j.
-  wide = max(int(numbers.max(initial=0)), len(new)) + 2
-  used = np.unique(old * wide + numbers)
-  bucket = used // wide
-  start = np.searchsorted(bucket, np.arange(new.max() + 1))
-  below = used - (np.arange(len(used)) - start[bucket])
-  order = np.argsort(new, kind='stable')
-  ordered = new[order]
-  turn = np.arange(len(new)) - np.searchsorted(ordered, ordered)
-  passed = np.searchsorted(below, ordered * wide + turn, side='right')
-  result = np.empty(len(new), np.int32)
-  result[order] = turn + passed - start[ordered]
+  wide = max(int(used.max(initial=0)), count) + 1
+  passed = np.searchsorted(
+    owner * wide + used - within, bucket * wide + turn, side='right'
+  )
+  result = np.empty(count, np.int32)
+  result[rows] = turn + passed - start[bucket]
   return result

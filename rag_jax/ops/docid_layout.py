@@ -1,8 +1,7 @@
 """What a trie will hold, worked out on the host with NumPy alone.
 
-Codes are packed into words of 64 bits, most significant code first, so that
-sorting docids is sorting numbers. How many codes neighbours share then tells
-every node, without a Python object for any: ten million docids take seconds.
+How many codes neighbours share in sorted order tells every node, without a
+Python object for any: ten million docids take seconds.
 """
 
 import dataclasses
@@ -10,103 +9,7 @@ import math
 
 import numpy as np
 
-_CHUNK = 1 << 16  # rows that are packed at a time, to stay in the cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-  """Docids in sorted order, and how many codes neighbours share."""
-
-  rows: np.ndarray  # int64[N], row of `codes` at each place
-  shared: np.ndarray  # uint8[N + 1], codes shared with the place before
-  words: tuple[np.ndarray, ...]  # uint64[N] each, sorted
-  places: tuple[tuple[int, int], ...]  # L x (word, right shift)
-  bits: tuple[int, ...]  # L, bits of a code
-
-  def code(self, level: int, places: np.ndarray) -> np.ndarray:
-    """The codes of one level at some places, in the smallest unsigned type."""
-    word, shift = self.places[level]
-    mask = np.uint64((1 << self.bits[level]) - 1)
-    values = (self.words[word][places] >> np.uint64(shift)) & mask
-    return values.astype(code_type(1 << self.bits[level]))
-
-  def unique_depth(self) -> np.ndarray:
-    """Codes it takes to tell each docid from the others, uint8[N]."""
-    most = np.maximum(self.shared[:-1], self.shared[1:])
-    return np.minimum(most + 1, len(self.places)).astype(np.uint8)
-
-
-def code_type(num_values: int) -> type:
-  """The smallest type that holds codes below `num_values`."""
-  if num_values <= 1 << 8:
-    return np.uint8
-  return np.uint16 if num_values <= 1 << 16 else np.int32
-
-
-def sort(codes: np.ndarray) -> Order:
-  """Sorts docids.
-
-  Args:
-    codes: int[N, L] with N and L at least 1, none negative.
-
-  Returns:
-    Their `Order`. Equal docids are neighbours that share all L codes.
-
-  Example:
-    >>> order = sort(np.array([[1, 0], [0, 2], [1, 1]]))
-    >>> order.rows.tolist(), order.shared.tolist()
-    ([1, 0, 2], [0, 0, 1, 0])
-  """
-  count, length = codes.shape
-  bits = tuple(max(1, int(n).bit_length()) for n in codes.max(axis=0))
-  ends, sizes, used = [], [0], 0
-  for width in bits:
-    if used + width > 64:
-      sizes.append(0)
-      used = 0
-    used += width
-    sizes[-1] = used
-    ends.append((len(sizes) - 1, used))
-  places = [(word, sizes[word] - end) for word, end in ends]
-  words = [np.empty(count, np.uint64) for _ in sizes]
-  for start in range(0, count, _CHUNK):
-    part = codes[start : start + _CHUNK]
-    for number, packed in enumerate(words):
-      total = np.zeros(len(part), np.uint64)
-      for level, (place, shift) in enumerate(places):
-        if place == number:
-          total |= part[:, level].astype(np.uint64) << np.uint64(shift)
-      packed[start : start + _CHUNK] = total
-  rows = _order(words)
-  words = [word[rows] for word in words]
-  shared = np.zeros(count + 1, np.uint8)
-  for start in range(1, count, _CHUNK):
-    stop = min(start + _CHUNK, count)
-    own = shared[start:stop]
-    same = np.ones(stop - start, bool)
-    for number, word in enumerate(words):
-      differs = word[start:stop] ^ word[start - 1 : stop - 1]
-      for own_word, shift in places:
-        if own_word == number:
-          own += same & ((differs >> np.uint64(shift)) == 0)
-      same &= differs == 0
-  return Order(rows, shared, tuple(words), tuple(places), bits)
-
-
-def _order(words: list[np.ndarray]) -> np.ndarray:
-  """Rows in the order of their words; the first is the most significant."""
-  rows = np.argsort(words[0])
-  if len(words) == 1:
-    return rows
-  first = words[0][rows]
-  same = first[1:] == first[:-1]
-  tied = np.zeros(len(rows), bool)
-  tied[1:] |= same
-  tied[:-1] |= same
-  places = np.flatnonzero(tied)
-  keys = [word[rows[places]] for word in words]
-  rows[places] = rows[places][np.lexsort(keys[::-1])]
-  return rows
+from rag_jax.ops import docid_order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,10 +22,9 @@ class Layout:
   ended: np.ndarray  # int32[D + 1]
   tails: tuple[np.ndarray, ...]  # L x uint[.]
   documents: np.ndarray  # int32[N]
-  sorted_rows: np.ndarray  # int[N], the rows of the trie in order of docid
   spans: tuple[np.ndarray, ...]  # D - 1 x int[m[d + 1], 2], places below each
   num_values: tuple[int, ...]  # L
-  num_documents: int  # rows of `codes`, in the trie or not
+  num_documents: int  # rows there are, in the trie or not
 
   @property
   def branching(self) -> tuple[int, ...]:
@@ -160,35 +62,49 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
       f'a trie needs a document, got none of {len(codes)}. '
       'Keep at least one alive.'
     )
-  order = sort(codes if taken is None else codes[taken])
-  rows = order.rows if taken is None else taken[order.rows]
-  length = codes.shape[1]
-  twins = np.flatnonzero(order.shared == length)
-  if len(twins):
-    pair = rows[twins[0] - 1 : twins[0] + 1]
-    raise ValueError(
-      f'docids must be unique, but documents {min(pair)} and {max(pair)} '
-      f'both have {codes[pair[0]].tolist()}. Use '
-      'docids.append_uniqueness(codes), or trie.group for shared docids.'
-    )
-  depth_of = order.unique_depth()  # of each leaf
-  shared = order.shared[:-1]
+  order = docid_order.sort(codes if taken is None else codes[taken], rows=taken)
+  return from_order(
+    order,
+    num_values=tuple(int(column.max()) + 1 for column in codes.T),
+    num_documents=len(codes),
+  )
+
+
+def from_order(
+  order: docid_order.Order, *, num_values: tuple[int, ...], num_documents: int
+) -> Layout:
+  """Works out the nodes of a trie over docids that are sorted already.
+
+  Args:
+    order: the docids; at least one.
+    num_values: L, what the codes of each level are below.
+    num_documents: rows there are, in the trie or not.
+
+  Raises:
+    ValueError: if two docids are the same.
+  """
+  rows, length = order.rows, len(order.bits)
+  shared = order.shared()
+  _check_unique(order, shared)
+  # Codes it takes to tell each docid from its neighbours.
+  depth_of = np.maximum(shared[:-1], shared[1:]) + np.uint8(1)
+  depth_of = np.minimum(depth_of, np.uint8(length))
+  shared = shared[:-1]
   depth = int(depth_of.max())
   tokens, first, inner, spans, by_depth = [], [], [], [], []
-  nodes = np.arange(0)  # places that open a node of this depth
   for level in range(depth):
     # A place opens a node here if its prefix is new and its parent is inner.
-    children = np.flatnonzero((shared <= level) & (depth_of > level))
+    is_new = shared <= level
+    children = np.flatnonzero(is_new & (depth_of > level))
     parents = np.flatnonzero(shared[children] < level) if level else [0]
     tokens.append(order.code(level, children))
     first.append(np.append(parents, len(children)).astype(np.int32))
-    nodes = children
-    is_inner = depth_of[nodes] > level + 1
-    by_depth.append(nodes[~is_inner])
+    is_inner = depth_of[children] > level + 1
+    by_depth.append(children[~is_inner])
     if level + 1 < depth:
       inner.append(is_inner)
-      opens = np.append(np.flatnonzero(shared <= level), len(rows))
-      begin = nodes[is_inner]
+      opens = np.append(np.flatnonzero(is_new), len(rows))
+      begin = children[is_inner]
       end = opens[np.searchsorted(opens, begin, side='right')]
       spans.append(np.stack([begin, end], axis=1))
   ended = np.cumsum([0, *map(len, by_depth)])
@@ -203,10 +119,23 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
       for level in range(length)
     ),
     documents=rows[leaves].astype(np.int32),
-    sorted_rows=rows,
     spans=tuple(spans),
-    num_values=tuple(int(n) + 1 for n in codes.max(axis=0)),
-    num_documents=len(codes),
+    num_values=num_values,
+    num_documents=num_documents,
+  )
+
+
+def _check_unique(order: docid_order.Order, shared: np.ndarray) -> None:
+  """Raises a ValueError if two rows have the same docid."""
+  length = len(order.bits)
+  twins = np.flatnonzero(shared == length)
+  if not len(twins):
+    return
+  pair = order.rows[twins[0] - 1 : twins[0] + 1]
+  docid = [int(order.code(n, twins[:1])[0]) for n in range(length)]
+  raise ValueError(
+    f'docids must be unique, but documents {min(pair)} and {max(pair)} '
+    f'both have {docid}. Use docids.append_uniqueness(codes).'
   )
 
 
@@ -229,7 +158,9 @@ class Capacity:
   @property
   def memory(self) -> int:
     """Bytes that the arrays of the trie will take."""
-    sizes = [np.dtype(code_type(n)).itemsize for n in self.num_values]
+    sizes = [
+      np.dtype(docid_order.code_type(n)).itemsize for n in self.num_values
+    ]
     depth = len(self.nodes)
     return (
       4 * (self.documents + depth + 1)
@@ -279,3 +210,14 @@ def check_fits(layout: Layout, capacity: Capacity) -> None:
           f'level {level}, got {wanted}. Build the index again with a larger '
           'capacity.'
         )
+
+
+def check_codes(codes: np.ndarray, capacity: Capacity) -> None:
+  """Raises a ValueError that names the first code without room."""
+  for level, column in enumerate(codes.T):
+    most, given = int(column.max(initial=0)), capacity.num_values[level]
+    if most >= given:
+      raise ValueError(
+        f'codes at level {level} must be below {given}, got {most}. '
+        'Build the index again with a larger capacity.'
+      )

@@ -14,13 +14,14 @@ indexed by the number of the leaf.
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import docid_layout
+from rag_jax.ops import docid_layout, docid_order
 
 WORD = 32  # bits of a word
 
@@ -144,7 +145,7 @@ def pack(
   if capacity is None:
     capacity = docid_layout.tight(layout)
   docid_layout.check_fits(layout, capacity)
-  types = [docid_layout.code_type(n) for n in capacity.num_values]
+  types = [docid_order.code_type(n) for n in capacity.num_values]
   depth = len(capacity.nodes)
 
   def padded(parts, sizes, dtypes):
@@ -154,13 +155,13 @@ def pack(
       fill = part[-1] if len(part) else 0
       array = np.full(size, fill, dtypes[level])
       array[: min(len(part), size)] = part[:size]
-      arrays.append(jnp.asarray(array))
+      arrays.append(array)
     return tuple(arrays)
 
-  ended = np.full(depth + 1, layout.ended[-1], np.int32)
+  ended: Any = np.full(depth + 1, layout.ended[-1], np.int32)
   ended[: len(layout.ended)] = layout.ended
   integers = [np.int32] * depth
-  return Trie(
+  trie = Trie(
     tokens=padded(
       layout.tokens,
       [n + c for n, c in zip(capacity.nodes, capacity.branching, strict=True)],
@@ -171,7 +172,7 @@ def pack(
       _pack_bits(layout.inner[level] if level < len(layout.inner) else (), size)
       for level, size in enumerate(capacity.nodes[:-1])
     ),
-    ended=jnp.asarray(ended),
+    ended=ended,
     tails=padded(layout.tails, capacity.tails, types),
     documents=padded([layout.documents], [capacity.documents], integers)[0],
     rows=None if rows is None else padded(rows, capacity.parents[1:], integers),
@@ -179,6 +180,7 @@ def pack(
     num_values=capacity.num_values,
     num_documents=capacity.documents,
   )
+  return jax.device_put(trie)  # all at once: each by itself takes long
 
 
 def memory(trie: Trie) -> int:
@@ -469,9 +471,6 @@ def _pack_bits(flags, size: int) -> Bits:
   """Packs booleans, padded with False."""
   padded = np.zeros(math.ceil(size / WORD) * WORD, bool)
   padded[: len(flags)] = flags
-  words = np.packbits(padded, bitorder='little').view('<u4')
-  counts = padded.reshape(-1, WORD).sum(axis=1, dtype=np.int32)
-  return Bits(
-    words=jnp.asarray(words),
-    before=jnp.asarray(np.cumsum(counts, dtype=np.int32) - counts),
-  )
+  words: Any = np.packbits(padded, bitorder='little').view('<u4')
+  counts: Any = padded.reshape(-1, WORD).sum(axis=1, dtype=np.int32)
+  return Bits(words=words, before=np.cumsum(counts, dtype=np.int32) - counts)

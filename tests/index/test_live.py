@@ -119,6 +119,56 @@ def test_rows_of_others_stay_and_new_nodes_get_the_mean_below(search):
   np.testing.assert_allclose(after[change.nodes], whole[change.nodes], atol=0.2)
 
 
+def nodes_of(index):
+  """Row of each inner node by its codes, from the packed arrays."""
+  found = {}
+  for level, spans in enumerate(index.spans):
+    firsts = index.codes[index.order.rows[spans[:, 0]], : level + 1]
+    for prefix, row in zip(firsts.tolist(), index.rows[level], strict=True):
+      found[tuple(prefix)] = int(row)
+  return found
+
+
+# Codes of one, of two and of three words.
+@pytest.mark.parametrize('branching, levels', [(4, 3), (250, 10), (3000, 14)])
+def test_many_changes_are_a_fresh_build_of_what_survives(branching, levels):
+  rng = np.random.default_rng(levels)
+  config = docids.DocidConfig(
+    scheme='random', branching=branching, num_levels=levels
+  )
+  tokens, vectors = corpus(400)
+  vectors = vectors[rng.integers(0, 300, 400)]  # some share all codes but one
+  index = live.build(tokens[:120], vectors[:120], config, capacity=200)
+  start = 120
+  for turn in range(12):
+    before = nodes_of(index)
+    if turn % 2:
+      living = np.flatnonzero(index.alive)
+      index = live.delete(index, rng.permutation(living)[:30])
+    else:
+      count = min(int(rng.integers(1, 60)), 200 - index.count)
+      new = slice(start, start + count)
+      start += count
+      index, change = live.add(index, tokens[new], vectors[new])
+      fresh = set(nodes_of(index).values()) - set(before.values())
+      assert fresh == set(change.nodes.tolist())
+    after = nodes_of(index)
+    assert len(set(after.values())) == len(after)
+    assert all(after[k] == before[k] for k in after.keys() & before.keys())
+  wanted = tries.build(index.codes, where=index.alive, capacity=index.capacity)
+  trie = dataclasses.replace(index.index.trie, rows=None)
+  for ours, theirs in zip(
+    jax.tree.leaves(trie), jax.tree.leaves(wanted), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  living = np.flatnonzero(index.alive)
+  np.testing.assert_array_equal(np.sort(index.order.rows), living)
+  np.testing.assert_array_equal(np.sort(index.hashes.rows), living)
+  for row in living:  # each is known again, and so are its tokens
+    with pytest.raises(ValueError, match=f'as row {row} in the index'):
+      live.add(index, np.asarray(index.index.tokens)[[row]], vectors[:1])
+
+
 def test_save_and_load_go_on_as_if_nothing_had_happened(tmp_path):
   index, *_ = make()
   tokens, new = corpus(6, seed=3)
@@ -152,6 +202,8 @@ def test_bad_input(tmp_path):
     live.add(index, tokens[:1, :5], vectors[:1])
   with pytest.raises(ValueError, match='document 61 is not in the index'):
     live.delete(index, [3, 61])
+  with pytest.raises(ValueError, match='needs a document, got all 60'):
+    live.delete(index, np.arange(60))
   live.save(index, tmp_path / 'live.npz')
   other = dataclasses.replace(index.config, branching=5)
   with pytest.raises(ValueError, match='docid.branching=4, got 5'):

@@ -343,25 +343,6 @@ def test_room_and_dead_documents_leave_the_maxima_alone():
   assert np.isneginf(table[[5, 6, 8, 9]]).all()
 
 
-@pytest.mark.parametrize('count', [1, 300, 5000])
-@pytest.mark.parametrize('width, length', [(3, 9), (300, 4), (5000, 8)])
-def test_docids_of_any_width_are_sorted_and_compared(count, width, length):
-  rng = np.random.default_rng(count + width)
-  skewed = (width * rng.random((count, length)) ** 4).astype(int)
-  codes = np.unique(skewed, axis=0)
-  rng.shuffle(codes)
-  order = docid_layout.sort(codes)
-  np.testing.assert_array_equal(codes[order.rows], np.unique(codes, axis=0))
-  ordered = codes[order.rows]
-  for place in range(1, len(codes)):
-    same = ordered[place] == ordered[place - 1]
-    assert order.shared[place] == np.argmin(same)
-  for level in range(length):
-    np.testing.assert_array_equal(
-      order.code(level, np.arange(len(codes))), ordered[:, level]
-    )
-
-
 def test_predicted_memory_is_the_memory():
   codes = np.unique(np.random.default_rng(0).integers(0, 40, (900, 5)), axis=0)
   capacity = docid_layout.tight(docid_layout.lay_out(codes))

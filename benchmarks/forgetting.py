@@ -1,0 +1,163 @@
+r"""What an index forgets when it learns new documents, with and without replay.
+
+python benchmarks/forgetting.py [--documents=4000 --width=64]
+python benchmarks/forgetting.py --data=FOLDER --split=dev \\
+  --documents=documents.npy --questions=questions.npy \\
+  --train_split=train --train_questions=train_questions.npy
+
+The second takes a set that rag_jax reads, and float32 vectors of unit length:
+a row a document in the order of the corpus, and a row a question of a split.
+Without --data, documents and questions are drawn: a document is a topic plus
+what it says plus noise, a question is what its document says, seen through a
+map that all questions share, plus noise; so there is something to learn for all
+(the map) and for each (what is asked of it).
+
+80% of the documents are indexed and trained on; the others are added live.
+Pseudo-queries, documents' own vectors with noise, make two fifths of what is
+trained on, and are all that old documents are replayed by. Printed: Hits@k on
+questions of old and of new documents and the three numbers of DSI++.
+"""
+
+import argparse
+import dataclasses
+import time
+
+import numpy as np
+
+from rag_jax.data import formats
+from rag_jax.index import docids, forgetting
+
+
+def unit(x):
+  x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+  return x.astype(np.float32)
+
+
+def noisy(rng, vectors, size):
+  """Vectors with noise of this length, if they have length 1."""
+  noise = rng.normal(size=vectors.shape) / np.sqrt(vectors.shape[1])
+  return unit(vectors + size * noise)
+
+
+def draw(count, width, noise):
+  """Documents, and training and test questions that are about them."""
+  rng = np.random.default_rng(0)
+  topics = unit(rng.normal(size=(max(count // 20, 1), width)))
+  says = unit(
+    topics[rng.integers(len(topics), size=count)] * 0.8
+    + unit(rng.normal(size=(count, width)))
+  )
+  documents = noisy(rng, says, noise)
+  shared = np.eye(width) + 0.5 * rng.normal(size=(width,) * 2) / np.sqrt(width)
+
+  def ask(rows):
+    return forgetting.Questions(
+      vectors=noisy(rng, unit(says[rows] @ shared), noise), documents=rows
+    )
+
+  train = ask(np.repeat(np.arange(count), 3))
+  return documents, train, ask(rng.integers(count, size=2000))
+
+
+def read(flags):
+  """The same, from files; questions without a document are left out."""
+  dataset = formats.load(flags.data)
+  documents = np.load(flags.documents)
+  rows = {document.id: i for i, document in enumerate(dataset.documents)}
+  sets = []
+  for split, path in (
+    (flags.train_split, flags.train_questions),
+    (flags.split, flags.questions),
+  ):
+    asked, vectors = dataset.splits[split], np.load(path)
+    if (len(asked), len(documents)) != (len(vectors), len(rows)):
+      raise SystemExit(
+        f'error: split {split!r} has {len(asked)} questions about {len(rows)} '
+        f'documents, got {len(vectors)} and {len(documents)} vectors.'
+      )
+    known = [i for i, question in enumerate(asked) if question.document_ids]
+    gold = [rows[asked[i].document_ids[0]] for i in known]
+    sets.append(
+      forgetting.Questions(vectors=vectors[known], documents=np.array(gold))
+    )
+  return documents, *sets
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  for name in ('data', 'questions', 'train_questions'):
+    parser.add_argument(f'--{name}')
+  parser.add_argument('--documents', default='4000', help='number, or .npy')
+  parser.add_argument('--split', default='dev')
+  parser.add_argument('--train_split', default='train')
+  parser.add_argument('--width', type=int, default=64)
+  parser.add_argument('--noise', type=float, default=1.0)
+  parser.add_argument('--replay', type=float, default=0.5)
+  parser.add_argument('--steps', type=int, default=600)
+  parser.add_argument('--later_steps', type=int, default=600)
+  flags = parser.parse_args()
+  begin = time.perf_counter()
+  if flags.data:
+    vectors, train, test = read(flags)
+  else:
+    vectors, train, test = draw(int(flags.documents), flags.width, flags.noise)
+  rng = np.random.default_rng(1)
+  everyone = np.tile(np.arange(len(vectors)), 2)
+  memory = forgetting.Questions(
+    vectors=noisy(rng, vectors[everyone], flags.noise), documents=everyone
+  )
+  train = forgetting.Questions(
+    vectors=np.concatenate([train.vectors, memory.vectors]),
+    documents=np.concatenate([train.documents, memory.documents]),
+  )
+  sessions = (rng.random(len(vectors)) < 0.2).astype(int)
+  config = docids.DocidConfig(branching=24, leaf_size=24)
+  training = forgetting.TrainConfig(
+    steps=flags.steps, later_steps=flags.later_steps
+  )
+  untrained = dataclasses.replace(training, steps=0)
+  rows = {}
+  for names, replays, trains in (
+    (('never trained',), (None,), untrained),
+    (
+      ('added, not trained', 'new only', f'replay {flags.replay}'),
+      (None, 0.0, flags.replay),
+      training,
+    ),
+  ):
+    runs = forgetting.continual(
+      vectors,
+      sessions,
+      train,
+      test,
+      config,
+      replays=replays,
+      memory=memory,
+      training=trains,
+    )
+    rows |= dict(zip(names, runs, strict=True))
+  new = int(sessions.sum())
+  print(
+    f'{len(sessions) - new:,} old documents, {new:,} new; questions: '
+    f'{len(train.vectors):,} to train on, {len(test.vectors):,} to test'
+  )
+  heads = ('old before', 'old after', 'new', 'average', 'forgotten', 'learned')
+  print(f'{"":<20}{"":>8}' + ''.join(f'{head:>12}' for head in heads))
+  for name, run in rows.items():
+    for k, hits in run.items():
+      found = forgetting.summarise(hits)
+      values = (
+        hits[0, 0],
+        hits[1, 0],
+        hits[1, 1],
+        found.average,
+        found.forgetting,
+        found.learning,
+      )
+      cells = ''.join(f'{value:>12.3f}' for value in values)
+      print(f'{name:<20}{f"Hits@{k}":>8}' + cells)
+  print(f'{time.perf_counter() - begin:.0f} s')
+
+
+if __name__ == '__main__':
+  main()
