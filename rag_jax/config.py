@@ -42,6 +42,7 @@ class TrainConfig:
   search_steps: int = 0  # of `steps`, the first, that train without the reader
   search_batch_size: int = 64  # questions a step in these
   search_learning_rate: float = 1e-3  # peak in these
+  freeze_search: bool = False  # after these; True = the reader trains alone
   query_encoder_rate: float = 1.0  # factors on the learning rate, a component
   id_decoder_rate: float = 1.0  # each; 0 freezes it
   ranker_rate: float = 1.0
@@ -124,10 +125,13 @@ def stages(config: Config) -> list[Config]:
     [30, 70]
   """
   train = config.train
+  frozen: dict[str, Any] = {}
+  if train.freeze_search:
+    frozen = {f'{name}_rate': 0.0 for name in GROUPS if name != 'reader'}
   rest = dataclasses.replace(
     config,
     train=dataclasses.replace(
-      train, steps=train.steps - train.search_steps, search_steps=0
+      train, steps=train.steps - train.search_steps, search_steps=0, **frozen
     ),
   )
   if not train.search_steps:
