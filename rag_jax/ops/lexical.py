@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 # Postings are read in windows of neighbours, so many at a time. Of 32 to 512
-# and 16 to 256, these took least time on a CPU; see benchmarks/lexical.py.
+# and 16 to 256, these were among the fastest on a CPU.
 WINDOW = 128
-WINDOWS = 64
+WINDOWS = 128
 
 
 class Counts(NamedTuple):
@@ -130,9 +130,10 @@ def score_all(
 ) -> jax.Array:
   """BM25 of every document: the sum of impacts over the words of a query.
 
-  Takes time by the postings of the queries' words, not by the corpus. The
-  loop runs as long as these queries need, so reverse-mode gradients with
-  respect to `word_weights` or impacts go through `score` only.
+  Takes time by the postings of the queries' words, not by the corpus, and so
+  less than `score` of a hundred documents. The loop runs as long as these
+  queries need: reverse-mode gradients with respect to `word_weights` or
+  impacts go through `score` only.
 
   Args:
     lexicon: from `build`.
