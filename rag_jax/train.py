@@ -16,6 +16,7 @@ from rag_jax import (
   checkpoint,
   evaluate,
   objective,
+  optimizer,
   parallel,
   rag,
   report,
@@ -91,21 +92,13 @@ def fit(
     first = evaluate.measure_search(state.params, config, prepared)
     report.save_results(workdir / UNTRAINED, first)
   recent: list[Any] = []
-  batch_size = config.train.batch_size
   with report.Progress(steps, start) as progress:
     for step, stage, place in plan(config, start):
       if place == 0 or step == start:
-        batch_size = stage.train.batch_size
-        batches = pipeline.train_batches(
-          questions, batch_size=batch_size, seed=config.seed
-        )
-        step_fn = parallel.compile_step(
-          functools.partial(train_step, config=stage),
-          mode=config.train.parallel,
-        )
+        batches, step_fn = _set_up(stage, questions)
       if place == 0 and step:
         state = dataclasses.replace(
-          state, optimizer=new_optimizer(stage, state.params)
+          state, optimizer=optimizer.make(stage).init(state.params)
         )
       state, sums = step_fn(state, batches[place], prepared.index)
       recent.append(sums)
@@ -117,7 +110,7 @@ def fit(
         progress.update(
           step + 1,
           loss=values['loss'],
-          examples=len(recent) * batch_size,
+          examples=len(recent) * stage.train.batch_size,
         )
         recent = []
       every = config.train.evaluate_every
@@ -128,6 +121,17 @@ def fit(
   writer.close()
   checkpoint.close(checkpointer)
   return state
+
+
+def _set_up(
+  stage: configs.Config, questions: pipeline.Questions
+) -> tuple[Any, Callable[..., Any]]:
+  """The batches of a stage and its compiled step."""
+  batches = pipeline.train_batches(
+    questions, batch_size=stage.train.batch_size, seed=stage.seed
+  )
+  step = functools.partial(train_step, config=stage)
+  return batches, parallel.compile_step(step, mode=stage.train.parallel)
 
 
 def plan(
@@ -159,66 +163,8 @@ def init_state(
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    optimizer=new_optimizer(configs.stages(config)[0], params),
+    optimizer=optimizer.make(configs.stages(config)[0]).init(params),
   )
-
-
-def new_optimizer(config: configs.Config, params: rag.Params) -> optax.OptState:
-  """The state of the optimiser at the start of a stage."""
-  return optimizer(config).init(params)
-
-
-def optimizer(config: configs.Config) -> optax.GradientTransformation:
-  """Adam with clipping, linear warm-up and cosine decay, a rate a component.
-
-  Layers that are frozen have no state and do not decay.
-  """
-  train = config.train
-  rates = {name: getattr(train, f'{name}_rate') for name in configs.GROUPS}
-
-  def scale(updates, params=None):
-    del params
-    return {
-      name: jax.tree.map(lambda x, rate=rates[name]: rate * x, part)
-      for name, part in updates.items()
-    }
-
-  moves = optax.chain(
-    optax.clip_by_global_norm(train.clip_norm),
-    _adam(train),
-    optax.stateless(scale),
-  )
-  return optax.partition(
-    {True: moves, False: optax.set_to_zero()},
-    functools.partial(_trainable, config),
-  )
-
-
-def _trainable(config: configs.Config, params: rag.Params) -> rag.Params:
-  """Which leaves training moves: all but the frozen layers of a BERT."""
-  mask = jax.tree.map(lambda _: True, params)
-  for part in ('query_encoder', 'reader'):
-    frozen = getattr(config, part).frozen_layers
-    if 'bert' not in params[part] or not frozen:
-      continue
-    kept = {
-      f'block_{i}' for i in range(frozen, getattr(config, part).num_layers)
-    }
-    mask[part]['bert'] = {
-      name: jax.tree.map(lambda _, own=name in kept: own, leaf)
-      for name, leaf in params[part]['bert'].items()
-    }
-  return mask
-
-
-def _adam(config: configs.TrainConfig) -> optax.GradientTransformation:
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=config.learning_rate,
-    warmup_steps=min(config.warmup_steps, max(config.steps - 1, 1)),
-    decay_steps=max(config.steps, 2),
-  )
-  return optax.adamw(schedule, weight_decay=config.weight_decay)
 
 
 def train_step(
@@ -271,7 +217,7 @@ def train_step(
   loss, measured, gradients = parallel.sum_over(
     (loss, measured, gradients), axis_name
   )
-  updates, optimizer_state = optimizer(config).update(
+  updates, optimizer_state = optimizer.make(config).update(
     gradients, state.optimizer, state.params
   )
   one = jnp.ones(())

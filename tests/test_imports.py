@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From top to bottom; a module may import from its own row or one below.
 ROOMS = (
   ('train', 'evaluate', 'ask', 'survey'),
-  ('workdir', 'report', 'config'),
+  ('optimizer', 'workdir', 'report'),
+  ('config',),
   ('rag', 'objective', 'parallel', 'checkpoint', 'baselines'),
   ('components', 'index'),
   ('data',),

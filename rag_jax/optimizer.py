@@ -1,0 +1,62 @@
+"""The optimiser: Adam, with a learning rate a component and frozen layers."""
+
+import functools
+
+import jax
+import optax
+
+from rag_jax import config as configs
+from rag_jax import rag
+
+
+def make(config: configs.Config) -> optax.GradientTransformation:
+  """Adam with clipping, linear warm-up and cosine decay, a rate a component.
+
+  Layers that are frozen have no state and do not decay.
+  """
+  train = config.train
+  rates = {name: getattr(train, f'{name}_rate') for name in configs.GROUPS}
+
+  def scale(updates, params=None):
+    del params
+    return {
+      name: jax.tree.map(lambda x, rate=rates[name]: rate * x, part)
+      for name, part in updates.items()
+    }
+
+  moves = optax.chain(
+    optax.clip_by_global_norm(train.clip_norm),
+    _adam(train),
+    optax.stateless(scale),
+  )
+  return optax.partition(
+    {True: moves, False: optax.set_to_zero()},
+    functools.partial(_trainable, config),
+  )
+
+
+def _trainable(config: configs.Config, params: rag.Params) -> rag.Params:
+  """Which leaves training moves: all but the frozen layers of a BERT."""
+  mask = jax.tree.map(lambda _: True, params)
+  for part in ('query_encoder', 'reader'):
+    frozen = getattr(config, part).frozen_layers
+    if 'bert' not in params[part] or not frozen:
+      continue
+    kept = {
+      f'block_{i}' for i in range(frozen, getattr(config, part).num_layers)
+    }
+    mask[part]['bert'] = {
+      name: jax.tree.map(lambda _, own=name in kept: own, leaf)
+      for name, leaf in params[part]['bert'].items()
+    }
+  return mask
+
+
+def _adam(config: configs.TrainConfig) -> optax.GradientTransformation:
+  schedule = optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=config.learning_rate,
+    warmup_steps=min(config.warmup_steps, max(config.steps - 1, 1)),
+    decay_steps=max(config.steps, 2),
+  )
+  return optax.adamw(schedule, weight_decay=config.weight_decay)
