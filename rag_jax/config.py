@@ -195,6 +195,11 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     values = values.to_dict()
   config = _fill(Config, values, prefix='')
   _ = config.model  # checks values that must go together
+  if config.search.lexical_weight and not config.data.max_query_words:
+    raise ValueError(
+      'search.lexical_weight needs whole words, got data.max_query_words=0. '
+      'Set --config.data.max_query_words=16.'
+    )
   if config.data.max_answer_tokens > config.reader.max_answer_tokens:
     raise ValueError(
       f'data.max_answer_tokens must be at most reader.max_answer_tokens '

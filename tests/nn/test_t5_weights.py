@@ -119,7 +119,9 @@ def test_against_transformers(tmp_path, version):
   read = np.zeros_like(read)  # as long as before, so that it is compiled
   read[:, 1 : LENGTH + 1] = written
   logits = decode(params, config, memory, where, jnp.asarray(read))
-  assert written.shape == (2, LENGTH) and len(np.unique(written)) > 1
+  assert written.shape == (2, LENGTH)
+  # A tied model this small may repeat the token whose row it has just read.
+  assert config.tied or len(np.unique(written)) > 1
   np.testing.assert_array_equal(logits[:, :LENGTH].argmax(-1), written)
 
   (tmp_path / 'model.safetensors').unlink()

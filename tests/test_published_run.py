@@ -1,0 +1,206 @@
+"""A whole run on published weights, with a tiny BERT in their form."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tokenizers as hf
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+from rag_jax import ask, evaluate, train
+from rag_jax import config as configs
+from rag_jax import workdir as workdirs
+from rag_jax.data import formats, pipeline
+from rag_jax.nn import bert, bert_weights, weights
+from rag_jax.ops import lexical
+
+SIZES = bert.BertConfig(
+  vocab_size=200,
+  width=16,
+  num_layers=2,
+  num_heads=2,
+  hidden=16,
+  max_positions=64,
+)
+FRAME = ['[CLS]', '[SEP]']
+
+
+def write_tokenizer(path, texts):
+  tokenizer = hf.Tokenizer(models.WordPiece(unk_token='[UNK]'))
+  tokenizer.normalizer = normalizers.BertNormalizer()
+  tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  special = ['[PAD]', '[UNK]', *FRAME]
+  trainer = trainers.WordPieceTrainer(
+    vocab_size=SIZES.vocab_size, special_tokens=special, show_progress=False
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single='[CLS] $A [SEP]',
+    special_tokens=[(t, tokenizer.token_to_id(t)) for t in FRAME],
+  )
+  tokenizer.save(str(path))
+
+
+@pytest.fixture(scope='module')
+def folder(tiny_folder, tmp_path_factory):
+  """A folder as models are published in."""
+  folder = tmp_path_factory.mktemp('published')
+  params = bert.init(jax.random.key(0), SIZES)
+  state = bert_weights.to_state_dict(params, SIZES)
+  weights.write(folder / 'model.safetensors', state)
+  sizes = {
+    'model_type': 'bert',
+    'hidden_act': 'gelu',
+    'vocab_size': SIZES.vocab_size,
+    'hidden_size': SIZES.width,
+    'num_hidden_layers': SIZES.num_layers,
+    'num_attention_heads': SIZES.num_heads,
+    'intermediate_size': SIZES.hidden,
+    'max_position_embeddings': SIZES.max_positions,
+    'type_vocab_size': SIZES.num_segments,
+    'layer_norm_eps': SIZES.epsilon,
+  }
+  (folder / 'config.json').write_text(json.dumps(sizes))
+  dataset = formats.load(str(tiny_folder))
+  texts = [pipeline.document_text(d) for d in dataset.documents]
+  write_tokenizer(folder / 'tokenizer.json', texts)
+  return str(folder)
+
+
+@pytest.fixture(scope='module')
+def values(tiny_values, folder):
+  bert_sizes = {
+    'width': 16,
+    'num_layers': 2,
+    'num_heads': 2,
+    'hidden': 16,
+    'weights': folder,
+    'frozen_layers': 1,
+  }
+  return tiny_values | {
+    'data': tiny_values['data']
+    | {'tokenizer': folder, 'max_vector_tokens': 24, 'max_query_words': 6},
+    'query_encoder': bert_sizes,
+    'id_decoder': {'num_layers': 0},
+    'search': {
+      'beam_size': 12,
+      'read_size': 3,
+      'train_read_size': 2,
+      'scoring': 'absolute',
+      'lexical_weight': 0.3,
+    },
+    'ranker': {'docid_weight': 0.0, 'vector_weight': 10.0, 'reads': True},
+    'reader': bert_sizes | {'max_answer_tokens': 4},
+    'loss': {'self_index': 0.0},
+    'train': tiny_values['train'] | {'steps': 4, 'search_steps': 2},
+  }
+
+
+@pytest.fixture(scope='module')
+def run(values, tmp_path_factory):
+  """What a run leaves, and its workdir."""
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
+  config = configs.build(values)
+  return config, workdir, train.run(config, workdir)
+
+
+def test_every_system_is_in_the_table(run):
+  _, workdir, results = run
+  assert {result.system for result in results} == {
+    'BM25',
+    'dense, exact',
+    'dense + BM25, exact',
+    'generative index, untrained',
+    'generative index',
+    'after ranker',
+    'answers',
+    'answers from the gold document',
+  }
+  values = {(r.system, r.metric): r.value for r in results}
+  assert values['generative index', 'real documents'] == 1.0
+  assert list((workdir.parent / 'vectors').glob('*.npy'))
+
+
+def test_step_0_finds_what_the_exact_hybrid_finds(run):
+  config, workdir, _ = run
+  prepared = workdirs.open(config, workdir)
+  init = jax.jit(train.init_state, static_argnums=0)
+  state = init(
+    config,
+    prepared.index,
+    prepared.pretrained,
+    vocab=np.zeros(prepared.vocab_size, np.float32),
+  )
+  questions = prepared.dataset.splits['dev']
+  found = evaluate.answer_all(
+    state.params,
+    config,
+    prepared,
+    questions,
+    function=evaluate.search_function,
+  )
+  encoded = pipeline.encode_questions(
+    prepared.tokenizer,
+    questions,
+    prepared.rows,
+    config.data,
+    prepared.vocabulary,
+  )
+  sizes = bert.BertConfig(
+    width=16, num_layers=2, num_heads=2, hidden=16, vocab_size=200
+  )
+  states = bert.apply(prepared.pretrained.query_encoder, sizes, encoded.query)
+  query = bert.mean_pool(states, encoded.query != 0)
+
+  scores = config.id_decoder.scale * query @ prepared.pretrained.vectors.T
+  scores += 0.3 * lexical.score_all(prepared.index.lexicon, encoded.words)
+  best = -np.sort(-np.asarray(scores), axis=1)[:, :3]
+  np.testing.assert_allclose(found.scores[:, :3], best, atol=1e-3)
+
+
+def test_frozen_layers_stay_as_published_and_others_move(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  before = {
+    'query_encoder': prepared.pretrained.query_encoder,
+    'reader': prepared.pretrained.reader,
+  }
+  for name, published in before.items():
+    trained = params[name]['bert']
+    np.testing.assert_array_equal(trained['embedding'], published['embedding'])
+    np.testing.assert_array_equal(
+      trained['block_0']['qkv'], published['block_0']['qkv']
+    )
+    moved = trained['block_1']['qkv'] != published['block_1']['qkv']
+    assert bool(np.asarray(moved).any()), name
+
+
+def test_it_answers_and_ranks_what_it_read_first(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  found = evaluate.answer_all(
+    params, config, prepared, prepared.dataset.splits['dev']
+  )
+  weights_of = np.asarray(found.weights)
+  np.testing.assert_allclose(weights_of.sum(1), 1, atol=1e-5)
+  assert (weights_of[:, 3:] == 0).all()  # three were read
+  assert (np.diff(weights_of, axis=1) <= 1e-6).all()
+  rows = [set(row.tolist()) for row in np.asarray(found.documents)]
+  assert all(len(row) == 12 for row in rows)
+  text = next(
+    ask.answers(config, prepared, params, ['How much does the red cat weigh?'])
+  )
+  assert text.startswith('question  How much')
+
+
+def test_sizes_that_are_not_those_of_the_weights_are_named(values, tmp_path):
+  other = values | {'reader': values['reader'] | {'num_layers': 3}}
+  with pytest.raises(ValueError, match='reader.num_layers must be 2 as in'):
+    workdirs.open(configs.build(other), tmp_path / 'run')
+
+
+def test_a_plan_needs_words(values, tmp_path):
+  other = values | {'data': values['data'] | {'max_query_words': 0}}
+  with pytest.raises(ValueError, match='data.max_query_words'):
+    configs.build(other)
