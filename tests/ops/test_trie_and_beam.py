@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rag_jax.ops import beam, docid_layout, trie
 
 SETTINGS = settings(max_examples=6, deadline=None, derandomize=True)
+FEW = settings(SETTINGS, max_examples=3)  # each example compiles several parts
 
 
 @st.composite
@@ -283,7 +284,7 @@ def test_the_trie_has_no_node_below_a_prefix_of_one_docid(data):
   )
 
 
-@SETTINGS
+@FEW
 @given(data=docid_sets(), dead=st.booleans())
 def test_walks_end_at_their_leaves_and_depths_are_those_of_prefixes(data, dead):
   codes, _ = data
@@ -307,7 +308,7 @@ def test_walks_end_at_their_leaves_and_depths_are_those_of_prefixes(data, dead):
     assert (depths[below] == depth).all()
 
 
-@SETTINGS
+@FEW
 @given(data=docid_sets())
 def test_absolute_scores_need_only_the_way_down(data):
   codes, seed = data
