@@ -65,6 +65,12 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     titles=[document.title for document in dataset.documents],
     seed=config.seed,
   )
+  found += statistics.ngrams(
+    np.asarray(encoded.tokens),
+    np.asarray(vectors),
+    np.asarray(queries),
+    np.asarray(tokens.gold),
+  )
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / 'docids.json'
   partial = path.with_suffix('.partial')

@@ -14,7 +14,7 @@ def test_every_scheme_is_measured_and_drawn(tiny_values, tmp_path, monkeypatch):
   values = tiny_values | {'docid': {'branching': 8, 'leaf_size': 8, 'steps': 2}}
   text = survey.run(configs.build(values), tmp_path / 'out')
   rows = json.loads((tmp_path / 'out' / 'docids.json').read_text())
-  assert {row['scheme'] for row in rows} == set(SCHEMES)
+  assert {row['scheme'] for row in rows} == {*SCHEMES, 'ngram_keys'}
   for row in rows:
     assert row['scheme'] in text
     assert row['statistics']['documents'] == 48

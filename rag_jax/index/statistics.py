@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.index import docids
+from rag_jax.index import docids, text_keys
 from rag_jax.ops import beam, docid_layout, docid_order
 from rag_jax.ops import trie as tries
 
@@ -96,6 +96,7 @@ def zero_shot(
   *,
   mode: str = 'absolute',
   centres: np.ndarray | None = None,
+  owners: np.ndarray | None = None,
   beam_size: int = 50,
   batch_size: int = 32,
   scale: float = 20.0,
@@ -110,7 +111,8 @@ def zero_shot(
       a document by itself; 'log_softmax' normalises these at every node;
       'inner_product' adds up the products with `centres`.
     centres: float32[L - 1, V, D], of residual k-means, for 'inner_product'.
-    beam_size: documents to find.
+    owners: int[N], where docids are keys, the document that each belongs to.
+    beam_size: documents (or keys) to find.
     batch_size: queries at a time.
     scale: factor on inner products for 'log_softmax', nats.
 
@@ -152,6 +154,8 @@ def zero_shot(
     padded = np.zeros((batch_size, queries.shape[1]), np.float32)
     padded[: len(part)] = part
     result = search(table, trie, jnp.asarray(padded))
+    if owners is not None:
+      result = text_keys.by_document(result, jnp.asarray(owners))
     rows = jnp.where(result.where, result.documents, -1)
     found.append(np.asarray(rows)[: len(part)])
   return np.concatenate(found)
@@ -217,18 +221,81 @@ def compare(
         centres=quantiser.get('centres'),
         beam_size=beam_size,
       )
-      same = (documents[:, :, None] == gold[:, None]) & (gold >= 0)[:, None]
-      hit = same.any(-1)
       rows.append(
         Row(
           scheme=config.scheme,
           mode=mode,
           seconds=seconds,
           statistics=found,
-          hits={k: float(hit[:, :k].any(1).mean()) for k in depths},
+          hits=_hits(documents, gold, depths),
         )
       )
   return rows
+
+
+def ngrams(
+  tokens: np.ndarray,
+  vectors: np.ndarray,
+  queries: np.ndarray,
+  gold: np.ndarray,
+  *,
+  length: int = 3,
+  num_keys: int = 8,
+  beam_size: int = 50,
+  depths: tuple[int, ...] = (1, 10, 50),
+) -> list[Row]:
+  """The same for n-gram keys, of which a document has several.
+
+  Args:
+    tokens: int32[N, P], the documents.
+    vectors: float32[N, D], unit length.
+    queries: float32[Q, D], unit length.
+    gold: int[Q, G], rows of relevant documents, -1 = none.
+    length: tokens of a key, at most P.
+    num_keys: keys a document, about, at even distances.
+    beam_size: documents to find; a beam holds twice as many keys.
+    depths: k of Hits@k.
+
+  Returns:
+    A row a mode; collisions are among keys, memory is a document's.
+  """
+  begin = time.perf_counter()
+  keys, owners = text_keys.ngram_keys(
+    tokens,
+    length=min(length, tokens.shape[1]),
+    stride=max(1, tokens.shape[1] // num_keys),
+  )
+  codes = docids.append_uniqueness(keys)
+  seconds = time.perf_counter() - begin
+  found = dataclasses.replace(describe(codes), documents=len(tokens))
+  rows = []
+  for mode in MODES[:2]:
+    documents = zero_shot(
+      codes,
+      vectors[owners],
+      queries,
+      mode=mode,
+      owners=owners,
+      beam_size=2 * beam_size,
+    )
+    rows.append(
+      Row(
+        scheme='ngram_keys',
+        mode=mode,
+        seconds=seconds,
+        statistics=found,
+        hits=_hits(documents, gold, depths),
+      )
+    )
+  return rows
+
+
+def _hits(
+  documents: np.ndarray, gold: np.ndarray, depths: tuple[int, ...]
+) -> dict[int, float]:
+  same = (documents[:, :, None] == gold[:, None]) & (gold >= 0)[:, None]
+  hit = same.any(-1)
+  return {k: float(hit[:, :k].any(1).mean()) for k in depths}
 
 
 def table(rows: list[Row]) -> str:

@@ -1,11 +1,19 @@
-"""Docids that are read from text: digits, title words, n-grams."""
+"""Docids that are read from text: digits, title words, n-grams.
+
+N-grams are several keys a document, each with a row of its own in the trie:
+`ngram_keys` makes them, `uniqueness.append_uniqueness` tells those apart that
+documents share, a search finds keys, and `by_document` whose they are.
+"""
 
 import collections
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
+from rag_jax.ops import beam
 
 
 def digits(numbers: np.ndarray, length: int) -> np.ndarray:
@@ -119,3 +127,51 @@ def ngram_keys(
   new[1:] |= owners[order[1:]] != owners[order[:-1]]
   kept = np.sort(order[new])
   return keys[kept].astype(np.int32), owners[kept].astype(np.int32)
+
+
+def by_document(
+  candidates: types.Candidates, owners: jax.Array
+) -> types.Candidates:
+  """Documents by the keys that were found: each once, by its best key.
+
+  Args:
+    candidates: keys, best first; rows of `owners` for documents.
+    owners: int[M], the document that each key belongs to.
+
+  Returns:
+    As many slots, documents first: those that their second key and later ones
+    would fill are not real. So search for more keys than documents.
+
+  Example:
+    >>> from rag_jax.index import uniqueness
+    >>> from rag_jax.ops import trie as tries
+    >>> tokens = np.array([[5, 6, 7], [5, 6, 8]])
+    >>> keys, owners = ngram_keys(tokens, length=2)
+    >>> trie = tries.build(uniqueness.append_uniqueness(keys))
+    >>> def step_fn(query, cache, frontier):  # likes tokens of the query
+    ...   liked = frontier.tokens[..., None] == query[:, None, None]
+    ...   return liked.any(-1) * 1.0, cache
+    >>> found = beam.search(jnp.array([[6, 8]]), (), trie, step_fn=step_fn,
+    ...                     batch_size=1, beam_size=4, scoring='log_softmax')
+    >>> found = by_document(found, owners)
+    >>> found.documents.tolist(), found.where.tolist()
+    ([[1, 0, 0, 0]], [[True, True, False, False]])
+    >>> found.codes[0, 0].tolist()  # the key, and the number for uniqueness
+    [6, 8, 0]
+
+  Reference:
+    Bevilacqua et al., Autoregressive Search Engines (SEAL), 2022; Li et al.,
+    Multiview Identifiers Enhanced Generative Retrieval (MINDER), 2023. Both
+    add up the scores of a document's keys, this takes the best.
+  """
+  documents = jnp.asarray(owners)[candidates.documents]
+  same = documents[:, :, None] == documents[:, None]  # [B, K, K]
+  before = jnp.tril(same & candidates.where[:, None], -1).any(-1)
+  where = candidates.where & ~before
+  found = types.Candidates(
+    documents=jnp.where(where, documents, 0),
+    codes=jnp.where(where[..., None], candidates.codes, 0),
+    scores=jnp.where(where, candidates.scores, beam.DEAD),
+    where=where,
+  )
+  return beam.reorder(found, jnp.argsort(~where, axis=1, stable=True))

@@ -72,6 +72,18 @@ def test_every_scheme_is_compared_and_exact_ones_find_all():
   assert len(text.splitlines()) == 1 + len(rows)
 
 
+def test_a_wide_beam_over_keys_finds_what_the_exact_inner_product_finds():
+  vectors, rng = unit(30), np.random.default_rng(3)
+  tokens = rng.integers(1, 9, (30, 8))
+  gold = np.argsort(-unit(9, seed=4) @ vectors.T, axis=1)[:, :1]
+  rows = statistics.ngrams(
+    tokens, vectors, unit(9, seed=4), gold, num_keys=3, beam_size=60
+  )
+  assert [row.mode for row in rows] == ['absolute', 'log_softmax']
+  assert rows[0].hits[1] == 1.0
+  assert rows[0].statistics.documents == 30
+
+
 def test_summed_codebooks_need_centres():
   with pytest.raises(ValueError, match='needs centres, got None'):
     statistics.zero_shot(

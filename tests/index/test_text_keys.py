@@ -1,7 +1,10 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.index import text_keys
+from rag_jax.index import text_keys, uniqueness
+from rag_jax.ops import beam
+from rag_jax.ops import trie as tries
 
 
 @pytest.mark.parametrize('stride', [1, 2])
@@ -36,3 +39,38 @@ def test_frequent_words_have_small_codes_and_new_words_none():
   assert table['words'].tolist() == ['b', 'a', 'c']
   codes = text_keys.title_codes(table, ['c B x a', ''], 3)
   assert codes.tolist() == [[3, 1, 0], [0, 0, 0]]
+
+
+def test_a_search_by_keys_returns_each_document_once_by_its_best_key():
+  rng = np.random.default_rng(1)
+  tokens = rng.integers(1, 7, (12, 6))
+  keys, owners = text_keys.ngram_keys(tokens, length=3)
+  codes = uniqueness.append_uniqueness(keys)
+  trie = tries.build(codes)
+  queries = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
+
+  def step_fn(query, cache, frontier):  # a query likes some tokens
+    rows = jnp.arange(5)[:, None, None]
+    likes = query[rows, jnp.minimum(frontier.tokens, 6)]
+    return jnp.where(frontier.level < 3, likes, 0.0), cache
+
+  options = {'step_fn': step_fn, 'scoring': 'log_softmax'}
+  found = beam.search(
+    queries, (), trie, batch_size=5, beam_size=len(keys), **options
+  )
+  scores = np.array(
+    beam.score(
+      queries, (), trie, jnp.asarray(np.tile(codes, (5, 1, 1))), **options
+    )
+  )
+  best = np.array([scores[:, owners == n].max(1) for n in range(12)]).T
+  once = text_keys.by_document(found, owners)
+  assert (np.asarray(once.where).sum(1) == 12).all()
+  for row in range(5):
+    documents = np.asarray(once.documents)[row, :12]
+    assert sorted(documents.tolist()) == list(range(12))
+    np.testing.assert_allclose(once.scores[row, :12], best[row, documents])
+    assert (np.diff(once.scores[row, :12]) <= 0).all()
+    for document, code in zip(documents, once.codes[row], strict=False):
+      place = np.flatnonzero((codes == np.asarray(code)).all(1))
+      assert owners[place].tolist() == [document]
