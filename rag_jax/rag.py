@@ -219,14 +219,19 @@ def embed(
   query: jax.Array,
   *,
   vocab_size: int,
+  pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Vectors float32[B, D] of queries, by the encoder `init` will start from."""
-  encoder = _untrained_encoder(rng, config, tokens, vocab_size)
+  encoder = _untrained_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.apply(encoder, config.query_encoder, query).vector
 
 
 def _untrained_encoder(
-  rng: jax.Array, config: RagConfig, tokens: jax.Array, vocab_size: int
+  rng: jax.Array,
+  config: RagConfig,
+  tokens: jax.Array,
+  vocab_size: int,
+  pretrained: Pretrained | None = None,
 ) -> Params:
   frequency = query_encoder.inverse_document_frequency(
     tokens, vocab_size=vocab_size
@@ -236,6 +241,7 @@ def _untrained_encoder(
     config.query_encoder,
     vocab_size=vocab_size,
     token_weights=frequency,
+    pretrained=pretrained.query_encoder if pretrained else None,
   )
 
 

@@ -33,7 +33,8 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     config.data.path, format=config.data.format, on_empty=config.data.on_empty
   )
   split = pipeline.check_splits(dataset, config.data)[0]
-  tokenizer = pipeline.train_tokenizer(dataset, config.data)
+  tokenizer = workdir.make_tokenizer(config, dataset)
+  pretrained = workdir.load_pretrained(config)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
   questions = [q for q in dataset.splits[split] if q.document_ids][:SAMPLE]
@@ -43,22 +44,19 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
       '--config.data.eval_splits to one that has.'
     )
   tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
-  vocab_size = tokenizer.get_vocab_size()
-  vectors = rag.document_vectors(
-    workdir.init_key(config),
-    config.model,
-    jnp.asarray(encoded.tokens),
-    vocab_size=vocab_size,
+  vectors = workdir.document_vectors(
+    config, dataset, tokenizer, pretrained, folder.parent
   )
   queries = rag.embed(
     workdir.init_key(config),
     config.model,
     jnp.asarray(encoded.tokens),
     jnp.asarray(tokens.query),
-    vocab_size=vocab_size,
+    vocab_size=tokenizer.get_vocab_size(),
+    pretrained=pretrained,
   )
   found = statistics.compare(
-    np.asarray(vectors),
+    vectors,
     np.asarray(queries),
     np.asarray(tokens.gold),
     [dataclasses.replace(config.docid, scheme=name) for name in docids.SCHEMES],
@@ -67,7 +65,7 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   )
   found += statistics.ngrams(
     np.asarray(encoded.tokens),
-    np.asarray(vectors),
+    vectors,
     np.asarray(queries),
     np.asarray(tokens.gold),
   )

@@ -1,6 +1,7 @@
 """What a workdir holds: whose it is, the tokenizer and the index."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -80,25 +81,17 @@ def prepare(
   for note in (*dataset.notes, *_notes(config, len(encoded.tokens), encoded)):
     print(f'note: {note}', file=sys.stderr)
   index_path = workdir / 'index.npz'
-  vectors = None
+  make_vectors = functools.partial(
+    document_vectors, config, dataset, tokenizer, pretrained, workdir.parent
+  )
   if pretrained.query_encoder is not None:
-    vectors = _published_vectors(
-      config, dataset, tokenizer, pretrained, workdir
+    pretrained = dataclasses.replace(
+      pretrained, vectors=jnp.asarray(make_vectors())
     )
-    pretrained = dataclasses.replace(pretrained, vectors=jnp.asarray(vectors))
   if not index_path.exists():
-    if vectors is None:
-      vectors = np.asarray(
-        rag.document_vectors(
-          init_key(config),
-          config.model,
-          jnp.asarray(encoded.tokens),
-          vocab_size=tokenizer.get_vocab_size(),
-        )
-      )
     index = indexes.build(
       encoded.tokens,
-      vectors,
+      make_vectors(),
       config.docid,
       seed=config.seed,
       titles=[document.title for document in dataset.documents],
@@ -156,31 +149,51 @@ def _tokenizer(
   path = workdir / 'tokenizer.json'
   if path.exists():
     return tokenizers.load(path)
-  if config.data.tokenizer:
-    source = published.resolve(config.data.tokenizer, 'tokenizer.json')
-    tokenizer = tokenizers.load_published(source)
-  else:
-    tokenizer = pipeline.train_tokenizer(dataset, config.data)
+  tokenizer = make_tokenizer(config, dataset)
   tokenizers.save(tokenizer, path)
   return tokenizer
 
 
-def _published_vectors(
+def make_tokenizer(
+  config: configs.Config, dataset: types.Dataset
+) -> hf_tokenizers.Tokenizer:
+  """The published tokenizer that `data.tokenizer` names, or one learned."""
+  if not config.data.tokenizer:
+    return pipeline.train_tokenizer(dataset, config.data)
+  path = published.resolve(config.data.tokenizer, 'tokenizer.json')
+  return tokenizers.load_published(path)
+
+
+def document_vectors(
   config: configs.Config,
   dataset: types.Dataset,
   tokenizer: hf_tokenizers.Tokenizer,
   pretrained: rag.Pretrained,
-  workdir: pathlib.Path,
+  folder: pathlib.Path,
 ) -> np.ndarray:
-  """Vectors of the documents by the published encoder, float32[N, D]."""
+  """What documents are named by, and tables start from, float32[N, D].
+
+  Those of a published encoder are kept in `folder`/vectors.
+  """
+  if pretrained.query_encoder is None:
+    encoded = pipeline.encode_documents(
+      tokenizer, dataset.documents, config.data
+    )
+    vectors = rag.document_vectors(
+      init_key(config),
+      config.model,
+      jnp.asarray(encoded.tokens),
+      vocab_size=tokenizer.get_vocab_size(),
+    )
+    return np.asarray(vectors)
   texts = [pipeline.document_text(d) for d in dataset.documents]
   size = config.data.max_vector_tokens
   tokens = tokenizers.encode(tokenizer, texts, max_tokens=size, framed=True)
   return encoding.encode(
-    pretrained.query_encoder or {},
+    pretrained.query_encoder,
     query_encoder.bert_config(config.query_encoder),
     tokens.tokens,
-    folder=workdir.parent / 'vectors',
+    folder=folder / 'vectors',
   )
 
 

@@ -8,10 +8,11 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from rag_jax import ask, evaluate, train
+from rag_jax import ask, evaluate, survey, train
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.data import formats, pipeline
+from rag_jax.index import docids
 from rag_jax.nn import bert, bert_weights, weights
 from rag_jax.ops import lexical
 
@@ -192,6 +193,17 @@ def test_it_answers_and_ranks_what_it_read_first(run):
     ask.answers(config, prepared, params, ['How much does the red cat weigh?'])
   )
   assert text.startswith('question  How much')
+
+
+def test_schemes_are_compared_by_published_vectors(
+  values, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(docids, 'SCHEMES', ('residual_kmeans',))
+  config = configs.build(values | {'docid': {'branching': 4}})
+  text = survey.run(config, tmp_path / 'docids')
+  assert 'residual_kmeans' in text
+  vectors = np.load(next((tmp_path / 'vectors').glob('*.npy')))
+  assert vectors.shape == (48, 16)
 
 
 def test_sizes_that_are_not_those_of_the_weights_are_named(values, tmp_path):
