@@ -136,9 +136,10 @@ def marginal(
     >>> scores = jnp.log(jnp.array([[0.8, 0.1], [0.2, 0.9]]))[None, :, None]
     >>> where, weights = jnp.ones((1, 1, 2), bool), jnp.array([[0.5, 0.5]])
     >>> for kind in MARGINALS:
-    ...   print(jnp.exp(marginal(weights, scores, where, kind=kind)).round(3))
-    [[0.13]]
-    [[0.25]]
+    ...   total = marginal(weights, scores, where, kind=kind)
+    ...   print(round(float(jnp.exp(total[0, 0])), 3))
+    0.13
+    0.25
 
   Reference:
     Lewis et al., Retrieval-Augmented Generation for Knowledge-Intensive NLP

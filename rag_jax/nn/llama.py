@@ -156,7 +156,7 @@ def prefill(
 
   Returns:
     logits: float32[B, V] after the last real token.
-    prompt: what all beams share: keys and values float32[B, N, S, D] of each
+    prompt: what all beams share: keys and values float32[B, 2, N, S, D] of each
       block, `where`, and the length int32[B]. It has no axis of beams and
       stays out of what a search reorders.
     cache: room for L steps, float32[B, 1, 2, N, L, D] a block, and how many
@@ -173,7 +173,7 @@ def prefill(
   x, kept = _read(params, config, tokens, where)
   last = tokens.shape[1] - 1 - jnp.argmax(where[:, ::-1], axis=1)
   x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-  prompt = {name: jnp.moveaxis(both[:, 0], 1, 0) for name, both in kept.items()}
+  prompt = {name: both[:, 0] for name, both in kept.items()}
   prompt |= {'where': where, 'length': where.sum(1)}
   batch, count, size = len(tokens), config.num_key_value_heads, config.head_size
   room = jnp.zeros((batch, 1, 2, count, max_length, size), x.dtype)

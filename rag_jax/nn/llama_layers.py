@@ -32,7 +32,7 @@ def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
       place = cache['taken'][0, 0]
       both = jax.lax.dynamic_update_slice_in_dim(cache[name], both, place, 4)
     kept[name] = both
-    shared = None if prompt is None else (*prompt[name], prompt['where'])
+    shared = None if prompt is None else (prompt[name], prompt['where'])
     x = x + _attend(query, both, mask, shared) @ block['out']
     x = x + _feed_forward(block, config, x)
   return norm(x, params['norm'], config), kept
@@ -108,7 +108,8 @@ def _attend(query, both, mask, shared):
   if shared is None:
     out = jax.nn.softmax(scores, axis=-1) @ value
   else:
-    key, prompt_value, where = shared
+    prompt, where = shared
+    key, prompt_value = prompt[:, 0], prompt[:, 1]
     before = unfold(fold(rows) @ jnp.swapaxes(key, -1, -2))
     before = masked(before, where[:, None, None, None, None])
     weights = jax.nn.softmax(jnp.concatenate([before, scores], -1), axis=-1)
