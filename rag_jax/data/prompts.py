@@ -218,10 +218,13 @@ def _plain(tokenizer, text):
   return re.sub('|'.join(names), '', text) if names else text
 
 
+# The better ones of five and of two on 24 training questions of Natural
+# Questions with their gold passages.
 SMOLLM2 = PromptTemplate(
   text=(
-    '<|im_start|>system\nYou answer questions in a few words.<|im_end|>\n'
-    '<|im_start|>user\n{title}: {passage}\n\n'
+    '<|im_start|>system\nYou answer with the shortest possible phrase copied '
+    'from the passage.<|im_end|>\n'
+    '<|im_start|>user\nPassage: {title}: {passage}\n\n'
     'Question: {question}?<|im_end|>\n<|im_start|>assistant\nAnswer:'
   )
 )

@@ -53,7 +53,7 @@ def test_passages_are_cut_so_that_prompts_fit():
   text = text_of(tokenizer, found.tokens[0, 0], found.where[0, 0])
   assert found.truncated == 1 and len(text) == 50
   assert text.startswith('T: word word') and text.endswith('who?\nAnswer:')
-  with pytest.raises(ValueError, match='without its passage, got 20 for 27'):
+  with pytest.raises(ValueError, match='without its passage, got 20 for 26'):
     prompts.encode(tokenizer, TEMPLATE, ['who'], [[page('x')]], max_tokens=20)
 
 
