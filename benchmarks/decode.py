@@ -1,6 +1,7 @@
 """A constrained decoding step beside those of others, in one run.
 
-python benchmarks/decode.py [--quick] [--static=CHECKOUT] [--full]
+python benchmarks/decode.py [--quick] [--static=CHECKOUT]
+python benchmarks/decode.py --full [--only='V=256 L=4 uniform'] [--seconds=2]
 
 All decode the same docids with the same tiny model (an embedding of 32, one
 matrix), normalised over the vocabulary, by exact beam search:
@@ -9,13 +10,15 @@ matrix), normalised over the vocabulary, by exact beam search:
   STATIC    github.com/youtube/static-constraint-decoding, if --static names a
             checkout of it
   binary    two binary searches a code in the sorted docids
-  callback  a Python dictionary trie, by jax.pure_callback
+  callback  a Python dictionary trie, by jax.pure_callback, where it fits
   ours      rag_jax, the same scores; the share of equal docids is printed
   edges     rag_jax, normalised over the edges of the trie: what it is for
 
-Printed: median ms a code, ratio to STATIC, bytes a docid (with the documents
-at the leaves, and without as STATIC has none), marisa-trie's if installed, and
-seconds to build (STATIC's from sorted docids, ours from any order).
+Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
+documents at the leaves, and without as STATIC has none), marisa-trie's if
+installed, and seconds to build (STATIC's from sorted docids, ours from any
+order). At last, how much slower a code gets from the smallest to the largest
+corpus of a kind, from 100,000 docids on.
 """
 
 import argparse
@@ -29,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import beam
+from rag_jax.ops import beam, docid_order
 from rag_jax.ops import trie as tries
 
 WIDTH = 32
@@ -50,6 +53,14 @@ FULL = tuple(
   for skewed in (False, True)
 )
 SEARCHES = ((1, 10), (8, 10), (32, 10), (8, 70))  # batch, beams
+FULL_SEARCHES = tuple(
+  (batch, beams) for beams in (10, 70) for batch in (1, 8, 32)
+)
+
+
+def name_of(point):
+  count, size, length, skewed = point
+  return f'N={count:,} V={size} L={length} {"zipf" if skewed else "uniform"}'
 
 
 def draw(count, size, length, skewed):
@@ -58,16 +69,17 @@ def draw(count, size, length, skewed):
   share = 1 / np.arange(1, size + 1)
   codes = np.zeros((0, length), np.uint16)
   while len(codes) < count:
-    shape = (int(count * 1.3), length)
-    if skewed:
-      more = rng.choice(size, shape, p=share / share.sum())
-    else:
-      more = rng.integers(0, size, shape)
-    codes = np.concatenate([codes, more.astype(np.uint16)])
-    rows = codes.view([('', codes.dtype)] * length)
-    codes = np.unique(rows).view(codes.dtype).reshape(-1, length)
-  rng.shuffle(codes)
-  return codes[:count]
+    columns = [
+      rng.choice(size, int(count * 1.3), p=share / share.sum())
+      if skewed
+      else rng.integers(0, size, int(count * 1.3))
+      for _ in range(length)
+    ]
+    more = np.stack([column.astype(np.uint16) for column in columns], axis=1)
+    codes = np.concatenate([codes, more])
+    order = docid_order.sort(codes)
+    codes = codes[order.rows[order.shared()[:-1] < length]]
+  return codes[rng.permutation(len(codes))[:count]]
 
 
 def step_fn(params, cache, frontier):
@@ -172,12 +184,15 @@ def nest(codes):
   return nested
 
 
-def median_times(contenders, rounds):
-  """Median ms of each, the rounds interleaved."""
+def median_times(contenders, flags):
+  """Median ms of each, the rounds interleaved; none begins after so long."""
   times = {name: [] for name in contenders}
   for function in contenders.values():
     jax.block_until_ready(function())
-  for _ in range(rounds):
+  end = time.perf_counter() + flags.seconds
+  for turn in range(flags.rounds):
+    if turn and time.perf_counter() > end:
+      break
     for name, function in contenders.items():
       begin = time.perf_counter()
       jax.block_until_ready(function())
@@ -228,7 +243,8 @@ def marisa_bytes(codes):
 
 
 def measure(point, flags):
-  count, size, length, skewed = point
+  """Prints a point; returns the ms a code of ours, a search each."""
+  count, size, length, _ = point
   codes = draw(*point)
   rng = np.random.default_rng(1)
   params = tuple(
@@ -238,11 +254,10 @@ def measure(point, flags):
   begin = time.perf_counter()
   trie = jax.block_until_ready(tries.build(codes))
   seconds = time.perf_counter() - begin
-  ordered = codes[np.lexsort(codes.T[::-1])]
+  ordered = codes[docid_order.sort(codes).rows]
   memory = tries.memory(trie)
-  kind = 'zipf' if skewed else 'uniform'
-  line = f'\nN={count:,} V={size} L={length} {kind}: {memory / count:.1f} B'
-  line += f' a docid ({memory / count - 4:.1f} without documents)'
+  line = f'\n{name_of(point)}: {memory / count:.1f} B a docid '
+  line += f'({memory / count - 4:.1f} without documents)'
   static = None
   if flags.static:
     static, nbytes, built = static_contender(ordered, size, params)
@@ -251,9 +266,11 @@ def measure(point, flags):
     line += f', marisa-trie {packed / count:.1f} ({memory / packed:.1f}x)'
   line += f'; built in {seconds:.2f} s'
   print(line + (f', STATIC {built:.2f} s' if static else ''), flush=True)
-  nested = nest(codes) if count <= 100_000 else None
+  nested = nest(codes) if count * length <= 4_000_000 else None
   on_device = jnp.asarray(ordered)
-  for batch, beams in SEARCHES[:2] if flags.quick else SEARCHES:
+  searches = FULL_SEARCHES if flags.full else SEARCHES
+  found = {}
+  for batch, beams in searches[:2] if flags.quick else searches:
     sizes = {'batch': batch, 'beams': beams}
     plain = functools.partial(masked, params, length=length, **sizes)
     contenders = {
@@ -274,8 +291,9 @@ def measure(point, flags):
         slow['callback'] = functools.partial(
           plain, None, mask=callback_mask(nested)
         )
-    times = median_times(contenders, flags.rounds)
-    times |= median_times(slow, 3) if slow else {}
+    times = median_times(contenders, flags)
+    times |= median_times(slow, flags) if slow else {}
+    found[batch, beams] = times['ours'] / length
     cells = [f'{name} {ms / length:.3f}' for name, ms in times.items()]
     peer = 'STATIC' if static else 'free'
     other = np.asarray(contenders[peer]()) if static else None
@@ -293,6 +311,24 @@ def measure(point, flags):
     print(
       f'  batch {batch:>2} beam {beams:>2}: ' + '  '.join(cells), flush=True
     )
+  return found
+
+
+def flatness(found):
+  """Lines on how the time of a code grows with the corpus."""
+  kinds = {}
+  for (count, *kind), searches in found.items():
+    if count >= 100_000:
+      kinds.setdefault(tuple(kind), {})[count] = searches
+  for kind, counts in kinds.items():
+    low, high = min(counts), max(counts)
+    if low < high:
+      cells = [
+        f'batch {batch} beam {beams}: {ms / counts[low][batch, beams]:.2f}'
+        for (batch, beams), ms in counts[high].items()
+      ]
+      name = name_of((high, *kind))
+      yield f'{name}, times as long as {low:,}: ' + ', '.join(cells)
 
 
 def main():
@@ -300,13 +336,18 @@ def main():
   parser.add_argument('--quick', action='store_true')
   parser.add_argument('--full', action='store_true', help='to 10 million')
   parser.add_argument('--static', help='a checkout of STATIC')
+  parser.add_argument('--only', default='', help='points that are called so')
   parser.add_argument('--rounds', type=int, default=21)
+  parser.add_argument(
+    '--seconds', type=float, default=4, help='of rounds for a search, about'
+  )
   flags = parser.parse_args()
   if flags.static:
     sys.path.insert(0, flags.static)
   points = QUICK if flags.quick else FULL if flags.full else POINTS
-  for point in points:
-    measure(point, flags)
+  points = [point for point in points if flags.only in name_of(point)]
+  found = {point: measure(point, flags) for point in points}
+  print('\n' + '\n'.join(flatness(found)))
 
 
 if __name__ == '__main__':

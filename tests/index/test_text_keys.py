@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,22 +56,24 @@ def test_a_search_by_keys_returns_each_document_once_by_its_best_key():
     return jnp.where(frontier.level < 3, likes, 0.0), cache
 
   options = {'step_fn': step_fn, 'scoring': 'log_softmax'}
-  found = beam.search(
-    queries, (), trie, batch_size=5, beam_size=len(keys), **options
-  )
-  scores = np.array(
-    beam.score(
-      queries, (), trie, jnp.asarray(np.tile(codes, (5, 1, 1))), **options
+  everything = jnp.asarray(np.tile(codes, (5, 1, 1)))
+
+  @jax.jit
+  def search(query):
+    found = beam.search(
+      query, (), trie, batch_size=5, beam_size=len(keys), **options
     )
-  )
+    scores = beam.score(query, (), trie, everything, **options)
+    return text_keys.by_document(found, owners), scores
+
+  once, scores = jax.tree.map(np.asarray, search(queries))
   best = np.array([scores[:, owners == n].max(1) for n in range(12)]).T
-  once = text_keys.by_document(found, owners)
-  assert (np.asarray(once.where).sum(1) == 12).all()
+  assert (once.where.sum(1) == 12).all()
   for row in range(5):
-    documents = np.asarray(once.documents)[row, :12]
+    documents = once.documents[row, :12]
     assert sorted(documents.tolist()) == list(range(12))
     np.testing.assert_allclose(once.scores[row, :12], best[row, documents])
     assert (np.diff(once.scores[row, :12]) <= 0).all()
     for document, code in zip(documents, once.codes[row], strict=False):
-      place = np.flatnonzero((codes == np.asarray(code)).all(1))
+      place = np.flatnonzero((codes == code).all(1))
       assert owners[place].tolist() == [document]
