@@ -199,7 +199,9 @@ def test_schemes_are_compared_by_published_vectors(
   values, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(docids, 'SCHEMES', ('residual_kmeans',))
-  config = configs.build(values | {'docid': {'branching': 4}})
+  config = configs.build(
+    values | {'docid': {'scheme': 'residual_kmeans', 'branching': 4}}
+  )
   text = survey.run(config, tmp_path / 'docids')
   assert 'residual_kmeans' in text
   vectors = np.load(next((tmp_path / 'vectors').glob('*.npy')))
