@@ -233,9 +233,11 @@ def _untrained_encoder(
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
-  frequency = query_encoder.inverse_document_frequency(
-    tokens, vocab_size=vocab_size
-  )
+  frequency = None
+  if not config.query_encoder.weights:  # which know of no bag of tokens
+    frequency = query_encoder.inverse_document_frequency(
+      tokens, vocab_size=vocab_size
+    )
   return query_encoder.init(
     jax.random.split(rng, 3)[0],
     config.query_encoder,

@@ -45,7 +45,7 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     )
   tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
   vectors = workdir.document_vectors(
-    config, dataset, tokenizer, pretrained, folder.parent
+    config, dataset, tokenizer, encoded.tokens, pretrained, folder.parent
   )
   queries = rag.embed(
     workdir.init_key(config),

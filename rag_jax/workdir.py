@@ -1,7 +1,6 @@
 """What a workdir holds: whose it is, the tokenizer and the index."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -81,17 +80,17 @@ def prepare(
   for note in (*dataset.notes, *_notes(config, len(encoded.tokens), encoded)):
     print(f'note: {note}', file=sys.stderr)
   index_path = workdir / 'index.npz'
-  make_vectors = functools.partial(
-    document_vectors, config, dataset, tokenizer, pretrained, workdir.parent
-  )
-  if pretrained.query_encoder is not None:
-    pretrained = dataclasses.replace(
-      pretrained, vectors=jnp.asarray(make_vectors())
+  is_published = pretrained.query_encoder is not None
+  if is_published or not index_path.exists():
+    vectors = document_vectors(
+      config, dataset, tokenizer, encoded.tokens, pretrained, workdir.parent
     )
+  if is_published:
+    pretrained = dataclasses.replace(pretrained, vectors=jnp.asarray(vectors))
   if not index_path.exists():
     index = indexes.build(
       encoded.tokens,
-      make_vectors(),
+      vectors,
       config.docid,
       seed=config.seed,
       titles=[document.title for document in dataset.documents],
@@ -168,31 +167,30 @@ def document_vectors(
   config: configs.Config,
   dataset: types.Dataset,
   tokenizer: hf_tokenizers.Tokenizer,
+  tokens: np.ndarray,
   pretrained: rag.Pretrained,
   folder: pathlib.Path,
 ) -> np.ndarray:
   """What documents are named by, and tables start from, float32[N, D].
 
-  Those of a published encoder are kept in `folder`/vectors.
+  Those of a published encoder, which reads more of a text and in its special
+  tokens, are kept in `folder`/vectors; others are of `tokens`, int32[N, P].
   """
   if pretrained.query_encoder is None:
-    encoded = pipeline.encode_documents(
-      tokenizer, dataset.documents, config.data
-    )
     vectors = rag.document_vectors(
       init_key(config),
       config.model,
-      jnp.asarray(encoded.tokens),
+      jnp.asarray(tokens),
       vocab_size=tokenizer.get_vocab_size(),
     )
     return np.asarray(vectors)
   texts = [pipeline.document_text(d) for d in dataset.documents]
   size = config.data.max_vector_tokens
-  tokens = tokenizers.encode(tokenizer, texts, max_tokens=size, framed=True)
+  framed = tokenizers.encode(tokenizer, texts, max_tokens=size, framed=True)
   return encoding.encode(
     pretrained.query_encoder,
     query_encoder.bert_config(config.query_encoder),
-    tokens.tokens,
+    framed.tokens,
     folder=folder / 'vectors',
   )
 

@@ -35,6 +35,7 @@ def load(path: pathlib.Path) -> hf.Tokenizer:
       f'{str(path)!r} is read with sentencepiece, which is not installed. Run '
       "pip install 'rag_jax[text]', or give a tokenizer.json."
     ) from error
+  # protobuf makes this class at run time, where a type checker cannot see it.
   model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
   try:
     model.ParseFromString(path.read_bytes())
