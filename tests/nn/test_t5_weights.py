@@ -82,7 +82,8 @@ def test_against_transformers(tmp_path, version):
       eos_token_id=None,
     )
   ).eval()
-  generator = torch.Generator().manual_seed(0)
+  # Of the seeds one with which no version keeps writing the same token.
+  generator = torch.Generator().manual_seed(16)
   with torch.no_grad():
     if not version['tied']:
       theirs.lm_head.weight = torch.nn.Parameter(torch.empty(40, 16))
@@ -119,7 +120,7 @@ def test_against_transformers(tmp_path, version):
   read = np.zeros_like(read)  # as long as before, so that it is compiled
   read[:, 1 : LENGTH + 1] = written
   logits = decode(params, config, memory, where, jnp.asarray(read))
-  assert written.shape == (2, LENGTH) and len(np.unique(written)) > 1
+  assert written.shape == (2, LENGTH) and len(np.unique(written)) > 5
   np.testing.assert_array_equal(logits[:, :LENGTH].argmax(-1), written)
 
   (tmp_path / 'model.safetensors').unlink()
