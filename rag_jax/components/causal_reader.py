@@ -265,7 +265,8 @@ def write_sequence(
   scores = answer_log_likelihood(params, config, memory, tokens, where)
   totals = jnp.where(alive, marginal(weights, scores, where), generate.DEAD)
   totals, order = jax.lax.top_k(totals, totals.shape[1])
-  return generate.Written(*beam.reorder((tokens, where), order), totals)
+  tokens, where = beam.reorder((tokens, where), order)
+  return generate.Written(tokens, where, totals)
 
 
 def abstain(
