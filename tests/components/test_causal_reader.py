@@ -89,9 +89,11 @@ def test_likelihoods_equal_one_pass_of_prompt_and_answer():
   for b, k, c in np.ndindex(2, 3, 2):
     before = tokens[b, k][where[b, k]]
     own = answers[b, c][real[b, c]]
-    row = jnp.concatenate([before, own])[None]
-    logits = apply(params, CONFIG, row, row >= 0)[0]
-    scores = jax.nn.log_softmax(logits)[len(before) - 1 : -1]
+    row = jnp.concatenate([before, own])
+    last = len(row) - 1
+    row = jnp.pad(row, (0, 8 - len(row)))[None]
+    logits = apply(params, CONFIG, row, jnp.arange(8)[None] <= last)[0]
+    scores = jax.nn.log_softmax(logits)[len(before) - 1 : last]
     expected = scores[jnp.arange(len(own)), own]
     np.testing.assert_allclose(found[b, k, c, : len(own)], expected, atol=2e-5)
     assert (found[b, k, c, len(own) :] == 0).all()
