@@ -4,7 +4,7 @@ One file holds all three. Needs the package `gguf`, the extra of that name.
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers as hf
@@ -149,7 +149,7 @@ def _halves(array, size):
 def _tokenizer(fields, config, path):
   """The byte-pair tokenizer that the metadata spell out."""
   kind = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.pre')
-  splitters: dict[Any, list] = {
+  splitters = {
     ('gpt2', 'smollm'): [pre_tokenizers.Digits(individual_digits=True)],
     ('gpt2', 'gpt-2'): [],
   }

@@ -27,12 +27,19 @@ def cross_attention(block, config, x, shared, name):
   return out @ block['cross_out']
 
 
-def beam_attention(block, config, x, cache, bias):
-  """Attends from the newest tokens x [B, K, W] to those of their own beam."""
+def beam_attention(block, config, x, cache, bias, place=None):
+  """Attends from the newest tokens x [B, K, W] to those of their own beam.
+
+  They join the cache at its end, or at `place` in one of full length.
+  """
   normed = norm(x, block['norm'], config)
   both = normed @ block['qkv']
   inner = both.shape[-1] // 3
-  cache = jnp.concatenate([cache, both[:, :, None, inner:]], axis=2)
+  new = both[:, :, None, inner:]
+  if place is None:
+    cache = jnp.concatenate([cache, new], axis=2)
+  else:
+    cache = jax.lax.dynamic_update_slice_in_dim(cache, new, place, 2)
   query = heads(both[..., :inner], config)
   past = heads(cache, config)  # [B, K, T, 2 H, D]
   key, value = jnp.split(past, 2, axis=3)

@@ -15,7 +15,7 @@ END, LENGTH = 2, 3
 CONFIG = llama.LlamaConfig(
   vocab_size=6,
   width=16,
-  num_layers=2,
+  num_layers=1,
   num_heads=4,
   num_key_value_heads=2,
   head_size=4,
@@ -89,9 +89,11 @@ def test_likelihoods_equal_one_pass_of_prompt_and_answer():
   for b, k, c in np.ndindex(2, 3, 2):
     before = tokens[b, k][where[b, k]]
     own = answers[b, c][real[b, c]]
-    row = jnp.concatenate([before, own])[None]
-    logits = apply(params, CONFIG, row, row >= 0)[0]
-    scores = jax.nn.log_softmax(logits)[len(before) - 1 : -1]
+    row = jnp.concatenate([before, own])
+    last = len(row) - 1
+    row = jnp.pad(row, (0, 8 - len(row)))[None]
+    logits = apply(params, CONFIG, row, jnp.arange(8)[None] <= last)[0]
+    scores = jax.nn.log_softmax(logits)[len(before) - 1 : last]
     expected = scores[jnp.arange(len(own)), own]
     np.testing.assert_allclose(found[b, k, c, : len(own)], expected, atol=2e-5)
     assert (found[b, k, c, len(own) :] == 0).all()
@@ -200,18 +202,18 @@ def test_gradients_by_finite_differences(kind):
   answers = jnp.array([[[4, 2, 0]], [[5, 3, 2]]])
   real = jnp.array([[[1, 1, 0]], [[1, 1, 1]]], bool)
 
-  @jax.jit
   def loss(scale, weights):
     own = params | {'norm': params['norm'] * scale}
     scores = score(own, answers, real)
     return -causal_reader.marginal(weights, scores, real, kind=kind).sum()
 
-  by_scale, by_weights = jax.grad(loss, (0, 1))(1.0, WEIGHTS)
+  run = jax.jit(jax.value_and_grad(loss, (0, 1)))
+  _, (by_scale, by_weights) = run(1.0, WEIGHTS)
   small = 1e-2
-  change = loss(1 + small, WEIGHTS) - loss(1 - small, WEIGHTS)
+  change = run(1 + small, WEIGHTS)[0] - run(1 - small, WEIGHTS)[0]
   np.testing.assert_allclose(by_scale, change / (2 * small), rtol=2e-2)
   nudge = jnp.zeros_like(WEIGHTS).at[1, 2].set(small)
-  change = loss(1.0, WEIGHTS + nudge) - loss(1.0, WEIGHTS - nudge)
+  change = run(1.0, WEIGHTS + nudge)[0] - run(1.0, WEIGHTS - nudge)[0]
   np.testing.assert_allclose(by_weights[1, 2], change / (2 * small), rtol=2e-2)
 
 

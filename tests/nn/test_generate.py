@@ -68,7 +68,8 @@ def test_greedy_takes_the_best_token_each_time():
   step_fn, logits, cache, texts = markov(seed=3)
   run = jax.jit(functools.partial(generate.greedy, step_fn, **RUN))
   found = run(logits, cache)
-  narrow = generate.beam(step_fn, logits, cache, beam_size=1, **RUN)
+  narrow = functools.partial(generate.beam, step_fn, beam_size=1, **RUN)
+  narrow = jax.jit(narrow)(logits, cache)
   for row in range(2):
     scores = {text: score for score, text in texts(row)}
     text = spell(found, row)
@@ -93,11 +94,17 @@ def test_runs_of_passages_equal_enumeration():
   step_fn, logits, cache, texts = markov(seed=1)
   passages = jnp.array([[[3, 4, 3], [1, 1, 0]], [[0, 1, 3], [4, 3, 2]]])
   where = jnp.array([[[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 0]]], bool)
-  own = generate.runs(passages, where, end_token=END, vocab_size=SIZE)
-  found = generate.beam(
-    step_fn, logits, cache, beam_size=64, constraint=own, **RUN
-  )
-  best = generate.greedy(step_fn, logits, cache, constraint=own, **RUN)
+
+  @jax.jit
+  def run(logits, cache):
+    own = generate.runs(passages, where, end_token=END, vocab_size=SIZE)
+    options = {'constraint': own, **RUN}
+    return (
+      generate.beam(step_fn, logits, cache, beam_size=64, **options),
+      generate.greedy(step_fn, logits, cache, **options),
+    )
+
+  found, best = run(logits, cache)
   for row in range(2):
     bodies = [
       p[w].tolist() for p, w in zip(passages[row], where[row], strict=True)
@@ -115,10 +122,15 @@ def test_runs_of_passages_equal_enumeration():
 def test_beams_that_find_nothing_more_stay_dead():
   step_fn, logits, cache, _ = markov()
   passages = jnp.array([[[3, 4]], [[1, 0]]])
-  own = generate.runs(passages, passages > 0, end_token=END, vocab_size=SIZE)
-  found = generate.beam(
-    step_fn, logits, cache, beam_size=8, constraint=own, **RUN
-  )
+
+  @jax.jit
+  def run(logits, cache):
+    own = generate.runs(passages, passages > 0, end_token=END, vocab_size=SIZE)
+    return generate.beam(
+      step_fn, logits, cache, beam_size=8, constraint=own, **RUN
+    )
+
+  found = run(logits, cache)
   assert found.where.any(-1).sum(1).tolist() == [3, 1]  # 3, 4, 3 4; and 1
   assert (found.scores[0, 3:] == generate.DEAD).all()
 

@@ -41,9 +41,10 @@ def model(seed=0, tied=True, **sizes):
 
 
 def join(prompt, count, read):
-  """A prompt without padding and a continuation, one row."""
-  row = jnp.concatenate([prompt[:count], read])[None]
-  return row, jnp.ones(row.shape, bool)
+  """A prompt without padding and a continuation, one row padded to 12."""
+  row = jnp.concatenate([prompt[:count], read])
+  where = jnp.arange(12) < len(row)
+  return jnp.pad(row, (0, 12 - len(row)))[None], where[None]
 
 
 @VERSIONS
@@ -56,7 +57,9 @@ def test_steps_and_continuations_equal_one_pass(tied):
     for k in range(3):
       alone = apply(params, config, *join(tokens[b], count, read[b, k]))[0]
       np.testing.assert_allclose(first[b], alone[count - 1], atol=2e-5)
-      np.testing.assert_allclose(whole[b, k], alone[count:], atol=2e-5)
+      np.testing.assert_allclose(
+        whole[b, k], alone[count : count + 4], atol=2e-5
+      )
   cache = beam.reorder(cache, jnp.zeros((2, 3), jnp.int32))
   for i in range(4):
     logits, cache = step(params, config, prompt, cache, read[:, :, i])
@@ -75,7 +78,7 @@ def test_padding_on_either_side():
   first, prompt, _ = prefill(params, config, *turned, 1)
   np.testing.assert_allclose(first[0], alone[-1], atol=1e-5)
   after = follow(params, config, prompt, jnp.array([[[5, 6]]]))[0, 0]
-  whole = apply(params, config, *join(tokens[1], 4, jnp.array([5, 6])))[0, 4:]
+  whole = apply(params, config, *join(tokens[1], 4, jnp.array([5, 6])))[0, 4:6]
   np.testing.assert_allclose(after, whole, atol=1e-5)
 
 
