@@ -90,7 +90,6 @@ def next_free_in_order(
   )
   opens = new.shared()[:-1] < length  # the first new document of a bucket
   bucket = np.cumsum(opens) - 1
-  rows = new.rows[np.lexsort((new.rows, bucket))]  # first come, first served
   turn = np.arange(count) - np.flatnonzero(opens)[bucket]
   *upper, lowest = (word[opens] for word in new.words)
   highest = lowest | np.uint64((1 << order.bits[-1]) - 1)
@@ -107,5 +106,5 @@ def next_free_in_order(
     owner * wide + used - within, bucket * wide + turn, side='right'
   )
   result = np.empty(count, np.int32)
-  result[rows] = turn + passed - start[bucket]
+  result[new.rows] = turn + passed - start[bucket]
   return result

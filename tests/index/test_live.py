@@ -149,7 +149,9 @@ def test_many_changes_are_a_fresh_build_of_what_survives(branching, levels):
       count = min(int(rng.integers(1, 60)), 200 - index.count)
       new = slice(start, start + count)
       start += count
-      index, change = live.add(index, tokens[new], vectors[new])
+      index, change = live.add(
+        index, tokens[new], vectors[new], donate=turn > 5
+      )
       fresh = set(nodes_of(index).values()) - set(before.values())
       assert fresh == set(change.nodes.tolist())
     after = nodes_of(index)
