@@ -6,9 +6,6 @@ only which words occur, and how often, is kept.
 """
 
 import dataclasses
-import json
-import os
-import pathlib
 from collections.abc import Sequence
 
 import bm25s
@@ -60,7 +57,7 @@ def encode(
   """Writes texts as word numbers, in order and as often as they occur.
 
   Args:
-    vocabulary: from `build` or `load`; words that it lacks are left out.
+    vocabulary: from `build`; words that it lacks are left out.
     texts: n texts.
     max_words: W, a longer text is cut; None takes the longest of the texts.
 
@@ -110,35 +107,3 @@ def split(texts: Sequence[str], *, stem: bool = True) -> list[list[str]]:
     return_ids=False,
     show_progress=False,
   )
-
-
-def save(vocabulary: Vocabulary, path: str | os.PathLike[str]) -> None:
-  """Writes a vocabulary as JSON, atomically."""
-  path = pathlib.Path(path)
-  record = {'stem': vocabulary.stem, 'words': list(vocabulary.ids)}
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(record, ensure_ascii=False), encoding='utf-8')
-  os.replace(partial, path)
-
-
-def load(path: str | os.PathLike[str]) -> Vocabulary:
-  """Reads what `save` wrote.
-
-  Raises:
-    ValueError: if the file is missing or is no vocabulary.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(
-      f'vocabulary file {str(path)!r} does not exist. '
-      'Set --workdir to a trained one, or train first with --mode=train.'
-    )
-  try:
-    record = json.loads(path.read_text(encoding='utf-8'))
-    ids = {str(word): i + 1 for i, word in enumerate(record['words'])}
-    return Vocabulary(ids, bool(record['stem']))
-  except (ValueError, TypeError, KeyError) as error:
-    raise ValueError(
-      f'vocabulary file {str(path)!r} is damaged ({error!r}). '
-      'Train into another --workdir to make it again.'
-    ) from error

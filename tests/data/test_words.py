@@ -1,7 +1,5 @@
 """Tests for rag_jax.data.words."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -43,24 +41,3 @@ def test_a_corpus_without_words():
   vocabulary = words.build(['the', '...', ''])
   assert vocabulary.size == 1
   assert words.encode(vocabulary, ['cat']).tolist() == [[0]]
-
-
-def test_saved_and_loaded_alike(tmp_path):
-  path = tmp_path / 'words.json'
-  for stem in (True, False):
-    vocabulary = words.build(['Dogs bark', 'naïve 猫'], stem=stem)
-    words.save(vocabulary, path)
-    assert words.load(path) == vocabulary
-  assert [file.name for file in tmp_path.iterdir()] == ['words.json']
-
-
-@pytest.mark.parametrize(
-  'text', ['', '[]', '{"words": ["a"]}', json.dumps({'words': 3, 'stem': True})]
-)
-def test_damaged_files_are_named(tmp_path, text):
-  path = tmp_path / 'words.json'
-  with pytest.raises(ValueError, match='does not exist'):
-    words.load(path)
-  path.write_text(text)
-  with pytest.raises(ValueError, match='damaged'):
-    words.load(path)

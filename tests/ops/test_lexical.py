@@ -147,3 +147,32 @@ def test_bad_values():
     lexical.build(np.array([[4, 0]]), vocab_size=4)
   with pytest.raises(ValueError, match='k1 >= 0.*got -1'):
     lexical.build(np.array([[1]]), vocab_size=2, k1=-1)
+
+
+def test_pairs_of_neighbours_count_beside_words():
+  rng = np.random.default_rng(0)
+  documents = rng.integers(1, 9, (30, 12))
+  documents[np.arange(12) >= rng.integers(1, 13, (30, 1))] = 0
+  weight, first = 0.4, 9
+  lexicon = lexical.build(documents, vocab_size=first, pair_weight=weight)
+  # The same with every pair as a word of its own: no two share a bucket here.
+  pairs = documents[:, :-1] * 9 + documents[:, 1:] + first
+  pairs[(documents[:, :-1] == 0) | (documents[:, 1:] == 0)] = 0
+  both = np.concatenate([documents, pairs], axis=1)
+  whole = lexical.build(both, vocab_size=first + 90)
+  word_weights = jnp.where(jnp.arange(first + 90) < first, 1.0, weight)
+  query = np.array([[3, 1, 4], [5, 6, 0]])
+  asked = np.array(
+    [[3, 1, 4, 3 * 9 + 1 + 9, 1 * 9 + 4 + 9], [5, 6, 0, 5 * 9 + 6 + 9, 0]]
+  )
+  wanted = lexical.score_all(
+    whole, jnp.asarray(asked), word_weights=word_weights
+  )
+  completed = lexical.with_pairs(lexicon, jnp.asarray(query))
+  found = lexical.score_all(lexicon, completed)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+  rows = jnp.tile(jnp.arange(30), (2, 1))
+  again = lexical.score(lexicon, completed, rows)
+  np.testing.assert_allclose(again, wanted, rtol=1e-5)
+  with pytest.raises(ValueError, match='data.pair_weight'):
+    lexical.build(documents, vocab_size=first, pair_weight=-1.0)
