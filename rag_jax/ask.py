@@ -66,10 +66,7 @@ def answers(
     if not text.strip():
       continue
     question = types.Question(id='asked', text=text.strip())
-    rows: dict[str, int] = {}
-    encoded = pipeline.encode_questions(
-      prepared.tokenizer, [question], rows, config.data, prepared.vocabulary
-    )
+    encoded = prepared.encode([question], config.data)
     batch = next(pipeline.eval_batches(encoded, batch_size=1))
     found = jax.device_get(answer_fn(params, batch, prepared.index))
     yield show(config, prepared, question, found)

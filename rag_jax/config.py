@@ -42,11 +42,15 @@ class TrainConfig:
   search_steps: int = 0  # of `steps`, the first, that train without the reader
   search_batch_size: int = 64  # questions a step in these
   search_learning_rate: float = 1e-3  # peak in these
+  reader_steps: int = 0  # the next, that train the reader on gold documents
+  reader_batch_size: int = 16
+  reader_learning_rate: float = 3e-4
   freeze_search: bool = False  # after these; True = the reader trains alone
   query_encoder_rate: float = 1.0  # factors on the learning rate, a component
   id_decoder_rate: float = 1.0  # each; 0 freezes it
   ranker_rate: float = 1.0
   reader_rate: float = 1.0
+  head_rate: float = 1.0  # a factor more on what the reader adds to a BERT
   accumulate: int = 1  # parts of a batch, one after the other: less memory
   precision: str = 'float32'  # or 'bfloat16', of published weights in a step
   evaluate_every: int = 0  # steps between measurements; 0: only at the end
@@ -56,7 +60,8 @@ class TrainConfig:
     """Raises a ValueError on a value out of range."""
     parallel.check_mode(self.parallel)
     names = ('batch_size', 'log_every', 'checkpoint_every', 'eval_batch_size')
-    more = ('keep_checkpoints', 'search_batch_size', 'accumulate')
+    sizes = ('batch_size', 'search_batch_size', 'reader_batch_size')
+    more = ('keep_checkpoints', 'accumulate', *sizes[1:])
     for name in (*names, *more):
       if getattr(self, name) < 1:
         raise ValueError(
@@ -64,18 +69,20 @@ class TrainConfig:
           f'Set --config.train.{name}.'
         )
     rates = [f'{name}_rate' for name in GROUPS]
-    for name in ('steps', 'evaluate_every', 'search_steps', *rates):
+    counts = ('steps', 'evaluate_every', 'search_steps', 'reader_steps')
+    for name in (*counts, *rates, 'head_rate'):
       if getattr(self, name) < 0:
         raise ValueError(
           f'train.{name} must be at least 0, got {getattr(self, name)}. '
           f'Set --config.train.{name}.'
         )
-    if self.search_steps > self.steps:
+    if self.search_steps + self.reader_steps > self.steps:
       raise ValueError(
-        f'train.search_steps must be at most steps ({self.steps}), got '
-        f'{self.search_steps}. Set --config.train.search_steps.'
+        'train.search_steps and reader_steps must add up to at most steps '
+        f'({self.steps}), got {self.search_steps} and {self.reader_steps}. '
+        'Set --config.train.steps.'
       )
-    for name in ('batch_size', 'search_batch_size'):
+    for name in sizes:
       if getattr(self, name) % self.accumulate:
         raise ValueError(
           f'train.{name} must be a multiple of accumulate '
@@ -114,44 +121,54 @@ class Config:
 
 
 def stages(config: Config) -> list[Config]:
-  """The stages of training: search alone, if asked for, then everything.
+  """The stages of training: search alone, the reader alone, then everything.
 
   Each has the number of its own steps, its batch size and learning rate in
-  `train`.
+  `train`; one without steps is left out.
 
   Example:
-    >>> config = build({'train': {'steps': 100, 'search_steps': 30}})
+    >>> train = {'steps': 100, 'search_steps': 30, 'reader_steps': 20}
+    >>> config = build({'train': train})
     >>> [stage.train.steps for stage in stages(config)]
-    [30, 70]
+    [30, 20, 50]
   """
   train = config.train
-  frozen: dict[str, Any] = {}
-  if train.freeze_search:
-    frozen = {f'{name}_rate': 0.0 for name in GROUPS if name != 'reader'}
-  rest = dataclasses.replace(
-    config,
-    train=dataclasses.replace(
-      train, steps=train.steps - train.search_steps, search_steps=0, **frozen
+  still = {f'{name}_rate': 0.0 for name in GROUPS if name != 'reader'}
+  left = train.steps - train.search_steps - train.reader_steps
+  everything = _stage(config, left, **still if train.freeze_search else {})
+  search = _stage(
+    dataclasses.replace(
+      config,
+      ranker=dataclasses.replace(config.ranker, reads=False),
+      loss=dataclasses.replace(
+        config.loss, answer=0.0, distillation=0.0, docid_distillation=0.0
+      ),
     ),
+    train.search_steps,
+    batch_size=train.search_batch_size,
+    learning_rate=train.search_learning_rate,
+    reader_rate=0.0,
   )
-  if not train.search_steps:
-    return [rest]
-  search = dataclasses.replace(
-    config,
-    ranker=dataclasses.replace(config.ranker, reads=False),
-    loss=dataclasses.replace(
-      config.loss, answer=0.0, distillation=0.0, docid_distillation=0.0
+  reading = _stage(
+    dataclasses.replace(
+      config,
+      search=dataclasses.replace(
+        config.search, gold_only=True, train_passage_tokens=0
+      ),
     ),
-    train=dataclasses.replace(
-      train,
-      steps=train.search_steps,
-      search_steps=0,
-      batch_size=train.search_batch_size,
-      learning_rate=train.search_learning_rate,
-      reader_rate=0.0,
-    ),
+    train.reader_steps,
+    batch_size=train.reader_batch_size,
+    learning_rate=train.reader_learning_rate,
+    **still,
   )
-  return [search, rest] if rest.train.steps else [search]
+  found = [s for s in (search, reading, everything) if s.train.steps]
+  return found or [everything]
+
+
+def _stage(config: Config, steps: int, **changes: Any) -> Config:
+  changes |= {'steps': steps, 'search_steps': 0, 'reader_steps': 0}
+  train = dataclasses.replace(config.train, **changes)
+  return dataclasses.replace(config, train=train)
 
 
 # Fields that may differ when a run is taken up again.

@@ -16,7 +16,7 @@ from rag_jax.data import pipeline, tokenizers
 from rag_jax.ops import metrics, text_metrics
 
 DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
-TUNING = 1000  # training questions that weights of baselines are chosen by
+TUNING = 10_000  # training questions that weights of baselines are chosen by
 # A question's value for each system and measure; NaN where it has none.
 Values = dict[tuple[str, str], np.ndarray]
 
@@ -78,7 +78,7 @@ def measure(
   """
   results = []
   others = _Baselines(config, prepared) if with_baselines else None
-  for split, questions in _splits(config, prepared):
+  for split, questions in splits(config, prepared):
     found = answer_all(params, config, prepared, questions)
     systems = {
       'generative index': (found.candidates.documents, found.candidates.where),
@@ -106,7 +106,7 @@ def measure_search(
 ) -> list[report.Result]:
   """Measures the index alone, on each split; no document is read."""
   results = []
-  for split, questions in _splits(config, prepared):
+  for split, questions in splits(config, prepared):
     found = answer_all(
       params, config, prepared, questions, function=search_function
     )
@@ -133,15 +133,9 @@ def answer_all(
     questions: what is asked.
     function: one of the functions above.
   """
-  encoded = pipeline.encode_questions(
-    prepared.tokenizer,
-    questions,
-    prepared.rows,
-    config.data,
-    prepared.vocabulary,
-  )
   batches = pipeline.eval_batches(
-    encoded, batch_size=config.train.eval_batch_size
+    prepared.encode(questions, config.data),
+    batch_size=config.train.eval_batch_size,
   )
   answer_fn = function(config.model)
   parts = [
@@ -219,6 +213,7 @@ class _Baselines:
       documents,
       self._vectors(sample),
       _gold(sample, self._prepared),
+      sample=TUNING,
     )
 
   def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
@@ -258,12 +253,28 @@ def _gold(
   return gold
 
 
-def _splits(
+def splits(
   config: configs.Config, prepared: workdirs.Prepared
 ) -> Iterator[tuple[str, Sequence[types.Question]]]:
+  """The splits to measure, each with its name and the questions asked of it."""
   for split in pipeline.check_splits(prepared.dataset, config.data):
-    questions = prepared.dataset.splits[split]
-    yield split, questions[: config.data.eval_questions or None]
+    yield (
+      split,
+      _sample(prepared.dataset.splits[split], config.data.eval_questions),
+    )
+
+
+def _sample(
+  questions: Sequence[types.Question], count: int
+) -> Sequence[types.Question]:
+  """So many questions, spread evenly over a split; 0 takes all.
+
+  Neighbours often ask about one page: the first of a split are no sample.
+  """
+  total = len(questions)
+  if not 0 < count < total:
+    return questions
+  return [questions[i * total // count] for i in range(count)]
 
 
 def _seen(

@@ -17,7 +17,8 @@ from rag_jax.index import pseudo_queries
 from rag_jax.ops import beam, losses, metrics
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
-WEIGHTS = {'reranking': 'ranking'}  # terms that share the weight of another
+# Terms that share the weight of another.
+WEIGHTS = {'relevance': 'ranking', 'reranking': 'ranking'}
 
 
 def loss(
@@ -44,6 +45,9 @@ def loss(
     Losses and metrics, each name -> (sum, count); the objective is the sum of
     the losses' quotients, weighed by `config.loss`.
   """
+  if config.search.gold_only:
+    read = _read_gold(params, config, batch, index)
+    return read, dict(read)
   weights = config.loss
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
@@ -69,15 +73,14 @@ def loss(
       config.search.train_read_size or config.search.read_size,
       first=is_gold if config.search.join_gold else None,
     )
+    reading = _cut(reading, config)
     terms, reading = _answer_losses(params, config, batch, reading)
     if weights.ranking and config.ranker.reads:
+      read_gold = jnp.take_along_axis(is_gold, reading.places, axis=1)
       terms['reranking'] = _ranking_loss(
-        config,
-        reading.scores,
-        jnp.take_along_axis(is_gold, reading.places, axis=1),
-        reading.where,
-        has_gold,
+        config, reading.scores, read_gold, reading.where, has_gold
       )
+      terms['relevance'] = _relevance_loss(reading, read_gold, has_gold)
   if weights.docid:
     gold = jnp.maximum(batch.gold, 0)
     if config.search.scoring == 'absolute':
@@ -100,6 +103,34 @@ def loss(
   return terms, measured | {name: terms[name] for name in terms}
 
 
+def _read_gold(
+  params: rag.Params,
+  config: rag.RagConfig,
+  batch: types.Batch,
+  index: indexes.Index,
+) -> Sums:
+  """The answer's loss on the gold documents; nothing is searched."""
+  where = batch.gold >= 0
+  rows = jnp.maximum(batch.gold, 0)
+  zeros = jnp.zeros(rows.shape)
+  reading = rag.Reading(
+    documents=rows,
+    passages=index.tokens[rows],
+    places=jnp.zeros_like(rows),
+    scores=zeros,
+    weights=where / jnp.maximum(where.sum(1, keepdims=True), 1),
+    docid=zeros,
+    where=where,
+  )
+  return _answer_losses(params, config, batch, _cut(reading, config))[0]
+
+
+def _cut(reading: rag.Reading, config: rag.RagConfig) -> rag.Reading:
+  length = config.search.train_passage_tokens or reading.passages.shape[-1]
+  passages = reading.passages[..., :length]
+  return dataclasses.replace(reading, passages=passages)
+
+
 def _ranking_loss(
   config: rag.RagConfig,
   scores: jax.Array,
@@ -113,6 +144,24 @@ def _ranking_loss(
     scores, targets, operator=config.ranker.operator, where=where
   )
   return metrics.total(nll, has_gold & is_gold.any(1))
+
+
+def _relevance_loss(
+  reading: rag.Reading, is_gold: jax.Array, has_gold: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy of what the reader alone makes of the passages it reads.
+
+  Beside scores that search has learned on these very questions, it would have
+  little left to learn.
+  """
+  assert reading.pointers is not None  # the reader is extractive
+  scores = jnp.where(
+    reading.where, reading.pointers.relevance, reader.IMPOSSIBLE
+  )
+  gold = jnp.where(is_gold & reading.where, scores, reader.IMPOSSIBLE)
+  nll = jax.nn.logsumexp(scores, axis=1) - jax.nn.logsumexp(gold, axis=1)
+  known = has_gold & (is_gold & reading.where).any(1)
+  return metrics.total(jnp.where(known, nll, 0.0), known)
 
 
 def _answer_losses(

@@ -1,4 +1,8 @@
-"""The optimiser: Adam, with a learning rate a component and frozen layers."""
+"""The optimiser: Adam, with a learning rate a component and frozen layers.
+
+What the reader adds to published weights starts from nothing, where they have
+been trained for long: it may have a higher rate, `train.head_rate`.
+"""
 
 import functools
 
@@ -17,12 +21,15 @@ def make(config: configs.Config) -> optax.GradientTransformation:
   train = config.train
   rates = {name: getattr(train, f'{name}_rate') for name in configs.GROUPS}
 
+  def rate(part, leaf):
+    is_head = part == 'reader' and config.reader.weights and leaf != 'bert'
+    return rates[part] * (train.head_rate if is_head else 1.0)
+
   def scale(updates, params=None):
     del params
-    return {
-      name: jax.tree.map(lambda x, rate=rates[name]: rate * x, part)
-      for name, part in updates.items()
-    }
+    return jax.tree.map_with_path(
+      lambda path, x: rate(path[0].key, path[1].key) * x, updates
+    )
 
   moves = optax.chain(
     optax.clip_by_global_norm(train.clip_norm),

@@ -34,6 +34,8 @@ class SearchConfig:
   scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
   lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
   join_gold: bool = True  # in training, put gold documents among candidates
+  gold_only: bool = False  # in training, read these alone: no search
+  train_passage_tokens: int = 0  # of a passage, once all trains; 0: all
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -45,6 +47,12 @@ class SearchConfig:
           f'search.{name} must be at least 1, got {value}. '
           f'Set --config.search.{name}.'
         )
+    if self.train_passage_tokens < 0:
+      raise ValueError(
+        'search.train_passage_tokens must be at least 0, got '
+        f'{self.train_passage_tokens}. '
+        'Set --config.search.train_passage_tokens.'
+      )
     for name in ('read_size', 'train_read_size'):
       if getattr(self, name) > self.beam_size:
         raise ValueError(
@@ -289,7 +297,7 @@ def _words(
       'search.lexical_weight needs the words of questions and documents, got '
       'none. Set --config.data.max_query_words=16.'
     )
-  return index.lexicon, words
+  return index.lexicon, lexical.with_pairs(index.lexicon, words)
 
 
 def score_docids(

@@ -24,10 +24,12 @@ from rag_jax import (
 )
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
+from rag_jax.components import reader
 from rag_jax.data import pipeline
 from rag_jax.index import index as indexes
 
 UNTRAINED = 'results-untrained.json'  # in the workdir, if measured
+LENGTH_STEP = 32  # tokens; lengths are rounded up, so that few are compiled
 
 
 @flax.struct.dataclass
@@ -67,13 +69,12 @@ def fit(
   config: configs.Config, prepared: workdirs.Prepared, workdir: pathlib.Path
 ) -> State:
   """Runs the steps that are missing."""
-  questions = pipeline.encode_questions(
-    prepared.tokenizer,
-    prepared.dataset.splits[config.data.train_split],
-    prepared.rows,
-    config.data,
-    prepared.vocabulary,
+  questions = prepared.encode(
+    prepared.dataset.splits[config.data.train_split], config.data
   )
+  to_read = questions
+  if config.train.reader_steps and config.reader.kind == 'extractive':
+    to_read = _answered(questions, prepared.index)
   state = jax.jit(functools.partial(init_state, config))(
     prepared.index, prepared.pretrained, vocab=jnp.zeros(prepared.vocab_size)
   )
@@ -95,12 +96,13 @@ def fit(
   with report.Progress(steps, start) as progress:
     for step, stage, place in plan(config, start):
       if place == 0 or step == start:
-        batches, step_fn = _set_up(stage, questions)
+        own = to_read if stage.search.gold_only else questions
+        next_state = step_function(stage, own, prepared.index)
       if place == 0 and step:
         state = dataclasses.replace(
           state, optimizer=optimizer.make(stage).init(state.params)
         )
-      state, sums = step_fn(state, batches[place], prepared.index)
+      state, sums = next_state(state, place)
       recent.append(sums)
       ends = place + 1 == stage.train.steps
       if (step + 1) % config.train.log_every == 0 or ends:
@@ -123,15 +125,61 @@ def fit(
   return state
 
 
-def _set_up(
-  stage: configs.Config, questions: pipeline.Questions
-) -> tuple[Any, Callable[..., Any]]:
-  """The batches of a stage and its compiled step."""
-  batches = pipeline.train_batches(
-    questions, batch_size=stage.train.batch_size, seed=stage.seed
-  )
-  step = functools.partial(train_step, config=stage)
-  return batches, parallel.compile_step(step, mode=stage.train.parallel)
+def step_function(
+  stage: configs.Config, questions: pipeline.Questions, index: indexes.Index
+) -> Callable[[State, int], tuple[State, objective.Sums]]:
+  """Makes the function (state, place in the stage) -> (next state, sums).
+
+  Args:
+    stage: one of `config.stages`.
+    questions: what to train on.
+    index: the corpus.
+  """
+
+  @functools.cache
+  def compiled(config):
+    step = functools.partial(train_step, config=config)
+    return parallel.compile_step(step, mode=config.train.parallel)
+
+  options = {'batch_size': stage.train.batch_size, 'seed': stage.seed}
+  if not stage.search.gold_only:
+    batches = pipeline.train_batches(questions, **options)
+    return lambda state, place: compiled(stage)(state, batches[place], index)
+
+  # What is read is known beforehand: read no more of it than there is.
+  lengths = np.asarray((index.tokens != types.PAD).sum(axis=1))
+  reading = pipeline.reading_batches(questions, lengths, **options)
+  most = stage.search.train_passage_tokens or index.tokens.shape[1]
+
+  def next_state(state, place):
+    batch, length = reading[place]
+    size = min(-(-length // LENGTH_STEP) * LENGTH_STEP, most)
+    search = dataclasses.replace(stage.search, train_passage_tokens=size)
+    step = compiled(dataclasses.replace(stage, search=search))
+    return step(state, batch, index)
+
+  return next_state
+
+
+def _answered(
+  questions: pipeline.Questions, index: indexes.Index
+) -> pipeline.Questions:
+  """The questions whose gold documents hold an answer, word for word."""
+
+  @jax.jit
+  def holds(tokens, batch):
+    found = reader.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
+    return (found & (batch.gold >= 0)).any(1) & batch.where
+
+  batches = pipeline.eval_batches(questions, batch_size=256)
+  parts = [np.asarray(holds(index.tokens, batch)) for batch in batches]
+  rows = np.flatnonzero(np.concatenate(parts))
+  if not rows.size:
+    raise ValueError(
+      'train.reader_steps needs training questions that a gold document '
+      'answers in its own words, got none. Set --config.train.reader_steps=0.'
+    )
+  return pipeline.keep(questions, rows)
 
 
 def plan(
@@ -317,7 +365,13 @@ def check_finite(values: dict[str, float], step: int) -> None:
 
 def check_devices(config: configs.Config) -> None:
   """Raises a ValueError if the devices cannot share the batches evenly."""
-  parallel.check_batch(config.train.batch_size, field='train.batch_size')
+  fields = ['batch_size']
+  for part in ('search', 'reader'):
+    if getattr(config.train, f'{part}_steps'):
+      fields.append(f'{part}_batch_size')
+  for name in fields:
+    size = getattr(config.train, name)
+    parallel.check_batch(size, field=f'train.{name}')
   if config.loss.self_index:
     parallel.check_batch(
       config.pseudo_queries.batch_size, field='pseudo_queries.batch_size'

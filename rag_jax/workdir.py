@@ -1,11 +1,12 @@
 """What a workdir holds: whose it is, the tokenizer and the index."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -40,10 +41,18 @@ class Prepared:
     """Number of token ids."""
     return self.tokenizer.get_vocab_size()
 
-  @property
+  @functools.cached_property
   def rows(self) -> dict[str, int]:
     """Row of each document in the index, by its id."""
     return {d.id: i for i, d in enumerate(self.dataset.documents)}
+
+  def encode(
+    self, questions: Sequence[types.Question], config: pipeline.DataConfig
+  ) -> pipeline.Questions:
+    """Questions as arrays, in the tokens and words of the documents."""
+    return pipeline.encode_questions(
+      self.tokenizer, questions, self.rows, config, self.vocabulary
+    )
 
 
 def open(config: configs.Config, workdir: pathlib.Path) -> Prepared:
@@ -224,6 +233,7 @@ def _complete(
     vocab_size=vocabulary.size,
     k1=config.data.bm25_k1,
     b=config.data.bm25_b,
+    pair_weight=config.data.pair_weight,
   )
   return vocabulary, dataclasses.replace(index, lexicon=lexicon)
 

@@ -94,7 +94,8 @@ def values(tiny_values, folder):
     'ranker': {'docid_weight': 0.0, 'vector_weight': 10.0, 'reads': True},
     'reader': bert_sizes | {'max_answer_tokens': 4},
     'loss': {'self_index': 0.0},
-    'train': tiny_values['train'] | {'steps': 4, 'search_steps': 2},
+    'train': tiny_values['train']
+    | {'steps': 6, 'search_steps': 2, 'reader_steps': 2, 'head_rate': 10.0},
   }
 
 
@@ -141,13 +142,7 @@ def test_step_0_finds_what_the_exact_hybrid_finds(run):
     questions,
     function=evaluate.search_function,
   )
-  encoded = pipeline.encode_questions(
-    prepared.tokenizer,
-    questions,
-    prepared.rows,
-    config.data,
-    prepared.vocabulary,
-  )
+  encoded = prepared.encode(questions, config.data)
   sizes = bert.BertConfig(
     width=16, num_layers=2, num_heads=2, hidden=16, vocab_size=200
   )

@@ -24,12 +24,7 @@ def prepared(config, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def batches(config, prepared):
-  questions = pipeline.encode_questions(
-    prepared.tokenizer,
-    prepared.dataset.splits['train'],
-    prepared.rows,
-    config.data,
-  )
+  questions = prepared.encode(prepared.dataset.splits['train'], config.data)
   size = config.train.batch_size
   return pipeline.train_batches(questions, batch_size=size, seed=0)
 
@@ -158,49 +153,73 @@ def test_a_rate_of_zero_freezes_a_component(config, prepared, batches):
 class TestStages:
   @pytest.fixture
   def staged(self, tiny_values):
-    own = {'steps': 5, 'search_steps': 3, 'search_batch_size': 16}
+    own = {'steps': 5, 'search_steps': 2, 'search_batch_size': 16}
+    own |= {'reader_steps': 2, 'reader_batch_size': 24}
     return configs.build(tiny_values | {'train': tiny_values['train'] | own})
 
-  def test_search_is_trained_first_and_nothing_is_read(self, staged):
+  def test_search_is_trained_first_then_the_reader_then_both(self, staged):
     stages = configs.stages(staged)
-    assert [stage.loss.reads for stage in stages] == [False, True]
-    assert [stage.train.batch_size for stage in stages] == [16, 8]
+    assert [stage.loss.reads for stage in stages] == [False, True, True]
+    assert [stage.search.gold_only for stage in stages] == [False, True, False]
+    assert [stage.train.batch_size for stage in stages] == [16, 24, 8]
     steps = [(step, place) for step, _, place in train.plan(staged, 0)]
-    assert steps == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
-    steps = [(step, place) for step, _, place in train.plan(staged, 4)]
-    assert steps == [(4, 1)]
+    assert steps == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+    steps = [(step, place) for step, _, place in train.plan(staged, 3)]
+    assert steps == [(3, 1), (4, 0)]
 
-  def test_a_run_killed_in_either_stage_ends_in_the_same_numbers(
+  def test_the_reader_alone_moves_the_reader_alone(self, staged, prepared):
+    stage = configs.stages(staged)[1]
+    questions = prepared.encode(prepared.dataset.splits['train'], stage.data)
+    next_state = train.step_function(stage, questions, prepared.index)
+    state = start(stage, prepared)
+    before = jax.device_get(state.params)
+    for place in range(2):
+      state, sums = next_state(state, place)
+    assert set(sums) == {'answer', 'loss'} | {
+      f'gradient_norm/{name}' for name in before
+    }
+    moved = {
+      name: any(
+        (a != b).any()
+        for a, b in zip(
+          jax.tree.leaves(part),
+          jax.tree.leaves(state.params[name]),
+          strict=True,
+        )
+      )
+      for name, part in before.items()
+    }
+    assert [name for name, own in moved.items() if own] == ['reader']
+
+  def test_a_run_killed_twice_ends_in_the_same_numbers(
     self, staged, tmp_path, monkeypatch
   ):
     monkeypatch.setattr(train, '_measure', None)
     prepared = workdirs.open(staged, tmp_path / 'whole')
     whole = train.fit(staged, prepared, tmp_path / 'whole')
 
-    for last in (2, 4):
-      folder = tmp_path / f'killed-{last}'
-      own = workdirs.open(staged, folder)
-      with monkeypatch.context() as patch:
-        plan = train.plan
+    folder = tmp_path / 'killed'
+    own = workdirs.open(staged, folder)
+    plan = train.plan
+    for last in (2, 3, 5):  # after a stage, within the next, and the end
 
-        def stop(config, first, plan=plan, last=last):
-          for step, stage, place in plan(config, first):
-            if step == last:
-              return
-            yield step, stage, place
+      def stop(config, first, last=last):
+        return (step for step in plan(config, first) if step[0] < last)
 
-        patch.setattr(train, 'plan', stop)
-        train.fit(staged, own, folder)
+      monkeypatch.setattr(train, 'plan', stop)
       state = train.fit(staged, own, folder)
-      for ours, theirs in zip(
-        jax.tree.leaves(state.params),
-        jax.tree.leaves(whole.params),
-        strict=True,
-      ):
-        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(
+      jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True
+    ):
+      np.testing.assert_array_equal(ours, theirs)
 
   @pytest.mark.parametrize(
-    'fields', [{'search_steps': 9}, {'accumulate': 3}, {'precision': 'int8'}]
+    'fields',
+    [
+      {'search_steps': 3, 'reader_steps': 3},
+      {'accumulate': 3},
+      {'precision': 'int8'},
+    ],
   )
   def test_bad_values_name_the_remedy(self, tiny_values, fields):
     values = tiny_values | {'train': tiny_values['train'] | fields}

@@ -5,6 +5,7 @@ step without any state of the pipeline.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -14,6 +15,8 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import types
 from rag_jax.data import tokenizers, words
+
+POOL = 16  # batches that questions are sorted within, by length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class DataConfig:
   on_empty: str = 'error'  # or 'skip': what to do with a document without text
   train_split: str = 'train'
   eval_splits: tuple[str, ...] = ()  # empty: every split but the trained one
-  eval_questions: int = 0  # at most so many of each split; 0: all
+  eval_questions: int = 0  # at most so many, spread over a split; 0: all
   vocab_size: int = 8000
   max_query_tokens: int = 24
   max_document_tokens: int = 176
@@ -38,6 +41,7 @@ class DataConfig:
   bm25_k1: float = 1.2  # of the lexicon, and of BM25 in the table
   bm25_b: float = 0.75
   title_weight: int = 1  # how often a title counts for these
+  pair_weight: float = 0.0  # in the lexicon, of two neighbouring words as one
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -54,7 +58,8 @@ class DataConfig:
           f'data.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
-    for name in ('eval_questions', 'max_query_words', 'title_weight'):
+    counts = ('eval_questions', 'max_query_words', 'title_weight')
+    for name in (*counts, 'pair_weight'):
       if getattr(self, name) < 0:
         raise ValueError(
           f'data.{name} must be at least 0, got {getattr(self, name)}. '
@@ -165,6 +170,50 @@ def train_batches(
   )
 
 
+def reading_batches(
+  questions: Questions,
+  lengths: np.ndarray,
+  *,
+  batch_size: int,
+  seed: int,
+) -> grain.MapDataset:
+  """Shuffled, endless batches of questions on documents of like length.
+
+  Questions are shuffled, sorted by the length of their gold documents within
+  `POOL` batches, and these batches are shuffled: little of a batch is padding,
+  and every epoch has other batches.
+
+  Args:
+    questions: a split; those without a gold document are left out.
+    lengths: int[N], tokens of each document.
+    batch_size: B.
+    seed: of the order.
+
+  Returns:
+    Element s is (batch, tokens of its longest document), and depends on the
+    seed and s alone.
+  """
+  gold = questions.gold
+  own = np.where(gold >= 0, lengths[gold], 0).max(axis=1)
+  pools = (
+    grain.MapDataset.source(np.flatnonzero(own))
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .batch(batch_size * POOL)
+  )
+
+  def pick(number):
+    pool, place = divmod(int(number), POOL)
+    rows = np.asarray(pools[pool])
+    rows = rows[np.argsort(own[rows], kind='stable')].reshape(-1, batch_size)
+    order = np.random.default_rng((seed, pool)).permutation(len(rows))
+    rows = rows[order[place]]
+    return take(questions, rows), int(own[rows].max())
+
+  return grain.MapDataset.range(sys.maxsize).map(pick)
+
+
 def eval_batches(
   questions: Questions, *, batch_size: int
 ) -> Iterator[types.Batch]:
@@ -176,16 +225,25 @@ def eval_batches(
     yield dataclasses.replace(batch, where=jnp.asarray(rows < count))
 
 
+def keep(questions: Questions, rows: np.ndarray) -> Questions:
+  """The questions of some rows."""
+  return Questions(
+    query=questions.query[rows],
+    answers=questions.answers[rows],
+    gold=questions.gold[rows],
+    words=None if questions.words is None else questions.words[rows],
+  )
+
+
 def take(questions: Questions, rows: np.ndarray) -> types.Batch:
   """The batch of some rows."""
+  own = keep(questions, rows)
   return types.Batch(
-    query=jnp.asarray(questions.query[rows]),
-    answers=jnp.asarray(questions.answers[rows]),
-    gold=jnp.asarray(questions.gold[rows]),
+    query=jnp.asarray(own.query),
+    answers=jnp.asarray(own.answers),
+    gold=jnp.asarray(own.gold),
     where=jnp.ones(len(rows), bool),
-    words=None
-    if questions.words is None
-    else jnp.asarray(questions.words[rows]),
+    words=None if own.words is None else jnp.asarray(own.words),
   )
 
 

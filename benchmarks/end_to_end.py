@@ -1,0 +1,154 @@
+"""Does training end to end help? Three ways to spend the same steps.
+
+python benchmarks/end_to_end.py --data=FILE [--config=experiments/NAME.py]
+
+With each seed the search is trained alone and the reader is trained alone, once
+for all three ways (`train.search_steps`, `train.reader_steps`). The steps that
+are left then train
+
+  each alone   the reader, on what a search that stands still finds
+  cut off      search and reader side by side: the answer's loss stops short of
+               the weights of the documents
+  end to end   search and reader, the answer's loss through all of it
+
+Printed for each: Hits@1 of the generative index and after the ranker, EM and
+F1, over all seeds, with 95% intervals; and the difference of the last to the
+first two, question by question, intervals over questions.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax import config as configs
+from rag_jax import evaluate, optimizer, report, train
+from rag_jax import workdir as workdirs
+from rag_jax.ops import text_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+MEASURES = ('index Hits@1', 'ranker Hits@1', 'EM', 'F1')
+
+
+def ways(config):
+  """Name -> configuration of what is left once both have been trained alone."""
+  cut = dataclasses.replace(config.loss, reader_trains_search=False)
+  still = dataclasses.replace(config.train, freeze_search=True)
+  return {
+    'each alone': dataclasses.replace(config, train=still, loss=cut),
+    'cut off': dataclasses.replace(config, loss=cut),
+    'end to end': config,
+  }
+
+
+def warm_start(config, prepared, folder):
+  """Search and reader, each trained alone."""
+  own = config.train
+  first = dataclasses.replace(own, steps=own.search_steps + own.reader_steps)
+  first = dataclasses.replace(config, train=first)
+  return train.fit(first, prepared, folder)
+
+
+def go_on(state, config, prepared):
+  """The steps that are left; parameters."""
+  stage = configs.stages(config)[-1]
+  questions = prepared.encode(
+    prepared.dataset.splits[config.data.train_split], config.data
+  )
+  step = train.step_function(stage, questions, prepared.index)
+  state = jax.tree.map(jnp.copy, state)  # steps use up what they are given
+  state = dataclasses.replace(
+    state, optimizer=optimizer.make(stage).init(state.params)
+  )
+  sums = []
+  for place in range(stage.train.steps):
+    state, measured = step(state, place)
+    sums.append(measured)
+  print(f'    loss {train.averages(sums)["loss"]:.3f}', flush=True)
+  return state.params
+
+
+def measure(params, config, prepared):
+  """A row a question, a column a measure; NaN without an answer."""
+  (_, questions), *_ = evaluate.splits(config, prepared)
+  found = evaluate.answer_all(params, config, prepared, questions)
+  values = np.full((len(questions), len(MEASURES)), np.nan)
+  rows = prepared.rows
+  for i, question in enumerate(questions):
+    gold = {rows[name] for name in question.document_ids}
+    values[i, 0] = int(found.candidates.documents[i, 0]) in gold
+    values[i, 1] = int(found.documents[i, 0]) in gold
+    if question.answers:
+      text = evaluate.answer_text(found, i, prepared, config)
+      values[i, 2] = text_metrics.exact_match(text, question.answers)
+      values[i, 3] = text_metrics.f1(text, question.answers)
+  return values
+
+
+def cell(values):
+  result = report.summarise('', '', 'a measure', values[np.isfinite(values)])
+  return f'{result.value:8.3f} {result.low:6.3f} to {result.high:6.3f}'
+
+
+def show(values):
+  """Values: name -> float[seeds, n, measures]."""
+  print(f'\n{"":28}' + ''.join(f'{name:>25}' for name in MEASURES))
+  for name, own in values.items():
+    # A question is one draw, however many seeds have answered it.
+    own = own.mean(axis=0)
+    cells = (cell(own[:, i]) for i in range(len(MEASURES)))
+    print(f'{name:28}' + ''.join(f'{text:>25}' for text in cells))
+  for name in list(values)[:-1]:
+    own = (values['end to end'] - values[name]).mean(axis=0)
+    cells = (cell(own[:, i]) for i in range(len(MEASURES)))
+    print(f'{"end to end - " + name:28}' + ''.join(f'{t:>25}' for t in cells))
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--data', required=True, help='as --config.data.path')
+  parser.add_argument('--config', default='experiments/squad_minilm.py')
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--folder', help='where vectors are kept; default: /tmp')
+  flags = parser.parse_args()
+  sys.path.insert(0, str(ROOT))
+  spec = importlib.util.spec_from_file_location('experiment', flags.config)
+  experiment = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(experiment)
+  base = experiment.get_config()
+  base.data.path = flags.data
+  found = {}
+  parent = pathlib.Path(flags.folder or tempfile.gettempdir())
+  for seed in range(flags.seeds):
+    base.seed = seed
+    config = configs.build(base)
+    # Fresh each time, but vectors are kept beside it.
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+      start = time.perf_counter()
+      workdir = pathlib.Path(folder)
+      prepared = workdirs.open(config, workdir)
+      state = warm_start(config, prepared, workdir)
+      print(f'seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
+      for name, own in ways(config).items():
+        start = time.perf_counter()
+        values = measure(go_on(state, own, prepared), own, prepared)
+        found.setdefault(name, []).append(values)
+        means = np.nanmean(values, axis=0)
+        text = '  '.join(f'{m:.3f}' for m in means)
+        print(f'  {name:12}{text}  {time.perf_counter() - start:.0f} s')
+  show({name: np.stack(own) for name, own in found.items()})
+
+
+if __name__ == '__main__':
+  if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
+    os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # as launch.py does
+    os.execv(sys.executable, sys.orig_argv)
+  main()
