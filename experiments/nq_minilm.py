@@ -60,6 +60,7 @@ def get_config():
   values.reader.update(SIZES)
   values.reader.weights = MINILM
   values.reader.frozen_layers = 1
+  values.reader.span_relevance = 0.2
   values.reader.max_answer_tokens = 24
   values.pseudo_queries.batch_size = 0
   values.loss.self_index = 0.0

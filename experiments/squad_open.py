@@ -14,10 +14,10 @@ def get_config():
   values = squad_minilm.get_config()
   values.name = 'squad_open'
   values.data.eval_questions = 2000
-  values.data.max_query_tokens = 32
-  values.data.max_query_words = 20
-  values.data.bm25_k1 = 1.2
-  values.data.bm25_b = 0.75
-  values.data.title_weight = 1
-  values.data.pair_weight = 0.3
+  values.docid.branching = 256
+  values.ranker.reads = False
+  values.search.read_size = 2
+  values.train.steps = 400
+  values.train.search_steps = 200
+  values.train.reader_steps = 200
   return values

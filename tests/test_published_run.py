@@ -1,5 +1,6 @@
 """A whole run on published weights, with a tiny BERT in their form."""
 
+import dataclasses
 import json
 
 import jax
@@ -153,6 +154,29 @@ def test_step_0_finds_what_the_exact_hybrid_finds(run):
   scores += 0.3 * lexical.score_all(prepared.index.lexicon, encoded.words)
   best = -np.sort(-np.asarray(scores), axis=1)[:, :3]
   np.testing.assert_allclose(found.scores[:, :3], best, atol=1e-3)
+
+
+def test_each_stage_trains_what_it_should(run):
+  _, workdir, _ = run
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  terms = {'docid', 'ranking', 'reranking', 'relevance', 'answer'}
+  trained = {r['step']: terms & set(r) for r in records}
+  assert trained[2] == {'docid', 'ranking'}
+  assert trained[4] == {'answer'}
+  assert trained[6] == terms
+
+
+def test_questions_to_measure_are_spread_over_a_split(run):
+  config, workdir, _ = run
+  prepared = workdirs.open(config, workdir)
+  data = dataclasses.replace(config.data, eval_questions=3)
+  few = dataclasses.replace(config, data=data)
+  (_, asked), (_, every) = (
+    next(iter(evaluate.splits(own, prepared))) for own in (few, config)
+  )
+  assert len(every) == 8
+  assert list(asked) == [every[0], every[2], every[5]]
 
 
 def test_frozen_layers_stay_as_published_and_others_move(run):

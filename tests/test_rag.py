@@ -8,6 +8,7 @@ import pytest
 
 from rag_jax import config as configs
 from rag_jax import objective, rag, types
+from rag_jax.components import reader
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
 
@@ -250,6 +251,32 @@ class TestLoss:
       gradient = descend(params, 'answer')
       params = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
     assert float(loss(params, 'answer')) < before
+
+  def test_relevance_is_learned_without_the_scores_of_search(self):
+    where = jnp.array([[True, True, False], [True, True, True]])
+    zeros = jnp.zeros((2, 3))
+    pointers = reader.Pointers(
+      spans=jnp.zeros((2, 3, 5, 2)),
+      relevance=jnp.array([[1.0, 2.0, 9.0], [0.0, 0.0, 0.0]]),
+    )
+    reading = rag.Reading(
+      documents=zeros.astype(int),
+      passages=jnp.ones((2, 3, 5), int),
+      places=zeros.astype(int),
+      scores=zeros + jnp.array([9.0, 0.0, 0.0]),
+      weights=zeros,
+      docid=zeros,
+      where=where,
+      pointers=pointers,
+    )
+    gold = jnp.array([[False, True, True], [True, False, False]])
+    known = jnp.array([True, True])
+    total, count = objective._relevance_loss(reading, gold, known)
+    wanted = np.log(np.exp(1) + np.exp(2)) - 2 + np.log(3)
+    np.testing.assert_allclose(total, wanted, rtol=1e-6)
+    assert int(count) == 2
+    total, count = objective._relevance_loss(reading, gold, ~known)
+    assert float(total) == 0 and int(count) == 0
 
 
 class TestAnswer:

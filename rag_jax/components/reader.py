@@ -11,8 +11,9 @@ of its vocabulary or a token copied from a passage, under one softmax.
 
 With published weights (`weights`) the extractive reader is a BERT that reads
 question and passage as its two texts. It also says how relevant each passage
-is, from the state of the first token: with `ranker.reads` this joins the
-scores of the ranker, which then has read what it ranks.
+is, from the state of the first token and from how sure it is of the best span
+there: with `ranker.reads` this joins the scores of the ranker, which then has
+read what it ranks.
 """
 
 import dataclasses
@@ -48,6 +49,7 @@ class ReaderConfig:
   frozen_layers: int = 0  # of these weights, from below, kept as they are
   remat: bool = False  # compute their states again for the gradient
   shared_softmax: bool = False  # True = spans of all passages compete
+  span_relevance: float = 0.0  # of the best span's score, in the relevance
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -254,11 +256,13 @@ def _read(
     frozen_layers=config.frozen_layers,
   )
   logits = states[:, -length:] @ params['pointer']
-  relevance = states[:, 0] @ params['relevance']
-  return (
-    logits.reshape(batch, count, length, 2),
-    relevance.reshape(batch, count),
-  )
+  logits = logits.reshape(batch, count, length, 2)
+  relevance = (states[:, 0] @ params['relevance']).reshape(batch, count)
+  if config.span_relevance:
+    real = jnp.where((passages != types.PAD)[..., None], logits, IMPOSSIBLE)
+    best = best_spans(real, max_tokens=config.max_answer_tokens).score
+    relevance += config.span_relevance * best
+  return logits, relevance
 
 
 def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:
