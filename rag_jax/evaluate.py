@@ -90,8 +90,9 @@ def measure(
     values['generative index', 'real documents'] = _share_real(
       found.candidates, len(prepared.dataset.documents)
     )
-    values |= _answers('answers', questions, prepared, found, config)
-    if config.reader.weights:
+    if config.loss.reads:  # or nobody has taught the reader anything
+      values |= _answers('answers', questions, prepared, found, config)
+    if config.loss.reads and config.reader.weights:
       read = answer_all(
         params, config, prepared, questions, function=read_function
       )
