@@ -16,10 +16,12 @@ def get_config():
   values.data.eval_questions = 2000
   values.docid.branching = 256
   values.ranker.reads = False
+  values.search.lexical_weight = 1.2
+  values.ranker.lexical_weight = 1.2
   values.search.read_size = 1
   values.search.train_read_size = 1
   values.loss.answer = 0.0
-  values.train.steps = 200
-  values.train.search_steps = 200
+  values.train.steps = 100
+  values.train.search_steps = 100
   values.train.reader_steps = 0
   return values
