@@ -100,6 +100,9 @@ def loss(
       params, rng, config, index, batch.query.shape[1], shard
     )
   measured = _metrics(found, ranking, batch, has_gold)
+  if config.search.scoring in ('log_softmax', 'vocabulary'):  # probabilities
+    mass = jnp.exp(beam.beam_mass(found))
+    measured['beam_mass'] = metrics.total(mass, batch.where)
   return terms, measured | {name: terms[name] for name in terms}
 
 
@@ -287,7 +290,6 @@ def _metrics(
     'support': metrics.total((ranking.weights > 0).sum(1), batch.where),
     'gold_weight': metrics.total(weight, has_gold),
     'gold_off_support': metrics.total(weight == 0, has_gold),
-    'beam_mass': metrics.total(jnp.exp(beam.beam_mass(found)), batch.where),
   }
 
 
