@@ -4,12 +4,13 @@ Without flags it trains the quickstart on the embedded facts. Any field of the
 experiment is a flag: --config.search.beam_size=8.
 """
 
-import os
 import pathlib
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from rag_jax import huge_pages
 
 QUICKSTART = pathlib.Path(__file__).parent / 'experiments' / 'quickstart.py'
 
@@ -32,17 +33,6 @@ _MODE = flags.DEFINE_enum(
 _QUESTION = flags.DEFINE_string(
   'question', None, 'The question for --mode=ask. Default: standard input.'
 )
-
-
-def use_huge_pages() -> None:
-  """Starts this program again with huge pages for what malloc hands out.
-
-  On Linux with glibc, training on the CPU takes about half the time then. A
-  value of GLIBC_TUNABLES that is set already is left alone.
-  """
-  if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
-    os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
-    os.execv(sys.executable, sys.orig_argv)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -108,5 +98,5 @@ def run(config, workdir: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  use_huge_pages()
+  huge_pages.use()
   app.run(main, flags_parser=parse_flags)

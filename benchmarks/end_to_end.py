@@ -18,9 +18,8 @@ first two, question by question, intervals over questions.
 
 import argparse
 import dataclasses
-import importlib.util
-import os
 import pathlib
+import runpy
 import sys
 import tempfile
 import time
@@ -30,12 +29,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import evaluate, optimizer, report, train
+from rag_jax import evaluate, huge_pages, report, train
 from rag_jax import workdir as workdirs
-from rag_jax.ops import text_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-MEASURES = ('index Hits@1', 'ranker Hits@1', 'EM', 'F1')
+MEASURES = (
+  ('generative index', 'Hits@1'),
+  ('after ranker', 'Hits@1'),
+  ('answers', 'EM'),
+  ('answers', 'F1'),
+)
 
 
 def ways(config):
@@ -65,9 +68,7 @@ def go_on(state, config, prepared):
   )
   step = train.step_function(stage, questions, prepared.index)
   state = jax.tree.map(jnp.copy, state)  # steps use up what they are given
-  state = dataclasses.replace(
-    state, optimizer=optimizer.make(stage).init(state.params)
-  )
+  state = train.start_stage(state, stage)
   sums = []
   for place in range(stage.train.steps):
     state, measured = step(state, place)
@@ -79,37 +80,28 @@ def go_on(state, config, prepared):
 def measure(params, config, prepared):
   """A row a question, a column a measure; NaN without an answer."""
   (_, questions), *_ = evaluate.splits(config, prepared)
-  found = evaluate.answer_all(params, config, prepared, questions)
-  values = np.full((len(questions), len(MEASURES)), np.nan)
-  rows = prepared.rows
-  for i, question in enumerate(questions):
-    gold = {rows[name] for name in question.document_ids}
-    values[i, 0] = int(found.candidates.documents[i, 0]) in gold
-    values[i, 1] = int(found.documents[i, 0]) in gold
-    if question.answers:
-      text = evaluate.answer_text(found, i, prepared, config)
-      values[i, 2] = text_metrics.exact_match(text, question.answers)
-      values[i, 3] = text_metrics.f1(text, question.answers)
-  return values
-
-
-def cell(values):
-  result = report.summarise('', '', 'a measure', values[np.isfinite(values)])
-  return f'{result.value:8.3f} {result.low:6.3f} to {result.high:6.3f}'
+  values = evaluate.question_values(params, config, prepared, questions)
+  return np.stack([values[measure] for measure in MEASURES], axis=1)
 
 
 def show(values):
   """Values: name -> float[seeds, n, measures]."""
-  print(f'\n{"":28}' + ''.join(f'{name:>25}' for name in MEASURES))
-  for name, own in values.items():
+  rows = values | {
+    f'end to end - {name}': values['end to end'] - own
+    for name, own in values.items()
+    if name != 'end to end'
+  }
+  print(f'\n{"":24}' + ''.join(f'{" ".join(m):>25}' for m in MEASURES))
+  for name, own in rows.items():
     # A question is one draw, however many seeds have answered it.
-    own = own.mean(axis=0)
-    cells = (cell(own[:, i]) for i in range(len(MEASURES)))
-    print(f'{name:28}' + ''.join(f'{text:>25}' for text in cells))
-  for name in list(values)[:-1]:
-    own = (values['end to end'] - values[name]).mean(axis=0)
-    cells = (cell(own[:, i]) for i in range(len(MEASURES)))
-    print(f'{"end to end - " + name:28}' + ''.join(f'{t:>25}' for t in cells))
+    print(f'{name:24}' + ''.join(map(cell, own.mean(axis=0).T)))
+
+
+def cell(values):
+  """The mean of a value a question, and its interval."""
+  result = report.summarise('', '', 'a measure', values[np.isfinite(values)])
+  text = f'{result.value:.3f} {result.low:.3f} to {result.high:.3f}'
+  return f'{text:>25}'
 
 
 def main():
@@ -120,10 +112,7 @@ def main():
   parser.add_argument('--folder', help='where vectors are kept; default: /tmp')
   flags = parser.parse_args()
   sys.path.insert(0, str(ROOT))
-  spec = importlib.util.spec_from_file_location('experiment', flags.config)
-  experiment = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(experiment)
-  base = experiment.get_config()
+  base = runpy.run_path(flags.config)['get_config']()
   base.data.path = flags.data
   found = {}
   parent = pathlib.Path(flags.folder or tempfile.gettempdir())
@@ -148,7 +137,5 @@ def main():
 
 
 if __name__ == '__main__':
-  if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
-    os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # as launch.py does
-    os.execv(sys.executable, sys.orig_argv)
+  huge_pages.use()
   main()

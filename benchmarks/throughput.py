@@ -21,7 +21,6 @@ import argparse
 import importlib
 import os
 import statistics
-import sys
 import time
 
 import jax
@@ -29,17 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rag_jax import huge_pages
 from rag_jax.nn import bert, bert_weights, t5, t5_weights
 
 RATE = 1e-3  # of Adam
 MINILM, T5_SMALL = bert.BertConfig(), t5.T5Config()
-
-
-def use_huge_pages():
-  """As launch.py does: both sides get theirs from malloc."""
-  if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
-    os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
-    os.execv(sys.executable, sys.orig_argv)
 
 
 def draw_tokens(vocab_size, rows, length):
@@ -235,5 +228,5 @@ def main():
 
 
 if __name__ == '__main__':
-  use_huge_pages()
+  huge_pages.use()  # both sides get theirs from malloc
   main()

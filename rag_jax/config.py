@@ -59,18 +59,17 @@ class TrainConfig:
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
     parallel.check_mode(self.parallel)
-    names = ('batch_size', 'log_every', 'checkpoint_every', 'eval_batch_size')
     sizes = ('batch_size', 'search_batch_size', 'reader_batch_size')
-    more = ('keep_checkpoints', 'accumulate', *sizes[1:])
-    for name in (*names, *more):
+    rest = ('eval_batch_size', 'accumulate', 'log_every')
+    for name in (*sizes, *rest, 'checkpoint_every', 'keep_checkpoints'):
       if getattr(self, name) < 1:
         raise ValueError(
           f'train.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.train.{name}.'
         )
-    rates = [f'{name}_rate' for name in GROUPS]
+    rates = [f'{name}_rate' for name in (*GROUPS, 'head')]
     counts = ('steps', 'evaluate_every', 'search_steps', 'reader_steps')
-    for name in (*counts, *rates, 'head_rate'):
+    for name in (*counts, *rates):
       if getattr(self, name) < 0:
         raise ValueError(
           f'train.{name} must be at least 0, got {getattr(self, name)}. '

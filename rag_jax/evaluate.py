@@ -79,19 +79,11 @@ def measure(
   results = []
   others = _Baselines(config, prepared) if with_baselines else None
   for split, questions in splits(config, prepared):
-    found = answer_all(params, config, prepared, questions)
-    systems = {
-      'generative index': (found.candidates.documents, found.candidates.where),
-      'after ranker': (found.documents, found.documents >= 0),
-    }
+    values: Values = {}
     if others is not None:
-      systems = others.search(questions) | systems
-    values = _retrieval(questions, prepared, systems, config)
-    values['generative index', 'real documents'] = _share_real(
-      found.candidates, len(prepared.dataset.documents)
-    )
-    if config.loss.reads:  # or nobody has taught the reader anything
-      values |= _answers('answers', questions, prepared, found, config)
+      found = others.search(questions)
+      values = _retrieval(questions, prepared, found, config)
+    values |= question_values(params, config, prepared, questions)
     if config.loss.reads and config.reader.weights:
       read = answer_all(
         params, config, prepared, questions, function=read_function
@@ -100,6 +92,38 @@ def measure(
       values |= _answers(name, questions, prepared, read, config)
     results += _summarise(split, values, _seen(questions, prepared, config))
   return results
+
+
+def question_values(
+  params: rag.Params,
+  config: configs.Config,
+  prepared: workdirs.Prepared,
+  questions: Sequence[types.Question],
+) -> Values:
+  """What index, ranker and reader are worth on each question.
+
+  Args:
+    params: what was trained.
+    config: the experiment.
+    prepared: documents and index.
+    questions: n of them.
+
+  Returns:
+    (system, measure) -> float[n], NaN where a question has no such value.
+    Answers are left out where nobody has taught the reader anything.
+  """
+  found = answer_all(params, config, prepared, questions)
+  systems = {
+    'generative index': (found.candidates.documents, found.candidates.where),
+    'after ranker': (found.documents, found.documents >= 0),
+  }
+  values = _retrieval(questions, prepared, systems, config)
+  values['generative index', 'real documents'] = _share_real(
+    found.candidates, len(prepared.dataset.documents)
+  )
+  if config.loss.reads:
+    values |= _answers('answers', questions, prepared, found, config)
+  return values
 
 
 def measure_search(
@@ -259,10 +283,8 @@ def splits(
 ) -> Iterator[tuple[str, Sequence[types.Question]]]:
   """The splits to measure, each with its name and the questions asked of it."""
   for split in pipeline.check_splits(prepared.dataset, config.data):
-    yield (
-      split,
-      _sample(prepared.dataset.splits[split], config.data.eval_questions),
-    )
+    questions = prepared.dataset.splits[split]
+    yield split, _sample(questions, config.data.eval_questions)
 
 
 def _sample(

@@ -99,9 +99,7 @@ def fit(
         own = to_read if stage.search.gold_only else questions
         next_state = step_function(stage, own, prepared.index)
       if place == 0 and step:
-        state = dataclasses.replace(
-          state, optimizer=optimizer.make(stage).init(state.params)
-        )
+        state = start_stage(state, stage)
       state, sums = next_state(state, place)
       recent.append(sums)
       ends = place + 1 == stage.train.steps
@@ -123,6 +121,12 @@ def fit(
   writer.close()
   checkpoint.close(checkpointer)
   return state
+
+
+def start_stage(state: State, stage: configs.Config) -> State:
+  """The state with an optimiser that has not seen the stages before."""
+  fresh = optimizer.make(stage).init(state.params)
+  return dataclasses.replace(state, optimizer=fresh)
 
 
 def step_function(

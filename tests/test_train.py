@@ -49,6 +49,19 @@ def take_steps(step, config, prepared, batches, count=3):
   return jax.device_get(state.params), records
 
 
+def moved(before, after):
+  """Whether any number of each component has changed."""
+  return {
+    name: any(
+      bool((a != b).any())
+      for a, b in zip(
+        jax.tree.leaves(part), jax.tree.leaves(after[name]), strict=True
+      )
+    )
+    for name, part in before.items()
+  }
+
+
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_eight_devices_train_as_one(
   mode, config, prepared, batches, on_one_device
@@ -131,18 +144,7 @@ def test_a_rate_of_zero_freezes_a_component(config, prepared, batches):
   state = before
   for number in range(2):
     state, _ = step(state, batches[number], prepared.index)
-  moved = {
-    name: any(
-      bool((a != b).any())
-      for a, b in zip(
-        jax.tree.leaves(part),
-        jax.tree.leaves(state.params[name]),
-        strict=True,
-      )
-    )
-    for name, part in before.params.items()
-  }
-  assert moved == {
+  assert moved(before.params, state.params) == {
     'query_encoder': True,
     'id_decoder': True,
     'ranker': True,
@@ -178,18 +180,8 @@ class TestStages:
     assert set(sums) == {'answer', 'loss'} | {
       f'gradient_norm/{name}' for name in before
     }
-    moved = {
-      name: any(
-        (a != b).any()
-        for a, b in zip(
-          jax.tree.leaves(part),
-          jax.tree.leaves(state.params[name]),
-          strict=True,
-        )
-      )
-      for name, part in before.items()
-    }
-    assert [name for name, own in moved.items() if own] == ['reader']
+    found = moved(before, state.params)
+    assert [name for name, own in found.items() if own] == ['reader']
 
   def test_a_run_killed_twice_ends_in_the_same_numbers(
     self, staged, tmp_path, monkeypatch
