@@ -1,4 +1,5 @@
 import atexit
+import importlib.metadata
 import json
 import os
 import shutil
@@ -10,6 +11,9 @@ os.environ['XLA_FLAGS'] = (
   '--xla_backend_optimization_level=0 '
   '--xla_llvm_disable_expensive_passes=true ' + os.environ.get('XLA_FLAGS', '')
 )
+# Fusion emitters double the time to compile; later versions know no other way.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 CACHE = tempfile.mkdtemp(prefix='rag_jax-compiled-')
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ['JAX_COMPILATION_CACHE_DIR'] = CACHE
