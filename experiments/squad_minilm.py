@@ -20,7 +20,7 @@ def get_config():
   values.data.bm25_b = 0.75
   values.data.title_weight = 1
   values.data.pair_weight = 0.3
-  values.data.eval_questions = 200
+  values.data.eval_questions = 400
   values.docid.branching = 32
   values.search.read_size = 2
   values.search.train_read_size = 2

@@ -211,6 +211,11 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     values = values.to_dict()
   config = _fill(Config, values, prefix='')
   _ = config.model  # checks values that must go together
+  if config.search.gold_only:
+    raise ValueError(
+      'search.gold_only belongs to the stage that trains the reader, got True. '
+      'Set --config.train.reader_steps.'
+    )
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
       'search.lexical_weight needs whole words, got data.max_query_words=0. '

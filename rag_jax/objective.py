@@ -243,6 +243,9 @@ def _self_index(
     positions,
     max_tokens=max_tokens,
     frame=index.frame,
+    log_token_weight=jax.lax.stop_gradient(
+      params['ranker']['log_token_weight']
+    ),
   )
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, query

@@ -327,3 +327,14 @@ class TestConfig:
   def test_bad_search_values_name_the_remedy(self, fields):
     with pytest.raises(ValueError, match='Set --config.search'):
       build_config(search=fields)
+
+  def test_what_the_stages_set_is_not_for_the_user(self):
+    with pytest.raises(ValueError, match='Set --config.train.reader_steps'):
+      build_config(search={'gold_only': True})
+
+  @pytest.mark.parametrize(
+    'fields', [{'window': 2}, {'kind': 'oral'}, {'span_relevance': -1.0}]
+  )
+  def test_bad_reader_values_name_the_remedy(self, fields):
+    with pytest.raises(ValueError, match='Set --config.reader'):
+      build_config(reader=fields)

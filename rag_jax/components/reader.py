@@ -63,6 +63,11 @@ class ReaderConfig:
         f'reader.kind must be one of {", ".join(KINDS)}, got {self.kind!r}. '
         'Set --config.reader.kind.'
       )
+    if self.span_relevance < 0:
+      raise ValueError(
+        f'reader.span_relevance must be at least 0, got {self.span_relevance}. '
+        'Set --config.reader.span_relevance.'
+      )
     if self.weights and self.kind != 'extractive':
       raise ValueError(
         f"reader.weights needs reader.kind 'extractive', got {self.kind!r}. "

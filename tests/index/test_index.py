@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,9 +104,41 @@ class TestPseudoQueries:
     )
     np.testing.assert_array_equal(crops[:, 0], index.tokens[rows, 0])
 
-  def test_devices_draw_what_one_device_draws(self, index):
-    whole = self.draw(index, jnp.arange(16))
-    parts = [self.draw(index, jnp.arange(i, i + 4)) for i in (0, 4, 8, 12)]
+  def test_keywords_differ_and_stand_in_their_order(self, index):
+    crops, rows = self.draw(index, jnp.arange(64), keyword_rate=1.0)
+    for crop, row in zip(np.asarray(crops), np.asarray(rows), strict=True):
+      crop = crop[crop > 0].tolist()
+      document = np.asarray(index.tokens[row]).tolist()
+      assert len(set(crop)) == len(crop)
+      places = [document.index(token) for token in crop]
+      assert places == sorted(places)
+      assert min(3, len(set(document) - {0})) <= len(crop) <= 6
+
+  def test_keywords_are_drawn_by_weight(self):
+    config = pseudo_queries.PseudoQueryConfig(keyword_rate=1.0, min_tokens=1)
+    crops, _ = pseudo_queries.draw(
+      jax.random.key(0),
+      config,
+      jnp.array([[1, 1, 2, 3, 0, 0]]),
+      jnp.arange(8000),
+      max_tokens=1,
+      log_token_weight=jnp.log(jnp.array([9.0, 1.0, 2.0, 5.0])),
+    )
+    shares = np.bincount(np.asarray(crops)[:, 0], minlength=4) / 8000
+    np.testing.assert_allclose(shares, [0, 1 / 8, 2 / 8, 5 / 8], atol=0.02)
+
+  def test_pieces_are_the_same_beside_keywords(self, index):
+    pieces, rows = self.draw(index, jnp.arange(64))
+    mixed, same = self.draw(index, jnp.arange(64), keyword_rate=0.5)
+    np.testing.assert_array_equal(rows, same)
+    equal = (pieces == mixed).all(axis=1)
+    assert 16 < int(equal.sum()) < 48
+
+  @pytest.mark.parametrize('keyword_rate', [0.0, 0.5])
+  def test_devices_draw_what_one_device_draws(self, index, keyword_rate):
+    draw = functools.partial(self.draw, index, keyword_rate=keyword_rate)
+    whole = draw(jnp.arange(16))
+    parts = [draw(jnp.arange(i, i + 4)) for i in (0, 4, 8, 12)]
     for i, array in enumerate(whole):
       joined = np.concatenate([part[i] for part in parts])
       np.testing.assert_array_equal(array, joined)
