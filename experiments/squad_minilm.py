@@ -20,14 +20,15 @@ def get_config():
   values.data.bm25_b = 0.75
   values.data.title_weight = 1
   values.data.pair_weight = 0.3
-  values.data.eval_questions = 400
+  values.data.eval_questions = 300
   values.docid.branching = 32
   values.search.read_size = 2
   values.search.train_read_size = 2
   values.search.train_passage_tokens = 128
   values.reader.frozen_layers = 3
-  values.train.steps = 190
-  values.train.search_steps = 60
-  values.train.reader_steps = 100
+  values.train.steps = 260
+  values.train.search_steps = 30
+  values.train.reader_steps = 200
   values.train.batch_size = 16
+  values.train.warmup_steps = 10
   return values

@@ -34,4 +34,5 @@ def get_config():
   values.train.steps = 100
   values.train.search_steps = 100
   values.train.reader_steps = 0
+  values.train.warmup_steps = 50
   return values

@@ -250,15 +250,14 @@ class TestTableAlone:
 
   def test_its_leaves_score_as_the_documents_vectors(self, parts):
     params, config, trie, codes, vectors, encoding = parts
-    found = beam.search(
-      (params, encoding),
-      (),
-      trie,
+    search = functools.partial(
+      beam.search,
       step_fn=functools.partial(id_decoder.apply, config=config),
       batch_size=3,
       beam_size=COUNT,
       scoring='absolute',
     )
+    found = jax.jit(search)((params, encoding), (), trie)
     products = np.asarray(encoding.vector) @ vectors.T
     order = np.argsort(-products, axis=1)
     np.testing.assert_array_equal(found.documents, order)
@@ -269,9 +268,9 @@ class TestTableAlone:
   def test_levels_are_softmaxes_over_their_nodes(self, parts):
     params, config, trie, codes, _, encoding = parts
     gold = codes[jnp.array([[5], [7], [11]])]
-    found = id_decoder.level_log_likelihood(
-      (params, encoding), trie, gold, config=config
-    )
+    found = jax.jit(
+      functools.partial(id_decoder.level_log_likelihood, config=config)
+    )((params, encoding), trie, gold)
     table = np.asarray(query_encoder.normalise(params['table']))
     scores = config.scale * np.asarray(encoding.vector) @ table.T
     depth = np.asarray(tries.depths(trie))
@@ -299,7 +298,10 @@ class TestTableAlone:
         where=where,
       ).sum()
 
-    moved = np.abs(np.asarray(jax.grad(total)(params)['table'])).max(axis=1) > 0
+    moved = (
+      np.abs(np.asarray(jax.jit(jax.grad(total))(params)['table'])).max(axis=1)
+      > 0
+    )
     assert moved[[5, 7]].all()
     assert not moved[np.asarray(~where)].any()
 

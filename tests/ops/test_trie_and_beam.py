@@ -292,7 +292,7 @@ def test_walks_end_at_their_leaves_and_depths_are_those_of_prefixes(data, dead):
   if dead and len(codes) > 1:
     alive[0] = False
   index = trie.build(codes, where=alive)
-  way = trie.walk(index, jnp.asarray(codes)[None])
+  way = jax.jit(trie.walk)(index, jnp.asarray(codes)[None])
   rows = np.arange(len(codes))
   assert np.asarray(way[-1].where[0, :, 0])[alive].all()
   np.testing.assert_array_equal(
@@ -300,7 +300,7 @@ def test_walks_end_at_their_leaves_and_depths_are_those_of_prefixes(data, dead):
   )
   ends = np.zeros(len(codes), int)
   ends[alive] = [len(prefix) for prefix in prefixes_of(codes[alive])]
-  depths = np.asarray(trie.depths(index))
+  depths = np.asarray(jax.jit(trie.depths)(index))
   np.testing.assert_array_equal(depths[: len(codes)], ends)
   for depth, frontier in enumerate(way, 1):
     inner = (np.asarray(frontier.children[0, :, 0]) >= len(codes)) & alive
@@ -316,10 +316,12 @@ def test_absolute_scores_need_only_the_way_down(data):
   params, _, edges_fn = model(2, codes.shape[1], int(codes.max()) + 1, seed)
   asked = jnp.broadcast_to(jnp.asarray(codes), (2, *codes.shape))
   cache = jnp.zeros((2, 1))
-  options = {'step_fn': edges_fn, 'scoring': 'absolute'}
-  quick = beam.score(params, cache, index, asked, **options)
+  score = jax.jit(
+    functools.partial(beam.score, step_fn=edges_fn, scoring='absolute')
+  )
+  quick = score(params, cache, index, asked)
   everything = jnp.ones(len(codes), bool)
-  whole = beam.score(params, cache, index, asked, allowed=everything, **options)
+  whole = score(params, cache, index, asked, allowed=everything)
   np.testing.assert_allclose(quick, whole, atol=1e-5)
 
 
@@ -378,6 +380,7 @@ def test_scores_are_differentiable_and_masked_slots_are_not_reached():
   index = trie.build(codes)
   params, logits_fn, _ = model(1, 2, 2, 0)
 
+  @jax.jit
   def total(params):
     return beam.score(
       params,
@@ -388,7 +391,7 @@ def test_scores_are_differentiable_and_masked_slots_are_not_reached():
       logits=True,
     ).sum()
 
-  gradient = jax.grad(total)(params)
+  gradient = jax.jit(jax.grad(total))(params)
   assert np.isfinite(gradient).all()
   # log-softmax: the gradients of the edges of one node sum to zero
   np.testing.assert_allclose(gradient[0].sum(-1), 0, atol=1e-6)
