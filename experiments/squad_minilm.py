@@ -8,7 +8,8 @@ Nine questions in ten are to train on.
   python benchmarks/end_to_end.py --data=FILE
 
 trains it in three ways. SQuAD's dev file, 2,067 paragraphs, 300 questions,
-three seeds, two CPU cores, 15 to 17 min a seed, light tests beside the first.
+three seeds, two CPU cores, 15 to 17 min a seed once vectors were there, light
+tests beside the first.
 Hits@1 of the index / after the ranker, EM / F1; differences with intervals over
 questions:
   each alone               .763 / .769   .210 / .295

@@ -67,16 +67,23 @@ def compiled_loss(config):
   return jax.jit(functools.partial(objective.loss, config=config.model))
 
 
+def means(params, batch, index, config):
+  """Each term of the loss, a mean over what it counts."""
+  terms, _ = objective.loss(
+    params, jax.random.key(5), batch, index, config=config.model
+  )
+  return {
+    name: value / jnp.maximum(count, 1)
+    for name, (value, count) in terms.items()
+  }
+
+
 @functools.cache
 def answer_and_gradient(config):
   """(params, batch, index) -> the answer's loss and its gradient."""
 
   def answer(params, batch, index):
-    terms, _ = objective.loss(
-      params, jax.random.key(5), batch, index, config=config.model
-    )
-    value, count = terms['answer']
-    return value / jnp.maximum(count, 1)
+    return means(params, batch, index, config)['answer']
 
   return jax.jit(jax.value_and_grad(answer))
 
@@ -117,16 +124,10 @@ class TestGradient:
     )
     params = init(config, index)
 
-    def means(params):
-      terms, _ = objective.loss(
-        params, jax.random.key(5), batch, index, config=config.model
-      )
-      return {
-        name: value / jnp.maximum(count, 1)
-        for name, (value, count) in terms.items()
-      }
+    def terms(params):
+      return means(params, batch, index, config)
 
-    gradients = jax.jit(jax.jacrev(means))(params)
+    gradients = jax.jit(jax.jacrev(terms))(params)
     assert set(gradients) == {'answer', 'docid', 'ranking', 'self_index'}
     keys = iter(jax.random.split(jax.random.key(3), 1000))
     direction = jax.tree.map(
@@ -137,7 +138,7 @@ class TestGradient:
 
     @jax.jit
     def moved(by):
-      return means(jax.tree.map(lambda x, d: x + by * d, params, direction))
+      return terms(jax.tree.map(lambda x, d: x + by * d, params, direction))
 
     more, less = moved(step), moved(-step)
     for name, gradient in gradients.items():
@@ -147,7 +148,7 @@ class TestGradient:
       assert float(slope) == pytest.approx(wanted, rel=0.03, abs=0.02), name
 
   def test_a_masked_question_has_no_part_in_it(self, index, batch):
-    config = build_config(**OPEN)
+    config = build_config()
     params = init(config, index)
     gradients = []
     for query in (batch.query, batch.query.at[-1].set(7)):
@@ -258,7 +259,7 @@ class TestLoss:
     config = build_config(reader={'kind': kind}, **OPEN)
     params = init(config, index)
     losses = []
-    for _ in range(10):
+    for _ in range(11):
       loss, gradient = answer_and_gradient(config)(params, batch, index)
       losses.append(float(loss))
       params = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
