@@ -63,9 +63,7 @@ def warm_start(config, prepared, folder):
 def go_on(state, config, prepared):
   """The steps that are left; parameters."""
   stage = configs.stages(config)[-1]
-  questions = prepared.encode(
-    prepared.dataset.splits[config.data.train_split], config.data
-  )
+  questions = train.training_questions(config, prepared)
   step = train.step_function(stage, questions, prepared.index)
   state = jax.tree.map(jnp.copy, state)  # steps use up what they are given
   state = train.start_stage(state, stage)

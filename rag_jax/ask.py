@@ -82,13 +82,16 @@ def show(
   documents = prepared.dataset.documents
   answer = evaluate.answer_text(found, 0, prepared, config)
   source = documents[found.read[0]]
-  probability = float(np.exp(found.log_probability[0]))
+  chance = float(np.exp(found.log_probability[0]))
   lines = [
     f'question  {question.text}',
-    f'answer    {answer}   (probability {probability:.2f})',
+    f'answer    {answer}   (probability {chance:.2f})',
     f'from      {source.title or source.id}: {_around(source.text, answer)}',
     'weight    document',
   ]
+  if evaluate.abstains(found, 0, config):
+    chance = float(1 / (1 + np.exp(-found.null_log_odds[0])))
+    lines[1:3] = [f'answer    none in what was read (probability {chance:.2f})']
   for row, weight in zip(found.documents[0], found.weights[0], strict=True):
     if row < 0 or len(lines) >= 4 + SHOWN:
       break

@@ -139,6 +139,7 @@ def stages(config: Config) -> list[Config]:
     dataclasses.replace(
       config,
       ranker=dataclasses.replace(config.ranker, reads=False),
+      reader=dataclasses.replace(config.reader, null_document=False),
       loss=dataclasses.replace(
         config.loss, answer=0.0, distillation=0.0, docid_distillation=0.0
       ),
@@ -177,6 +178,7 @@ MAY_CHANGE = (
   'train.keep_checkpoints',
   'train.parallel',
   'train.eval_batch_size',
+  'reader.null_threshold',
   'data.eval_splits',
   'data.eval_questions',
 )

@@ -170,13 +170,23 @@ def answer_all(
   return jax.tree.map(lambda x: x[: len(questions)], whole)
 
 
+def abstains(found: rag.Answer, row: int, config: configs.Config) -> bool:
+  """Whether one question is given no answer."""
+  return bool(found.null_log_odds[row] > config.reader.null_threshold)
+
+
 def answer_text(
   found: rag.Answer,
   row: int,
   prepared: workdirs.Prepared,
   config: configs.Config,
 ) -> str:
-  """The answer to one question as text, cut from its document or written."""
+  """The answer to one question as text, cut from its document or written.
+
+  It is '' where the null document wins.
+  """
+  if abstains(found, row, config):
+    return ''
   if config.reader.kind == 'fusion':
     return tokenizers.decode(prepared.tokenizer, np.asarray(found.tokens[row]))
   return pipeline.span_text(
@@ -230,7 +240,9 @@ class _Baselines:
 
   def _tune(self, documents: np.ndarray) -> float:
     """Weight of BM25 beside published vectors, by training questions."""
-    training = self._prepared.dataset.splits[self._config.data.train_split]
+    training = pipeline.train_questions(
+      self._prepared.dataset, self._config.data
+    )
     sample = [q for q in training if q.document_ids][:TUNING]
     return baselines.tune_hybrid(
       self._bm25,
@@ -284,20 +296,7 @@ def splits(
   """The splits to measure, each with its name and the questions asked of it."""
   for split in pipeline.check_splits(prepared.dataset, config.data):
     questions = prepared.dataset.splits[split]
-    yield split, _sample(questions, config.data.eval_questions)
-
-
-def _sample(
-  questions: Sequence[types.Question], count: int
-) -> Sequence[types.Question]:
-  """So many questions, spread evenly over a split; 0 takes all.
-
-  Neighbours often ask about one page: the first of a split are no sample.
-  """
-  total = len(questions)
-  if not 0 < count < total:
-    return questions
-  return [questions[i * total // count] for i in range(count)]
+    yield split, pipeline.spread(questions, config.data.eval_questions)
 
 
 def _seen(
@@ -374,12 +373,19 @@ def _answers(
   found: rag.Answer,
   config: configs.Config,
 ) -> Values:
-  """Exact match and F1 of the answers, where the data has answers."""
-  exact, overlap = np.full((2, len(questions)), np.nan)
+  """Exact match and F1 of the answers, where the data has answers.
+
+  No answer is the right one where the data says that there is none.
+  """
+  exact, overlap, answered = np.full((3, len(questions)), np.nan)
   for row, question in enumerate(questions):
-    if not question.answers:
-      continue
+    answers = question.answers if question.answerable else ('',)
     text = answer_text(found, row, prepared, config)
-    exact[row] = text_metrics.exact_match(text, question.answers)
-    overlap[row] = text_metrics.f1(text, question.answers)
-  return {(system, 'EM'): exact, (system, 'F1'): overlap}
+    answered[row] = not abstains(found, row, config)
+    if answers:
+      exact[row] = text_metrics.exact_match(text, answers)
+      overlap[row] = text_metrics.f1(text, answers)
+  values = {(system, 'EM'): exact, (system, 'F1'): overlap}
+  if config.reader.null_document:
+    values[system, 'answered'] = answered
+  return values

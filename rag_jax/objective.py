@@ -18,7 +18,7 @@ from rag_jax.ops import beam, losses, metrics
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 # Terms that share the weight of another.
-WEIGHTS = {'relevance': 'ranking', 'reranking': 'ranking'}
+WEIGHTS = dict.fromkeys(('relevance', 'reranking', 'null_document'), 'ranking')
 
 
 def loss(
@@ -80,7 +80,10 @@ def loss(
       terms['reranking'] = _ranking_loss(
         config, reading.scores, read_gold, reading.where, has_gold
       )
-      terms['relevance'] = _relevance_loss(reading, read_gold, has_gold)
+      null = config.reader.null_document
+      terms['relevance'] = _relevance_loss(reading, read_gold, has_gold, null)
+      if null:
+        terms['null_document'] = null_loss(reading, read_gold, batch)
   if weights.docid:
     gold = jnp.maximum(batch.gold, 0)
     if config.search.scoring == 'absolute':
@@ -150,7 +153,7 @@ def _ranking_loss(
 
 
 def _relevance_loss(
-  reading: rag.Reading, is_gold: jax.Array, has_gold: jax.Array
+  reading: rag.Reading, is_gold: jax.Array, has_gold: jax.Array, null: bool
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of what the reader alone makes of the passages it reads.
 
@@ -162,9 +165,39 @@ def _relevance_loss(
     reading.where, reading.pointers.relevance, reader.IMPOSSIBLE
   )
   gold = jnp.where(is_gold & reading.where, scores, reader.IMPOSSIBLE)
-  nll = jax.nn.logsumexp(scores, axis=1) - jax.nn.logsumexp(gold, axis=1)
+  total = jax.nn.logsumexp(scores, axis=1)
+  if null:
+    total = jnp.logaddexp(total, 0.0)
+  nll = total - jax.nn.logsumexp(gold, axis=1)
   known = has_gold & (is_gold & reading.where).any(1)
   return metrics.total(jnp.where(known, nll, 0.0), known)
+
+
+def null_loss(
+  reading: rag.Reading, is_gold: jax.Array, batch: types.Batch
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy of the null document where nothing that is read answers.
+
+  That is so for a question that has no answer, and for any other once the gold
+  documents and all that hold the answer by chance are taken away.
+
+  Args:
+    reading: what the extractive reader has read.
+    is_gold: bool[B, R], gold documents among it.
+    batch: the questions.
+
+  Returns:
+    (sum, count) over the questions of which this can be said.
+  """
+  assert reading.pointers is not None  # the reader is extractive
+  answers = reader.find_answers(reading.passages, batch.answers).any((2, 3))
+  rest = reading.where & ~is_gold & ~answers
+  known = is_gold.any(1)
+  if batch.answerable is not None:
+    known |= ~batch.answerable
+  known &= batch.where & rest.any(1)
+  odds = reader.null_log_odds(reading.pointers.relevance, rest)
+  return metrics.total(jax.nn.softplus(-odds), known)
 
 
 def _answer_losses(

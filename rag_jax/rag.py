@@ -119,6 +119,15 @@ class RagConfig:
         'ranker.reads needs a reader with published weights, got none. '
         'Set --config.reader.weights or --config.ranker.reads=False.'
       )
+    if self.reader.null_document and not (
+      self.ranker.reads and self.loss.ranking
+    ):
+      raise ValueError(
+        'reader.null_document learns from how relevant passages are, got '
+        f'ranker.reads={self.ranker.reads} and loss.ranking='
+        f'{self.loss.ranking}. Set --config.ranker.reads=True and '
+        '--config.loss.ranking=1.'
+      )
 
 
 @flax.struct.dataclass
@@ -157,6 +166,7 @@ class Answer:
   end: types.Array  # int32[B], its last token there
   tokens: types.Array  # int32[B, A], the written answer (fusion), or zeros
   log_probability: types.Array  # float32[B], of the answer, nats
+  null_log_odds: types.Array  # float32[B], of no answer in what was read; nats
   beam_mass: types.Array  # float32[B], log of what the beam holds, nats
 
 
@@ -488,6 +498,7 @@ def answer(
       end=zero,
       tokens=tokens,
       log_probability=score,
+      null_log_odds=jnp.full(score.shape, reader.IMPOSSIBLE),
       **common,
     )
   assert reading.pointers is not None  # the reader is extractive
@@ -496,6 +507,9 @@ def answer(
   joint = spans.score + jnp.log(jnp.where(support, reading.weights, 1.0))
   joint = jnp.where(support, joint, reader.IMPOSSIBLE)
   best = joint.argmax(axis=1)
+  null = jnp.full(best.shape, reader.IMPOSSIBLE)
+  if config.reader.null_document:
+    null = reader.null_log_odds(reading.pointers.relevance, reading.where)
 
   def pick(x):
     return jnp.take_along_axis(x, best[:, None], axis=1)[:, 0]
@@ -506,6 +520,7 @@ def answer(
     end=pick(spans.end),
     tokens=jnp.zeros((best.shape[0], length), jnp.int32),
     log_probability=pick(joint),
+    null_log_odds=null,
     **common,
   )
 

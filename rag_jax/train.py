@@ -69,9 +69,8 @@ def fit(
   config: configs.Config, prepared: workdirs.Prepared, workdir: pathlib.Path
 ) -> State:
   """Runs the steps that are missing."""
-  questions = prepared.encode(
-    prepared.dataset.splits[config.data.train_split], config.data
-  )
+  questions = training_questions(config, prepared)
+  to_find = _labelled(questions)
   to_read = questions
   if config.train.reader_steps and config.reader.kind == 'extractive':
     to_read = _answered(questions, prepared.index)
@@ -96,7 +95,11 @@ def fit(
   with report.Progress(steps, start) as progress:
     for step, stage, place in plan(config, start):
       if place == 0 or step == start:
-        own = to_read if stage.search.gold_only else questions
+        own = questions
+        if stage.search.gold_only:
+          own = to_read
+        elif not stage.loss.reads:
+          own = to_find
         next_state = step_function(stage, own, prepared.index)
       if place == 0 and step:
         state = start_stage(state, stage)
@@ -163,6 +166,21 @@ def step_function(
     return step(state, batch, index)
 
   return next_state
+
+
+def training_questions(
+  config: configs.Config, prepared: workdirs.Prepared
+) -> pipeline.Questions:
+  """The questions to train on, as arrays."""
+  return prepared.encode(
+    pipeline.train_questions(prepared.dataset, config.data), config.data
+  )
+
+
+def _labelled(questions: pipeline.Questions) -> pipeline.Questions:
+  """Those with gold documents, which search alone learns from; or all."""
+  rows = np.flatnonzero((questions.gold >= 0).any(axis=1))
+  return pipeline.keep(questions, rows) if rows.size else questions
 
 
 def _answered(

@@ -43,12 +43,14 @@ class Question:
     text: the question.
     answers: acceptable answers; empty if the data has none.
     document_ids: ids of the documents that answer it; empty if unknown.
+    answerable: False if the data says that nothing answers it.
   """
 
   id: str
   text: str
   answers: tuple[str, ...] = ()
   document_ids: tuple[str, ...] = ()
+  answerable: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,3 +88,4 @@ class Batch:
   gold: jax.Array  # int32[B, G], rows of gold documents; -1 where there is none
   where: jax.Array  # bool[B], False = padding of an incomplete batch
   words: jax.Array | None = None  # int32[B, W], for a lexicon if there is one
+  answerable: jax.Array | None = None  # bool[B]; None = all are

@@ -217,7 +217,7 @@ def _complete(
   if config.query_encoder.weights and not config.loss.self_index:
     rows = {d.id: i for i, d in enumerate(dataset.documents)}
     asked = np.zeros(len(rows), np.float32)
-    for question in dataset.splits[config.data.train_split]:
+    for question in pipeline.train_questions(dataset, config.data):
       asked[[rows[name] for name in question.document_ids]] = 1
     index = dataclasses.replace(
       index, asked=tries.sum_below(index.trie, jnp.asarray(asked)) > 0

@@ -4,14 +4,16 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from rag_jax import ask, evaluate, survey, train
+from rag_jax import ask, evaluate, objective, rag, survey, train, types
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
+from rag_jax.components import reader
 from rag_jax.data import formats, pipeline
 from rag_jax.index import docids
 from rag_jax.nn import bert, bert_weights, weights
@@ -93,7 +95,7 @@ def values(tiny_values, folder):
       'lexical_weight': 0.3,
     },
     'ranker': {'docid_weight': 0.0, 'vector_weight': 10.0, 'reads': True},
-    'reader': bert_sizes | {'max_answer_tokens': 4},
+    'reader': bert_sizes | {'max_answer_tokens': 4, 'null_document': True},
     'loss': {'self_index': 0.0},
     'train': tiny_values['train']
     | {'steps': 6, 'search_steps': 2, 'reader_steps': 2, 'head_rate': 10.0},
@@ -212,6 +214,78 @@ def test_it_answers_and_ranks_what_it_read_first(run):
     ask.answers(config, prepared, params, ['How much does the red cat weigh?'])
   )
   assert text.startswith('question  How much')
+
+
+def test_no_answer_where_the_null_document_wins(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  asked = 'How much does the red cat weigh?'
+  named = [types.Question(id='a', text=asked, answers=('100',))]
+  named.append(types.Question(id='b', text=asked, answerable=False))
+  values, texts = {}, {}
+  for threshold in (-1e3, 1e3):
+    changed = dataclasses.replace(config.reader, null_threshold=threshold)
+    own = dataclasses.replace(config, reader=changed)
+    values[threshold] = evaluate.question_values(params, own, prepared, named)
+    texts[threshold] = next(ask.answers(own, prepared, params, [asked]))
+  never, always = values.values()
+  assert never['answers', 'answered'].tolist() == [0, 0]
+  assert never['answers', 'EM'].tolist() == [0, 1]
+  assert always['answers', 'answered'].tolist() == [1, 1]
+  assert always['answers', 'EM'][1] == 0
+  assert 'none in what was read (probability 0.' in texts[-1e3]
+  assert 'none in what was read' not in texts[1e3]
+
+
+def test_the_null_document_learns_where_nothing_answers():
+  reading = rag.Reading(
+    documents=jnp.zeros((4, 3), int),
+    passages=jnp.array([[[5, 6], [7, 8], [6, 9]]] * 4),
+    places=jnp.zeros((4, 3), int),
+    scores=jnp.zeros((4, 3)),
+    weights=jnp.ones((4, 3)) / 3,
+    docid=jnp.zeros((4, 3)),
+    where=jnp.array([[True, True, True]] * 3 + [[True, False, False]]),
+    pointers=reader.Pointers(
+      spans=jnp.zeros((4, 3, 2, 2)),
+      relevance=jnp.array([[2.0, 1.0, -1.0]] * 4),
+    ),
+  )
+  batch = types.Batch(
+    query=jnp.ones((4, 1), int),
+    answers=jnp.array([[[6]], [[6]], [[0]], [[6]]]),
+    gold=jnp.full((4, 1), -1),
+    where=jnp.ones(4, bool),
+    answerable=jnp.array([True, True, False, True]),
+  )
+  gold = jnp.array([[True, False, False]]) & (jnp.arange(4) != 1)[:, None]
+  gold &= (jnp.arange(4) != 2)[:, None]
+
+  def null_loss(relevance):
+    own = dataclasses.replace(reading.pointers, relevance=relevance)
+    own = dataclasses.replace(reading, pointers=own)
+    return objective.null_loss(own, gold, batch)
+
+  total, count = null_loss(reading.pointers.relevance)
+  # Less gold and what holds the answer by chance, the first has one passage;
+  # the third, which has no answer, all three. The second may have one anywhere,
+  # and the last has nothing left.
+  assert int(count) == 2
+  wanted = np.log1p(np.exp(1.0)) + np.log1p(np.exp([2.0, 1.0, -1.0]).sum())
+  assert float(total) == pytest.approx(wanted, rel=1e-5)
+  slopes = jax.grad(lambda x: null_loss(x)[0])(reading.pointers.relevance)
+  expected = [[0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]]
+  assert (np.asarray(slopes) > 0).astype(int).tolist() == expected
+
+
+def test_a_null_document_needs_what_teaches_it(values):
+  for group, changes in (
+    ('ranker', {'reads': False}),
+    ('loss', {'ranking': 0}),
+  ):
+    other = values | {group: values[group] | changes}
+    with pytest.raises(ValueError, match='reader.null_document learns from'):
+      configs.build(other)
 
 
 def test_schemes_are_compared_by_published_vectors(

@@ -191,6 +191,21 @@ class TestStages:
     found = moved(before, state.params)
     assert [name for name, own in found.items() if own] == ['reader']
 
+  def test_search_alone_has_the_questions_with_gold_documents(
+    self, staged, prepared, tmp_path, monkeypatch
+  ):
+    data = dataclasses.replace(staged.data, labelled_questions=20)
+    staged = dataclasses.replace(staged, data=data)
+    counts = []
+
+    def step_function(stage, questions, index):
+      counts.append((len(questions.gold), int((questions.gold >= 0).sum())))
+      return lambda state, place: (state, {'loss': (1.0, 1.0)})
+
+    monkeypatch.setattr(train, 'step_function', step_function)
+    train.fit(staged, prepared, tmp_path)
+    assert counts == [(20, 20), (20, 20), (40, 20)]
+
   def test_a_run_killed_twice_ends_in_the_same_numbers(
     self, staged, tmp_path, monkeypatch
   ):

@@ -13,7 +13,8 @@ With published weights (`weights`) the extractive reader is a BERT that reads
 question and passage as its two texts. It also says how relevant each passage
 is, from the state of the first token and from how sure it is of the best span
 there: with `ranker.reads` this joins the scores of the ranker, which then has
-read what it ranks.
+read what it ranks. With `null_document` one more competes, whose relevance is 0
+and which says nothing: where it wins, nothing that was read answers.
 """
 
 import dataclasses
@@ -50,6 +51,8 @@ class ReaderConfig:
   remat: bool = False  # compute their states again for the gradient
   shared_softmax: bool = False  # True = spans of all passages compete
   span_relevance: float = 0.0  # of the best span's score, in the relevance
+  null_document: bool = False  # one that says nothing, beside those read
+  null_threshold: float = 0.0  # log odds of it above which none is answered
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -268,6 +271,27 @@ def _read(
     best = best_spans(real, max_tokens=config.max_answer_tokens).score
     relevance += config.span_relevance * best
   return logits, relevance
+
+
+def null_log_odds(relevance: jax.Array, where: jax.Array) -> jax.Array:
+  """Log odds of the null document against all passages that were read.
+
+  Args:
+    relevance: float32[B, K], nats; that of the null document is 0.
+    where: bool[B, K], passages that were read.
+
+  Returns:
+    float32[B], nats; a question is given no answer above `null_threshold`.
+
+  Example:
+    >>> relevance = jnp.array([[1.5, 9.0]])
+    >>> null_log_odds(relevance, jnp.array([[True, False]])).tolist()
+    [-1.5]
+
+  Reference:
+    Guu et al., REALM, 2020; Devlin et al., BERT, 2019, for the threshold.
+  """
+  return -jax.nn.logsumexp(jnp.where(where, relevance, IMPOSSIBLE), axis=-1)
 
 
 def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:

@@ -279,6 +279,7 @@ def _squad(
           text=text_io.string(record, 'question', here),
           answers=() if impossible else text_io.distinct(texts),
           document_ids=() if impossible else (name,),
+          answerable=not impossible,
         )
 
 

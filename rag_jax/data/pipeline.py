@@ -7,8 +7,11 @@ step without any state of the pipeline.
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import flax.struct
 import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
@@ -35,6 +38,7 @@ class DataConfig:
   max_answers: int = 3
   max_answer_tokens: int = 12
   max_gold: int = 1
+  labelled_questions: int = 0  # so many train with gold documents; 0: all
   tokenizer: str = ''  # published one; see rag_jax.nn.weights. Empty: learned
   max_vector_tokens: int = 192  # of a document, for its published vector
   max_query_words: int = 0  # whole words kept for a lexicon; 0: no lexicon
@@ -58,8 +62,8 @@ class DataConfig:
           f'data.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
-    counts = ('eval_questions', 'max_query_words', 'title_weight')
-    for name in (*counts, 'pair_weight'):
+    counts = ('eval_questions', 'labelled_questions', 'max_query_words')
+    for name in (*counts, 'title_weight', 'pair_weight'):
       if getattr(self, name) < 0:
         raise ValueError(
           f'data.{name} must be at least 0, got {getattr(self, name)}. '
@@ -67,7 +71,7 @@ class DataConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@flax.struct.dataclass
 class Questions:
   """A split as arrays, one row a question."""
 
@@ -75,6 +79,7 @@ class Questions:
   answers: np.ndarray  # int32[n, M, A]
   gold: np.ndarray  # int32[n, G], -1 = none
   words: np.ndarray | None = None  # int32[n, W], where there is a lexicon
+  answerable: np.ndarray | None = None  # bool[n]; None = all are
 
 
 def train_tokenizer(
@@ -153,7 +158,47 @@ def encode_questions(
     whole_words = words.encode(
       vocabulary, texts, max_words=config.max_query_words
     )
-  return Questions(query=query, answers=answers, gold=gold, words=whole_words)
+  return Questions(
+    query=query,
+    answers=answers,
+    gold=gold,
+    words=whole_words,
+    answerable=np.asarray([q.answerable for q in questions], bool),
+  )
+
+
+def train_questions(
+  dataset: types.Dataset, config: DataConfig
+) -> Sequence[types.Question]:
+  """The questions to train on; all but `labelled_questions` have answers only.
+
+  Those that keep their gold documents are spread evenly over the questions
+  that have any.
+  """
+  questions = dataset.splits[config.train_split]
+  if not config.labelled_questions:
+    return questions
+  rows = [i for i, question in enumerate(questions) if question.document_ids]
+  kept = set(spread(rows, config.labelled_questions))
+  return [
+    question if i in kept else dataclasses.replace(question, document_ids=())
+    for i, question in enumerate(questions)
+  ]
+
+
+def spread(rows: Sequence[Any], count: int) -> Sequence[Any]:
+  """So many of them, spread evenly; 0 takes all.
+
+  Neighbours often ask about one page: the first of a split are no sample.
+
+  Example:
+    >>> spread('abcdefgh', 3)
+    ['a', 'c', 'f']
+  """
+  total = len(rows)
+  if not 0 < count < total:
+    return rows
+  return [rows[i * total // count] for i in range(count)]
 
 
 def train_batches(
@@ -227,24 +272,14 @@ def eval_batches(
 
 def keep(questions: Questions, rows: np.ndarray) -> Questions:
   """The questions of some rows."""
-  return Questions(
-    query=questions.query[rows],
-    answers=questions.answers[rows],
-    gold=questions.gold[rows],
-    words=None if questions.words is None else questions.words[rows],
-  )
+  return jax.tree.map(lambda x: x[rows], questions)
 
 
 def take(questions: Questions, rows: np.ndarray) -> types.Batch:
   """The batch of some rows."""
-  own = keep(questions, rows)
-  return types.Batch(
-    query=jnp.asarray(own.query),
-    answers=jnp.asarray(own.answers),
-    gold=jnp.asarray(own.gold),
-    where=jnp.ones(len(rows), bool),
-    words=None if own.words is None else jnp.asarray(own.words),
-  )
+  own = jax.tree.map(jnp.asarray, keep(questions, rows))
+  where = jnp.ones(len(rows), bool)
+  return types.Batch(where=where, **vars(own))
 
 
 def span_text(

@@ -316,6 +316,7 @@ def test_squad(tmp_path, name, format):
     id='q1', text='q1?', answers=('played', 'It'), document_ids=(first,)
   )
   assert found['q2'].answers == found['q2'].document_ids == ()
+  assert [name for name in found if not found[name].answerable] == ['q2']
   assert found['q3'].document_ids == found['q4'].document_ids == (last,)
   notes = ' '.join(dataset.notes)
   assert 'have an answer that occurs in none of their documents' in notes

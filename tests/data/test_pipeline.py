@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rag_jax import types
 from rag_jax.data import pipeline
 
 COUNT, SIZE = 200, 4
@@ -17,6 +18,27 @@ def questions():
     answers=np.ones((COUNT, 1, 1), np.int32),
     gold=gold.astype(np.int32),
   )
+
+
+def test_labels_that_are_kept_are_spread_over_those_there_are():
+  questions = tuple(
+    types.Question(
+      id=str(i), text='?', answers=('a',), document_ids=('d',) * (i % 3 > 0)
+    )
+    for i in range(12)
+  )
+  dataset = types.Dataset(documents=(), splits={'train': questions})
+
+  def kept(count):
+    config = pipeline.DataConfig(labelled_questions=count)
+    found = pipeline.train_questions(dataset, config)
+    assert [q.answers for q in found] == [('a',)] * 12
+    return [int(q.id) for q in found if q.document_ids]
+
+  assert kept(0) == kept(50) == [1, 2, 4, 5, 7, 8, 10, 11]
+  assert kept(4) == [1, 4, 7, 10]
+  with pytest.raises(ValueError, match='data.labelled_questions must be'):
+    pipeline.DataConfig(labelled_questions=-1)
 
 
 def draw(questions, lengths, seed=0, count=96):
