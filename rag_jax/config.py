@@ -218,6 +218,13 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
       'search.gold_only belongs to the stage that trains the reader, got True. '
       'Set --config.train.reader_steps.'
     )
+  for part in ('query_encoder', 'reader'):
+    own = getattr(config, part).weights
+    if own and not config.data.tokenizer:
+      raise ValueError(
+        f'{part}.weights {own!r} need their own tokenizer, got '
+        f"data.tokenizer=''. Set --config.data.tokenizer={own}."
+      )
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
       'search.lexical_weight needs whole words, got data.max_query_words=0. '

@@ -215,7 +215,8 @@ def _answer_losses(
     reading = rag.read(params, config, batch.query, reading)
   joint = reading.weights
   if config.reader.kind == 'fusion':
-    target = _with_end(batch.answers[:, 0])
+    end = reader.end_token(config.reader)
+    target = _with_end(batch.answers[:, 0], end)
     scores = reader.write_log_likelihood(
       params['reader'],
       config.reader,
@@ -329,8 +330,8 @@ def _metrics(
   }
 
 
-def _with_end(tokens: jax.Array) -> jax.Array:
+def _with_end(tokens: jax.Array, end: int) -> jax.Array:
   """Appends the end token to int32[B, A] answers; [B, A + 1]."""
   tokens = jnp.pad(tokens, ((0, 0), (0, 1)))
   length = (tokens != types.PAD).sum(-1, keepdims=True)
-  return jnp.where(jnp.arange(tokens.shape[1]) == length, reader.EOS, tokens)
+  return jnp.where(jnp.arange(tokens.shape[1]) == length, end, tokens)

@@ -22,7 +22,8 @@ def make(config: configs.Config) -> optax.GradientTransformation:
   rates = {name: getattr(train, f'{name}_rate') for name in configs.GROUPS}
 
   def rate(part, leaf):
-    is_head = part == 'reader' and config.reader.weights and leaf != 'bert'
+    added = leaf not in rag.PUBLISHED
+    is_head = part == 'reader' and config.reader.weights and added
     return rates[part] * (train.head_rate if is_head else 1.0)
 
   def scale(updates, params=None):

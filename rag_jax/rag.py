@@ -22,6 +22,7 @@ from rag_jax.ops import beam, lexical
 from rag_jax.ops import trie as tries
 
 Params = dict[str, Any]
+PUBLISHED = ('bert', 't5')  # names of parameters that others have trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,10 +115,12 @@ class RagConfig:
         f"'node_table', got {self.id_decoder.output!r}. "
         'Set --config.id_decoder.output=node_table.'
       )
-    if self.ranker.reads and not self.reader.weights:
+    points = self.reader.weights and self.reader.kind == 'extractive'
+    if self.ranker.reads and not points:
       raise ValueError(
-        'ranker.reads needs a reader with published weights, got none. '
-        'Set --config.reader.weights or --config.ranker.reads=False.'
+        'ranker.reads needs an extractive reader with published weights, got '
+        f'kind {self.reader.kind!r} with weights {self.reader.weights!r}. Set '
+        '--config.reader.weights or --config.ranker.reads=False.'
       )
     if self.reader.null_document and not (
       self.ranker.reads and self.loss.ranking

@@ -311,7 +311,7 @@ def _lower(params: rag.Params, precision: str) -> rag.Params:
     | {
       own: jax.tree.map(lambda x: x.astype(precision), leaf)
       for own, leaf in part.items()
-      if own == 'bert'
+      if own in rag.PUBLISHED
     }
     for name, part in params.items()
   }

@@ -21,7 +21,7 @@ from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers, words
 from rag_jax.index import encoding
 from rag_jax.index import index as indexes
-from rag_jax.nn import bert_weights, published, weights
+from rag_jax.nn import bert_weights, published, t5, t5_weights, weights
 from rag_jax.ops import lexical
 from rag_jax.ops import trie as tries
 
@@ -75,16 +75,19 @@ def open(config: configs.Config, workdir: pathlib.Path) -> Prepared:
     config.data.path, format=config.data.format, on_empty=config.data.on_empty
   )
   pipeline.check_splits(dataset, config.data)
+  pretrained = load_pretrained(config)
   claim(workdir, config)
-  return prepare(config, dataset, workdir)
+  return prepare(config, dataset, pretrained, workdir)
 
 
 def prepare(
-  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
+  config: configs.Config,
+  dataset: types.Dataset,
+  pretrained: rag.Pretrained,
+  workdir: pathlib.Path,
 ) -> Prepared:
   """Makes the tokenizer and the index, or loads those the workdir holds."""
   tokenizer = _tokenizer(config, dataset, workdir)
-  pretrained = load_pretrained(config)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, len(encoded.tokens), encoded)):
     print(f'note: {note}', file=sys.stderr)
@@ -125,29 +128,65 @@ def load_pretrained(config: configs.Config) -> rag.Pretrained:
   """Reads the published weights that the components name, if any.
 
   Raises:
-    ValueError: if a size in the configuration is not that of the weights.
+    ValueError: if a size in the configuration is not that of the weights, or
+      they have no row for some token.
   """
   found: dict[str, Any] = {}
   for part in ('query_encoder', 'reader'):
     own = getattr(config, part)
-    if own.weights:
-      found[part] = _load_bert(part, own)
+    if not own.weights:
+      continue
+    folder = published.resolve(own.weights, 'model.safetensors').parent
+    if part == 'reader' and own.kind == 'fusion':
+      found[part] = _load_t5(part, own, folder)
+    else:
+      found[part] = _load_bert(part, own, folder)
+    _check_vocabulary(config, part, len(found[part]['embedding']))
   return rag.Pretrained(**found)
 
 
-def _load_bert(part: str, config: Any) -> rag.Params:
-  folder = published.resolve(config.weights, 'model.safetensors').parent
+def _load_bert(part: str, config: Any, folder: pathlib.Path) -> rag.Params:
   sizes = weights.bert_config(folder)
-  ours = query_encoder.bert_config(config)
+  _check_sizes(part, config, sizes)
+  state = weights.read(folder / 'model.safetensors')
+  return bert_weights.from_state_dict(state, sizes)
+
+
+def _load_t5(part: str, config: Any, folder: pathlib.Path) -> rag.Params:
+  sizes = weights.t5_config(folder)
+  _check_sizes(part, config, sizes)
+  state = weights.read(folder / 'model.safetensors')
+  params = t5_weights.from_state_dict(state, sizes)
+  told = t5.sizes(params, num_heads=sizes.num_heads)
+  for name in ('epsilon', 'max_distance'):
+    if getattr(told, name) != getattr(sizes, name):
+      raise ValueError(
+        f'{part}.weights must be of a T5 with {name} {getattr(told, name)}, '
+        f'got {getattr(sizes, name)} in {config.weights!r}. Give another T5.'
+      )
+  return params
+
+
+def _check_sizes(part: str, ours: Any, sizes: Any) -> None:
   for name in ('width', 'num_layers', 'num_heads', 'hidden'):
     if getattr(ours, name) != getattr(sizes, name):
       raise ValueError(
         f'{part}.{name} must be {getattr(sizes, name)} as in the weights '
-        f'{config.weights!r}, got {getattr(ours, name)}. '
+        f'{ours.weights!r}, got {getattr(ours, name)}. '
         f'Set --config.{part}.{name}={getattr(sizes, name)}.'
       )
-  state = weights.read(folder / 'model.safetensors')
-  return bert_weights.from_state_dict(state, sizes)
+
+
+def _check_vocabulary(config: configs.Config, part: str, rows: int) -> None:
+  """Raises a ValueError on tokens that published weights have no row for."""
+  count = _published_tokenizer(config).get_vocab_size()
+  if count > rows:
+    raise ValueError(
+      f'data.tokenizer must have at most the {rows} tokens of {part}.weights '
+      f'{getattr(config, part).weights!r}, got {count} of '
+      f'{config.data.tokenizer!r}. Set --config.data.tokenizer to that of the '
+      'weights.'
+    )
 
 
 def _tokenizer(
@@ -168,6 +207,10 @@ def make_tokenizer(
   """The published tokenizer that `data.tokenizer` names, or one learned."""
   if not config.data.tokenizer:
     return pipeline.train_tokenizer(dataset, config.data)
+  return _published_tokenizer(config)
+
+
+def _published_tokenizer(config: configs.Config) -> hf_tokenizers.Tokenizer:
   path = published.resolve(config.data.tokenizer, 'tokenizer.json')
   return tokenizers.load_published(path)
 

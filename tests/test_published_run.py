@@ -16,7 +16,7 @@ from rag_jax import workdir as workdirs
 from rag_jax.components import reader
 from rag_jax.data import formats, pipeline
 from rag_jax.index import docids
-from rag_jax.nn import bert, bert_weights, weights
+from rag_jax.nn import bert, bert_weights, t5, t5_weights, weights
 from rag_jax.ops import lexical
 
 SIZES = bert.BertConfig(
@@ -30,18 +30,21 @@ SIZES = bert.BertConfig(
 FRAME = ['[CLS]', '[SEP]']
 
 
-def write_tokenizer(path, texts):
+def write_tokenizer(
+  path, texts, special=('[PAD]', *FRAME), frame=FRAME, size=SIZES.vocab_size
+):
   tokenizer = hf.Tokenizer(models.WordPiece(unk_token='[UNK]'))
   tokenizer.normalizer = normalizers.BertNormalizer()
   tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  special = ['[PAD]', '[UNK]', *FRAME]
   trainer = trainers.WordPieceTrainer(
-    vocab_size=SIZES.vocab_size, special_tokens=special, show_progress=False
+    vocab_size=size,
+    special_tokens=[*special, '[UNK]'],
+    show_progress=False,
   )
   tokenizer.train_from_iterator(texts, trainer)
   tokenizer.post_processor = processors.TemplateProcessing(
-    single='[CLS] $A [SEP]',
-    special_tokens=[(t, tokenizer.token_to_id(t)) for t in FRAME],
+    single=' '.join([*frame[:-1], '$A', frame[-1]]),
+    special_tokens=[(t, tokenizer.token_to_id(t)) for t in frame],
   )
   tokenizer.save(str(path))
 
@@ -299,6 +302,90 @@ def test_schemes_are_compared_by_published_vectors(
   assert 'residual_kmeans' in text
   vectors = np.load(next((tmp_path / 'vectors').glob('*.npy')))
   assert vectors.shape == (48, 16)
+
+
+class TestT5:
+  """A T5 that reads, with a search that starts from nothing."""
+
+  @pytest.fixture
+  def config(self, tiny_values, tiny_folder, tmp_path):
+    folder = tmp_path / 'published'
+    folder.mkdir()
+    sizes = t5.T5Config(
+      vocab_size=SIZES.vocab_size,
+      width=16,
+      num_layers=1,
+      num_decoder_layers=2,
+      num_heads=2,
+      head_size=4,
+      hidden=16,
+    )
+    state = t5_weights.to_state_dict(t5.init(jax.random.key(0), sizes), sizes)
+    weights.write(folder / 'model.safetensors', state)
+    described = {
+      'model_type': 't5',
+      'feed_forward_proj': 'relu',
+      'vocab_size': sizes.vocab_size,
+      'd_model': 16,
+      'd_kv': 4,
+      'd_ff': 16,
+      'num_layers': 1,
+      'num_decoder_layers': 2,
+      'num_heads': 2,
+      'relative_attention_num_buckets': 32,
+      'layer_norm_epsilon': 1e-6,
+    }
+    (folder / 'config.json').write_text(json.dumps(described))
+    texts = [
+      pipeline.document_text(d)
+      for d in formats.load(str(tiny_folder)).documents
+    ]
+    path = folder / 'tokenizer.json'
+    write_tokenizer(path, texts, special=['<pad>', '</s>'], frame=['</s>'])
+    own = {'kind': 'fusion', 'weights': str(folder), 'max_answer_tokens': 5}
+    return configs.build(
+      tiny_values
+      | {
+        'data': tiny_values['data'] | {'tokenizer': str(folder)},
+        'reader': tiny_values['reader'] | own,
+        'loss': {'self_index': 0.0},
+        'train': tiny_values['train'] | {'steps': 2},
+      }
+    )
+
+  def test_it_learns_and_writes(self, config, tmp_path):
+    prepared = workdirs.open(config, tmp_path / 'run')
+    published = prepared.pretrained.reader
+    state = train.fit(config, prepared, tmp_path / 'run')
+    moved = jax.tree.map(
+      lambda x, y: bool((x != y).any()), published, state.params['reader']['t5']
+    )
+    assert all(jax.tree.leaves(moved))
+    found = evaluate.answer_all(
+      state.params, config, prepared, prepared.dataset.splits['dev']
+    )
+    assert found.tokens.shape == (8, 5)
+    assert (found.log_probability < 0).all()
+    assert isinstance(evaluate.answer_text(found, 0, prepared, config), str)
+
+  def test_a_tokenizer_with_more_tokens_than_rows_is_refused(
+    self, config, tmp_path
+  ):
+    path = tmp_path / 'tokenizer.json'
+    texts = [' '.join(map(str, range(900)))]
+    frame = {'special': ['<pad>', '</s>'], 'frame': ['</s>'], 'size': 400}
+    write_tokenizer(path, texts, **frame)
+    data = dataclasses.replace(config.data, tokenizer=str(path))
+    own = dataclasses.replace(config, data=data)
+    with pytest.raises(ValueError, match='at most the 200 tokens of reader.w'):
+      workdirs.open(own, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_published_weights_need_their_tokenizer(values):
+  data = values['data'] | {'tokenizer': ''}
+  with pytest.raises(ValueError, match='query_encoder.weights .* need their'):
+    configs.build(values | {'data': data})
 
 
 def test_sizes_that_are_not_those_of_the_weights_are_named(values, tmp_path):

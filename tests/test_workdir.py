@@ -99,7 +99,7 @@ class TestPrepare:
     documents = (changed, *dataset.documents[1:])
     dataset = dataclasses.replace(dataset, documents=documents)
     with pytest.raises(ValueError, match='holds other documents'):
-      workdirs.prepare(config, dataset, tmp_path / 'run')
+      workdirs.prepare(config, dataset, rag.Pretrained(), tmp_path / 'run')
 
   def test_a_long_document_is_cut_and_counted(
     self, tiny_values, tmp_path, capsys

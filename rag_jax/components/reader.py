@@ -9,12 +9,13 @@ the question and writes the answer token by token from all of them at once
 of log w, so that the answer's loss reaches the ranker. What it writes is a word
 of its vocabulary or a token copied from a passage, under one softmax.
 
-With published weights (`weights`) the extractive reader is a BERT that reads
-question and passage as its two texts. It also says how relevant each passage
-is, from the state of the first token and from how sure it is of the best span
-there: with `ranker.reads` this joins the scores of the ranker, which then has
-read what it ranks. With `null_document` one more competes, whose relevance is 0
-and which says nothing: where it wins, nothing that was read answers.
+With published weights (`weights`) the fusion reader is a T5, which copies no
+tokens (see `t5_reader`), and the extractive reader a BERT that reads question
+and passage as its two texts. It also says how relevant each passage is, from
+the state of the first token and from how sure it is of the best span there:
+with `ranker.reads` this joins the scores of the ranker, which then has read
+what it ranks. With `null_document` one more competes, whose relevance is 0 and
+which says nothing: where it wins, nothing that was read answers.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.components import query_encoder
+from rag_jax.components import query_encoder, t5_reader
 from rag_jax.nn import bert, transformer
 from rag_jax.ops import losses
 
@@ -46,8 +47,8 @@ class ReaderConfig:
   hidden: int = 256
   window: int = 5  # tokens that a token sees before attention, odd
   max_answer_tokens: int = 16  # longest answer that is pointed at or written
-  weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
-  frozen_layers: int = 0  # of these weights, from below, kept as they are
+  weights: str = ''  # published ones: of a BERT, or of a T5 for fusion
+  frozen_layers: int = 0  # of a BERT, from below, kept as they are
   remat: bool = False  # compute their states again for the gradient
   shared_softmax: bool = False  # True = spans of all passages compete
   span_relevance: float = 0.0  # of the best span's score, in the relevance
@@ -71,10 +72,10 @@ class ReaderConfig:
         f'reader.span_relevance must be at least 0, got {self.span_relevance}. '
         'Set --config.reader.span_relevance.'
       )
-    if self.weights and self.kind != 'extractive':
+    if self.frozen_layers and self.kind != 'extractive':
       raise ValueError(
-        f"reader.weights needs reader.kind 'extractive', got {self.kind!r}. "
-        'Set --config.reader.kind=extractive.'
+        f"reader.frozen_layers needs reader.kind 'extractive', got "
+        f'{self.kind!r}. Set --config.reader.frozen_layers=0.'
       )
 
 
@@ -191,6 +192,8 @@ def init(
     vocab_size: number of token ids.
     pretrained: published weights, where `config.weights` names some.
   """
+  if config.weights and config.kind == 'fusion':
+    return {'t5': pretrained}
   if config.weights:
     shape = (config.width, 2)
     return {
@@ -375,6 +378,11 @@ def best_spans(pointers: jax.Array, *, max_tokens: int) -> Spans:
   )
 
 
+def end_token(config: ReaderConfig) -> int:
+  """The token that ends what the fusion reader writes."""
+  return t5_reader.END if config.weights else EOS
+
+
 def write_log_likelihood(
   params: dict[str, Any],
   config: ReaderConfig,
@@ -391,11 +399,21 @@ def write_log_likelihood(
     query: int32[B, Q].
     passages: int32[B, K, P].
     weights: float32[B, K] from the ranker; a passage of weight 0 is not read.
-    answer: int32[B, A], 0 = padding, ending with the end token.
+    answer: int32[B, A], 0 = padding, ending with `end_token`.
 
   Returns:
     float32[B, A] log-probabilities in nats, 0 on padding.
   """
+  if config.weights:
+    return t5_reader.log_likelihood(
+      params['t5'],
+      query,
+      passages,
+      weights,
+      answer,
+      num_heads=config.num_heads,
+      remat=config.remat,
+    )
   prefix = jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
   network = _Network(config, _vocab_size(params))
   logits = transformer.apply(
@@ -426,8 +444,17 @@ def write(
     int32[B, A] tokens, 0 after the end token, and float32[B], the
     log-probability of what was written, nats.
   """
-  network = _Network(config, _vocab_size(params))
   length = config.max_answer_tokens
+  if config.weights:
+    return t5_reader.write(
+      params['t5'],
+      query,
+      passages,
+      weights,
+      num_heads=config.num_heads,
+      max_tokens=length,
+    )
+  network = _Network(config, _vocab_size(params))
   memory = transformer.apply(network, params, query, passages, method='encode')
 
   def step(index, carry):

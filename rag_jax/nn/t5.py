@@ -130,6 +130,40 @@ def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
   return params
 
 
+def sizes(params: dict[str, Any], *, num_heads: int) -> T5Config:
+  """The sizes of a T5 from its weights, which tell all but the heads.
+
+  Args:
+    params: what `init` returned; `epsilon` and `max_distance` are those that
+      every published T5 has.
+    num_heads: of the model.
+
+  Example:
+    >>> config = T5Config(num_layers=1, num_decoder_layers=2, gated=True)
+    >>> params = jax.eval_shape(lambda: init(jax.random.key(0), config))
+    >>> sizes(params, num_heads=8) == config
+    True
+  """
+  encoder, decoder = params['encoder'], params['decoder']
+  block = encoder['block_0']
+
+  def layers(part):
+    return sum(name.startswith('block_') for name in part)
+
+  return T5Config(
+    vocab_size=params['embedding'].shape[0],
+    width=params['embedding'].shape[1],
+    num_layers=layers(encoder),
+    num_decoder_layers=layers(decoder),
+    num_heads=num_heads,
+    head_size=block['out'].shape[0] // num_heads,
+    hidden=block['down'].shape[0],
+    gated=block['up'].shape[1] != block['down'].shape[0],
+    tied='output' not in params,
+    num_buckets=encoder['bias'].shape[0],
+  )
+
+
 def encode(
   params: dict[str, Any], config: T5Config, tokens: jax.Array, where: jax.Array
 ) -> jax.Array:
@@ -166,6 +200,7 @@ def decode(
   tokens: jax.Array,
   *,
   rows: Rows = slice(None),
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Scores every next token of given sequences in one pass; for training.
 
@@ -176,21 +211,23 @@ def decode(
     where: bool[B, Q], True = real.
     tokens: int32[B, T], what the decoder reads, the start token first.
     rows: which rows of the output matrix to score; all by default.
+    bias: float32[B, Q], added to the scores of attention to `memory`, nats.
 
   Returns:
     Logits float32[B, T, V], those after each of the tokens.
   """
-  shared, _ = start(params, config, memory, where, tokens.shape[1])
+  length = tokens.shape[1]
+  shared, _ = start(params, config, memory, where, length, bias=bias)
   part = params['decoder']
-  places = jnp.arange(tokens.shape[1])
+  places = jnp.arange(length)
   distance = places[:, None] - places
-  bias = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
-  bias = jnp.where(distance[..., None] < 0, t5_layers.HIDDEN, bias)
-  bias = bias.transpose(2, 0, 1)
+  order = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
+  order = jnp.where(distance[..., None] < 0, t5_layers.HIDDEN, order)
+  order = order.transpose(2, 0, 1)
   x = params['embedding'][tokens]
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
-    x = x + t5_layers.self_attention(part[name], config, x, bias)
+    x = x + t5_layers.self_attention(part[name], config, x, order)
     x = x + t5_layers.cross_attention(part[name], config, x, shared, name)
     x = x + t5_layers.feed_forward(part[name], config, x)
   return t5_layers.logits(params, config, x, rows)
@@ -202,6 +239,8 @@ def start(
   memory: jax.Array,
   where: jax.Array,
   max_length: int,
+  *,
+  bias: jax.Array | None = None,
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
   """Prepares to decode: what the beams share, and their empty cache.
 
@@ -211,11 +250,13 @@ def start(
     memory: float32[B, Q, W], what `encode` returned.
     where: bool[B, Q], True = real.
     max_length: steps that may be taken, L.
+    bias: float32[B, Q], added to the scores of attention to `memory`, nats.
 
   Returns:
-    shared: a mask, the biases of distances 0 to L - 1, and for each block the
-      keys float32[B, H, D, Q] and values float32[B, H, Q, D] of the query. It
-      has no axis of beams and stays out of what a search reorders.
+    shared: a mask with this bias, the biases of distances 0 to L - 1, and for
+      each block the keys float32[B, H, D, Q] and values float32[B, H, Q, D] of
+      the query. It has no axis of beams and stays out of what a search
+      reorders.
     cache: a float32[B, 1, 0, 2 H D] for each block, keys and values of the
       steps taken, for `step`.
 
@@ -229,8 +270,10 @@ def start(
     )
   part = params['decoder']
   distance = -jnp.arange(max_length)
-  bias = t5_layers.position_bias(part, config, distance[:, None], both=False)
-  shared = {'mask': t5_layers.mask(where), 'bias': bias[:, :, 0].T}  # [L, H]
+  order = t5_layers.position_bias(part, config, distance[:, None], both=False)
+  shared = {'mask': t5_layers.mask(where), 'bias': order[:, :, 0].T}  # [L, H]
+  if bias is not None:
+    shared['mask'] = shared['mask'] + bias[:, None, None]
   cache = {}
   inner = config.num_heads * config.head_size
   for i in range(config.num_decoder_layers):

@@ -25,6 +25,7 @@ def start(
   max_length: int,
   *,
   start_token: int = 0,
+  bias: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Any], dict[str, jax.Array]]:
   """Reads the start token.
 
@@ -35,6 +36,7 @@ def start(
     where: bool[B, Q], True = real.
     max_length: tokens that may be written, L.
     start_token: what the decoder reads first.
+    bias: float32[B, Q], see `t5.start`.
 
   Returns:
     logits: float32[B, V] of the first token.
@@ -42,7 +44,7 @@ def start(
     cache: float32[B, 1, L, 2 H D] a block, and how many steps are `taken`,
       int32[B, 1].
   """
-  shared, cache = t5.start(params, config, memory, where, max_length)
+  shared, cache = t5.start(params, config, memory, where, max_length, bias=bias)
   room = [(0, 0), (0, 0), (0, max_length), (0, 0)]
   cache = {name: jnp.pad(block, room) for name, block in cache.items()}
   tokens = jnp.full((memory.shape[0], 1), start_token)

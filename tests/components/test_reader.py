@@ -151,9 +151,9 @@ class TestPublishedWeights:
     ]
     assert sizes[0] == 0 < sizes[1]
 
-  def test_they_do_not_write(self):
+  def test_only_those_of_a_bert_are_frozen(self):
     with pytest.raises(ValueError, match="'extractive', got 'fusion'"):
-      reader.ReaderConfig(kind='fusion', weights='tiny')
+      reader.ReaderConfig(kind='fusion', weights='tiny', frozen_layers=1)
 
 
 def brute_force_likelihood(pointers, passage, answers):
