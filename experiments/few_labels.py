@@ -3,6 +3,20 @@
 200 training questions keep their gold documents: search and reader start with
 these, each alone. Then all learn from all questions, and of most of them from
 nothing but the answer.
+
+  python launch.py --config=experiments/few_labels.py
+  python benchmarks/end_to_end.py --data=facts \
+    --config=experiments/few_labels.py
+
+The second trains it in three ways. Facts, 200 of 8,067 questions labelled, 600
+questions of test_phrasing, three seeds, 44 min on two CPU cores shared with
+other work. Hits@1 of the index / after the ranker, EM / F1; differences with
+intervals over questions:
+  each alone               .703 / .884   .789 / .802
+  cut off                  .761 / .909   .791 / .808
+  end to end               .930 / .963   .865 / .880
+  end to end - each alone  Hits@1 .079 (.063 to .094), EM .076 (.057 to .096)
+  end to end - cut off     Hits@1 .054 (.041 to .067), EM .074 (.054 to .092)
 """
 
 from rag_jax import config

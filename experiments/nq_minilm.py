@@ -58,16 +58,18 @@ def get_config():
   values.ranker.reads = True
   values.reader.update(SIZES)
   values.reader.weights = MINILM
-  values.reader.frozen_layers = 1
+  values.reader.frozen_layers = 2
   values.reader.span_relevance = 0.2
   values.reader.max_answer_tokens = 24
+  values.reader.null_document = True
+  values.reader.null_threshold = 100.0  # every question here has an answer
   values.pseudo_queries.batch_size = 0
   values.loss.self_index = 0.0
-  values.train.steps = 1000
+  values.train.steps = 1208
   values.train.search_steps = 168
   values.train.search_batch_size = 64
   values.train.search_learning_rate = 3e-4
-  values.train.reader_steps = 712
+  values.train.reader_steps = 960
   values.train.reader_batch_size = 8
   values.train.reader_learning_rate = 2e-4
   values.train.batch_size = 8
