@@ -15,8 +15,8 @@ intervals over questions:
   each alone               .703 / .884   .789 / .802
   cut off                  .761 / .909   .791 / .808
   end to end               .930 / .963   .865 / .880
-  end to end - each alone  Hits@1 .079 (.063 to .094), EM .076 (.057 to .096)
-  end to end - cut off     Hits@1 .054 (.041 to .067), EM .074 (.054 to .092)
+  end to end - each alone  after ranker .079 (.063-.094), EM .076 (.057-.096)
+  end to end - cut off     after ranker .054 (.041-.067), EM .074 (.054-.092)
 """
 
 from rag_jax import config

@@ -90,8 +90,7 @@ def show(
     'weight    document',
   ]
   if evaluate.abstains(found, 0, config):
-    chance = float(1 / (1 + np.exp(-found.null_log_odds[0])))
-    lines[1:3] = [f'answer    none in what was read (probability {chance:.2f})']
+    lines[1:3] = [f'answer    none; the best had probability {chance:.2f}']
   for row, weight in zip(found.documents[0], found.weights[0], strict=True):
     if row < 0 or len(lines) >= 4 + SHOWN:
       break

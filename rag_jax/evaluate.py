@@ -11,7 +11,7 @@ import numpy as np
 from rag_jax import baselines, rag, report, types
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
-from rag_jax.components import query_encoder
+from rag_jax.components import query_encoder, reader
 from rag_jax.data import pipeline, tokenizers
 from rag_jax.ops import metrics, text_metrics
 
@@ -172,7 +172,7 @@ def answer_all(
 
 def abstains(found: rag.Answer, row: int, config: configs.Config) -> bool:
   """Whether one question is given no answer."""
-  return bool(found.null_log_odds[row] > config.reader.null_threshold)
+  return bool(found.no_answer[row] > config.reader.null_threshold)
 
 
 def answer_text(
@@ -183,7 +183,7 @@ def answer_text(
 ) -> str:
   """The answer to one question as text, cut from its document or written.
 
-  It is '' where the null document wins.
+  It is '' where no answer is given.
   """
   if abstains(found, row, config):
     return ''
@@ -386,6 +386,6 @@ def _answers(
       exact[row] = text_metrics.exact_match(text, answers)
       overlap[row] = text_metrics.f1(text, answers)
   values = {(system, 'EM'): exact, (system, 'F1'): overlap}
-  if config.reader.null_document:
+  if config.reader.null_threshold < reader.NEVER:
     values[system, 'answered'] = answered
   return values

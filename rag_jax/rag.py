@@ -169,7 +169,7 @@ class Answer:
   end: types.Array  # int32[B], its last token there
   tokens: types.Array  # int32[B, A], the written answer (fusion), or zeros
   log_probability: types.Array  # float32[B], of the answer, nats
-  null_log_odds: types.Array  # float32[B], of no answer in what was read; nats
+  no_answer: types.Array  # float32[B], log-odds of none over this one, nats
   beam_mass: types.Array  # float32[B], log of what the beam holds, nats
 
 
@@ -501,7 +501,7 @@ def answer(
       end=zero,
       tokens=tokens,
       log_probability=score,
-      null_log_odds=jnp.full(score.shape, reader.IMPOSSIBLE),
+      no_answer=-score,
       **common,
     )
   assert reading.pointers is not None  # the reader is extractive
@@ -510,7 +510,7 @@ def answer(
   joint = spans.score + jnp.log(jnp.where(support, reading.weights, 1.0))
   joint = jnp.where(support, joint, reader.IMPOSSIBLE)
   best = joint.argmax(axis=1)
-  null = jnp.full(best.shape, reader.IMPOSSIBLE)
+  null = jnp.zeros(best.shape)
   if config.reader.null_document:
     null = reader.null_log_odds(reading.pointers.relevance, reading.where)
 
@@ -523,7 +523,7 @@ def answer(
     end=pick(spans.end),
     tokens=jnp.zeros((best.shape[0], length), jnp.int32),
     log_probability=pick(joint),
-    null_log_odds=null,
+    no_answer=null - pick(joint),
     **common,
   )
 

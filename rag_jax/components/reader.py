@@ -15,7 +15,8 @@ and passage as its two texts. It also says how relevant each passage is, from
 the state of the first token and from how sure it is of the best span there:
 with `ranker.reads` this joins the scores of the ranker, which then has read
 what it ranks. With `null_document` one more competes, whose relevance is 0 and
-which says nothing: where it wins, nothing that was read answers.
+which says nothing: no answer is given where log P(none) - log P(answer), the
+former 0 without a null document, is above `null_threshold`.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from rag_jax.ops import losses
 KINDS = ('extractive', 'fusion')
 BOS, EOS = 1, 2  # token ids that frame what the fusion reader writes
 IMPOSSIBLE = -1e9  # log-likelihood of an answer that a passage lacks
+NEVER = 1e9  # a threshold that nothing reaches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class ReaderConfig:
   shared_softmax: bool = False  # True = spans of all passages compete
   span_relevance: float = 0.0  # of the best span's score, in the relevance
   null_document: bool = False  # one that says nothing, beside those read
-  null_threshold: float = 0.0  # log odds of it above which none is answered
+  null_threshold: float = NEVER  # nats of no answer over the best: give none
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -284,7 +286,7 @@ def null_log_odds(relevance: jax.Array, where: jax.Array) -> jax.Array:
     where: bool[B, K], passages that were read.
 
   Returns:
-    float32[B], nats; a question is given no answer above `null_threshold`.
+    float32[B], nats.
 
   Example:
     >>> relevance = jnp.array([[1.5, 9.0]])
@@ -292,7 +294,7 @@ def null_log_odds(relevance: jax.Array, where: jax.Array) -> jax.Array:
     [-1.5]
 
   Reference:
-    Guu et al., REALM, 2020; Devlin et al., BERT, 2019, for the threshold.
+    Guu et al., REALM, 2020.
   """
   return -jax.nn.logsumexp(jnp.where(where, relevance, IMPOSSIBLE), axis=-1)
 
