@@ -227,8 +227,13 @@ def test_smollm_against_transformers(smollm):
   text = 'Question: when did the French Revolution begin?\nAnswer: in 1789.'
   tokens = np.array([tokenizer.encode(text).ids])
   with torch.no_grad():
-    expected = theirs(input_ids=torch.tensor(tokens)).logits[0].numpy()
+    single = theirs(input_ids=torch.tensor(tokens)).logits[0].numpy()
+    exact = theirs.double()(input_ids=torch.tensor(tokens)).logits[0].numpy()
   logits = apply(params, config, jnp.asarray(tokens), jnp.asarray(tokens >= 0))
-  # Logits of up to 37, after thirty layers in float32.
-  np.testing.assert_allclose(logits[0], expected, atol=2e-4)
-  assert (logits[0].argmax(-1) == expected.argmax(-1)).all()
+  ours = np.asarray(logits[0])
+  # Logits of up to 37, after thirty layers: float32 is 6e-5 from float64 in
+  # PyTorch itself. Be as near.
+  off = np.abs(single - exact)
+  assert np.abs(ours - exact).max() < 1.5 * off.max()
+  assert np.abs(ours - exact).mean() < 1.5 * off.mean()
+  assert (ours.argmax(-1) == exact.argmax(-1)).all()
