@@ -39,8 +39,10 @@ def get_config():
   values.search.train_read_size = 2
   values.search.train_passage_tokens = 128
   values.reader.frozen_layers = 3
+  values.reader.null_document = False
   values.train.steps = 260
   values.train.search_steps = 30
   values.train.reader_steps = 200
   values.train.batch_size = 16
+  values.train.warmup_steps = 10
   return values
