@@ -153,7 +153,10 @@ def _ranking_loss(
 
 
 def _relevance_loss(
-  reading: rag.Reading, is_gold: jax.Array, has_gold: jax.Array, null: bool
+  reading: rag.Reading,
+  is_gold: jax.Array,
+  has_gold: jax.Array,
+  null: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of what the reader alone makes of the passages it reads.
 

@@ -288,6 +288,9 @@ class TestLoss:
     wanted = np.log(np.exp(1) + np.exp(2)) - 2 + np.log(3)
     np.testing.assert_allclose(total, wanted, rtol=1e-6)
     assert int(count) == 2
+    with_null, _ = objective._relevance_loss(reading, gold, known, null=True)
+    wanted = np.log(1 + np.exp(1) + np.exp(2)) - 2 + np.log(4)
+    np.testing.assert_allclose(with_null, wanted, rtol=1e-6)
     total, count = objective._relevance_loss(reading, gold, ~known)
     assert float(total) == 0 and int(count) == 0
 
