@@ -317,19 +317,26 @@ def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
     os.replace(partial, path)
     return
   try:
-    stored = dict(_flatten(json.loads(path.read_text(encoding='utf-8'))))
+    found = dict(_flatten(json.loads(path.read_text(encoding='utf-8'))))
   except (ValueError, AttributeError) as error:
     raise ValueError(
       f'{str(path)!r} is damaged ({error}). Set another --workdir.'
     ) from error
-  ours = dict(_flatten(json.loads(json.dumps(configs.as_dict(config)))))
-  for name in sorted(stored.keys() | ours.keys()):
-    if stored.get(name) == ours.get(name) or name in configs.MAY_CHANGE:
+  if strange := found.keys() - _values(config).keys():
+    name = min(strange)
+    raise ValueError(
+      f'workdir {str(workdir)!r} holds an experiment of another version, with '
+      f'{name}={found[name]!r}. Set another --workdir.'
+    )
+  # A field that is younger than the experiment does nothing by default.
+  stored = _values(configs.Config()) | found
+  for name, value in sorted(_values(config).items()):
+    if value == stored[name] or name in configs.MAY_CHANGE:
       continue
     raise ValueError(
       f'workdir {str(workdir)!r} holds an experiment with {name}='
-      f'{stored.get(name)!r}, got {ours.get(name)!r}. Set another '
-      f'--workdir, or --config.{name}={stored.get(name)}.'
+      f'{stored[name]!r}, got {value!r}. Set another --workdir, or '
+      f'--config.{name}={stored[name]}.'
     )
 
 
@@ -346,6 +353,11 @@ def _notes(config: configs.Config, count: int, encoded: Any) -> Iterator[str]:
       f'search.beam_size is {config.search.beam_size}, but there are only '
       f'{count} documents; empty places are masked.'
     )
+
+
+def _values(config: configs.Config) -> dict[str, Any]:
+  """Every field by its dotted name, as config.json has it."""
+  return dict(_flatten(json.loads(json.dumps(configs.as_dict(config)))))
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> Iterator:

@@ -60,6 +60,30 @@ class TestClaim:
     with pytest.raises(ValueError, match='seed=0, got 1.*--config.seed=0'):
       workdirs.claim(tmp_path / 'run', other)
 
+  def test_a_field_younger_than_the_experiment_is_at_its_default(
+    self, tiny_values, tmp_path
+  ):
+    config = configs.build(tiny_values)
+    workdirs.claim(tmp_path, config)
+    path = tmp_path / 'config.json'
+    stored = json.loads(path.read_text())
+    del stored['reader']['null_document']
+    path.write_text(json.dumps(stored))
+    workdirs.claim(tmp_path, config)
+    reader = dataclasses.replace(config.reader, null_document=True)
+    other = dataclasses.replace(config, reader=reader)
+    with pytest.raises(ValueError, match='null_document=False, got True'):
+      workdirs.claim(tmp_path, other)
+
+  def test_a_field_that_is_no_more_is_named(self, tiny_values, tmp_path):
+    config = configs.build(tiny_values)
+    workdirs.claim(tmp_path, config)
+    path = tmp_path / 'config.json'
+    stored = json.loads(path.read_text()) | {'phase': 3}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match='another version, with phase=3'):
+      workdirs.claim(tmp_path, config)
+
   def test_a_folder_of_somebody_else_is_left_alone(self, tiny_values, tmp_path):
     (tmp_path / 'thesis.tex').write_text('mine')
     with pytest.raises(ValueError, match='not of an experiment'):
