@@ -1,6 +1,7 @@
 """Answering typed questions with a trained workdir."""
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -91,8 +92,9 @@ def show(
   ]
   if evaluate.abstains(found, 0, config):
     lines[1:3] = [f'answer    none; the best had probability {chance:.2f}']
-  for row, weight in zip(found.documents[0], found.weights[0], strict=True):
-    if row < 0 or len(lines) >= 4 + SHOWN:
+  ranked = zip(found.documents[0], found.weights[0], strict=True)
+  for row, weight in itertools.islice(ranked, SHOWN):
+    if row < 0:
       break
     document = documents[row]
     lines.append(f'  {weight:.3f}   {document.id}  {document.title}')

@@ -225,6 +225,8 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
         f'{part}.weights {own!r} need their own tokenizer, got '
         f"data.tokenizer=''. Set --config.data.tokenizer={own}."
       )
+  if config.reader.null_document:
+    _check_null_document(config)
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
       'search.lexical_weight needs whole words, got data.max_query_words=0. '
@@ -238,6 +240,26 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
       '--config.data.max_answer_tokens.'
     )
   return config
+
+
+def _check_null_document(config: Config) -> None:
+  """Raises a ValueError where it would never see passages without an answer."""
+  train, search = config.train, config.search
+  if train.search_steps + train.reader_steps == train.steps:
+    raise ValueError(
+      'reader.null_document is trained in the steps that are left for all '
+      f'parts, got train.steps={train.steps}, of which search_steps and '
+      'reader_steps leave none. Set --config.train.steps or '
+      '--config.reader.null_document=False.'
+    )
+  name = 'train_read_size' if search.train_read_size else 'read_size'
+  if search.join_gold and getattr(search, name) <= config.data.max_gold:
+    raise ValueError(
+      'reader.null_document needs passages beside the gold ones, of which '
+      f'there may be data.max_gold={config.data.max_gold}, got '
+      f'search.{name}={getattr(search, name)}. Set '
+      f'--config.search.{name}={config.data.max_gold + 1}.'
+    )
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -89,8 +89,12 @@ def measure(
         params, config, prepared, questions, function=read_function
       )
       name = 'answers from the gold document'
-      values |= _answers(name, questions, prepared, read, config)
-    results += _summarise(split, values, _seen(questions, prepared, config))
+      own = _answers(name, questions, prepared, read, config)
+      for value in own.values():  # a question without one has nothing to read
+        value[[not question.document_ids for question in questions]] = np.nan
+      values |= own
+    groups = _groups(split, questions, prepared, config)
+    results += _summarise(groups, values)
   return results
 
 
@@ -137,7 +141,8 @@ def measure_search(
     )
     systems = {'generative index': (found.documents, found.where)}
     values = _retrieval(questions, prepared, systems, config)
-    results += _summarise(split, values, _seen(questions, prepared, config))
+    groups = _groups(split, questions, prepared, config)
+    results += _summarise(groups, values)
   return results
 
 
@@ -172,7 +177,8 @@ def answer_all(
 
 def abstains(found: rag.Answer, row: int, config: configs.Config) -> bool:
   """Whether one question is given no answer."""
-  return bool(found.no_answer[row] > config.reader.null_threshold)
+  threshold = config.reader.null_threshold
+  return threshold < reader.NEVER and bool(found.no_answer[row] > threshold)
 
 
 def answer_text(
@@ -228,6 +234,8 @@ class _Baselines:
       found['dense, exact'] = baselines.dense_search(
         self._documents, vectors, k=depth
       )[0]
+      if self._weight is None:
+        return {name: (rows, rows >= 0) for name, rows in found.items()}
       found['dense + BM25, exact'] = baselines.hybrid_search(
         self._bm25,
         texts,
@@ -238,12 +246,17 @@ class _Baselines:
       )[0]
     return {name: (rows, rows >= 0) for name, rows in found.items()}
 
-  def _tune(self, documents: np.ndarray) -> float:
-    """Weight of BM25 beside published vectors, by training questions."""
+  def _tune(self, documents: np.ndarray) -> float | None:
+    """Weight of BM25 beside published vectors, by training questions.
+
+    None where no training question has a document to choose it by.
+    """
     training = pipeline.train_questions(
       self._prepared.dataset, self._config.data
     )
     sample = [q for q in training if q.document_ids][:TUNING]
+    if not sample:
+      return None
     return baselines.tune_hybrid(
       self._bm25,
       [question.text for question in sample],
@@ -281,7 +294,7 @@ def _gold(
 ) -> np.ndarray:
   """Rows of the documents that answer each question, int32[n, G]; -1 = none."""
   rows = prepared.rows
-  most = max(1, *(len(q.document_ids) for q in questions))
+  most = max([1, *(len(q.document_ids) for q in questions)])
   gold = np.full((len(questions), most), -1, np.int32)
   for i, question in enumerate(questions):
     gold[i, : len(question.document_ids)] = [
@@ -299,27 +312,33 @@ def splits(
     yield split, pipeline.spread(questions, config.data.eval_questions)
 
 
-def _seen(
+def _groups(
+  split: str,
   questions: Sequence[types.Question],
   prepared: workdirs.Prepared,
   config: configs.Config,
-) -> np.ndarray:
-  """Whether training asked for a document of each question, bool[n]."""
-  training = prepared.dataset.splits[config.data.train_split]
+) -> dict[str, np.ndarray]:
+  """All questions of a split, and of two kinds if they mix; bool[n] each.
+
+  Those told apart ask for documents that training asked for, or did not.
+  """
+  training = pipeline.train_questions(prepared.dataset, config.data)
   asked = {name for question in training for name in question.document_ids}
-  return np.asarray([not asked.isdisjoint(q.document_ids) for q in questions])
+  known = np.asarray([bool(q.document_ids) for q in questions])
+  seen = [not asked.isdisjoint(q.document_ids) for q in questions]
+  groups = {split: np.ones(len(questions), bool)}
+  if any(seen) and (known & ~np.asarray(seen)).any():
+    groups |= {
+      f'{split}, documents asked for in training': np.asarray(seen),
+      f'{split}, documents never asked for': known & ~np.asarray(seen),
+    }
+  return groups
 
 
 def _summarise(
-  split: str, values: Values, seen: np.ndarray
+  groups: dict[str, np.ndarray], values: Values
 ) -> list[report.Result]:
-  """Means with intervals: of all questions, and of both kinds if they mix."""
-  groups = {split: np.ones(len(seen), bool)}
-  if seen.any() and not seen.all():
-    groups |= {
-      f'{split}, documents asked for in training': seen,
-      f'{split}, documents never asked for': ~seen,
-    }
+  """Means with intervals, of each group of questions."""
   results = []
   for name, group in groups.items():
     for (system, metric), own in values.items():

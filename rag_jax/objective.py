@@ -181,8 +181,8 @@ def null_loss(
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of the null document where nothing that is read answers.
 
-  That is so for a question that has no answer, and for any other once the gold
-  documents and all that hold the answer by chance are taken away.
+  That is so for a question that has no answer, and for one with answers once
+  the gold documents and all that hold one of them by chance are taken away.
 
   Args:
     reading: what the extractive reader has read.
@@ -195,7 +195,7 @@ def null_loss(
   assert reading.pointers is not None  # the reader is extractive
   answers = reader.find_answers(reading.passages, batch.answers).any((2, 3))
   rest = reading.where & ~is_gold & ~answers
-  known = is_gold.any(1)
+  known = is_gold.any(1) & (batch.answers != types.PAD).any((1, 2))
   if batch.answerable is not None:
     known |= ~batch.answerable
   known &= batch.where & rest.any(1)

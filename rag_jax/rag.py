@@ -97,7 +97,9 @@ class RagConfig:
     width = self.query_encoder.width
     transformer.check_heads('query_encoder', width, self.query_encoder)
     transformer.check_heads('id_decoder', width, self.id_decoder)
-    transformer.check_heads('reader', self.reader.width, self.reader)
+    if not (self.reader.weights and self.reader.kind == 'fusion'):
+      # The heads of a T5 need not cut its width.
+      transformer.check_heads('reader', self.reader.width, self.reader)
     distils = self.loss.distillation or self.loss.docid_distillation
     self._check_pretrained()
     if distils and self.reader.kind == 'fusion':
@@ -116,20 +118,26 @@ class RagConfig:
         'Set --config.id_decoder.output=node_table.'
       )
     points = self.reader.weights and self.reader.kind == 'extractive'
+    read = f'kind {self.reader.kind!r} with weights {self.reader.weights!r}'
+    if self.reader.null_document and not points:
+      raise ValueError(
+        'reader.null_document needs an extractive reader with published '
+        f'weights, got {read}. Set --config.reader.null_document=False.'
+      )
     if self.ranker.reads and not points:
       raise ValueError(
         'ranker.reads needs an extractive reader with published weights, got '
-        f'kind {self.reader.kind!r} with weights {self.reader.weights!r}. Set '
-        '--config.reader.weights or --config.ranker.reads=False.'
+        f'{read}. Set --config.ranker.reads=False, or '
+        '--config.reader.kind=extractive and --config.reader.weights.'
       )
-    if self.reader.null_document and not (
-      self.ranker.reads and self.loss.ranking
-    ):
+    learns = self.ranker.reads and self.loss.ranking and self.loss.reads
+    if self.reader.null_document and not learns:
       raise ValueError(
-        'reader.null_document learns from how relevant passages are, got '
-        f'ranker.reads={self.ranker.reads} and loss.ranking='
-        f'{self.loss.ranking}. Set --config.ranker.reads=True and '
-        '--config.loss.ranking=1.'
+        'reader.null_document learns from how relevant the passages are that '
+        f'are read, got ranker.reads={self.ranker.reads}, loss.ranking='
+        f'{self.loss.ranking} and loss.answer={self.loss.answer}. Set '
+        '--config.ranker.reads=True, --config.loss.ranking=1 and '
+        '--config.loss.answer=1, or --config.reader.null_document=False.'
       )
 
 

@@ -72,8 +72,8 @@ def fit(
   questions = training_questions(config, prepared)
   to_find = _labelled(questions)
   to_read = questions
-  if config.train.reader_steps and config.reader.kind == 'extractive':
-    to_read = _answered(questions, prepared.index)
+  if config.train.reader_steps:
+    to_read = _answered(config, questions, prepared.index)
   state = jax.jit(functools.partial(init_state, config))(
     prepared.index, prepared.pretrained, vocab=jnp.zeros(prepared.vocab_size)
   )
@@ -184,13 +184,19 @@ def _labelled(questions: pipeline.Questions) -> pipeline.Questions:
 
 
 def _answered(
-  questions: pipeline.Questions, index: indexes.Index
+  config: configs.Config, questions: pipeline.Questions, index: indexes.Index
 ) -> pipeline.Questions:
-  """The questions whose gold documents hold an answer, word for word."""
+  """The questions whose gold documents hold an answer, word for word.
+
+  The fusion reader writes its answers: for it they need not.
+  """
+  points = config.reader.kind == 'extractive'
 
   @jax.jit
   def holds(tokens, batch):
-    found = reader.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
+    found = (batch.answers != types.PAD).any((1, 2))[:, None]
+    if points:
+      found = reader.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
     return (found & (batch.gold >= 0)).any(1) & batch.where
 
   batches = pipeline.eval_batches(questions, batch_size=256)
@@ -199,7 +205,8 @@ def _answered(
   if not rows.size:
     raise ValueError(
       'train.reader_steps needs training questions that a gold document '
-      'answers in its own words, got none. Set --config.train.reader_steps=0.'
+      'answers, an extractive reader in its own words, got none. Set '
+      '--config.train.reader_steps=0.'
     )
   return pipeline.keep(questions, rows)
 

@@ -17,7 +17,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import rag, types
-from rag_jax.components import query_encoder
+from rag_jax.components import query_encoder, t5_reader
 from rag_jax.data import formats, pipeline, tokenizers, words
 from rag_jax.index import encoding
 from rag_jax.index import index as indexes
@@ -179,13 +179,22 @@ def _check_sizes(part: str, ours: Any, sizes: Any) -> None:
 
 def _check_vocabulary(config: configs.Config, part: str, rows: int) -> None:
   """Raises a ValueError on tokens that published weights have no row for."""
-  count = _published_tokenizer(config).get_vocab_size()
+  tokenizer = _published_tokenizer(config)
+  count = max(tokenizer.get_vocab().values()) + 1
+  own = f'{part}.weights {getattr(config, part).weights!r}'
   if count > rows:
     raise ValueError(
-      f'data.tokenizer must have at most the {rows} tokens of {part}.weights '
-      f'{getattr(config, part).weights!r}, got {count} of '
-      f'{config.data.tokenizer!r}. Set --config.data.tokenizer to that of the '
-      'weights.'
+      f'data.tokenizer must have at most the {rows} tokens of {own}, got '
+      f'{count} of {config.data.tokenizer!r}. Set --config.data.tokenizer to '
+      'that of the weights.'
+    )
+  writes = part == 'reader' and config.reader.kind == 'fusion'
+  end = tokenizer.token_to_id('</s>')
+  if writes and end != t5_reader.END:
+    raise ValueError(
+      f'data.tokenizer must end texts with </s>, token {t5_reader.END}, as '
+      f'{own} do, got token {end} of {config.data.tokenizer!r}. Set '
+      '--config.data.tokenizer to that of the T5; a BERT does not share it.'
     )
 
 

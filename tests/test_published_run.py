@@ -238,31 +238,67 @@ def test_no_answer_where_the_null_document_wins(run):
   assert always['answers', 'EM'][1] == 0
   assert 'none; the best had probability 0.' in texts[-1e3]
   assert 'none; the best' not in texts[1e3]
+  shown = [text.split('document\n')[1].split('\n') for text in texts.values()]
+  assert [len(lines) for lines in shown] == [ask.SHOWN, ask.SHOWN]
+
+
+def test_data_without_gold_documents_are_measured(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  splits = {
+    name: [dataclasses.replace(q, document_ids=()) for q in questions]
+    for name, questions in prepared.dataset.splits.items()
+  }
+  dataset = dataclasses.replace(prepared.dataset, splits=splits)
+  own = dataclasses.replace(prepared, dataset=dataset)
+  results = evaluate.measure(params, config, own)
+  # No document to be found or read, and no weight of the hybrid to choose.
+  assert {(r.split, r.system, r.metric) for r in results} == {
+    ('dev', 'generative index', 'real documents'),
+    ('dev', 'answers', 'EM'),
+    ('dev', 'answers', 'F1'),
+  }
+
+
+def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  first = prepared.dataset.splits['dev'][0]
+  lost = dataclasses.replace(first, document_ids=(), answerable=False)
+  dataset = dataclasses.replace(
+    prepared.dataset, splits=prepared.dataset.splits | {'dev': [first, lost]}
+  )
+  own = dataclasses.replace(prepared, dataset=dataset)
+  results = evaluate.measure(params, config, own, with_baselines=False)
+  counts = {(r.split, r.system, r.metric): r.count for r in results}
+  assert {split for split, *_ in counts} == {'dev'}
+  assert counts['dev', 'answers', 'EM'] == 2
+  assert counts['dev', 'answers from the gold document', 'EM'] == 1
 
 
 def test_the_null_document_learns_where_nothing_answers():
   reading = rag.Reading(
-    documents=jnp.zeros((4, 3), int),
-    passages=jnp.array([[[5, 6], [7, 8], [6, 9]]] * 4),
-    places=jnp.zeros((4, 3), int),
-    scores=jnp.zeros((4, 3)),
-    weights=jnp.ones((4, 3)) / 3,
-    docid=jnp.zeros((4, 3)),
-    where=jnp.array([[True, True, True]] * 3 + [[True, False, False]]),
+    documents=jnp.zeros((5, 3), int),
+    passages=jnp.array([[[5, 6], [7, 8], [6, 9]]] * 5),
+    places=jnp.zeros((5, 3), int),
+    scores=jnp.zeros((5, 3)),
+    weights=jnp.ones((5, 3)) / 3,
+    docid=jnp.zeros((5, 3)),
+    where=jnp.ones((5, 3), bool).at[3, 1:].set(False),
     pointers=reader.Pointers(
-      spans=jnp.zeros((4, 3, 2, 2)),
-      relevance=jnp.array([[2.0, 1.0, -1.0]] * 4),
+      spans=jnp.zeros((5, 3, 2, 2)),
+      relevance=jnp.array([[2.0, 1.0, -1.0]] * 5),
     ),
   )
   batch = types.Batch(
-    query=jnp.ones((4, 1), int),
-    answers=jnp.array([[[6]], [[6]], [[0]], [[6]]]),
-    gold=jnp.full((4, 1), -1),
-    where=jnp.ones(4, bool),
-    answerable=jnp.array([True, True, False, True]),
+    query=jnp.ones((5, 1), int),
+    answers=jnp.array([[[6]], [[6]], [[0]], [[6]], [[0]]]),
+    gold=jnp.full((5, 1), -1),
+    where=jnp.ones(5, bool),
+    answerable=jnp.array([True, True, False, True, True]),
   )
-  gold = jnp.array([[True, False, False]]) & (jnp.arange(4) != 1)[:, None]
-  gold &= (jnp.arange(4) != 2)[:, None]
+  gold = jnp.array([[True, False, False]]) & (jnp.arange(5) != 1)[:, None]
+  gold &= (jnp.arange(5) != 2)[:, None]
 
   def null_loss(relevance):
     own = dataclasses.replace(reading.pointers, relevance=relevance)
@@ -272,22 +308,26 @@ def test_the_null_document_learns_where_nothing_answers():
   total, count = null_loss(reading.pointers.relevance)
   # Less gold and what holds the answer by chance, the first has one passage;
   # the third, which has no answer, all three. The second may have one anywhere,
-  # and the last has nothing left.
+  # the fourth has nothing left, and what answers the last is not known.
   assert int(count) == 2
   wanted = np.log1p(np.exp(1.0)) + np.log1p(np.exp([2.0, 1.0, -1.0]).sum())
   assert float(total) == pytest.approx(wanted, rel=1e-5)
   slopes = jax.grad(lambda x: null_loss(x)[0])(reading.pointers.relevance)
-  expected = [[0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]]
+  expected = [[0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
   assert (np.asarray(slopes) > 0).astype(int).tolist() == expected
 
 
 def test_a_null_document_needs_what_teaches_it(values):
-  for group, changes in (
-    ('ranker', {'reads': False}),
-    ('loss', {'ranking': 0}),
+  for group, changes, message in (
+    ('ranker', {'reads': False}, 'learns from how relevant .*reads=False'),
+    ('loss', {'ranking': 0}, 'learns from how relevant .*loss.ranking=0'),
+    ('loss', {'answer': 0.0}, 'learns from how relevant .*loss.answer=0'),
+    ('reader', {'kind': 'fusion', 'frozen_layers': 0}, 'null_document=False'),
+    ('train', {'steps': 4}, 'got train.steps=4, of which .* leave none'),
+    ('search', {'train_read_size': 1}, 'got search.train_read_size=1. Set'),
   ):
     other = values | {group: values[group] | changes}
-    with pytest.raises(ValueError, match='reader.null_document learns from'):
+    with pytest.raises(ValueError, match=f'reader.null_document .*{message}'):
       configs.build(other)
 
 
@@ -316,7 +356,7 @@ class TestT5:
       width=16,
       num_layers=1,
       num_decoder_layers=2,
-      num_heads=2,
+      num_heads=3,  # which does not cut the width
       head_size=4,
       hidden=16,
     )
@@ -331,7 +371,7 @@ class TestT5:
       'd_ff': 16,
       'num_layers': 1,
       'num_decoder_layers': 2,
-      'num_heads': 2,
+      'num_heads': 3,
       'relative_attention_num_buckets': 32,
       'layer_norm_epsilon': 1e-6,
     }
@@ -343,6 +383,7 @@ class TestT5:
     path = folder / 'tokenizer.json'
     write_tokenizer(path, texts, special=['<pad>', '</s>'], frame=['</s>'])
     own = {'kind': 'fusion', 'weights': str(folder), 'max_answer_tokens': 5}
+    own |= {'num_heads': 3}
     return configs.build(
       tiny_values
       | {
@@ -378,6 +419,15 @@ class TestT5:
     data = dataclasses.replace(config.data, tokenizer=str(path))
     own = dataclasses.replace(config, data=data)
     with pytest.raises(ValueError, match='at most the 200 tokens of reader.w'):
+      workdirs.open(own, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+  def test_a_tokenizer_of_a_bert_is_refused(self, config, folder, tmp_path):
+    data = dataclasses.replace(config.data, tokenizer=folder)
+    own = dataclasses.replace(config, data=data)
+    with pytest.raises(
+      ValueError, match='end texts with </s>, token 1, .*None'
+    ):
       workdirs.open(own, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 
