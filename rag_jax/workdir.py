@@ -89,7 +89,7 @@ def prepare(
   """Makes the tokenizer and the index, or loads those the workdir holds."""
   tokenizer = _tokenizer(config, dataset, workdir)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
-  for note in (*dataset.notes, *_notes(config, len(encoded.tokens), encoded)):
+  for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
     print(f'note: {note}', file=sys.stderr)
   index_path = workdir / 'index.npz'
   is_published = pretrained.query_encoder is not None
@@ -349,11 +349,14 @@ def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
     )
 
 
-def _notes(config: configs.Config, count: int, encoded: Any) -> Iterator[str]:
-  """What the user should know of how the corpus was taken in."""
-  if encoded.truncated:
+def _notes(
+  config: configs.Config, dataset: types.Dataset, truncated: int
+) -> Iterator[str]:
+  """What the user should know of how the data was taken in."""
+  count = len(dataset.documents)
+  if truncated:
     yield (
-      f'{encoded.truncated} of {count} documents are cut after '
+      f'{truncated} of {count} documents are cut after '
       f'{config.data.max_document_tokens} tokens '
       '(--config.data.max_document_tokens).'
     )
@@ -361,6 +364,13 @@ def _notes(config: configs.Config, count: int, encoded: Any) -> Iterator[str]:
     yield (
       f'search.beam_size is {config.search.beam_size}, but there are only '
       f'{count} documents; empty places are masked.'
+    )
+  if config.data.labelled_questions:
+    asked = pipeline.train_questions(dataset, config.data)
+    kept = sum(bool(question.document_ids) for question in asked)
+    yield (
+      f'{kept} of {len(asked)} training questions keep their gold documents '
+      f'(--config.data.labelled_questions={config.data.labelled_questions}).'
     )
 
 

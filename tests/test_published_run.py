@@ -166,6 +166,7 @@ def test_each_stage_trains_what_it_should(run):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
   terms = {'docid', 'ranking', 'reranking', 'relevance', 'answer'}
+  terms.add('null_document')
   trained = {r['step']: terms & set(r) for r in records}
   assert trained[2] == {'docid', 'ranking'}
   assert trained[4] == {'answer'}

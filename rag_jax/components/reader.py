@@ -20,6 +20,7 @@ former 0 without a null document, is above `null_threshold`.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -73,6 +74,11 @@ class ReaderConfig:
       raise ValueError(
         f'reader.span_relevance must be at least 0, got {self.span_relevance}. '
         'Set --config.reader.span_relevance.'
+      )
+    if math.isnan(self.null_threshold):
+      raise ValueError(
+        'reader.null_threshold must be a number of nats, got nan. '
+        'Set --config.reader.null_threshold.'
       )
     if self.frozen_layers and self.kind != 'extractive':
       raise ValueError(

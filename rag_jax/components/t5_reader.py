@@ -6,6 +6,7 @@ that the answer's loss reaches the ranker. With one passage of weight 1 this is
 the T5 as it was published.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -38,7 +39,7 @@ def log_likelihood(
     weights: float32[B, K]; a passage of weight 0 is not read.
     answer: int32[B, A], 0 = padding, ending with `END`.
     num_heads: of the T5.
-    remat: whether states are computed again for the gradient.
+    remat: whether states of passages are computed again for the gradient.
 
   Returns:
     float32[B, A] log-probabilities in nats, 0 on padding.
@@ -48,7 +49,8 @@ def log_likelihood(
     Open Domain Question Answering, 2021.
   """
   config = t5.sizes(params, num_heads=num_heads)
-  memory, where, bias = _encode(params, config, query, passages, weights, remat)
+  config = dataclasses.replace(config, remat=remat)
+  memory, where, bias = _encode(params, config, query, passages, weights)
   read = jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=START)
   logits = t5.decode(params, config, memory, where, read, bias=bias)
   chosen = jnp.take_along_axis(logits, answer[..., None], axis=-1)[..., 0]
@@ -80,7 +82,7 @@ def write(
     log-probability of what was written, nats.
   """
   config = t5.sizes(params, num_heads=num_heads)
-  memory, where, bias = _encode(params, config, query, passages, weights, False)
+  memory, where, bias = _encode(params, config, query, passages, weights)
   logits, shared, cache = t5_generation.start(
     params, config, memory, where, max_tokens, start_token=START, bias=bias
   )
@@ -101,7 +103,6 @@ def _encode(
   query: jax.Array,
   passages: jax.Array,
   weights: jax.Array,
-  remat: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """All passages side by side: states, what is read, and log w of each token.
 
@@ -116,9 +117,8 @@ def _encode(
   # T5 counts places from token to token: padding goes to the end.
   order = jnp.argsort(tokens == types.PAD, axis=1, stable=True)
   tokens = jnp.take_along_axis(tokens, order, axis=1)
-  encode = jax.checkpoint(t5.encode, static_argnums=1) if remat else t5.encode
   where = tokens != types.PAD
-  memory = encode(params, config, tokens, where)
+  memory = t5.encode(params, config, tokens, where)
   bias, support = losses.log_weights(weights)
   where = where.reshape(batch, count, -1) & support[..., None]
   bias = jnp.broadcast_to(bias[..., None], where.shape)

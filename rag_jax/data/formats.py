@@ -118,12 +118,13 @@ def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
   source = _need(folder, 'queries.jsonl')
   for where, record in text_io.read_json_lines(source):
     metadata = record.get('metadata')
+    if not isinstance(metadata, dict):
+      metadata = {}
     question = types.Question(
       id=text_io.identifier(record, '_id', where),
       text=text_io.string(record, 'text', where),
-      answers=text_io.strings(metadata, 'answers', where)
-      if isinstance(metadata, dict)
-      else (),
+      answers=text_io.strings(metadata, 'answers', where),
+      answerable=text_io.answerable(metadata, where),
     )
     if question.id in questions:
       raise text_io.duplicate('question', question.id, where)
@@ -178,6 +179,7 @@ def _json_lines(
         text=text_io.string(record, 'question', where),
         answers=text_io.strings(record, 'answers', where),
         document_ids=text_io.strings(record, 'document_ids', where),
+        answerable=text_io.answerable(record, where),
       )
       for gold in question.document_ids:
         if gold not in known:

@@ -144,6 +144,19 @@ def strings(record: dict, name: str, where: str) -> tuple[str, ...]:
   return distinct(_SURROGATE.sub('\ufffd', text) for text in texts)
 
 
+def answerable(record: dict, where: str) -> bool:
+  """Whether a question has an answer; absent or null is yes."""
+  value = record.get('answerable')
+  if value is not None and not isinstance(value, bool):
+    raise ValueError(_wrong_field(where, 'answerable', 'true or false', value))
+  if value is False and record.get('answers'):
+    raise ValueError(
+      f'{where}: a question that is not answerable must have no answers, got '
+      f'{record["answers"]!r}. Correct one of the two.'
+    )
+  return value is not False
+
+
 def distinct(texts: Any) -> tuple[str, ...]:
   """Texts in their order, each once, without blank ones."""
   return tuple(dict.fromkeys(text for text in texts if text.strip()))

@@ -37,7 +37,9 @@ class BertConfig:
   max_positions: int = 512  # tokens
   num_segments: int = 2
   epsilon: float = 1e-12  # of the norms
-  remat: bool = False  # True = backward works each layer out again: less memory
+  # Backward works each layer out again: less memory, but for a CPU, where XLA
+  # makes one of what is computed twice.
+  remat: bool = False
 
   def __post_init__(self):
     """Raises a ValueError if a size makes no model."""

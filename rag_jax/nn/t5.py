@@ -46,6 +46,7 @@ class T5Config:
   num_buckets: int = 32  # of relative positions
   max_distance: int = 128  # tokens; all further apart share a bucket
   epsilon: float = 1e-6  # of the norms
+  remat: bool = False  # as in BertConfig, for the encoder
 
   def __post_init__(self):
     """Raises a ValueError if a size makes no model."""
@@ -185,11 +186,16 @@ def encode(
   )
   bias = bias + t5_layers.mask(where)  # [B, H, Q, Q]
   x = params['embedding'][tokens]
+  layer = jax.checkpoint(_layer, static_argnums=1) if config.remat else _layer
   for i in range(config.num_layers):
-    block = part[f'block_{i}']
-    x = x + t5_layers.self_attention(block, config, x, bias)
-    x = x + t5_layers.feed_forward(block, config, x)
+    x = layer(part[f'block_{i}'], config, x, bias)
   return t5_layers.norm(x, part['norm'], config)
+
+
+def _layer(block, config, x, bias):
+  """A layer of the encoder; [B, Q, W] to [B, Q, W]."""
+  x = x + t5_layers.self_attention(block, config, x, bias)
+  return x + t5_layers.feed_forward(block, config, x)
 
 
 def decode(

@@ -429,7 +429,7 @@ def test_json_lines(tmp_path, format):
     tmp_path,
     documents,
     train=[{**question, 'document_ids': ['b']}],
-    test_x=[question],
+    test_x=[question, {'id': 2, 'question': 'r', 'answerable': False}],
   )
   dataset = formats.load(tmp_path, format=format)
   assert dataset.documents[0] == types.Document(
@@ -439,7 +439,8 @@ def test_json_lines(tmp_path, format):
     types.Question(id='1', text='q', answers=('two',), document_ids=('b',)),
   )
   assert dataset.splits['test_x'][0].document_ids == ()
-  assert dataset.notes == ('1 of 1 questions in test_x have no gold document.',)
+  assert [q.answerable for q in dataset.splits['test_x']] == [True, False]
+  assert '2 of 2 questions in test_x have no gold document.' in dataset.notes
 
 
 def test_json_lines_mistakes(tmp_path):
@@ -457,3 +458,20 @@ def test_json_lines_mistakes(tmp_path):
     _json_lines(tmp_path, documents, dev=[question] * 2),
     "question id 'q' occurs twice",
   )
+  for wrong, part in (
+    ({'answerable': 'no'}, "'no'"),
+    ({'answerable': False, 'answers': ['One']}, "got ['One']"),
+  ):
+    _fails(_json_lines(tmp_path, documents, dev=[question | wrong]), part)
+
+
+def test_beir_tells_what_is_not_answerable(tmp_path):
+  lost = {'_id': 'q2', 'text': 'who?', 'metadata': {'answerable': False}}
+  folder = _beir(
+    tmp_path, queries=[QUERIES[0], lost], train='q1\td1\t1\nq2\td1\t0\n'
+  )
+  asked = formats.load(folder).splits['train']
+  assert [(q.answerable, q.document_ids) for q in asked] == [
+    (True, ('d1',)),
+    (False, ()),
+  ]
