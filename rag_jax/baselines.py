@@ -274,15 +274,16 @@ def tune_hybrid(
     One of `HYBRID_WEIGHTS`; of equals the smallest.
   """
   asked, own_gold = _draw(range(len(queries)), gold, sample, seed)
-  lexical_scores = bm25_scores(index, [queries[row] for row in asked])
-  dense = query_vectors[asked] @ vectors.T
-
-  def quality(weight):
-    return _quality(
-      lambda rows: dense[rows] + weight * lexical_scores[rows], own_gold
-    )
-
-  return max(HYBRID_WEIGHTS, key=quality)
+  totals = np.zeros(len(HYBRID_WEIGHTS))
+  for part in _chunks(len(asked)):
+    texts = [queries[row] for row in asked[part]]
+    dense = query_vectors[asked[part]] @ vectors.T
+    words = bm25_scores(index, texts)
+    totals += [
+      _reciprocal_ranks(dense + weight * words, own_gold[part])
+      for weight in HYBRID_WEIGHTS
+    ]
+  return HYBRID_WEIGHTS[int(totals.argmax())]
 
 
 def _search(
@@ -303,16 +304,18 @@ def _search(
 
 def _quality(score: Callable[[slice], np.ndarray], gold: np.ndarray) -> float:
   """MRR@10 of what `_search` would find, without sorting."""
-  total = 0.0
-  for part in _chunks(len(gold)):
-    scores, rows = np.asarray(score(part)), gold[part]
-    own = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
-    best = np.where(rows >= 0, own, -np.inf).max(axis=1, keepdims=True)
-    ranks = 1 + (scores > best).sum(axis=1)
-    total += np.where(
-      (ranks <= 10) & (best[:, 0] > -np.inf), 1 / ranks, 0
-    ).sum()
+  parts = _chunks(len(gold))
+  total = sum(_reciprocal_ranks(np.asarray(score(p)), gold[p]) for p in parts)
   return total / len(gold)
+
+
+def _reciprocal_ranks(scores: np.ndarray, gold: np.ndarray) -> float:
+  """Sum of 1 / rank of the best of gold [n, G] in [n, N], 0 below ten."""
+  own = np.take_along_axis(scores, np.maximum(gold, 0), axis=1)
+  best = np.where(gold >= 0, own, -np.inf).max(axis=1, keepdims=True)
+  ranks = 1 + (scores > best).sum(axis=1)
+  found = (ranks <= 10) & (best[:, 0] > -np.inf)
+  return float(np.where(found, 1 / ranks, 0).sum())
 
 
 def _chunks(count: int) -> list[slice]:

@@ -74,7 +74,8 @@ def measure(
   Returns:
     One `Result` a split, system and measure, with 95% bootstrap intervals.
     Where some documents of a split were asked for in training and some were
-    not, these questions are told apart in splits of their own.
+    not, or some questions have an answer and some have none, these are told
+    apart in splits of their own.
   """
   results = []
   others = _Baselines(config, prepared) if with_baselines else None
@@ -318,9 +319,10 @@ def _groups(
   prepared: workdirs.Prepared,
   config: configs.Config,
 ) -> dict[str, np.ndarray]:
-  """All questions of a split, and of two kinds if they mix; bool[n] each.
+  """All questions of a split, and kinds of them where they mix; bool[n] each.
 
-  Those told apart ask for documents that training asked for, or did not.
+  Told apart are those that ask for documents that training asked for or did
+  not, and those that have an answer or have none.
   """
   training = pipeline.train_questions(prepared.dataset, config.data)
   asked = {name for question in training for name in question.document_ids}
@@ -331,6 +333,12 @@ def _groups(
     groups |= {
       f'{split}, documents asked for in training': np.asarray(seen),
       f'{split}, documents never asked for': known & ~np.asarray(seen),
+    }
+  answerable = np.asarray([question.answerable for question in questions])
+  if answerable.any() and not answerable.all():
+    groups |= {
+      f'{split}, with an answer': answerable,
+      f'{split}, without an answer': ~answerable,
     }
   return groups
 

@@ -272,7 +272,9 @@ def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(run):
   own = dataclasses.replace(prepared, dataset=dataset)
   results = evaluate.measure(params, config, own, with_baselines=False)
   counts = {(r.split, r.system, r.metric): r.count for r in results}
-  assert {split for split, *_ in counts} == {'dev'}
+  apart = ('dev, with an answer', 'dev, without an answer')
+  assert {split for split, *_ in counts} == {'dev', *apart}
+  assert [counts[split, 'answers', 'EM'] for split in apart] == [1, 1]
   assert counts['dev', 'answers', 'EM'] == 2
   assert counts['dev', 'answers from the gold document', 'EM'] == 1
 
