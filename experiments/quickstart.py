@@ -2,9 +2,9 @@
 
   python launch.py
 
-7 min 41 s on two CPU cores with nothing else to do, compilation included (an
-earlier version once 2 min 36 s and 2.5 GB, not known why). Hits@1 of the
-generative index / after the ranker / of BM25, and EM of the answers:
+7 min 41 s on two CPU cores with nothing else to do, compilation included.
+Hits@1 of the generative index / after the ranker / of BM25, and EM of the
+answers:
   test_phrasing 1.000 / 1.000 / .930, .967
   test_pair      .920 /  .978 / .922, .945
   test_entity    .887 /  .953 / .898, .927

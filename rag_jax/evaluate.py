@@ -91,8 +91,9 @@ def measure(
       )
       name = 'answers from the gold document'
       own = _answers(name, questions, prepared, read, config)
-      for value in own.values():  # a question without one has nothing to read
-        value[[not question.document_ids for question in questions]] = np.nan
+      without = [not question.document_ids for question in questions]
+      for value in own.values():  # without one there was nothing to read
+        value[without] = np.nan
       values |= own
     groups = _groups(split, questions, prepared, config)
     results += _summarise(groups, values)
@@ -235,16 +236,15 @@ class _Baselines:
       found['dense, exact'] = baselines.dense_search(
         self._documents, vectors, k=depth
       )[0]
-      if self._weight is None:
-        return {name: (rows, rows >= 0) for name, rows in found.items()}
-      found['dense + BM25, exact'] = baselines.hybrid_search(
-        self._bm25,
-        texts,
-        self._documents,
-        vectors,
-        weight=self._weight,
-        k=depth,
-      )[0]
+      if self._weight is not None:
+        found['dense + BM25, exact'] = baselines.hybrid_search(
+          self._bm25,
+          texts,
+          self._documents,
+          vectors,
+          weight=self._weight,
+          k=depth,
+        )[0]
     return {name: (rows, rows >= 0) for name, rows in found.items()}
 
   def _tune(self, documents: np.ndarray) -> float | None:
@@ -327,12 +327,13 @@ def _groups(
   training = pipeline.train_questions(prepared.dataset, config.data)
   asked = {name for question in training for name in question.document_ids}
   known = np.asarray([bool(q.document_ids) for q in questions])
-  seen = [not asked.isdisjoint(q.document_ids) for q in questions]
+  seen = np.asarray([not asked.isdisjoint(q.document_ids) for q in questions])
+  unseen = known & ~seen
   groups = {split: np.ones(len(questions), bool)}
-  if any(seen) and (known & ~np.asarray(seen)).any():
+  if seen.any() and unseen.any():
     groups |= {
-      f'{split}, documents asked for in training': np.asarray(seen),
-      f'{split}, documents never asked for': known & ~np.asarray(seen),
+      f'{split}, documents asked for in training': seen,
+      f'{split}, documents never asked for': unseen,
     }
   answerable = np.asarray([question.answerable for question in questions])
   if answerable.any() and not answerable.all():

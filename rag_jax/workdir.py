@@ -331,7 +331,8 @@ def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
     raise ValueError(
       f'{str(path)!r} is damaged ({error}). Set another --workdir.'
     ) from error
-  if strange := found.keys() - _values(config).keys():
+  ours = _values(config)
+  if strange := found.keys() - ours.keys():
     name = min(strange)
     raise ValueError(
       f'workdir {str(workdir)!r} holds an experiment of another version, with '
@@ -339,7 +340,7 @@ def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
     )
   # A field that is younger than the experiment does nothing by default.
   stored = _values(configs.Config()) | found
-  for name, value in sorted(_values(config).items()):
+  for name, value in sorted(ours.items()):
     if value == stored[name] or name in configs.MAY_CHANGE:
       continue
     raise ValueError(

@@ -440,7 +440,10 @@ def test_json_lines(tmp_path, format):
   )
   assert dataset.splits['test_x'][0].document_ids == ()
   assert [q.answerable for q in dataset.splits['test_x']] == [True, False]
-  assert '2 of 2 questions in test_x have no gold document.' in dataset.notes
+  assert dataset.notes == (
+    '1 of 2 questions in test_x have no answer.',
+    '2 of 2 questions in test_x have no gold document.',
+  )
 
 
 def test_json_lines_mistakes(tmp_path):
