@@ -106,7 +106,13 @@ def search(
   scores = jnp.zeros((batch_size, 1))
   history = []
   for level in range(_levels(trie, scoring)):
-    frontier = tries.expand(trie, level, beams, allowed=flags)
+    # Scores of all codes need no gathering where the trie has a bit for each.
+    wide = logits and flags is None and plan is None
+    wide = wide and level < trie.depth and trie.present[level] is not None
+    if wide:
+      frontier = tries.expand_codes(trie, level, beams)
+    else:
+      frontier = tries.expand(trie, level, beams, allowed=flags)
     frontier = dataclasses.replace(
       frontier, where=frontier.where & (scores > DEAD / 2)[..., None]
     )
@@ -119,11 +125,17 @@ def search(
     width = totals.shape[-1]
     flat = totals.reshape(batch_size, -1)  # [B, K * C]
     scores, chosen = largest(flat, min(beam_size, flat.shape[1]))
-    parents = chosen // width
-    codes = take(frontier.tokens.reshape(batch_size, -1), chosen)
-    first, _ = tries.span(trie, level, beams)
-    beams, first, cache = reorder((beams, first, cache), parents)
-    beams = tries.descend(trie, level, beams, first + chosen % width, codes)
+    parents, offsets = chosen // width, chosen % width
+    if wide:
+      codes = offsets
+      beams, cache = reorder((beams, cache), parents)
+      nodes = tries.child(trie, level, beams, codes)
+    else:
+      codes = take(frontier.tokens.reshape(batch_size, -1), chosen)
+      first, _ = tries.span(trie, level, beams)
+      beams, first, cache = reorder((beams, first, cache), parents)
+      nodes = first + offsets
+    beams = tries.descend(trie, level, beams, nodes, codes)
     history.append((parents, codes))
   where = (scores > DEAD / 2) & beams.ended
   leaves = jnp.where(where, beams.nodes, 0)
@@ -376,7 +388,10 @@ def _accumulate(
   edges = edges.astype(jnp.float32)
   if logits:
     total = _log_sum_exp(edges)
-    edges = take(edges, frontier.tokens)
+    if frontier.all_codes:
+      edges = edges[..., : frontier.tokens.shape[-1]]
+    else:
+      edges = take(edges, frontier.tokens)
     if scoring == 'vocabulary':
       edges = edges - total
   if plan is not None:

@@ -156,6 +156,20 @@ class Capacity:
     return self.documents + sum(self.parents[1:])
 
   @property
+  def dense(self) -> tuple[bool, ...]:
+    """Levels whose nodes also keep a bit for every code, D.
+
+    Those of few nodes, one of them with most codes below it: to read all codes
+    of such a level is quicker than to gather those that exist.
+    """
+    return tuple(
+      parents <= values and 4 * branching >= values
+      for parents, branching, values in zip(
+        self.parents, self.branching, self.num_values, strict=False
+      )
+    )
+
+  @property
   def memory(self) -> int:
     """Bytes that the arrays of the trie will take."""
     sizes = [
@@ -171,6 +185,12 @@ class Capacity:
       + sum(n * size for n, size in zip(self.tails, sizes, strict=True))
       + sum(4 * (n + 1) for n in self.parents)
       + sum(8 * math.ceil(n / 32) for n in self.nodes[:-1])
+      + sum(
+        4 * n * math.ceil(v / 32) * has
+        for n, v, has in zip(
+          self.parents, self.num_values, self.dense, strict=False
+        )
+      )
     )
 
 

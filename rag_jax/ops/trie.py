@@ -10,6 +10,10 @@ number plus an offset and no next-state column is stored. One bit a node tells
 inner nodes from leaves; counting bits numbers either kind. Leaves are numbered
 by the depth at which they end, then in sorted order, so that a level's tail is
 indexed by the number of the leaf.
+
+Where a level has few nodes and one of them most codes below it, as the first
+levels do, nodes keep a bit for every code too: a model that scores all codes
+need not gather there (`expand_codes`).
 """
 
 import dataclasses
@@ -47,6 +51,8 @@ class Trie:
   tokens: tuple[jax.Array, ...]  # D x uint[n[d + 1] + C], edge into each node
   first: tuple[jax.Array, ...]  # D x int32[m[d] + 1], first child; CSR
   inner: tuple[Bits, ...]  # D - 1, for the nodes at depths 1 to D - 1
+  # D x uint32[m[d], ceil(V / 32)], a bit a code; None where there is none.
+  present: tuple[jax.Array | None, ...]
   ended: jax.Array  # int32[D + 1], leaves that end at depth d or above
   tails: tuple[jax.Array, ...]  # L x uint[.], code of the leaves that ended
   documents: jax.Array  # int32[N], the docid (row of `codes`) at each leaf
@@ -96,6 +102,8 @@ class Frontier:
   tokens: jax.Array  # int32[B, K, C], the code on each edge
   where: jax.Array  # bool[B, K, C], True = this edge exists and is allowed
   level: int = flax.struct.field(pytree_node=False)
+  # Whether the edges are all codes in their order, C = V.
+  all_codes: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 def build(
@@ -161,6 +169,10 @@ def pack(
   ended: Any = np.full(depth + 1, layout.ended[-1], np.int32)
   ended[: len(layout.ended)] = layout.ended
   integers = [np.int32] * depth
+  present: Any = tuple(
+    _pack_codes(layout, level, capacity) if has else None
+    for level, has in enumerate(capacity.dense)
+  )
   trie = Trie(
     tokens=padded(
       layout.tokens,
@@ -172,6 +184,7 @@ def pack(
       _pack_bits(layout.inner[level] if level < len(layout.inner) else (), size)
       for level, size in enumerate(capacity.nodes[:-1])
     ),
+    present=present,
     ended=ended,
     tails=padded(layout.tails, capacity.tails, types),
     documents=padded([layout.documents], [capacity.documents], integers)[0],
@@ -256,6 +269,68 @@ def expand(
     where=where,
     level=level,
   )
+
+
+def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
+  """As `expand`, with an edge for every code, for models that score them all.
+
+  Only at a level that keeps a bit a code: `trie.present[level]` is there.
+  Codes that lead nowhere have `where` False.
+  """
+  codes = jnp.arange(trie.num_values[level])
+  ended = beams.ended[..., None]
+  words = _code_words(trie, level, beams)
+  bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+  exists = bits.reshape(*words.shape[:-1], -1)[..., : len(codes)] > 0
+  first, _ = span(trie, level, beams)
+  # Read by models that score nodes alone; never worked out for others.
+  edges = first[..., None] + jnp.cumsum(exists, axis=-1, dtype=jnp.int32) - 1
+  edges = jnp.where(exists, edges, 0)
+  children = _rows(trie, level + 1, *locate(trie, level + 1, edges))
+  return Frontier(
+    nodes=beams.rows,
+    codes=beams.codes,
+    children=jnp.where(ended, beams.rows[..., None], children),
+    tokens=jnp.broadcast_to(codes, exists.shape),
+    where=jnp.where(
+      ended, codes == tail(trie, level, beams)[..., None], exists
+    ),
+    level=level,
+    all_codes=True,
+  )
+
+
+def child(trie: Trie, level: int, beams: Beams, codes: jax.Array) -> jax.Array:
+  """The node behind one code of each beam, at a level that keeps a bit a code.
+
+  Args:
+    trie: the trie.
+    level: depth of the beams.
+    beams: where they stand.
+    codes: int32[B, K].
+
+  Returns:
+    int32[B, K], for `descend`; any number where the code leads nowhere.
+  """
+  words = _code_words(trie, level, beams)
+  number, bit = codes // WORD, (codes % WORD).astype(jnp.uint32)
+  places = jnp.arange(words.shape[-1])
+  partial = (jnp.uint32(1) << bit)[..., None] - 1
+  keep = jnp.where(
+    places < number[..., None],
+    jnp.uint32(0xFFFFFFFF),
+    jnp.where(places == number[..., None], partial, jnp.uint32(0)),
+  )
+  rank = jax.lax.population_count(words & keep).astype(jnp.int32).sum(-1)
+  first, count = span(trie, level, beams)
+  return first + jnp.minimum(rank, count - 1)
+
+
+def _code_words(trie: Trie, level: int, beams: Beams) -> jax.Array:
+  """The bits of where beams stand, uint32[B, K, ceil(V / 32)]."""
+  present = trie.present[level]
+  assert present is not None  # the level keeps a bit a code
+  return present[jnp.where(beams.ended, 0, beams.nodes)]
 
 
 def locate(
@@ -465,6 +540,19 @@ def _slices(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
     return jax.lax.dynamic_slice(x, (begin,), (width,))
 
   return jax.vmap(jax.vmap(one))(start)
+
+
+def _pack_codes(
+  layout: docid_layout.Layout, level: int, capacity: docid_layout.Capacity
+) -> np.ndarray:
+  """A bit for every code below the nodes of a level."""
+  size = math.ceil(capacity.num_values[level] / WORD) * WORD
+  bits = np.zeros((capacity.parents[level], size), bool)
+  if level < len(layout.first):  # room for more levels is empty
+    first = layout.first[level]
+    parents = np.repeat(np.arange(len(first) - 1), np.diff(first))
+    bits[parents, layout.tokens[level]] = True
+  return np.packbits(bits, axis=1, bitorder='little').view('<u4')
 
 
 def _pack_bits(flags, size: int) -> Bits:

@@ -352,6 +352,41 @@ def test_predicted_memory_is_the_memory():
   assert capacity.memory == trie.memory(trie.build(codes))
 
 
+def test_levels_of_few_nodes_keep_a_bit_for_every_code():
+  # Codes over more than one word; the third level has too many nodes for it.
+  codes = np.unique(np.random.default_rng(1).integers(0, 70, (900, 3)), axis=0)
+  index = trie.build(codes)
+  assert [words is not None for words in index.present] == [True, True, False]
+  beams, ended = trie.root(1), False
+  for level, size in enumerate(index.num_values[:2]):
+    narrow = trie.expand(index, level, beams)
+    wide = trie.expand_codes(index, level, beams)
+    places = np.asarray(narrow.where).nonzero()
+    row = (places[0], places[1], np.asarray(narrow.tokens)[places])
+    assert np.asarray(wide.where).sum() == len(row[0])
+    assert np.asarray(wide.where)[row].all()
+    np.testing.assert_array_equal(wide.children[row], narrow.children[places])
+    first, _ = trie.span(index, level, beams)
+    for code in range(0, size, 7):
+      chosen = jnp.full(beams.nodes.shape, code)
+      found = trie.child(index, level, beams, chosen)
+      for place in zip(*np.nonzero(wide.where[..., code]), strict=True):
+        offset = narrow.tokens[place].tolist().index(code)
+        if not beams.ended[place]:
+          assert found[place] == first[place] + offset
+    count = int(narrow.where.sum())
+    nodes = jnp.arange(count)[None]
+    beams = trie.descend(
+      index,
+      level,
+      jax.tree.map(lambda x: x[:, places[1]], beams),
+      nodes,
+      narrow.tokens[places][None],
+    )
+    ended = ended or bool(beams.ended.any())
+  assert ended  # some docids need no third code
+
+
 def test_a_large_top_k_is_found_in_two_steps():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 70_001)))
   values, rows = beam.largest(x, 30)
