@@ -57,7 +57,7 @@ def warm_start(config, prepared, folder):
   own = config.train
   first = dataclasses.replace(own, steps=own.search_steps + own.reader_steps)
   first = dataclasses.replace(config, train=first)
-  return train.fit(first, prepared, folder)
+  return train.fit(first, prepared, folder, warm=train.load_warm(config))
 
 
 def go_on(state, config, prepared):

@@ -43,6 +43,7 @@ class TrainConfig:
   search_batch_size: int = 64  # questions a step in these
   search_learning_rate: float = 1e-3  # peak in these
   reader_steps: int = 0  # the next, that train the reader on gold documents
+  warm_steps: int = 0  # of these, the first, that read those of data.warm_path
   reader_batch_size: int = 16
   reader_learning_rate: float = 3e-4
   freeze_search: bool = False  # after these; True = the reader trains alone
@@ -69,7 +70,7 @@ class TrainConfig:
         )
     rates = [f'{name}_rate' for name in (*GROUPS, 'head')]
     counts = ('steps', 'evaluate_every', 'search_steps', 'reader_steps')
-    for name in (*counts, *rates):
+    for name in (*counts, 'warm_steps', *rates):
       if getattr(self, name) < 0:
         raise ValueError(
           f'train.{name} must be at least 0, got {getattr(self, name)}. '
@@ -80,6 +81,12 @@ class TrainConfig:
         'train.search_steps and reader_steps must add up to at most steps '
         f'({self.steps}), got {self.search_steps} and {self.reader_steps}. '
         'Set --config.train.steps.'
+      )
+    if self.warm_steps > self.reader_steps:
+      raise ValueError(
+        f'train.warm_steps must be at most reader_steps ({self.reader_steps}), '
+        f'of which they are the first, got {self.warm_steps}. '
+        'Set --config.train.warm_steps.'
       )
     for name in sizes:
       if getattr(self, name) % self.accumulate:
@@ -159,6 +166,8 @@ def stages(config: Config) -> list[Config]:
     train.reader_steps,
     batch_size=train.reader_batch_size,
     learning_rate=train.reader_learning_rate,
+    reader_steps=train.reader_steps,
+    warm_steps=train.warm_steps,
     **still,
   )
   found = [s for s in (search, reading, everything) if s.train.steps]
@@ -166,7 +175,8 @@ def stages(config: Config) -> list[Config]:
 
 
 def _stage(config: Config, steps: int, **changes: Any) -> Config:
-  changes |= {'steps': steps, 'search_steps': 0, 'reader_steps': 0}
+  none = {'search_steps': 0, 'reader_steps': 0, 'warm_steps': 0}
+  changes = none | changes | {'steps': steps}
   train = dataclasses.replace(config.train, **changes)
   return dataclasses.replace(config, train=train)
 
@@ -225,6 +235,12 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
         f'{part}.weights {own!r} need their own tokenizer, got '
         f"data.tokenizer=''. Set --config.data.tokenizer={own}."
       )
+  if bool(config.data.warm_path) != bool(config.train.warm_steps):
+    raise ValueError(
+      'data.warm_path is what the reader reads in train.warm_steps, got '
+      f'{config.data.warm_path!r} and {config.train.warm_steps}. Set both '
+      '--config.data.warm_path and --config.train.warm_steps, or neither.'
+    )
   if config.reader.null_document:
     _check_null_document(config)
   if config.search.lexical_weight and not config.data.max_query_words:

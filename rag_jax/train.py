@@ -25,7 +25,7 @@ from rag_jax import (
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.components import reader
-from rag_jax.data import pipeline
+from rag_jax.data import formats, pipeline
 from rag_jax.index import index as indexes
 
 UNTRAINED = 'results-untrained.json'  # in the workdir, if measured
@@ -55,8 +55,9 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
     The results, which are in `workdir/results.json` too.
   """
   check_devices(config)
+  warm = load_warm(config)
   prepared = workdirs.open(config, workdir)
-  state = fit(config, prepared, workdir)
+  state = fit(config, prepared, workdir, warm=warm)
   results = evaluate.measure(state.params, config, prepared)
   if (workdir / UNTRAINED).exists():
     first = report.load_results(workdir / UNTRAINED)
@@ -66,14 +67,27 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
 
 
 def fit(
-  config: configs.Config, prepared: workdirs.Prepared, workdir: pathlib.Path
+  config: configs.Config,
+  prepared: workdirs.Prepared,
+  workdir: pathlib.Path,
+  *,
+  warm: types.Dataset | None = None,
 ) -> State:
-  """Runs the steps that are missing."""
+  """Runs the steps that are missing.
+
+  Args:
+    config: the experiment.
+    prepared: documents, questions and index.
+    workdir: where checkpoints and metrics are kept.
+    warm: what `load_warm` found.
+  """
   questions = training_questions(config, prepared)
   to_find = _labelled(questions)
-  to_read = questions
+  to_read, first, library = questions, None, prepared.index
   if config.train.reader_steps:
     to_read = _answered(config, questions, prepared.index)
+  if warm is not None:
+    first, library = warm_questions(config, prepared, warm)
   state = jax.jit(functools.partial(init_state, config))(
     prepared.index, prepared.pretrained, vocab=jnp.zeros(prepared.vocab_size)
   )
@@ -86,21 +100,21 @@ def fit(
   start, steps = int(state.step), config.train.steps
   writer = report.MetricsWriter(workdir, start)
   if start == 0 and config.train.evaluate_every:
-    first = _measure(state, config, prepared, writer)
-    report.save_results(workdir / UNTRAINED, first)
+    untrained = _measure(state, config, prepared, writer)
+    report.save_results(workdir / UNTRAINED, untrained)
   elif start == 0 and config.query_encoder.weights:
-    first = evaluate.measure_search(state.params, config, prepared)
-    report.save_results(workdir / UNTRAINED, first)
+    untrained = evaluate.measure_search(state.params, config, prepared)
+    report.save_results(workdir / UNTRAINED, untrained)
   recent: list[Any] = []
   with report.Progress(steps, start) as progress:
     for step, stage, place in plan(config, start):
       if place == 0 or step == start:
-        own = questions
+        own, index = questions, prepared.index
         if stage.search.gold_only:
-          own = to_read
+          own, index = to_read, library
         elif not stage.loss.reads:
           own = to_find
-        next_state = step_function(stage, own, prepared.index)
+        next_state = step_function(stage, own, index, first=first)
       if place == 0 and step:
         state = start_stage(state, stage)
       state, sums = next_state(state, place)
@@ -133,7 +147,11 @@ def start_stage(state: State, stage: configs.Config) -> State:
 
 
 def step_function(
-  stage: configs.Config, questions: pipeline.Questions, index: indexes.Index
+  stage: configs.Config,
+  questions: pipeline.Questions,
+  index: indexes.Index,
+  *,
+  first: pipeline.Questions | None = None,
 ) -> Callable[[State, int], tuple[State, objective.Sums]]:
   """Makes the function (state, place in the stage) -> (next state, sums).
 
@@ -141,6 +159,7 @@ def step_function(
     stage: one of `config.stages`.
     questions: what to train on.
     index: the corpus.
+    first: what the first `train.warm_steps` of the reader alone are on.
   """
 
   @functools.cache
@@ -157,9 +176,13 @@ def step_function(
   lengths = np.asarray((index.tokens != types.PAD).sum(axis=1))
   reading = pipeline.reading_batches(questions, lengths, **options)
   most = stage.search.train_passage_tokens or index.tokens.shape[1]
+  warm = stage.train.warm_steps
+  if warm:
+    assert first is not None  # fit makes it
+    others = pipeline.reading_batches(first, lengths, **options)
 
   def next_state(state, place):
-    batch, length = reading[place]
+    batch, length = others[place] if place < warm else reading[place - warm]
     size = min(-(-length // LENGTH_STEP) * LENGTH_STEP, most)
     search = dataclasses.replace(stage.search, train_passage_tokens=size)
     step = compiled(dataclasses.replace(stage, search=search))
@@ -175,6 +198,69 @@ def training_questions(
   return prepared.encode(
     pipeline.train_questions(prepared.dataset, config.data), config.data
   )
+
+
+def load_warm(config: configs.Config) -> types.Dataset | None:
+  """The data that the reader reads first, if the experiment names any.
+
+  Raises:
+    ValueError: if it has no questions to train on.
+  """
+  path, split = config.data.warm_path, config.data.train_split
+  if not path:
+    return None
+  try:
+    dataset = formats.load(path, on_empty=config.data.on_empty)
+  except ValueError as error:  # the remedy is this field
+    raise ValueError(str(error).replace('data.path', 'data.warm_path')) from (
+      error
+    )
+  if not dataset.splits.get(split):
+    raise ValueError(
+      f'data.warm_path {path!r} has no questions in split {split!r}; there are '
+      f'{", ".join(sorted(dataset.splits)) or "none"}. Set '
+      '--config.data.warm_path to data with this split.'
+    )
+  return dataset
+
+
+def warm_questions(
+  config: configs.Config, prepared: workdirs.Prepared, warm: types.Dataset
+) -> tuple[pipeline.Questions, indexes.Index]:
+  """Questions of other data, and an index whose tokens hold its documents.
+
+  They come after the documents of the corpus, and are there to be read: no
+  search finds them.
+
+  Args:
+    config: the experiment.
+    prepared: its own documents, questions and index.
+    warm: what `load_warm` found.
+
+  Raises:
+    ValueError: if no question stands with a document that answers it.
+  """
+  data, train = config.data, config.train
+  # Some hold no answer that can be pointed at; more are not needed.
+  enough = 2 * train.warm_steps * train.reader_batch_size
+  asked = pipeline.spread(warm.splits[data.train_split], enough)
+  names = {name for question in asked for name in question.document_ids}
+  documents = [d for d in warm.documents if d.id in names]
+  own = prepared.index.tokens
+  rows = {d.id: len(own) + i for i, d in enumerate(documents)}
+  questions = pipeline.encode_questions(
+    prepared.tokenizer, asked, rows, data, prepared.vocabulary
+  )
+  encoded = pipeline.encode_documents(prepared.tokenizer, documents, data)
+  tokens = jnp.concatenate([own, jnp.asarray(encoded.tokens, own.dtype)])
+  library = dataclasses.replace(prepared.index, tokens=tokens)
+  try:
+    return _answered(config, questions, library), library
+  except ValueError as error:
+    raise ValueError(
+      f'data.warm_path {data.warm_path!r} has no question with a document '
+      'that answers it. Set --config.data.warm_path to data that has.'
+    ) from error
 
 
 def _labelled(questions: pipeline.Questions) -> pipeline.Questions:

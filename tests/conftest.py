@@ -29,13 +29,19 @@ COLOURS = ('red', 'green', 'blue', 'white', 'black', 'brown')
 ANIMALS = ('cat', 'dog', 'owl', 'fox', 'hen', 'bee', 'ant', 'elk')
 
 
-def write_lines(path, records):
-  text = ''.join(json.dumps(record) + '\n' for record in records)
-  path.write_text(text, encoding='utf-8')
+@pytest.fixture(scope='session')
+def write_lines():
+  """Writes records to a path as JSON lines."""
+
+  def write(path, records):
+    text = ''.join(json.dumps(record) + '\n' for record in records)
+    path.write_text(text, encoding='utf-8')
+
+  return write
 
 
 @pytest.fixture(scope='session')
-def tiny_folder(tmp_path_factory):
+def tiny_folder(tmp_path_factory, write_lines):
   """Forty-eight documents and two splits, as JSON lines."""
   folder = tmp_path_factory.mktemp('tiny')
   documents, questions = [], []

@@ -198,7 +198,7 @@ class TestStages:
     staged = dataclasses.replace(staged, data=data)
     counts = []
 
-    def step_function(stage, questions, index):
+    def step_function(stage, questions, index, **_):
       counts.append((len(questions.gold), int((questions.gold >= 0).sum())))
       return lambda state, place: (state, {'loss': (1.0, 1.0)})
 
@@ -206,18 +206,105 @@ class TestStages:
     train.fit(staged, prepared, tmp_path)
     assert counts == [(20, 20), (20, 20), (40, 20)]
 
+  def test_the_reader_starts_with_the_documents_of_other_data(
+    self, warm_config, prepared
+  ):
+    warm = train.load_warm(warm_config)
+    first, library = train.warm_questions(warm_config, prepared, warm)
+    count = len(prepared.index.tokens)
+    np.testing.assert_array_equal(library.tokens[:count], prepared.index.tokens)
+    assert len(library.tokens) == count + 3  # one holds no answer
+    assert first.gold.ravel().tolist() == [count, count + 1]
+    encoded = pipeline.encode_documents(
+      prepared.tokenizer, [warm.documents[1]], warm_config.data
+    )
+    np.testing.assert_array_equal(library.tokens[count + 1], encoded.tokens[0])
+    stage = configs.stages(warm_config)[1]
+    read = []
+
+    def compile_step(step, *, mode):
+      del step, mode
+      return lambda state, batch, index: read.append(batch.gold) or (state, {})
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train.parallel, 'compile_step', compile_step)
+      questions = train.training_questions(warm_config, prepared)
+      step = train.step_function(stage, questions, library, first=first)
+      for place in range(stage.train.steps):
+        step(None, place)
+    assert [bool((gold >= count).all()) for gold in read] == [True, False]
+
+  @pytest.fixture
+  def warm_config(self, staged, tmp_path, write_lines):
+    folder = tmp_path / 'other'
+    folder.mkdir()
+    documents = [
+      {'id': str(i), 'text': f'A snail lives here. It eats {text} leaves.'}
+      for i, text in enumerate(('131', '132', 'some', '134'))
+    ]
+    questions = [
+      {'id': str(i), 'question': 'What does a snail eat?'}
+      | {'answers': [str(131 + i)], 'document_ids': [str(i)]}
+      for i in range(3)
+    ]
+    write_lines(folder / 'documents.jsonl', documents)
+    write_lines(folder / 'questions-train.jsonl', questions)
+    return dataclasses.replace(
+      staged,
+      data=dataclasses.replace(staged.data, warm_path=str(folder)),
+      train=dataclasses.replace(staged.train, warm_steps=1),
+    )
+
+  def test_other_data_to_start_with_is_checked_first(
+    self, tiny_values, warm_config, prepared, tmp_path, write_lines
+  ):
+    for data, own, message in (
+      ('facts', {}, 'Set both --config.data.warm_path and'),
+      ('', {'reader_steps': 2, 'warm_steps': 1}, 'Set both --config.data.warm'),
+      ('facts', {'warm_steps': 1}, 'at most reader_steps .0., .* got 1'),
+    ):
+      values = tiny_values | {
+        'data': tiny_values['data'] | {'warm_path': data},
+        'train': tiny_values['train'] | own,
+      }
+      with pytest.raises(ValueError, match=message):
+        configs.build(values)
+
+    def named(path):
+      data = dataclasses.replace(warm_config.data, warm_path=path)
+      return dataclasses.replace(warm_config, data=data)
+
+    missing = named(str(tmp_path / 'nowhere'))
+    with pytest.raises(ValueError, match='^data.warm_path .*does not exist'):
+      train.run(missing, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+    folder = tmp_path / 'other'
+    write_lines(folder / 'questions-train.jsonl', [])
+    write_lines(
+      folder / 'questions-test.jsonl', [{'id': 'q', 'question': 'What?'}]
+    )
+    with pytest.raises(ValueError, match="no questions in split 'train'"):
+      train.load_warm(warm_config)
+    write_lines(
+      folder / 'questions-train.jsonl', [{'id': 'p', 'question': 'Who?'}]
+    )
+    warm = train.load_warm(warm_config)
+    with pytest.raises(ValueError, match='data.warm_path .* that has'):
+      train.warm_questions(warm_config, prepared, warm)
+
   def test_a_run_killed_twice_ends_in_the_same_numbers(
-    self, staged, tmp_path, monkeypatch
+    self, warm_config, tmp_path, monkeypatch
   ):
     # Two stages will do: what searches and reads takes long to compile.
-    fields = {'reader_steps': 1, 'steps': 3, 'checkpoint_every': 1}
+    fields = {'search_steps': 1, 'steps': 3, 'checkpoint_every': 1}
     staged = dataclasses.replace(
-      staged,
-      train=dataclasses.replace(staged.train, **fields),
-      loss=dataclasses.replace(staged.loss, self_index=0.0),
+      warm_config,
+      train=dataclasses.replace(warm_config.train, **fields),
+      loss=dataclasses.replace(warm_config.loss, self_index=0.0),
     )
     prepared = workdirs.open(staged, tmp_path / 'whole')
-    whole = train.fit(staged, prepared, tmp_path / 'whole')
+    warm = train.load_warm(staged)
+    whole = train.fit(staged, prepared, tmp_path / 'whole', warm=warm)
 
     folder = tmp_path / 'killed'
     own = workdirs.open(staged, folder)
@@ -228,7 +315,7 @@ class TestStages:
         return (step for step in plan(config, first) if step[0] < last)
 
       monkeypatch.setattr(train, 'plan', stop)
-      state = train.fit(staged, own, folder)
+      state = train.fit(staged, own, folder, warm=warm)
     for ours, theirs in zip(
       jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True
     ):

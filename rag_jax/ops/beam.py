@@ -329,8 +329,8 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   k largest, which are then looked for among k groups only.
   """
   batch_size, count = x.shape
-  size = 16
-  if count < 1 << 16 or count < 4 * size * k:
+  size = 32
+  if count < 1 << 14 or count < 16 * size * k:
     return jax.lax.top_k(x, k)
   groups = -(-count // size)
   x = jnp.pad(x, ((0, 0), (0, groups * size - count)), constant_values=-jnp.inf)

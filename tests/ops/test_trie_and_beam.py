@@ -376,10 +376,11 @@ def test_levels_of_few_nodes_keep_a_bit_for_every_code():
           assert found[place] == first[place] + offset
     count = int(narrow.where.sum())
     nodes = jnp.arange(count)[None]
+    parents = jnp.asarray(places[1])[None]
     beams = trie.descend(
       index,
       level,
-      jax.tree.map(lambda x: x[:, places[1]], beams),
+      beam.reorder(beams, parents),
       nodes,
       narrow.tokens[places][None],
     )
