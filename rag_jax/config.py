@@ -43,7 +43,9 @@ class TrainConfig:
   search_batch_size: int = 64  # questions a step in these
   search_learning_rate: float = 1e-3  # peak in these
   reader_steps: int = 0  # the next, that train the reader on gold documents
-  warm_steps: int = 0  # of these, the first, that read those of data.warm_path
+  other_steps: int = (
+    0  # of these, the first, that read those of data.other_path
+  )
   reader_batch_size: int = 16
   reader_learning_rate: float = 3e-4
   freeze_search: bool = False  # after these; True = the reader trains alone
@@ -70,7 +72,7 @@ class TrainConfig:
         )
     rates = [f'{name}_rate' for name in (*GROUPS, 'head')]
     counts = ('steps', 'evaluate_every', 'search_steps', 'reader_steps')
-    for name in (*counts, 'warm_steps', *rates):
+    for name in (*counts, 'other_steps', *rates):
       if getattr(self, name) < 0:
         raise ValueError(
           f'train.{name} must be at least 0, got {getattr(self, name)}. '
@@ -82,11 +84,11 @@ class TrainConfig:
         f'({self.steps}), got {self.search_steps} and {self.reader_steps}. '
         'Set --config.train.steps.'
       )
-    if self.warm_steps > self.reader_steps:
+    if self.other_steps > self.reader_steps:
       raise ValueError(
-        f'train.warm_steps must be at most reader_steps ({self.reader_steps}), '
-        f'of which they are the first, got {self.warm_steps}. '
-        'Set --config.train.warm_steps.'
+        'train.other_steps are the first of reader_steps, so at most '
+        f'{self.reader_steps}, got {self.other_steps}. '
+        'Set --config.train.other_steps.'
       )
     for name in sizes:
       if getattr(self, name) % self.accumulate:
@@ -167,7 +169,7 @@ def stages(config: Config) -> list[Config]:
     batch_size=train.reader_batch_size,
     learning_rate=train.reader_learning_rate,
     reader_steps=train.reader_steps,
-    warm_steps=train.warm_steps,
+    other_steps=train.other_steps,
     **still,
   )
   found = [s for s in (search, reading, everything) if s.train.steps]
@@ -175,7 +177,7 @@ def stages(config: Config) -> list[Config]:
 
 
 def _stage(config: Config, steps: int, **changes: Any) -> Config:
-  none = {'search_steps': 0, 'reader_steps': 0, 'warm_steps': 0}
+  none = {'search_steps': 0, 'reader_steps': 0, 'other_steps': 0}
   changes = none | changes | {'steps': steps}
   train = dataclasses.replace(config.train, **changes)
   return dataclasses.replace(config, train=train)
@@ -235,11 +237,11 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
         f'{part}.weights {own!r} need their own tokenizer, got '
         f"data.tokenizer=''. Set --config.data.tokenizer={own}."
       )
-  if bool(config.data.warm_path) != bool(config.train.warm_steps):
+  if bool(config.data.other_path) != bool(config.train.other_steps):
     raise ValueError(
-      'data.warm_path is what the reader reads in train.warm_steps, got '
-      f'{config.data.warm_path!r} and {config.train.warm_steps}. Set both '
-      '--config.data.warm_path and --config.train.warm_steps, or neither.'
+      'data.other_path is what the reader reads in train.other_steps, got '
+      f'{config.data.other_path!r} and {config.train.other_steps}. Set both '
+      '--config.data.other_path and --config.train.other_steps, or neither.'
     )
   if config.reader.null_document:
     _check_null_document(config)

@@ -14,6 +14,7 @@ import optax
 
 from rag_jax import (
   checkpoint,
+  curriculum,
   evaluate,
   objective,
   optimizer,
@@ -24,8 +25,7 @@ from rag_jax import (
 )
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
-from rag_jax.components import reader
-from rag_jax.data import formats, pipeline
+from rag_jax.data import pipeline
 from rag_jax.index import index as indexes
 
 UNTRAINED = 'results-untrained.json'  # in the workdir, if measured
@@ -55,9 +55,9 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
     The results, which are in `workdir/results.json` too.
   """
   check_devices(config)
-  warm = load_warm(config)
+  other = curriculum.load_other(config)
   prepared = workdirs.open(config, workdir)
-  state = fit(config, prepared, workdir, warm=warm)
+  state = fit(config, prepared, workdir, other=other)
   results = evaluate.measure(state.params, config, prepared)
   if (workdir / UNTRAINED).exists():
     first = report.load_results(workdir / UNTRAINED)
@@ -71,7 +71,7 @@ def fit(
   prepared: workdirs.Prepared,
   workdir: pathlib.Path,
   *,
-  warm: types.Dataset | None = None,
+  other: types.Dataset | None = None,
 ) -> State:
   """Runs the steps that are missing.
 
@@ -79,15 +79,16 @@ def fit(
     config: the experiment.
     prepared: documents, questions and index.
     workdir: where checkpoints and metrics are kept.
-    warm: what `load_warm` found.
+    other: what `curriculum.load_other` found; None loads it.
   """
-  questions = training_questions(config, prepared)
-  to_find = _labelled(questions)
+  questions = curriculum.training_questions(config, prepared)
+  to_find = curriculum.labelled(questions)
   to_read, first, library = questions, None, prepared.index
-  if config.train.reader_steps:
-    to_read = _answered(config, questions, prepared.index)
-  if warm is not None:
-    first, library = warm_questions(config, prepared, warm)
+  if config.train.reader_steps > config.train.other_steps:
+    to_read = curriculum.answered(config, questions, prepared.index)
+  other = other or curriculum.load_other(config)
+  if other is not None:
+    first, library = curriculum.other_questions(config, prepared, other)
   state = jax.jit(functools.partial(init_state, config))(
     prepared.index, prepared.pretrained, vocab=jnp.zeros(prepared.vocab_size)
   )
@@ -158,8 +159,8 @@ def step_function(
   Args:
     stage: one of `config.stages`.
     questions: what to train on.
-    index: the corpus.
-    first: what the first `train.warm_steps` of the reader alone are on.
+    index: the corpus; for the reader alone, of all that it reads.
+    first: what the first `train.other_steps` of the reader alone are on.
   """
 
   @functools.cache
@@ -176,125 +177,19 @@ def step_function(
   lengths = np.asarray((index.tokens != types.PAD).sum(axis=1))
   reading = pipeline.reading_batches(questions, lengths, **options)
   most = stage.search.train_passage_tokens or index.tokens.shape[1]
-  warm = stage.train.warm_steps
-  if warm:
-    assert first is not None  # fit makes it
+  begin = stage.train.other_steps
+  others = reading
+  if first is not None:
     others = pipeline.reading_batches(first, lengths, **options)
 
   def next_state(state, place):
-    batch, length = others[place] if place < warm else reading[place - warm]
+    batch, length = others[place] if place < begin else reading[place - begin]
     size = min(-(-length // LENGTH_STEP) * LENGTH_STEP, most)
     search = dataclasses.replace(stage.search, train_passage_tokens=size)
     step = compiled(dataclasses.replace(stage, search=search))
     return step(state, batch, index)
 
   return next_state
-
-
-def training_questions(
-  config: configs.Config, prepared: workdirs.Prepared
-) -> pipeline.Questions:
-  """The questions to train on, as arrays."""
-  return prepared.encode(
-    pipeline.train_questions(prepared.dataset, config.data), config.data
-  )
-
-
-def load_warm(config: configs.Config) -> types.Dataset | None:
-  """The data that the reader reads first, if the experiment names any.
-
-  Raises:
-    ValueError: if it has no questions to train on.
-  """
-  path, split = config.data.warm_path, config.data.train_split
-  if not path:
-    return None
-  try:
-    dataset = formats.load(path, on_empty=config.data.on_empty)
-  except ValueError as error:  # the remedy is this field
-    raise ValueError(str(error).replace('data.path', 'data.warm_path')) from (
-      error
-    )
-  if not dataset.splits.get(split):
-    raise ValueError(
-      f'data.warm_path {path!r} has no questions in split {split!r}; there are '
-      f'{", ".join(sorted(dataset.splits)) or "none"}. Set '
-      '--config.data.warm_path to data with this split.'
-    )
-  return dataset
-
-
-def warm_questions(
-  config: configs.Config, prepared: workdirs.Prepared, warm: types.Dataset
-) -> tuple[pipeline.Questions, indexes.Index]:
-  """Questions of other data, and an index whose tokens hold its documents.
-
-  They come after the documents of the corpus, and are there to be read: no
-  search finds them.
-
-  Args:
-    config: the experiment.
-    prepared: its own documents, questions and index.
-    warm: what `load_warm` found.
-
-  Raises:
-    ValueError: if no question stands with a document that answers it.
-  """
-  data, train = config.data, config.train
-  # Some hold no answer that can be pointed at; more are not needed.
-  enough = 2 * train.warm_steps * train.reader_batch_size
-  asked = pipeline.spread(warm.splits[data.train_split], enough)
-  names = {name for question in asked for name in question.document_ids}
-  documents = [d for d in warm.documents if d.id in names]
-  own = prepared.index.tokens
-  rows = {d.id: len(own) + i for i, d in enumerate(documents)}
-  questions = pipeline.encode_questions(
-    prepared.tokenizer, asked, rows, data, prepared.vocabulary
-  )
-  encoded = pipeline.encode_documents(prepared.tokenizer, documents, data)
-  tokens = jnp.concatenate([own, jnp.asarray(encoded.tokens, own.dtype)])
-  library = dataclasses.replace(prepared.index, tokens=tokens)
-  try:
-    return _answered(config, questions, library), library
-  except ValueError as error:
-    raise ValueError(
-      f'data.warm_path {data.warm_path!r} has no question with a document '
-      'that answers it. Set --config.data.warm_path to data that has.'
-    ) from error
-
-
-def _labelled(questions: pipeline.Questions) -> pipeline.Questions:
-  """Those with gold documents, which search alone learns from; or all."""
-  rows = np.flatnonzero((questions.gold >= 0).any(axis=1))
-  return pipeline.keep(questions, rows) if rows.size else questions
-
-
-def _answered(
-  config: configs.Config, questions: pipeline.Questions, index: indexes.Index
-) -> pipeline.Questions:
-  """The questions whose gold documents hold an answer, word for word.
-
-  The fusion reader writes its answers: for it they need not.
-  """
-  points = config.reader.kind == 'extractive'
-
-  @jax.jit
-  def holds(tokens, batch):
-    found = (batch.answers != types.PAD).any((1, 2))[:, None]
-    if points:
-      found = reader.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
-    return (found & (batch.gold >= 0)).any(1) & batch.where
-
-  batches = pipeline.eval_batches(questions, batch_size=256)
-  parts = [np.asarray(holds(index.tokens, batch)) for batch in batches]
-  rows = np.flatnonzero(np.concatenate(parts))
-  if not rows.size:
-    raise ValueError(
-      'train.reader_steps needs training questions that a gold document '
-      'answers, an extractive reader in its own words, got none. Set '
-      '--config.train.reader_steps=0.'
-    )
-  return pipeline.keep(questions, rows)
 
 
 def plan(

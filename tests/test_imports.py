@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From top to bottom; a module may import from its own row or one below.
 ROOMS = (
   ('train', 'evaluate', 'ask', 'survey'),
-  ('optimizer', 'workdir', 'report', 'huge_pages'),
+  ('curriculum', 'optimizer', 'workdir', 'report', 'huge_pages'),
   ('config',),
   ('rag', 'objective', 'parallel', 'checkpoint', 'baselines'),
   ('components', 'index'),

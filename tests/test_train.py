@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import parallel, train
+from rag_jax import curriculum, parallel, train
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
 
@@ -207,19 +207,19 @@ class TestStages:
     assert counts == [(20, 20), (20, 20), (40, 20)]
 
   def test_the_reader_starts_with_the_documents_of_other_data(
-    self, warm_config, prepared
+    self, other_config, prepared
   ):
-    warm = train.load_warm(warm_config)
-    first, library = train.warm_questions(warm_config, prepared, warm)
+    other = curriculum.load_other(other_config)
+    first, library = curriculum.other_questions(other_config, prepared, other)
     count = len(prepared.index.tokens)
     np.testing.assert_array_equal(library.tokens[:count], prepared.index.tokens)
     assert len(library.tokens) == count + 3  # one holds no answer
     assert first.gold.ravel().tolist() == [count, count + 1]
     encoded = pipeline.encode_documents(
-      prepared.tokenizer, [warm.documents[1]], warm_config.data
+      prepared.tokenizer, [other.documents[1]], other_config.data
     )
     np.testing.assert_array_equal(library.tokens[count + 1], encoded.tokens[0])
-    stage = configs.stages(warm_config)[1]
+    stage = configs.stages(other_config)[1]
     read = []
 
     def compile_step(step, *, mode):
@@ -228,14 +228,14 @@ class TestStages:
 
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(train.parallel, 'compile_step', compile_step)
-      questions = train.training_questions(warm_config, prepared)
+      questions = curriculum.training_questions(other_config, prepared)
       step = train.step_function(stage, questions, library, first=first)
       for place in range(stage.train.steps):
         step(None, place)
     assert [bool((gold >= count).all()) for gold in read] == [True, False]
 
   @pytest.fixture
-  def warm_config(self, staged, tmp_path, write_lines):
+  def other_config(self, staged, tmp_path, write_lines):
     folder = tmp_path / 'other'
     folder.mkdir()
     documents = [
@@ -251,31 +251,35 @@ class TestStages:
     write_lines(folder / 'questions-train.jsonl', questions)
     return dataclasses.replace(
       staged,
-      data=dataclasses.replace(staged.data, warm_path=str(folder)),
-      train=dataclasses.replace(staged.train, warm_steps=1),
+      data=dataclasses.replace(staged.data, other_path=str(folder)),
+      train=dataclasses.replace(staged.train, other_steps=1),
     )
 
   def test_other_data_to_start_with_is_checked_first(
-    self, tiny_values, warm_config, prepared, tmp_path, write_lines
+    self, tiny_values, other_config, prepared, tmp_path, write_lines
   ):
     for data, own, message in (
-      ('facts', {}, 'Set both --config.data.warm_path and'),
-      ('', {'reader_steps': 2, 'warm_steps': 1}, 'Set both --config.data.warm'),
-      ('facts', {'warm_steps': 1}, 'at most reader_steps .0., .* got 1'),
+      ('facts', {}, 'Set both --config.data.other_path and'),
+      (
+        '',
+        {'reader_steps': 2, 'other_steps': 1},
+        'Set both --config.data.other',
+      ),
+      ('facts', {'other_steps': 1}, 'of reader_steps, so at most 0, got 1'),
     ):
       values = tiny_values | {
-        'data': tiny_values['data'] | {'warm_path': data},
+        'data': tiny_values['data'] | {'other_path': data},
         'train': tiny_values['train'] | own,
       }
       with pytest.raises(ValueError, match=message):
         configs.build(values)
 
     def named(path):
-      data = dataclasses.replace(warm_config.data, warm_path=path)
-      return dataclasses.replace(warm_config, data=data)
+      data = dataclasses.replace(other_config.data, other_path=path)
+      return dataclasses.replace(other_config, data=data)
 
     missing = named(str(tmp_path / 'nowhere'))
-    with pytest.raises(ValueError, match='^data.warm_path .*does not exist'):
+    with pytest.raises(ValueError, match='^data.other_path .*does not exist'):
       train.run(missing, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
     folder = tmp_path / 'other'
@@ -283,28 +287,27 @@ class TestStages:
     write_lines(
       folder / 'questions-test.jsonl', [{'id': 'q', 'question': 'What?'}]
     )
-    with pytest.raises(ValueError, match="no questions in split 'train'"):
-      train.load_warm(warm_config)
-    write_lines(
-      folder / 'questions-train.jsonl', [{'id': 'p', 'question': 'Who?'}]
-    )
-    warm = train.load_warm(warm_config)
-    with pytest.raises(ValueError, match='data.warm_path .* that has'):
-      train.warm_questions(warm_config, prepared, warm)
+    with pytest.raises(ValueError, match="in split 'train'.*splits are test"):
+      curriculum.load_other(other_config)
+    question = {'id': 'p', 'question': 'What lives here?'}
+    question |= {'answers': ['A horse'], 'document_ids': ['0']}
+    write_lines(folder / 'questions-train.jsonl', [question])
+    other = curriculum.load_other(other_config)
+    with pytest.raises(ValueError, match='word for word, got none in 1'):
+      curriculum.other_questions(other_config, prepared, other)
 
   def test_a_run_killed_twice_ends_in_the_same_numbers(
-    self, warm_config, tmp_path, monkeypatch
+    self, other_config, tmp_path, monkeypatch
   ):
     # Two stages will do: what searches and reads takes long to compile.
     fields = {'search_steps': 1, 'steps': 3, 'checkpoint_every': 1}
     staged = dataclasses.replace(
-      warm_config,
-      train=dataclasses.replace(warm_config.train, **fields),
-      loss=dataclasses.replace(warm_config.loss, self_index=0.0),
+      other_config,
+      train=dataclasses.replace(other_config.train, **fields),
+      loss=dataclasses.replace(other_config.loss, self_index=0.0),
     )
     prepared = workdirs.open(staged, tmp_path / 'whole')
-    warm = train.load_warm(staged)
-    whole = train.fit(staged, prepared, tmp_path / 'whole', warm=warm)
+    whole = train.fit(staged, prepared, tmp_path / 'whole')
 
     folder = tmp_path / 'killed'
     own = workdirs.open(staged, folder)
@@ -315,7 +318,7 @@ class TestStages:
         return (step for step in plan(config, first) if step[0] < last)
 
       monkeypatch.setattr(train, 'plan', stop)
-      state = train.fit(staged, own, folder, warm=warm)
+      state = train.fit(staged, own, folder)
     for ours, theirs in zip(
       jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True
     ):

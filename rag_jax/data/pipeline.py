@@ -39,7 +39,7 @@ class DataConfig:
   max_answer_tokens: int = 12
   max_gold: int = 1
   labelled_questions: int = 0  # so many train with gold documents; 0: all
-  warm_path: str = ''  # other data, for the reader; see train.warm_steps
+  other_path: str = ''  # other data, for the reader; see train.other_steps
   tokenizer: str = ''  # published one; see rag_jax.nn.weights. Empty: learned
   max_vector_tokens: int = 192  # of a document, for its published vector
   max_query_words: int = 0  # whole words kept for a lexicon; 0: no lexicon

@@ -3,7 +3,9 @@
 The model comes in as a function, `step_fn(params, cache, frontier) -> (scores,
 cache)`: it sees where the beams stand (`trie.Frontier`) and scores the edges
 that leave, float32[B, K, C] in nats, any value where an edge does not exist.
-A model with an output vocabulary may score all codes instead, float32[B, K, V].
+A model with an output vocabulary may score all codes instead, float32[B, K, V];
+the edges that it sees are then all V codes at levels where the trie has a bit
+for each (`trie.expand_codes`).
 A cache is a pytree whose leaves start with [B, K]; it is reordered with the
 beams. Fields that all beams of a query share belong into `params`.
 
@@ -388,8 +390,10 @@ def _accumulate(
   edges = edges.astype(jnp.float32)
   if logits:
     total = _log_sum_exp(edges)
-    if frontier.all_codes:
-      edges = edges[..., : frontier.tokens.shape[-1]]
+    if frontier.all_codes:  # of the trie, which may have more than the model
+      size = frontier.tokens.shape[-1]
+      more = [(0, 0)] * (edges.ndim - 1) + [(0, max(size - edges.shape[-1], 0))]
+      edges = jnp.pad(edges[..., :size], more, constant_values=DEAD)
     else:
       edges = take(edges, frontier.tokens)
     if scoring == 'vocabulary':

@@ -159,11 +159,14 @@ class Capacity:
   def dense(self) -> tuple[bool, ...]:
     """Levels whose nodes also keep a bit for every code, D.
 
-    Those of few nodes, one of them with most codes below it: to read all codes
-    of such a level is quicker than to gather those that exist.
+    Those of no more nodes than codes, one of them with half of the codes
+    below it or room for as many: to read all codes is quicker there than to
+    gather those that exist. A level takes at most 8 bytes a document.
     """
     return tuple(
-      parents <= values and 4 * branching >= values
+      parents <= values
+      and 2 * branching >= values
+      and parents * values <= 64 * self.documents
       for parents, branching, values in zip(
         self.parents, self.branching, self.num_values, strict=False
       )

@@ -11,9 +11,9 @@ inner nodes from leaves; counting bits numbers either kind. Leaves are numbered
 by the depth at which they end, then in sorted order, so that a level's tail is
 indexed by the number of the leaf.
 
-Where a level has few nodes and one of them most codes below it, as the first
-levels do, nodes keep a bit for every code too: a model that scores all codes
-need not gather there (`expand_codes`).
+Where a level has few nodes, one of them with many codes below it, as the first
+levels do, nodes keep a bit for every code too (`docid_layout.Capacity.dense`):
+a model that scores all codes need not gather there.
 """
 
 import dataclasses
@@ -274,8 +274,15 @@ def expand(
 def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
   """As `expand`, with an edge for every code, for models that score them all.
 
-  Only at a level that keeps a bit a code: `trie.present[level]` is there.
-  Codes that lead nowhere have `where` False.
+  Args:
+    trie: the trie.
+    level: depth of the beams; one that keeps a bit a code, where
+      `trie.present[level]` is not None.
+    beams: where they stand.
+
+  Returns:
+    Their `Frontier`; C is V, the edges are the codes in their order, and those
+    that lead nowhere have `where` False.
   """
   codes = jnp.arange(trie.num_values[level])
   ended = beams.ended[..., None]
@@ -283,7 +290,7 @@ def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
   bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
   exists = bits.reshape(*words.shape[:-1], -1)[..., : len(codes)] > 0
   first, _ = span(trie, level, beams)
-  # Read by models that score nodes alone; never worked out for others.
+  # Read by models that score nodes alone; under jit not worked out for others.
   edges = first[..., None] + jnp.cumsum(exists, axis=-1, dtype=jnp.int32) - 1
   edges = jnp.where(exists, edges, 0)
   children = _rows(trie, level + 1, *locate(trie, level + 1, edges))

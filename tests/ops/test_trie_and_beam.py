@@ -35,6 +35,12 @@ def docid_sets(draw):
   return codes, seed
 
 
+def skewed_codes(count):
+  """Nearly so many docids of three codes below 70, small ones more often."""
+  draws = np.random.default_rng(1).random((count, 3))
+  return np.unique((70 * draws**3).astype(np.int32), axis=0)
+
+
 def prefixes_of(codes):
   """The prefix at which each docid is told from all others, one a row."""
   rows = [tuple(row) for row in codes.tolist()]
@@ -348,13 +354,22 @@ def test_room_and_dead_documents_leave_the_maxima_alone():
 
 def test_predicted_memory_is_the_memory():
   codes = np.unique(np.random.default_rng(0).integers(0, 40, (900, 5)), axis=0)
-  capacity = docid_layout.tight(docid_layout.lay_out(codes))
-  assert capacity.memory == trie.memory(trie.build(codes))
+  layout = docid_layout.lay_out(codes)
+  tight = docid_layout.tight(layout)
+  room = dataclasses.replace(
+    tight,
+    nodes=tuple(n + 50 for n in tight.nodes),
+    parents=tuple(n + 1 for n in tight.parents),
+  )
+  for capacity in (tight, room):
+    assert any(capacity.dense) and not all(capacity.dense)
+    packed = trie.pack(layout, capacity=capacity)
+    assert capacity.memory == trie.memory(packed)
 
 
 def test_levels_of_few_nodes_keep_a_bit_for_every_code():
   # Codes over more than one word; the third level has too many nodes for it.
-  codes = np.unique(np.random.default_rng(1).integers(0, 70, (900, 3)), axis=0)
+  codes = skewed_codes(900)
   index = trie.build(codes)
   assert [words is not None for words in index.present] == [True, True, False]
   beams, ended = trie.root(1), False
@@ -386,6 +401,39 @@ def test_levels_of_few_nodes_keep_a_bit_for_every_code():
     )
     ended = ended or bool(beams.ended.any())
   assert ended  # some docids need no third code
+
+
+@pytest.mark.parametrize('scoring', beam.SCORINGS)
+@pytest.mark.parametrize('count', [20, 900])
+def test_all_codes_of_a_level_give_what_its_edges_give(scoring, count):
+  codes = skewed_codes(count)
+  layout = docid_layout.lay_out(codes)
+  tight = docid_layout.tight(layout)
+  room = dataclasses.replace(  # more codes than the model scores, too
+    tight,
+    nodes=tuple(n + 3 for n in tight.nodes),
+    parents=tuple(n + (d > 0) for d, n in enumerate(tight.parents)),
+    branching=tuple(max(n, 48) for n in tight.branching),
+    num_values=(96,) * 3,
+    documents=tight.documents + 5,
+  )
+  params, logits_fn, _ = model(2, 3, 70, 0)
+  options = {'scoring': scoring, 'logits': True}
+  roomy = trie.pack(layout, capacity=room)
+  assert roomy.present[1] is not None
+  for index in (trie.build(codes), roomy):
+    # With an allow-list the search goes from edge to edge.
+    everything = jnp.ones(index.num_documents, bool)
+    for size in (5, 32):
+      run = functools.partial(
+        search, index, params, logits_fn, beam_size=size, **options
+      )
+      ours, theirs = run(), run(allowed=everything)
+      for name in ('documents', 'codes', 'where'):
+        np.testing.assert_array_equal(
+          getattr(ours, name), getattr(theirs, name)
+        )
+      np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
 
 
 def test_a_large_top_k_is_found_in_two_steps():
