@@ -30,12 +30,12 @@ and span_relevance too. On 1,000 of them held out, EM / F1 on gold documents:
   these, then 700 on the others                                  .423 / .575
 and end to end after the steps of all parts, from there:
   80 steps                                .386 / .536, on gold .427 / .582
-  80, reader_rate .25, a null document    .381 / .536, on gold .420 / .579
-  160 that read two passages, likewise    .374 / .530, on gold .415 / .577
+  80, rate .25, with a null document      .381 / .536, on gold .420 / .579
+  160 of two passages, .5, with it        .374 / .530, on gold .415 / .577
 Which passage an answer is taken from hardly matters there: the best of four
-holds .422 in the second. The ranker was level with the index in all three (.849,
-.849, .845 to .847, .848, .847): probably a reader needs more steps to learn how
-relevant a passage is.
+holds .422 in the second. The ranker was level with the index in all three
+(.849, .849, .845 to .847, .848, .847): probably a reader needs more steps to
+learn how relevant a passage is.
 Without SQuAD, at other rates (.25 of 8e-4, 50 steps of warm-up, null document)
 gold was .410 / .582 and end to end .356 / .515; not measured at these.
 """
