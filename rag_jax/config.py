@@ -43,9 +43,7 @@ class TrainConfig:
   search_batch_size: int = 64  # questions a step in these
   search_learning_rate: float = 1e-3  # peak in these
   reader_steps: int = 0  # the next, that train the reader on gold documents
-  other_steps: int = (
-    0  # of these, the first, that read those of data.other_path
-  )
+  other_steps: int = 0  # of these, the first, that read data.other_path
   reader_batch_size: int = 16
   reader_learning_rate: float = 3e-4
   freeze_search: bool = False  # after these; True = the reader trains alone
