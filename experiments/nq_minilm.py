@@ -84,11 +84,12 @@ def get_config(other_path=''):
   values.reader.max_answer_tokens = 24
   values.pseudo_queries.batch_size = 0
   values.loss.self_index = 0.0
-  values.train.steps = 1108
+  values.train.steps = 808
   values.train.search_steps = 168
   values.train.search_batch_size = 64
   values.train.search_learning_rate = 3e-4
-  values.train.reader_steps = 860
+  values.train.reader_steps = 560
+  values.train.reader_negatives = True
   values.train.reader_batch_size = 8
   values.train.reader_learning_rate = 4e-4
   values.train.batch_size = 8
@@ -105,7 +106,7 @@ def get_config(other_path=''):
   if other_path:
     values.name = 'nq_minilm_other'
     values.data.other_path = other_path
-    values.train.other_steps = 1000
-    values.train.reader_steps += 1000
-    values.train.steps += 1000
+    values.train.other_steps = 800
+    values.train.reader_steps += 800
+    values.train.steps += 800
   return values

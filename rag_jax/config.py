@@ -44,6 +44,7 @@ class TrainConfig:
   search_learning_rate: float = 1e-3  # peak in these
   reader_steps: int = 0  # the next, that train the reader on gold documents
   other_steps: int = 0  # of these, the first, that read data.other_path
+  reader_negatives: bool = False  # in the others, a found one beside the gold
   reader_batch_size: int = 16
   reader_learning_rate: float = 3e-4
   freeze_search: bool = False  # after these; True = the reader trains alone
@@ -243,6 +244,12 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     )
   if config.reader.null_document:
     _check_null_document(config)
+  if config.train.reader_negatives and not config.ranker.reads:
+    raise ValueError(
+      'train.reader_negatives teach how relevant a passage is, which '
+      'ranker.reads makes use of, got True and False. Set '
+      '--config.ranker.reads=True or --config.train.reader_negatives=False.'
+    )
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
       'search.lexical_weight needs whole words, got data.max_query_words=0. '

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import types
+from rag_jax import rag, types
 from rag_jax import workdir as workdirs
-from rag_jax.components import reader
+from rag_jax.components import query_encoder, reader
 from rag_jax.data import formats, pipeline
 from rag_jax.index import index as indexes
 
@@ -61,6 +61,46 @@ def answered(
       '--config.train.reader_steps=0.'
     )
   return pipeline.keep(questions, rows)
+
+
+def with_negative(
+  config: configs.Config,
+  params: rag.Params,
+  questions: pipeline.Questions,
+  index: indexes.Index,
+) -> pipeline.Questions:
+  """Questions with the document that search ranks best but for the gold ones.
+
+  Args:
+    config: the experiment.
+    params: the search that finds and ranks them.
+    questions: the questions.
+    index: the corpus.
+
+  Returns:
+    The questions with their `negative`.
+  """
+
+  @jax.jit
+  def find(params, batch, index):
+    encoding = query_encoder.apply(
+      params['query_encoder'], config.query_encoder, batch.query
+    )
+    found = rag.retrieve(
+      params, config.model, index, encoding, words=batch.words
+    )
+    ranking = rag.rank(params, config.model, index, batch, encoding, found)
+    is_gold = (found.documents[:, :, None] == batch.gold[:, None]).any(-1)
+    others = found.where & ~is_gold
+    scores = jnp.where(others, ranking.scores, reader.IMPOSSIBLE)
+    best = scores.argmax(axis=1)[:, None]
+    rows = jnp.where(others, found.documents, -1)
+    return jnp.take_along_axis(rows, best, axis=1)[:, 0]
+
+  size = config.train.eval_batch_size
+  batches = pipeline.eval_batches(questions, batch_size=size)
+  rows = np.concatenate([find(params, batch, index) for batch in batches])
+  return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 
 
 def load_other(config: configs.Config) -> types.Dataset | None:

@@ -46,8 +46,8 @@ def loss(
     the losses' quotients, weighed by `config.loss`.
   """
   if config.search.gold_only:
-    read = _read_gold(params, config, batch, index)
-    return read, dict(read)
+    alone = _read_gold(params, config, batch, index)
+    return alone, dict(alone)
   weights = config.loss
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
@@ -73,8 +73,8 @@ def loss(
       config.search.train_read_size or config.search.read_size,
       first=is_gold if config.search.join_gold else None,
     )
-    reading = _cut(reading, config)
-    terms, reading = _answer_losses(params, config, batch, reading)
+    reading = _read(params, config, batch, _cut(reading, config))
+    terms = _answer_losses(params, config, batch, reading)
     if weights.ranking and config.ranker.reads:
       read_gold = jnp.take_along_axis(is_gold, reading.places, axis=1)
       terms['reranking'] = _ranking_loss(
@@ -115,20 +115,36 @@ def _read_gold(
   batch: types.Batch,
   index: indexes.Index,
 ) -> Sums:
-  """The answer's loss on the gold documents; nothing is searched."""
-  where = batch.gold >= 0
-  rows = jnp.maximum(batch.gold, 0)
+  """The answer's loss on the gold documents; nothing is searched.
+
+  If the batch names a negative, the reader learns to tell gold from it too.
+  """
+  documents = batch.gold
+  if batch.negative is not None:
+    documents = jnp.column_stack([documents, batch.negative])
+  where = documents >= 0
+  rows = jnp.maximum(documents, 0)
+  is_gold = where & (jnp.arange(rows.shape[1]) < batch.gold.shape[1])
+  weights = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
   zeros = jnp.zeros(rows.shape)
   reading = rag.Reading(
     documents=rows,
     passages=index.tokens[rows],
     places=jnp.zeros_like(rows),
     scores=zeros,
-    weights=where / jnp.maximum(where.sum(1, keepdims=True), 1),
+    weights=weights,
     docid=zeros,
     where=where,
   )
-  return _answer_losses(params, config, batch, _cut(reading, config))[0]
+  reading = _read(params, config, batch, _cut(reading, config))
+  # Gold documents are read alike, however relevant they look.
+  reading = dataclasses.replace(reading, weights=weights)
+  terms = _answer_losses(params, config, batch, reading)
+  if batch.negative is not None:
+    known = is_gold.any(1) & batch.where
+    null = config.reader.null_document
+    terms['relevance'] = _relevance_loss(reading, is_gold, known, null)
+  return terms
 
 
 def _cut(reading: rag.Reading, config: rag.RagConfig) -> rag.Reading:
@@ -203,19 +219,30 @@ def null_loss(
   return metrics.total(jax.nn.softplus(-odds), known)
 
 
+def _read(
+  params: rag.Params,
+  config: rag.RagConfig,
+  batch: types.Batch,
+  reading: rag.Reading,
+) -> rag.Reading:
+  """What an extractive reader points at; fusion reads while it writes."""
+  if not config.loss.reader_trains_search:
+    # What was ranked reaches the reader, but nothing goes back.
+    scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
+    reading = dataclasses.replace(reading, scores=scores, weights=weights)
+  if config.reader.kind == 'extractive':
+    reading = rag.read(params, config, batch.query, reading)
+  return reading
+
+
 def _answer_losses(
   params: rag.Params,
   config: rag.RagConfig,
   batch: types.Batch,
   reading: rag.Reading,
-) -> tuple[Sums, rag.Reading]:
+) -> Sums:
   """The answer's loss, and what its posterior teaches the search."""
   cut = not config.loss.reader_trains_search
-  if cut:  # what was ranked reaches the reader, but nothing goes back
-    scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
-    reading = dataclasses.replace(reading, scores=scores, weights=weights)
-  if config.reader.kind == 'extractive':
-    reading = rag.read(params, config, batch.query, reading)
   joint = reading.weights
   if config.reader.kind == 'fusion':
     end = reader.end_token(config.reader)
@@ -229,7 +256,7 @@ def _answer_losses(
       target,
     )
     has_answer = batch.where & (batch.answers[:, 0] != types.PAD).any(-1)
-    return {'answer': metrics.total(-scores.sum(-1), has_answer)}, reading
+    return {'answer': metrics.total(-scores.sum(-1), has_answer)}
   assert reading.pointers is not None  # the reader is extractive
   likelihoods = reader.answer_log_likelihood(
     reading.pointers.spans, reading.passages, batch.answers
@@ -259,7 +286,7 @@ def _answer_losses(
   if config.loss.docid_distillation and not cut:
     nll = -(posterior * reading.docid).sum(1)
     terms['docid_distillation'] = metrics.total(nll, counts)
-  return terms, reading
+  return terms
 
 
 def _self_index(

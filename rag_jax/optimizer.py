@@ -61,10 +61,16 @@ def _trainable(config: configs.Config, params: rag.Params) -> rag.Params:
 
 
 def _adam(config: configs.TrainConfig) -> optax.GradientTransformation:
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=config.learning_rate,
-    warmup_steps=min(config.warmup_steps, max(config.steps - 1, 1)),
-    decay_steps=max(config.steps, 2),
-  )
+  # Once for other data, if the reader starts with some, and once for its own.
+  parts = [config.other_steps, config.steps - config.other_steps]
+  schedules = [
+    optax.warmup_cosine_decay_schedule(
+      init_value=0.0,
+      peak_value=config.learning_rate,
+      warmup_steps=min(config.warmup_steps, max(steps - 1, 1)),
+      decay_steps=max(steps, 2),
+    )
+    for steps in parts
+  ]
+  schedule = optax.join_schedules(schedules, [config.other_steps])
   return optax.adamw(schedule, weight_decay=config.weight_decay)

@@ -113,6 +113,10 @@ def fit(
         own, index = questions, prepared.index
         if stage.search.gold_only:
           own, index = to_read, library
+          if config.train.reader_negatives:
+            own = curriculum.with_negative(
+              config, state.params, to_read, prepared.index
+            )
         elif not stage.loss.reads:
           own = to_find
         next_state = step_function(stage, own, index, first=first)
@@ -357,10 +361,13 @@ def _measure(
 
 
 def averages(records: list[objective.Sums]) -> dict[str, float]:
-  """Divides sums by counts, once, over several steps."""
-  records = jax.device_get(records)
-  totals = jax.tree.map(lambda *x: float(np.sum(x)), *records)
-  return {name: s / c for name, (s, c) in totals.items() if c > 0}
+  """Divides sums by counts, once, over several steps; not all have all."""
+  values: dict[str, list[Any]] = {}
+  for record in jax.device_get(records):
+    for name, value in record.items():
+      values.setdefault(name, []).append(value)
+  totals = {name: np.sum(own, axis=0) for name, own in values.items()}
+  return {name: float(s / c) for name, (s, c) in totals.items() if c > 0}
 
 
 def check_finite(values: dict[str, float], step: int) -> None:

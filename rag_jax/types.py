@@ -89,3 +89,4 @@ class Batch:
   where: jax.Array  # bool[B], False = padding of an incomplete batch
   words: jax.Array | None = None  # int32[B, W], for a lexicon if there is one
   answerable: jax.Array | None = None  # bool[B]; None = all are
+  negative: jax.Array | None = None  # int32[B], row of another; -1 = none

@@ -10,7 +10,16 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from rag_jax import ask, evaluate, objective, rag, survey, train, types
+from rag_jax import (
+  ask,
+  curriculum,
+  evaluate,
+  objective,
+  rag,
+  survey,
+  train,
+  types,
+)
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.components import reader
@@ -101,7 +110,8 @@ def values(tiny_values, folder):
     'reader': bert_sizes | {'max_answer_tokens': 4, 'null_document': True},
     'loss': {'self_index': 0.0},
     'train': tiny_values['train']
-    | {'steps': 6, 'search_steps': 2, 'reader_steps': 2, 'head_rate': 10.0},
+    | {'steps': 6, 'search_steps': 2, 'reader_steps': 2, 'head_rate': 10.0}
+    | {'reader_negatives': True},
   }
 
 
@@ -169,7 +179,7 @@ def test_each_stage_trains_what_it_should(run):
   terms.add('null_document')
   trained = {r['step']: terms & set(r) for r in records}
   assert trained[2] == {'docid', 'ranking'}
-  assert trained[4] == {'answer'}
+  assert trained[4] == {'answer', 'relevance'}
   assert trained[6] == terms
 
 
@@ -277,6 +287,88 @@ def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(run):
   assert [counts[split, 'answers', 'EM'] for split in apart] == [1, 1]
   assert counts['dev', 'answers', 'EM'] == 2
   assert counts['dev', 'answers from the gold document', 'EM'] == 1
+
+
+def test_the_reader_tells_gold_from_the_best_document_found_beside_it(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  asked = prepared.dataset.splits['dev']
+  questions = prepared.encode(asked, config.data)
+  index = prepared.index
+  own = curriculum.with_negative(config, params, questions, index)
+  unread = dataclasses.replace(
+    config,
+    ranker=dataclasses.replace(config.ranker, reads=False),
+    reader=dataclasses.replace(config.reader, null_document=False),
+  )
+  found = evaluate.answer_all(params, unread, prepared, asked)
+  for row, gold, negative in zip(
+    np.asarray(found.documents), own.gold, own.negative, strict=True
+  ):
+    assert negative == [document for document in row if document not in gold][0]
+
+  stage = configs.stages(config)[1]
+  lengths = np.asarray((index.tokens != 0).sum(axis=1))
+  batches = pipeline.reading_batches(own, lengths, batch_size=4, seed=0)
+  batch, longest = batches[0]
+  rows = np.column_stack([batch.gold, batch.negative])
+  assert longest == lengths[rows].max()
+
+  def relevance(shift):
+    """The loss where the head sees how relevant gold documents look."""
+    changed = params['reader'] | {'relevance': shift}
+    terms, _ = objective.loss(
+      params | {'reader': changed},
+      jax.random.key(0),
+      batch,
+      index,
+      config=stage.model,
+    )
+    return terms['relevance'][0] / terms['relevance'][1]
+
+  zeros = jnp.zeros_like(params['reader']['relevance'])
+  assert float(relevance(zeros)) == pytest.approx(np.log(3), rel=1e-5)
+  slope = jax.grad(relevance)(zeros)  # the null document is the third
+  assert float(relevance(-slope / jnp.linalg.norm(slope) / 10)) < np.log(3)
+
+
+def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
+  values, tmp_path, monkeypatch
+):
+  own = {'steps': 4, 'search_steps': 1, 'reader_steps': 3, 'log_every': 4}
+  changes = {
+    'reader': values['reader'] | {'null_document': False},
+    'train': values['train'] | own | {'checkpoint_every': 1},
+  }
+  config = configs.build(values | changes)
+  prepared = workdirs.open(config, tmp_path / 'whole')
+  whole = train.fit(config, prepared, tmp_path / 'whole')
+  lines = (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()
+  records = {r['step']: r for r in map(json.loads, lines)}
+  assert 'relevance' in records[4]
+
+  prepared = workdirs.open(config, tmp_path / 'killed')
+  plan = train.plan
+  for last in (3, 4):  # among these, and at the end
+
+    def stop(config, first, last=last):
+      return (step for step in plan(config, first) if step[0] < last)
+
+    monkeypatch.setattr(train, 'plan', stop)
+    state = train.fit(config, prepared, tmp_path / 'killed')
+  for ours, theirs in zip(
+    jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_negatives_need_a_reader_that_says_what_is_relevant(values):
+  changes = {
+    'ranker': values['ranker'] | {'reads': False},
+    'reader': values['reader'] | {'null_document': False},
+  }
+  with pytest.raises(ValueError, match='got True and False. Set --config.rank'):
+    configs.build(values | changes)
 
 
 def test_the_null_document_learns_where_nothing_answers():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import curriculum, parallel, train
+from rag_jax import curriculum, optimizer, parallel, train
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
 
@@ -233,6 +233,23 @@ class TestStages:
       for place in range(stage.train.steps):
         step(None, place)
     assert [bool((gold >= count).all()) for gold in read] == [True, False]
+
+  def test_the_rate_rises_again_for_its_own_data(self, staged):
+    train_ = dataclasses.replace(
+      staged.train, steps=40, reader_steps=40, search_steps=0, other_steps=20
+    )
+    stage = configs.stages(dataclasses.replace(staged, train=train_))[0]
+    make = optimizer.make(stage)
+    params = {'query_encoder': {}, 'reader': {'pointer': jnp.zeros(1)}}
+    slope = {'query_encoder': {}, 'reader': {'pointer': -jnp.ones(1)}}
+    state, moves = make.init(params), []
+    for _ in range(40):  # Adam moves by the rate where gradients stay the same
+      updates, state = make.update(slope, state, params)
+      moves.append(float(updates['reader']['pointer'][0]))
+    peak = stage.train.learning_rate
+    assert moves[1] == pytest.approx(peak, rel=0.05)
+    assert moves[21] == pytest.approx(peak, rel=0.05)
+    assert max(moves[19], moves[39]) < 0.05 * peak
 
   @pytest.fixture
   def other_config(self, staged, tmp_path, write_lines):

@@ -12,11 +12,11 @@ of its vocabulary or a token copied from a passage, under one softmax.
 With published weights (`weights`) the fusion reader is a T5, which copies no
 tokens (see `t5_reader`), and the extractive reader a BERT that reads question
 and passage as its two texts. It also says how relevant each passage is, from
-the state of the first token and from how sure it is of the best span there:
-with `ranker.reads` this joins the scores of the ranker, which then has read
-what it ranks. With `null_document` one more competes, whose relevance is 0 and
-which says nothing: no answer is given where log P(none) - log P(answer), the
-former 0 without a null document, is above `null_threshold`.
+the mean of the question's states beside it and from how sure it is of the best
+span there: with `ranker.reads` this joins the scores of the ranker, which then
+has read what it ranks. With `null_document` one more competes, whose relevance
+is 0 and which says nothing: no answer is given where log P(none) - log
+P(answer), the former 0 without a null document, is above `null_threshold`.
 """
 
 import dataclasses
@@ -276,7 +276,9 @@ def _read(
   )
   logits = states[:, -length:] @ params['pointer']
   logits = logits.reshape(batch, count, length, 2)
-  relevance = (states[:, 0] @ params['relevance']).reshape(batch, count)
+  asked = (where & ~second)[..., None]
+  mean = (states * asked).sum(1) / jnp.maximum(asked.sum(1), 1)
+  relevance = (mean @ params['relevance']).reshape(batch, count)
   if config.span_relevance:
     real = jnp.where((passages != types.PAD)[..., None], logits, IMPOSSIBLE)
     best = best_spans(real, max_tokens=config.max_answer_tokens).score

@@ -81,6 +81,7 @@ class Questions:
   gold: np.ndarray  # int32[n, G], -1 = none
   words: np.ndarray | None = None  # int32[n, W], where there is a lexicon
   answerable: np.ndarray | None = None  # bool[n]; None = all are
+  negative: np.ndarray | None = None  # int32[n], another document; -1 = none
 
 
 def train_tokenizer(
@@ -225,8 +226,8 @@ def reading_batches(
 ) -> grain.MapDataset:
   """Shuffled, endless batches of questions on documents of like length.
 
-  Questions are shuffled, sorted by the length of their gold documents within
-  `POOL` batches, and these batches are shuffled: little of a batch is padding,
+  Questions are shuffled, sorted by the length of what is read within `POOL`
+  batches, and these batches are shuffled: little of a batch is padding,
   and every epoch has other batches.
 
   Args:
@@ -240,9 +241,12 @@ def reading_batches(
     seed and s alone.
   """
   gold = questions.gold
-  own = np.where(gold >= 0, lengths[gold], 0).max(axis=1)
+  read = gold
+  if questions.negative is not None:
+    read = np.column_stack([gold, questions.negative])
+  own = np.where(read >= 0, lengths[read], 0).max(axis=1)
   pools = (
-    grain.MapDataset.source(np.flatnonzero(own))
+    grain.MapDataset.source(np.flatnonzero((gold >= 0).any(axis=1)))
     .seed(seed)
     .shuffle()
     .repeat()
