@@ -11,8 +11,8 @@ colon, the reader has the questions of PATH alone.
 Measured on 703 questions of QED, Natural Questions, over 8,096 paragraphs;
 7,167 to train on, after 6,400 of SQuAD v1.1. One run, seed 0, in one go on two
 CPU cores (AVX-512): 36 min 44 s from text to table, of which vectors took
-3 min 14 s. The machine was slow that day: a day before, vectors had taken
-2 min 27 s. Hits@1 / @10 / @100, and EM / F1:
+3 min 14 s. The machine was slower than for the run before, where vectors had
+taken 2 min 27 s. Hits@1 / @10 / @100, and EM / F1:
   BM25                            .697 / .940 / .980
   dense, exact                    .791 / .989 / .999
   dense + BM25, exact             .808 / .990 / 1.000
@@ -39,8 +39,8 @@ and on gold:
   negatives in all 700 steps    .848, .863; .389 / .546, .429 / .586
   in the last 300, best place   .848, .851; .376 / .535, .420 / .582
 The second had relevance count half; had it counted whole, as it does here, the
-ranker would have been at .866. Relevance alone was right for .80 of them, of
-the 703 above for .77: there the ranker won 20 questions and lost 19, so that
+ranker would have been at .866. Relevance alone was right for .80 of them, and for
+.77 of the 703 above: there the ranker won 20 questions and lost 19, so that
 what it gained on the 1,000 did not show. The run before this one, without
 negatives but with more steps (1,000 and 860), had .829 and .370 / .537, on gold
 .422 / .600.
