@@ -30,22 +30,22 @@ gold documents:
   1,600 steps on the others alone, 2.3 epochs, learned by heart  .402 / .550
   1,000 steps on SQuAD alone                                     .307 / .451
   these, then 700 on the others                                  .423 / .575
-  as before, an answer as likely as its best place, no sum       .430 / .582
-  the same, in twice as many batches of 4                        .427 / .579
+  as before, but an answer as likely as its best place alone     .430 / .582
+  that, in twice as many batches of 4                            .427 / .579
 then after 80 steps of all parts, Hits@1 of index and ranker, EM / F1 end to end
 and on gold:
   no negatives; relevance from the first token
                                 .849, .847; .386 / .536, .427 / .582
   negatives in all 700 steps    .848, .863; .389 / .546, .429 / .586
   in the last 300, best place   .848, .851; .376 / .535, .420 / .582
-The second had relevance count half; had it counted whole, as it does here, the
-ranker would have been at .866. Relevance alone was right for .80 of them, and for
-.77 of the 703 above: there the ranker won 20 questions and lost 19, so that
-what it gained on the 1,000 did not show. The run before this one, without
-negatives but with more steps (1,000 and 860), had .829 and .370 / .537, on gold
-.422 / .600.
-Which passage an answer is taken from hardly matters: nor does adding up its
-probability over passages and places (.388 to .393 whatever was tried).
+(One run each; what had best places or the last 300 was not kept.)
+The second had relevance count half; counted whole, as it is here, it would have
+put the ranker at .866. Relevance alone was right for .80 of them, and for .77
+of the 703 above: there the ranker won 20 questions and lost 19, so that what it
+gained on the 1,000 did not show. The run before this one, without negatives but
+with more steps (1,000 and 860), had .829 and .370 / .537, on gold .422 / .600.
+Which passage an answer is taken from hardly matters, nor does adding up its
+probability over passages and places (EM .384 to .393, whatever was tried).
 Without SQuAD: not measured at these rates.
 """
 

@@ -42,6 +42,7 @@ def get_config():
   values.train.steps = 260
   values.train.search_steps = 30
   values.train.reader_steps = 200
+  values.train.reader_negatives = False
   values.train.reader_learning_rate = 2e-4
   values.train.reader_rate = 1.0
   values.train.batch_size = 16

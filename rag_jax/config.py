@@ -32,7 +32,7 @@ class TrainConfig:
   steps: int = 1000
   batch_size: int = 32  # questions a step, over all devices
   learning_rate: float = 1e-3  # peak; cosine decay to zero
-  warmup_steps: int = 50
+  warmup_steps: int = 50  # of each stage, and of the reader's own data
   weight_decay: float = 0.0
   clip_norm: float = 1.0
   log_every: int = 50  # steps between records in metrics.jsonl
@@ -244,12 +244,8 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     )
   if config.reader.null_document:
     _check_null_document(config)
-  if config.train.reader_negatives and not config.ranker.reads:
-    raise ValueError(
-      'train.reader_negatives teach how relevant a passage is, which '
-      'ranker.reads makes use of, got True and False. Set '
-      '--config.ranker.reads=True or --config.train.reader_negatives=False.'
-    )
+  if config.train.reader_negatives:
+    _check_negatives(config)
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
       'search.lexical_weight needs whole words, got data.max_query_words=0. '
@@ -263,6 +259,24 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
       '--config.data.max_answer_tokens.'
     )
   return config
+
+
+def _check_negatives(config: Config) -> None:
+  """Raises a ValueError where nothing would be learned from them."""
+  train = config.train
+  for name, value in (
+    ('ranker.reads=True', config.ranker.reads),
+    ('loss.ranking=1', config.loss.ranking),
+    ('train.reader_steps=300', train.reader_steps > train.other_steps),
+  ):
+    if not value:
+      raise ValueError(
+        'train.reader_negatives teach how relevant a passage is in steps of '
+        'the reader on its own data, for ranker.reads and by the weight of '
+        f'loss.ranking, got {train.reader_steps - train.other_steps} such '
+        f'steps, {config.ranker.reads} and {config.loss.ranking}. Set '
+        f'--config.{name} or --config.train.reader_negatives=False.'
+      )
 
 
 def _check_null_document(config: Config) -> None:

@@ -1,8 +1,8 @@
 """What the stages of training ask: which questions, of which documents.
 
 Search alone asks what has gold documents; the reader alone what its documents
-answer, and before that, if the experiment names other data, the questions of
-these; all together ask everything.
+answer, beside documents that do not if the experiment says so, and before that,
+if it names other data, the questions of these; all together ask everything.
 """
 
 import dataclasses
@@ -71,6 +71,9 @@ def with_negative(
 ) -> pipeline.Questions:
   """Questions with the document that search ranks best but for the gold ones.
 
+  It may hold the answer by chance, and is taken for wrong all the same; so is a
+  gold document that is none of the first `data.max_gold`.
+
   Args:
     config: the experiment.
     params: the search that finds and ranks them.
@@ -78,7 +81,7 @@ def with_negative(
     index: the corpus.
 
   Returns:
-    The questions with their `negative`.
+    The questions with `negative`, int32[n]; -1 where nothing else is found.
   """
 
   @jax.jit
@@ -97,8 +100,9 @@ def with_negative(
     rows = jnp.where(others, found.documents, -1)
     return jnp.take_along_axis(rows, best, axis=1)[:, 0]
 
-  size = config.train.eval_batch_size
-  batches = pipeline.eval_batches(questions, batch_size=size)
+  # So many at a time whatever else changes: a run that is taken up again has
+  # to find the same.
+  batches = pipeline.eval_batches(questions, batch_size=32)
   rows = np.concatenate([find(params, batch, index) for batch in batches])
   return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 

@@ -16,7 +16,8 @@ from rag_jax import rag
 def make(config: configs.Config) -> optax.GradientTransformation:
   """Adam with clipping, linear warm-up and cosine decay, a rate a component.
 
-  Layers that are frozen have no state and do not decay.
+  Layers that are frozen have no state and do not decay. Where the reader starts
+  with other data, the rate rises and falls once for them and once for its own.
   """
   train = config.train
   rates = {name: getattr(train, f'{name}_rate') for name in configs.GROUPS}
@@ -61,7 +62,6 @@ def _trainable(config: configs.Config, params: rag.Params) -> rag.Params:
 
 
 def _adam(config: configs.TrainConfig) -> optax.GradientTransformation:
-  # Once for other data, if the reader starts with some, and once for its own.
   parts = [config.other_steps, config.steps - config.other_steps]
   schedules = [
     optax.warmup_cosine_decay_schedule(

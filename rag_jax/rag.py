@@ -35,7 +35,7 @@ class SearchConfig:
   scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
   lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
   join_gold: bool = True  # in training, put gold documents among candidates
-  gold_only: bool = False  # read these alone; see train.reader_steps
+  gold_only: bool = False  # search for nothing; see train.reader_steps
   train_passage_tokens: int = 0  # of a passage, once all trains; 0: all
 
   def __post_init__(self) -> None:

@@ -314,22 +314,29 @@ def test_the_reader_tells_gold_from_the_best_document_found_beside_it(run):
   rows = np.column_stack([batch.gold, batch.negative])
   assert longest == lengths[rows].max()
 
-  def relevance(shift):
-    """The loss where the head sees how relevant gold documents look."""
-    changed = params['reader'] | {'relevance': shift}
+  model = dataclasses.replace(
+    stage.model,
+    reader=dataclasses.replace(config.reader, null_document=False),
+  )
+
+  def relevance(head):
+    changed = params['reader'] | {'relevance': head}
     terms, _ = objective.loss(
       params | {'reader': changed},
       jax.random.key(0),
       batch,
       index,
-      config=stage.model,
+      config=model,
     )
     return terms['relevance'][0] / terms['relevance'][1]
 
   zeros = jnp.zeros_like(params['reader']['relevance'])
-  assert float(relevance(zeros)) == pytest.approx(np.log(3), rel=1e-5)
-  slope = jax.grad(relevance)(zeros)  # the null document is the third
-  assert float(relevance(-slope / jnp.linalg.norm(slope) / 10)) < np.log(3)
+  assert float(relevance(zeros)) == pytest.approx(np.log(2), rel=1e-5)
+  slope = jax.grad(relevance)(zeros)
+  better = params['reader'] | {'relevance': -slope}
+  passages = index.tokens[rows]
+  found = reader.point(better, config.reader, batch.query, passages).relevance
+  assert float((found[:, 0] - found[:, 1]).mean()) > 0
 
 
 def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
@@ -362,13 +369,15 @@ def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_negatives_need_a_reader_that_says_what_is_relevant(values):
-  changes = {
-    'ranker': values['ranker'] | {'reads': False},
-    'reader': values['reader'] | {'null_document': False},
-  }
-  with pytest.raises(ValueError, match='got True and False. Set --config.rank'):
-    configs.build(values | changes)
+def test_negatives_need_what_learns_from_them(values):
+  alone = values | {'reader': values['reader'] | {'null_document': False}}
+  for group, changes, message in (
+    ('ranker', {'reads': False}, 'got 2 such steps, False and 1.0. Set --conf'),
+    ('loss', {'ranking': 0.0}, 'True and 0.0. Set --config.loss.ranking=1'),
+    ('train', {'reader_steps': 0}, 'got 0 such steps.*train.reader_steps=300'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      configs.build(alone | {group: alone[group] | changes})
 
 
 def test_the_null_document_learns_where_nothing_answers():

@@ -160,6 +160,11 @@ def test_a_rate_of_zero_freezes_a_component(config, prepared, batches):
   }
 
 
+def test_averages_are_over_the_steps_that_have_a_loss():
+  steps = [{'answer': (6.0, 2.0)}, {'answer': (3.0, 4.0), 'other': (5.0, 2.0)}]
+  assert train.averages(steps) == {'answer': 1.5, 'other': 2.5}
+
+
 class TestStages:
   @pytest.fixture
   def staged(self, tiny_values):

@@ -1,5 +1,7 @@
 """Batches: what belongs together, and what comes when."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,21 @@ def test_batches_to_read_are_of_like_length(questions):
   # Drawn at random, the longest of four is 38 tokens above their mean.
   assert waste / 96 < 10
   assert np.any(np.diff(longest) < 0)  # they do not come by length
+
+
+def test_what_is_read_beside_gold_counts_for_the_length(questions):
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(10, 200, 50)
+  negative = rng.integers(-1, 50, len(questions.query))
+  assert (negative < 0).any()
+  both = dataclasses.replace(questions, negative=negative)
+  waste = 0
+  for batch, length in draw(both, lengths):
+    rows = np.column_stack([batch.gold, batch.negative])
+    own = np.where(rows >= 0, lengths[rows], 0).max(axis=1)
+    assert length == own.max()
+    waste += (length - own).sum() / SIZE
+  assert waste / 96 < 10
 
 
 def test_each_question_to_read_comes_once_an_epoch(questions):
