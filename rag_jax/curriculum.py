@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import rag, types
+from rag_jax import objective, rag, types
 from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder, reader
 from rag_jax.data import formats, pipeline
@@ -92,13 +92,11 @@ def with_negative(
     found = rag.retrieve(
       params, config.model, index, encoding, words=batch.words
     )
+    others = found.where & ~objective.gold_among(found, batch.gold)
+    found = dataclasses.replace(found, where=others)
     ranking = rag.rank(params, config.model, index, batch, encoding, found)
-    is_gold = (found.documents[:, :, None] == batch.gold[:, None]).any(-1)
-    others = found.where & ~is_gold
-    scores = jnp.where(others, ranking.scores, reader.IMPOSSIBLE)
-    best = scores.argmax(axis=1)[:, None]
-    rows = jnp.where(others, found.documents, -1)
-    return jnp.take_along_axis(rows, best, axis=1)[:, 0]
+    best = rag.choose(index, ranking, 1)
+    return jnp.where(best.where, best.documents, -1)[:, 0]
 
   # So many at a time whatever else changes: a run that is taken up again has
   # to find the same.

@@ -64,7 +64,7 @@ def loss(
   if config.search.join_gold:
     candidates = _join_gold(candidates, batch.gold, index)
   ranking = rag.rank(params, config, index, batch, encoding, candidates)
-  is_gold = _is_gold(candidates, batch.gold)
+  is_gold = gold_among(candidates, batch.gold)
   terms: Sums = {}
   if weights.reads:
     reading = rag.choose(
@@ -325,7 +325,7 @@ def _join_gold(
   candidates: types.Candidates, gold: jax.Array, index: indexes.Index
 ) -> types.Candidates:
   """Puts gold documents first; those that the beam found too move there."""
-  is_gold = _is_gold(candidates, gold)
+  is_gold = gold_among(candidates, gold)
   rows = jnp.maximum(gold, 0)
   return types.Candidates(
     documents=jnp.concatenate([rows, candidates.documents], axis=1),
@@ -337,7 +337,8 @@ def _join_gold(
   )
 
 
-def _is_gold(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
+def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
+  """Which candidates are gold documents int32[B, G]; bool[B, K]."""
   same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
   return same.any(-1) & candidates.where
 
@@ -348,9 +349,9 @@ def _metrics(
   batch: types.Batch,
   has_gold: jax.Array,
 ) -> Sums:
-  is_gold = _is_gold(ranking.candidates, batch.gold)
+  is_gold = gold_among(ranking.candidates, batch.gold)
   weight = (ranking.weights * is_gold).sum(1)
-  hits = _is_gold(found, batch.gold)
+  hits = gold_among(found, batch.gold)
   return {
     'beam_hits': metrics.total(hits.any(1), has_gold),
     'docid_hits@1': metrics.total(hits[:, 0], has_gold),
