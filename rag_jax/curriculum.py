@@ -71,8 +71,9 @@ def with_negative(
 ) -> pipeline.Questions:
   """Questions with the document that search ranks best but for the gold ones.
 
-  It may hold the answer by chance, and is taken for wrong all the same; so is a
-  gold document that is none of the first `data.max_gold`.
+  Where the index knows what training questions ask for, one of them does; see
+  `objective.compared`. It may hold the answer by chance, and is taken for wrong
+  all the same; so is a gold document that is none of the first `data.max_gold`.
 
   Args:
     config: the experiment.
@@ -86,11 +87,19 @@ def with_negative(
 
   @jax.jit
   def find(params, batch, index):
+    allowed = None
+    if index.asked is not None:
+      allowed = index.asked[: len(index.tokens)]
     encoding = query_encoder.apply(
       params['query_encoder'], config.query_encoder, batch.query
     )
     found = rag.retrieve(
-      params, config.model, index, encoding, words=batch.words
+      params,
+      config.model,
+      index,
+      encoding,
+      words=batch.words,
+      allowed=allowed,
     )
     others = found.where & ~objective.gold_among(found, batch.gold)
     found = dataclasses.replace(found, where=others)

@@ -77,12 +77,16 @@ def loss(
     terms = _answer_losses(params, config, batch, reading)
     if weights.ranking and config.ranker.reads:
       read_gold = jnp.take_along_axis(is_gold, reading.places, axis=1)
+      where = compared(index, reading.documents, read_gold, reading.where)
       terms['reranking'] = _ranking_loss(
-        config, reading.scores, read_gold, reading.where, has_gold
+        config, reading.scores, read_gold, where, has_gold
       )
       null = config.reader.null_document
-      terms['relevance'] = _relevance_loss(reading, read_gold, has_gold, null)
+      terms['relevance'] = _relevance_loss(
+        reading, read_gold, where, has_gold, null
+      )
       if null:
+        reading = dataclasses.replace(reading, where=where)
         terms['null_document'] = null_loss(reading, read_gold, batch)
   if weights.docid:
     gold = jnp.maximum(batch.gold, 0)
@@ -95,8 +99,9 @@ def loss(
     nll = losses.docid_nll(scores, where=batch.gold >= 0)
     terms['docid'] = metrics.total(nll, has_gold)
   if weights.ranking:
+    where = compared(index, candidates.documents, is_gold, candidates.where)
     terms['ranking'] = _ranking_loss(
-      config, ranking.scores, is_gold, candidates.where, has_gold
+      config, ranking.scores, is_gold, where, has_gold
     )
   if weights.self_index and config.pseudo_queries.batch_size:
     terms['self_index'] = _self_index(
@@ -143,7 +148,7 @@ def _read_gold(
   if batch.negative is not None:
     known = is_gold.any(1) & batch.where
     null = config.reader.null_document
-    terms['relevance'] = _relevance_loss(reading, is_gold, known, null)
+    terms['relevance'] = _relevance_loss(reading, is_gold, where, known, null)
   return terms
 
 
@@ -171,6 +176,7 @@ def _ranking_loss(
 def _relevance_loss(
   reading: rag.Reading,
   is_gold: jax.Array,
+  where: jax.Array,
   has_gold: jax.Array,
   null: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
@@ -180,15 +186,13 @@ def _relevance_loss(
   little left to learn.
   """
   assert reading.pointers is not None  # the reader is extractive
-  scores = jnp.where(
-    reading.where, reading.pointers.relevance, reader.IMPOSSIBLE
-  )
-  gold = jnp.where(is_gold & reading.where, scores, reader.IMPOSSIBLE)
+  scores = jnp.where(where, reading.pointers.relevance, reader.IMPOSSIBLE)
+  gold = jnp.where(is_gold & where, scores, reader.IMPOSSIBLE)
   total = jax.nn.logsumexp(scores, axis=1)
   if null:
     total = jnp.logaddexp(total, 0.0)
   nll = total - jax.nn.logsumexp(gold, axis=1)
-  known = has_gold & (is_gold & reading.where).any(1)
+  known = has_gold & (is_gold & where).any(1)
   return metrics.total(jnp.where(known, nll, 0.0), known)
 
 
@@ -341,6 +345,31 @@ def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
   """Which candidates are gold documents int32[B, G]; bool[B, K]."""
   same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
   return same.any(-1) & candidates.where
+
+
+def compared(
+  index: indexes.Index,
+  documents: jax.Array,
+  is_gold: jax.Array,
+  where: jax.Array,
+) -> jax.Array:
+  """The documents that a gold one is compared with, itself among them.
+
+  One that no training question asks for would be wrong every time, and so come
+  to be found less, whatever it says: it is left out.
+
+  Args:
+    index: the corpus; if it does not know what is asked, all are compared.
+    documents: int32[B, K], rows of it, below N.
+    is_gold: bool[B, K], which are gold.
+    where: bool[B, K], which are there.
+
+  Returns:
+    bool[B, K].
+  """
+  if index.asked is None:
+    return where
+  return where & (index.asked[documents] | is_gold)
 
 
 def _metrics(

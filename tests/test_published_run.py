@@ -1,6 +1,8 @@
 """A whole run on published weights, with a tiny BERT in their form."""
 
+import collections
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers as hf
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from rag_jax import (
   ask,
@@ -42,15 +44,23 @@ FRAME = ['[CLS]', '[SEP]']
 def write_tokenizer(
   path, texts, special=('[PAD]', *FRAME), frame=FRAME, size=SIZES.vocab_size
 ):
-  tokenizer = hf.Tokenizer(models.WordPiece(unk_token='[UNK]'))
-  tokenizer.normalizer = normalizers.BertNormalizer()
-  tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  trainer = trainers.WordPieceTrainer(
-    vocab_size=size,
-    special_tokens=[*special, '[UNK]'],
-    show_progress=False,
+  normalizer = normalizers.BertNormalizer()
+  splitter = pre_tokenizers.BertPreTokenizer()
+  # What the trainer of the library learns differs from run to run.
+  counts = collections.Counter(
+    word
+    for text in texts
+    for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
   )
-  tokenizer.train_from_iterator(texts, trainer)
+  words = sorted(counts, key=lambda word: (-counts[word], word))
+  letters = sorted(set(''.join(words)))
+  inner = [f'##{letter}' for letter in letters]
+  pieces = dict.fromkeys([*special, '[UNK]', *letters, *inner, *words])
+  vocabulary = {piece: i for i, piece in enumerate(list(pieces)[:size])}
+  tokenizer = hf.Tokenizer(models.WordPiece(vocabulary, unk_token='[UNK]'))
+  tokenizer.normalizer = normalizer
+  tokenizer.pre_tokenizer = splitter
+  tokenizer.add_special_tokens([*special, '[UNK]'])
   tokenizer.post_processor = processors.TemplateProcessing(
     single=' '.join([*frame[:-1], '$A', frame[-1]]),
     special_tokens=[(t, tokenizer.token_to_id(t)) for t in frame],
@@ -80,6 +90,7 @@ def folder(tiny_folder, tmp_path_factory):
   (folder / 'config.json').write_text(json.dumps(sizes))
   dataset = formats.load(str(tiny_folder))
   texts = [pipeline.document_text(d) for d in dataset.documents]
+  texts += [q.text for split in dataset.splits.values() for q in split]
   write_tokenizer(folder / 'tokenizer.json', texts)
   return str(folder)
 
@@ -289,6 +300,59 @@ def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(run):
   assert counts['dev', 'answers from the gold document', 'EM'] == 1
 
 
+def test_what_no_question_asks_for_is_never_taken_for_wrong(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  questions = prepared.encode(prepared.dataset.splits['train'], config.data)
+  batch = pipeline.take(questions, np.arange(4))
+  index, count = prepared.index, len(prepared.index.tokens)
+  model = dataclasses.replace(
+    configs.stages(config)[0].model,
+    ranker=dataclasses.replace(
+      config.ranker, operator='softmax', reads=False
+    ),  # weighs every candidate
+  )
+
+  def pushed(index):
+    """Documents whose rows are moved by telling them from gold ones."""
+
+    def ranking(table):
+      decoder = params['id_decoder'] | {'table': table}
+      own = params | {'id_decoder': decoder}
+      key = jax.random.key(0)
+      terms, _ = objective.loss(own, key, batch, index, config=model)
+      return terms['ranking'][0]
+
+    slope = jax.jit(jax.grad(ranking))(params['id_decoder']['table'])
+    return set(np.flatnonzero(np.abs(slope[:count]).sum(axis=1)).tolist())
+
+  before = pushed(index)
+  assert all(bool(index.asked[document]) for document in before)
+  other = min(before - set(questions.gold[:4].ravel().tolist()))
+  never = dataclasses.replace(index, asked=index.asked.at[other].set(False))
+  assert before - pushed(never) == {other}
+
+  nothing = dataclasses.replace(index, asked=jnp.zeros_like(index.asked))
+  whole = dataclasses.replace(
+    config.model,
+    reader=dataclasses.replace(config.reader, null_document=False),
+  )
+  compute = jax.jit(functools.partial(objective.loss, config=whole))
+  for name in ('ranking', 'reranking', 'relevance'):
+    compared, alone = (
+      float(compute(params, jax.random.key(0), batch, own)[0][name][0])
+      for own in (index, nothing)
+    )
+    assert compared > 1e-3
+    assert alone == pytest.approx(0, abs=1e-6)
+
+  own = curriculum.with_negative(config, params, questions, index)
+  most = np.bincount(own.negative[own.negative >= 0]).argmax()
+  never = dataclasses.replace(index, asked=index.asked.at[most].set(False))
+  found = curriculum.with_negative(config, params, questions, never)
+  assert most not in found.negative
+
+
 def test_the_reader_tells_gold_from_the_best_document_found_beside_it(run):
   config, workdir, _ = run
   prepared, params = ask.load(config, workdir)
@@ -305,7 +369,8 @@ def test_the_reader_tells_gold_from_the_best_document_found_beside_it(run):
   for row, gold, negative in zip(
     np.asarray(found.documents), own.gold, own.negative, strict=True
   ):
-    assert negative == [document for document in row if document not in gold][0]
+    others = (d for d in row if d not in gold and index.asked[d])
+    assert negative == next(others)
 
   stage = configs.stages(config)[1]
   lengths = np.asarray((index.tokens != 0).sum(axis=1))

@@ -33,7 +33,8 @@ class Index:
   alive: jax.Array  # bool[N], False = must not be returned
   mean_length: jax.Array  # float32[], tokens a document on average
   lexicon: lexical.Lexicon | None = None  # words of documents, for BM25
-  asked: jax.Array | None = None  # bool[num_nodes], those questions ask for
+  # bool[num_nodes], documents first: those that training questions ask for.
+  asked: jax.Array | None = None
   frame: jax.Array | None = None  # int32[2], tokens before and after a query
 
 
