@@ -78,15 +78,13 @@ def loss(
     if weights.ranking and config.ranker.reads:
       read_gold = jnp.take_along_axis(is_gold, reading.places, axis=1)
       where = compared(index, reading.documents, read_gold, reading.where)
+      reading = dataclasses.replace(reading, where=where)
       terms['reranking'] = _ranking_loss(
         config, reading.scores, read_gold, where, has_gold
       )
       null = config.reader.null_document
-      terms['relevance'] = _relevance_loss(
-        reading, read_gold, where, has_gold, null
-      )
+      terms['relevance'] = _relevance_loss(reading, read_gold, has_gold, null)
       if null:
-        reading = dataclasses.replace(reading, where=where)
         terms['null_document'] = null_loss(reading, read_gold, batch)
   if weights.docid:
     gold = jnp.maximum(batch.gold, 0)
@@ -148,7 +146,7 @@ def _read_gold(
   if batch.negative is not None:
     known = is_gold.any(1) & batch.where
     null = config.reader.null_document
-    terms['relevance'] = _relevance_loss(reading, is_gold, where, known, null)
+    terms['relevance'] = _relevance_loss(reading, is_gold, known, null)
   return terms
 
 
@@ -176,7 +174,6 @@ def _ranking_loss(
 def _relevance_loss(
   reading: rag.Reading,
   is_gold: jax.Array,
-  where: jax.Array,
   has_gold: jax.Array,
   null: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
@@ -186,13 +183,15 @@ def _relevance_loss(
   little left to learn.
   """
   assert reading.pointers is not None  # the reader is extractive
-  scores = jnp.where(where, reading.pointers.relevance, reader.IMPOSSIBLE)
-  gold = jnp.where(is_gold & where, scores, reader.IMPOSSIBLE)
+  scores = jnp.where(
+    reading.where, reading.pointers.relevance, reader.IMPOSSIBLE
+  )
+  gold = jnp.where(is_gold & reading.where, scores, reader.IMPOSSIBLE)
   total = jax.nn.logsumexp(scores, axis=1)
   if null:
     total = jnp.logaddexp(total, 0.0)
   nll = total - jax.nn.logsumexp(gold, axis=1)
-  known = has_gold & (is_gold & where).any(1)
+  known = has_gold & (is_gold & reading.where).any(1)
   return metrics.total(jnp.where(known, nll, 0.0), known)
 
 

@@ -306,12 +306,9 @@ def test_what_no_question_asks_for_is_never_taken_for_wrong(run):
   questions = prepared.encode(prepared.dataset.splits['train'], config.data)
   batch = pipeline.take(questions, np.arange(4))
   index, count = prepared.index, len(prepared.index.tokens)
-  model = dataclasses.replace(
-    configs.stages(config)[0].model,
-    ranker=dataclasses.replace(
-      config.ranker, operator='softmax', reads=False
-    ),  # weighs every candidate
-  )
+  search = configs.stages(config)[0].model
+  every = dataclasses.replace(search.ranker, operator='softmax')  # has weight
+  model = dataclasses.replace(search, ranker=every)
 
   def pushed(index):
     """Documents whose rows are moved by telling them from gold ones."""

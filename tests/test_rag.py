@@ -279,21 +279,19 @@ class TestLoss:
       scores=zeros + jnp.array([9.0, 0.0, 0.0]),
       weights=zeros,
       docid=zeros,
-      where=jnp.ones((2, 3), bool),
+      where=where,
       pointers=pointers,
     )
     gold = jnp.array([[False, True, True], [True, False, False]])
     known = jnp.array([True, True])
-    total, count = objective._relevance_loss(reading, gold, where, known)
+    total, count = objective._relevance_loss(reading, gold, known)
     wanted = np.log(np.exp(1) + np.exp(2)) - 2 + np.log(3)
     np.testing.assert_allclose(total, wanted, rtol=1e-6)
     assert int(count) == 2
-    with_null, _ = objective._relevance_loss(
-      reading, gold, where, known, null=True
-    )
+    with_null, _ = objective._relevance_loss(reading, gold, known, null=True)
     wanted = np.log(1 + np.exp(1) + np.exp(2)) - 2 + np.log(4)
     np.testing.assert_allclose(with_null, wanted, rtol=1e-6)
-    total, count = objective._relevance_loss(reading, gold, where, ~known)
+    total, count = objective._relevance_loss(reading, gold, ~known)
     assert float(total) == 0 and int(count) == 0
 
 
