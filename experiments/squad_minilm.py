@@ -43,7 +43,6 @@ def get_config():
   values.train.steps = 260
   values.train.search_steps = 30
   values.train.reader_steps = 200
-  values.train.reader_negatives = False
   values.train.id_decoder_rate = 0.3
   values.train.reader_learning_rate = 2e-4
   values.train.reader_rate = 1.0
