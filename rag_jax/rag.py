@@ -34,6 +34,7 @@ class SearchConfig:
   train_read_size: int = 0  # so many in training; 0: as many as read_size
   scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
   lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
+  lexical_follows: bool = False  # True = this grows as the ranker's weight does
   join_gold: bool = True  # in training, put gold documents among candidates
   gold_only: bool = False  # search for nothing; see train.reader_steps
   train_passage_tokens: int = 0  # of a passage, once all trains; 0: all
@@ -102,12 +103,28 @@ class RagConfig:
       transformer.check_heads('reader', self.reader.width, self.reader)
     distils = self.loss.distillation or self.loss.docid_distillation
     self._check_pretrained()
+    if self.search.lexical_follows:
+      self._check_lexical()
     if distils and self.reader.kind == 'fusion':
       raise ValueError(
         'loss.distillation needs the likelihood of each document, got '
         "reader.kind 'fusion'. Set --config.loss.distillation=0 or "
         '--config.reader.kind=extractive.'
       )
+
+  def _check_lexical(self) -> None:
+    """Raises a ValueError where there is no weight to follow, or none to."""
+    for name, value in (
+      ('search.lexical_weight', self.search.lexical_weight),
+      ('ranker.lexical_weight', self.ranker.lexical_weight),
+      ('ranker.vector_weight', self.ranker.vector_weight),
+    ):
+      if not value > 0:
+        raise ValueError(
+          'search.lexical_follows needs a lexical signal in search and ranker, '
+          f'and vectors beside it in the ranker, got {name}={value}. Set '
+          f'--config.{name} above 0 or --config.search.lexical_follows=False.'
+        )
 
   def _check_pretrained(self) -> None:
     """Raises a ValueError on what published weights cannot be used for."""
@@ -288,14 +305,19 @@ def retrieve(
   """Decodes documents for encoded queries; see `ops.beam.search`.
 
   With `search.lexical_weight` the beam plans ahead: a node also gets the best
-  BM25 score of the documents below it, a document its own.
+  BM25 score of the documents below it, a document its own. What the ranker has
+  learned of words beside vectors, the plan takes over if
+  `search.lexical_follows`.
   """
   batch_size, width = encoding.vector.shape
   plan = None
   if config.search.lexical_weight:
     lexicon, words = _words(index, words)
     matches = lexical.score_all(lexicon, words)
-    plan = config.search.lexical_weight * tries.max_below(index.trie, matches)
+    weight = jnp.float32(config.search.lexical_weight)
+    if config.search.lexical_follows:
+      weight *= ranker.lexical_growth(params['ranker'], config.ranker)
+    plan = weight * tries.max_below(index.trie, matches)
   return beam.search(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),

@@ -182,6 +182,46 @@ def test_step_0_finds_what_the_exact_hybrid_finds(run):
   np.testing.assert_allclose(found.scores[:, :3], best, atol=1e-3)
 
 
+def test_the_beam_weighs_words_as_the_ranker_has_come_to(run):
+  config, workdir, _ = run
+  prepared, params = ask.load(config, workdir)
+  start = np.log([1e-9, 10.0, 0.3]).astype(np.float32)
+  grown = start + np.log([1.0, 0.5, 2.0]).astype(np.float32)
+
+  def search(weights, **changes):
+    own = dataclasses.replace(config.search, **changes)
+    ranker = params['ranker'] | {'log_signal_weight': jnp.asarray(weights)}
+    return evaluate.answer_all(
+      params | {'ranker': ranker},
+      dataclasses.replace(config, search=own),
+      prepared,
+      prepared.dataset.splits['dev'],
+      function=evaluate.search_function,
+    )
+
+  as_it_was = search(start)
+  np.testing.assert_array_equal(search(grown).scores, as_it_was.scores)
+  kept = search(start, lexical_follows=True)
+  np.testing.assert_allclose(kept.scores, as_it_was.scores, rtol=1e-5)
+  # Words count twice as much and vectors half: four times as much beside them.
+  found = search(grown, lexical_follows=True)
+  expected = search(start, lexical_weight=1.2)
+  np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+  assert not np.allclose(found.scores, as_it_was.scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  'name', ['search.lexical_weight', 'ranker.lexical_weight']
+)
+def test_a_weight_that_follows_needs_one_to_follow(values, name):
+  group, field = name.split('.')
+  changed = {**values, 'search': values['search'] | {'lexical_follows': True}}
+  configs.build(changed)
+  changed[group] = changed[group] | {field: 0.0}
+  with pytest.raises(ValueError, match=f'got {name}=0.0. Set --config.{name}'):
+    configs.build(changed)
+
+
 def test_each_stage_trains_what_it_should(run):
   _, workdir, _ = run
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()

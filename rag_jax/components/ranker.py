@@ -139,6 +139,31 @@ def apply(
   return total
 
 
+def lexical_growth(
+  params: dict[str, jax.Array], config: RankerConfig
+) -> jax.Array:
+  """How much more the lexical signal counts beside vectors than at the start.
+
+  Args:
+    params: of a ranker with weights above 0 for both.
+    config: what they started from.
+
+  Returns:
+    float32[], a factor; 1 before training.
+
+  Example:
+    >>> config = RankerConfig()
+    >>> params = init(config, token_weights=jnp.ones(3))
+    >>> weights = jnp.array([0.0, 0.0, jnp.log(2.0)])
+    >>> params['log_signal_weight'] += weights
+    >>> lexical_growth(params, config).round(3)
+    Array(2., dtype=float32)
+  """
+  _, vector, lexical = params['log_signal_weight']
+  start = config.lexical_weight / config.vector_weight
+  return jnp.exp(lexical - vector) / start
+
+
 def select(
   config: RankerConfig, scores: jax.Array, *, where: jax.Array
 ) -> jax.Array:
