@@ -1,6 +1,9 @@
 """Does training end to end help? Three ways to spend the same steps.
 
 python benchmarks/end_to_end.py --data=FILE [--config=experiments/NAME.py]
+  [--without='each alone']
+
+A NAME.py:OTHER gives the experiment other data, as launch.py does.
 
 With each seed the search is trained alone and the reader is trained alone, once
 for all three ways (`train.search_steps`, `train.reader_steps`). The steps that
@@ -10,6 +13,9 @@ are left then train
   cut off      search and reader side by side: the answer's loss stops short of
                the weights of the documents
   end to end   search and reader, the answer's loss through all of it
+
+Where search learns from the answer's loss alone, and weights do not decay, the
+first two are the same, and one may be left out.
 
 Printed for each: Hits@1 of the generative index and after the ranker, EM and
 F1, over all seeds, with 95% intervals; and the difference of the last to the
@@ -107,10 +113,14 @@ def main():
   parser.add_argument('--data', required=True, help='as --config.data.path')
   parser.add_argument('--config', default='experiments/squad_minilm.py')
   parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument(
+    '--without', choices=('each alone', 'cut off'), help='leaves one out'
+  )
   parser.add_argument('--folder', help='where vectors are kept; default: /tmp')
   flags = parser.parse_args()
   sys.path.insert(0, str(ROOT))
-  base = runpy.run_path(flags.config)['get_config']()
+  path, *other = flags.config.split(':', 1)  # as launch.py takes it
+  base = runpy.run_path(path)['get_config'](*other)
   base.data.path = flags.data
   found = {}
   parent = pathlib.Path(flags.folder or tempfile.gettempdir())
@@ -125,6 +135,8 @@ def main():
       state = warm_start(config, prepared, workdir)
       print(f'seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
       for name, own in ways(config).items():
+        if name == flags.without:
+          continue
         start = time.perf_counter()
         values = measure(go_on(state, own, prepared), own, prepared)
         found.setdefault(name, []).append(values)

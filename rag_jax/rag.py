@@ -34,7 +34,7 @@ class SearchConfig:
   train_read_size: int = 0  # so many in training; 0: as many as read_size
   scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
   lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
-  lexical_follows: bool = False  # True = this grows as the ranker's weight does
+  lexical_follows: bool = False  # it grows as the ranker's, beside its vectors'
   join_gold: bool = True  # in training, put gold documents among candidates
   gold_only: bool = False  # search for nothing; see train.reader_steps
   train_passage_tokens: int = 0  # of a passage, once all trains; 0: all
@@ -113,18 +113,22 @@ class RagConfig:
       )
 
   def _check_lexical(self) -> None:
-    """Raises a ValueError where there is no weight to follow, or none to."""
-    for name, value in (
-      ('search.lexical_weight', self.search.lexical_weight),
-      ('ranker.lexical_weight', self.ranker.lexical_weight),
-      ('ranker.vector_weight', self.ranker.vector_weight),
-    ):
-      if not value > 0:
-        raise ValueError(
-          'search.lexical_follows needs a lexical signal in search and ranker, '
-          f'and vectors beside it in the ranker, got {name}={value}. Set '
-          f'--config.{name} above 0 or --config.search.lexical_follows=False.'
-        )
+    """Raises a ValueError where ranker and beam do not weigh the same."""
+    own = self.ranker
+    weights = {
+      'search.lexical_weight': self.search.lexical_weight,
+      'ranker.lexical_weight': own.lexical_weight,
+      'ranker.vector_weight': own.vector_weight,
+    }
+    if not all(weights.values()) or own.docid_weight:
+      given = ', '.join(f'{name}={value}' for name, value in weights.items())
+      raise ValueError(
+        'search.lexical_follows needs a ranker that weighs words beside '
+        'vectors alone, and words in the search, got '
+        f'{given}, ranker.docid_weight={own.docid_weight}. Set the first '
+        'three above 0 and --config.ranker.docid_weight=0, or '
+        '--config.search.lexical_follows=False.'
+      )
 
   def _check_pretrained(self) -> None:
     """Raises a ValueError on what published weights cannot be used for."""
@@ -305,19 +309,18 @@ def retrieve(
   """Decodes documents for encoded queries; see `ops.beam.search`.
 
   With `search.lexical_weight` the beam plans ahead: a node also gets the best
-  BM25 score of the documents below it, a document its own. What the ranker has
-  learned of words beside vectors, the plan takes over if
-  `search.lexical_follows`.
+  BM25 score of the documents below it, a document its own. With
+  `search.lexical_follows` that weight has grown by as much as the ranker's has
+  beside its weight of vectors.
   """
   batch_size, width = encoding.vector.shape
   plan = None
   if config.search.lexical_weight:
     lexicon, words = _words(index, words)
     matches = lexical.score_all(lexicon, words)
-    weight = jnp.float32(config.search.lexical_weight)
+    plan = config.search.lexical_weight * tries.max_below(index.trie, matches)
     if config.search.lexical_follows:
-      weight *= ranker.lexical_growth(params['ranker'], config.ranker)
-    plan = weight * tries.max_below(index.trie, matches)
+      plan *= ranker.lexical_growth(params['ranker'], config.ranker)
   return beam.search(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),

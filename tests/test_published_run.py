@@ -185,7 +185,8 @@ def test_step_0_finds_what_the_exact_hybrid_finds(run):
 def test_the_beam_weighs_words_as_the_ranker_has_come_to(run):
   config, workdir, _ = run
   prepared, params = ask.load(config, workdir)
-  start = np.log([1e-9, 10.0, 0.3]).astype(np.float32)
+  weights = [1e-9, config.ranker.vector_weight, config.ranker.lexical_weight]
+  start = np.log(weights).astype(np.float32)
   grown = start + np.log([1.0, 0.5, 2.0]).astype(np.float32)
 
   def search(weights, **changes):
@@ -205,20 +206,26 @@ def test_the_beam_weighs_words_as_the_ranker_has_come_to(run):
   np.testing.assert_allclose(kept.scores, as_it_was.scores, rtol=1e-5)
   # Words count twice as much and vectors half: four times as much beside them.
   found = search(grown, lexical_follows=True)
-  expected = search(start, lexical_weight=1.2)
+  expected = search(start, lexical_weight=4 * config.search.lexical_weight)
   np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
   assert not np.allclose(found.scores, as_it_was.scores, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-  'name', ['search.lexical_weight', 'ranker.lexical_weight']
+  ('name', 'value'),
+  [
+    ('search.lexical_weight', 0.0),
+    ('ranker.lexical_weight', 0.0),
+    ('ranker.vector_weight', 0.0),
+    ('ranker.docid_weight', 0.1),
+  ],
 )
-def test_a_weight_that_follows_needs_one_to_follow(values, name):
+def test_a_weight_that_follows_needs_the_same_signals(values, name, value):
   group, field = name.split('.')
   changed = {**values, 'search': values['search'] | {'lexical_follows': True}}
   configs.build(changed)
-  changed[group] = changed[group] | {field: 0.0}
-  with pytest.raises(ValueError, match=f'got {name}=0.0. Set --config.{name}'):
+  changed[group] = changed[group] | {field: value}
+  with pytest.raises(ValueError, match=f'lexical_follows.*{name}={value}'):
     configs.build(changed)
 
 

