@@ -138,9 +138,14 @@ def get_config(other_path=''):
   values.train.eval_batch_size = 32
   values.train.checkpoint_every = 200
   if other_path:
-    values.name = 'nq_minilm_other'
-    values.data.other_path = other_path
-    values.train.other_steps = 800
-    values.train.reader_steps += 800
-    values.train.steps += 800
+    start_with(values, other_path, steps=800)
   return values
+
+
+def start_with(values, other_path, *, steps):
+  """Lets the reader read other data first, in steps of their own."""
+  values.name += '_other'
+  values.data.other_path = other_path
+  values.train.other_steps = steps
+  values.train.reader_steps += steps
+  values.train.steps += steps

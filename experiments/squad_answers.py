@@ -28,7 +28,7 @@ weight, and decay, one seed, cut off / end to end: index .786 / .790, ranker
 .814 / .838, EM .444 / .446. Start and rate were changed once, in view of that.
 """
 
-from experiments import squad_minilm
+from experiments import nq_minilm, squad_minilm
 
 
 def get_config(other_path=''):
@@ -49,16 +49,11 @@ def get_config(other_path=''):
   values.train.steps = 120
   values.train.search_steps = 0
   values.train.reader_steps = 0
-  values.train.reader_batch_size = 8
   values.train.reader_learning_rate = 4e-4
   values.train.reader_rate = 0.6
   values.train.batch_size = 8
   values.train.ranker_rate = 600.0  # of two weights, which have far to go
   values.train.weight_decay = 0.0  # it would draw these to 1
   if other_path:
-    values.name = 'squad_answers_other'
-    values.data.other_path = other_path
-    values.train.other_steps = 500
-    values.train.reader_steps += 500
-    values.train.steps += 500
+    nq_minilm.start_with(values, other_path, steps=500)
   return values
