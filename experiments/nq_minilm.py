@@ -10,11 +10,11 @@ colon, the reader has the questions of PATH alone.
 
 Measured on 703 questions of QED, Natural Questions, over 8,096 paragraphs;
 7,167 to train on, after 6,400 of SQuAD v1.1. One run, seed 0, in one go on two
-CPU cores (AVX-512): 30 min 30 s from text to table, of which vectors took
-2 min 44 s. Hits@1 / @10 / @100, and EM / F1:
+CPU cores (AMD, AVX-512): 26 min 19 s from text to table, of which vectors took
+2 min 20 s. Hits@1 / @10 / @100, and EM / F1:
   BM25                            .697 / .940 / .980
-  dense, exact                    .791 / .989 / .999
-  dense + BM25, exact             .808 / .990 / 1.000
+  dense, exact                    .792 / .989 / .999
+  dense + BM25, exact             .809 / .990 / 1.000
   generative index, untrained     .807 / .990 / 1.000
   generative index                .853 / .994 / 1.000
   after ranker                    .853 / .993 / 1.000
@@ -68,11 +68,12 @@ is right for .81.
 With negatives, hard ones from the own beam, the reader's own steps have 7
 examples a second instead of 13 to 17. The same run on the 703 with
 --config.train.reader_negatives=True --config.train.reader_steps=1360
---config.train.steps=1608, 560 of them: 32 min 25 s; index .852, ranker .838,
-EM / F1 .384 / .545, on gold .440 / .607. With 640 of them and no negatives:
-24 min 51 s; .853, .853, .380 / .540, .431 / .607. So the 703 themselves settled
-the negatives and the 900 steps; .380 to .394 are well within the interval.
-Without SQuAD: not measured at these rates.
+--config.train.steps=1608, 560 of them: index .852, ranker .838, EM / F1
+.384 / .545, on gold .440 / .607. With 640 of them and no negatives: .853, .853,
+.380 / .540, .431 / .607. They took 32 min 25 s and 24 min 51 s on Intel cores,
+with a slower forward pass, where the run above took 30 min 30 s. So the 703
+themselves settled the negatives and the 900 steps; .380 to .394 are well within
+the interval. Without SQuAD: not measured at these rates.
 """
 
 from rag_jax import config

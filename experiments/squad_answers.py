@@ -33,25 +33,23 @@ from experiments import nq_minilm, squad_minilm
 
 def get_config(other_path=''):
   """The experiment; the reader starts with `other_path`, if there is one."""
-  values = squad_minilm.get_config()
+  values = nq_minilm.get_config()
   values.name = 'squad_answers'
+  squad_minilm.squad_data(values)
   values.data.eval_questions = 500
-  values.search.read_size = 4
-  values.search.train_read_size = 4
+  values.docid.branching = 32
   values.search.join_gold = False
   values.search.lexical_weight = 0.1
   values.search.lexical_follows = True
+  values.search.train_passage_tokens = 128
   values.ranker.lexical_weight = 0.1
   values.loss.docid = 0.0
   values.loss.ranking = 0.0
   values.loss.distillation = 1.0
-  values.reader.frozen_layers = 2
   values.train.steps = 120
   values.train.search_steps = 0
   values.train.reader_steps = 0
-  values.train.reader_learning_rate = 4e-4
-  values.train.reader_rate = 0.6
-  values.train.batch_size = 8
+  values.train.id_decoder_rate = 0.3
   values.train.ranker_rate = 600.0  # of two weights, which have far to go
   values.train.weight_decay = 0.0  # it would draw these to 1
   if other_path:

@@ -27,12 +27,7 @@ from experiments import nq_minilm
 def get_config():
   values = nq_minilm.get_config()
   values.name = 'squad_minilm'
-  values.data.max_query_tokens = 32
-  values.data.max_query_words = 20
-  values.data.bm25_k1 = 1.2
-  values.data.bm25_b = 0.75
-  values.data.title_weight = 1
-  values.data.pair_weight = 0.3
+  squad_data(values)
   values.data.eval_questions = 300
   values.docid.branching = 32
   values.loss.docid = 1.0
@@ -48,3 +43,13 @@ def get_config():
   values.train.reader_rate = 1.0
   values.train.batch_size = 16
   return values
+
+
+def squad_data(values):
+  """Suits the lengths and the words of SQuAD."""
+  values.data.max_query_tokens = 32
+  values.data.max_query_words = 20
+  values.data.bm25_k1 = 1.2
+  values.data.bm25_b = 0.75
+  values.data.title_weight = 1
+  values.data.pair_weight = 0.3

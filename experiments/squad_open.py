@@ -23,21 +23,16 @@ Measured when documents that no training question asks for, as all of dev's,
 counted as wrong in training.
 """
 
-from experiments import squad_minilm
+from experiments import nq_minilm, squad_minilm
 
 
 def get_config():
-  values = squad_minilm.get_config()
+  values = nq_minilm.get_config()
   values.name = 'squad_open'
+  squad_minilm.squad_data(values)
   values.data.eval_questions = 2000
-  values.docid.branching = 256
   values.search.lexical_weight = 1.2
   values.ranker.lexical_weight = 1.2
-  values.search.read_size = 4
-  values.search.train_read_size = 4
-  values.train.steps = 460
-  values.train.search_steps = 100
-  values.train.reader_steps = 300
-  values.train.batch_size = 8
-  values.train.warmup_steps = 50
+  values.train.steps = 1480
+  values.train.search_steps = 500
   return values

@@ -257,7 +257,7 @@ def _layer(block, x, bias, config):
 
 
 def _apart(x):
-  """x as it is, but XLA does not join what makes it with what reads it."""
+  """Returns x; XLA does not join what makes it with what reads it."""
   kind = jnp.finfo(x.dtype)
   return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 

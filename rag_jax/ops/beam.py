@@ -122,7 +122,10 @@ def search(
     totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
-      beams = dataclasses.replace(beams, codes=frontier.tokens[..., 0])
+      # The next code waits for this score, though it is known: or the logits of
+      # all tails would be made at once, each in memory of its own.
+      codes = jnp.where(scores > DEAD / 2, frontier.tokens[..., 0], 0)
+      beams = dataclasses.replace(beams, codes=codes)
       continue
     width = totals.shape[-1]
     flat = totals.reshape(batch_size, -1)  # [B, K * C]
@@ -331,9 +334,12 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   k largest, which are then looked for among k groups only.
   """
   batch_size, count = x.shape
-  size = 32
-  if count < 1 << 14 or count < 16 * size * k:
+  if count < 1 << 14 or count < 16 * 32 * k:
     return jax.lax.top_k(x, k)
+  # Without padding, x need not be in memory: no more of it is read again than
+  # the groups that are kept.
+  even = [n for n in range(24, 65) if count % n == 0]
+  size = min(even, key=lambda n: abs(n - 32)) if even else 32
   groups = -(-count // size)
   x = jnp.pad(x, ((0, 0), (0, groups * size - count)), constant_values=-jnp.inf)
   x = x.reshape(batch_size, size, groups)
