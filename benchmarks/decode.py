@@ -18,7 +18,8 @@ Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
 documents at the leaves, and without as STATIC has none), marisa-trie's if
 installed, and seconds to build (STATIC's from sorted docids, ours from any
 order). At last, how much slower a code gets from the smallest to the largest
-corpus of a kind, from 100,000 docids on, ours and STATIC's.
+corpus of a kind, from 100,000 docids on, ours and STATIC's. All have huge pages
+as launch.py sets them.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax import huge_pages
 from rag_jax.ops import beam, docid_order
 from rag_jax.ops import trie as tries
 
@@ -364,4 +366,5 @@ def main():
 
 
 if __name__ == '__main__':
+  huge_pages.use()
   main()

@@ -334,20 +334,21 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   k largest, which are then looked for among k groups only.
   """
   batch_size, count = x.shape
-  if count < 1 << 14 or count < 16 * 32 * k:
+  size = 32
+  if count < 1 << 14 or count < 16 * size * k:
     return jax.lax.top_k(x, k)
-  # Without padding, x need not be in memory: no more of it is read again than
-  # the groups that are kept.
-  even = [n for n in range(24, 65) if count % n == 0]
-  size = min(even, key=lambda n: abs(n - 32)) if even else 32
   groups = -(-count // size)
-  x = jnp.pad(x, ((0, 0), (0, groups * size - count)), constant_values=-jnp.inf)
-  x = x.reshape(batch_size, size, groups)
-  kept = jnp.sort(jax.lax.top_k(x.max(axis=1), k)[1], axis=1)  # [B, k]
-  members = take(x, kept[:, None])  # [B, size, k]
-  values, chosen = jax.lax.top_k(members.reshape(batch_size, -1), k)
-  group = take(kept, chosen % k)
-  return values, chosen // k * groups + group
+  room = ((0, 0), (0, groups * size - count))
+  dealt = jnp.pad(x, room, constant_values=-jnp.inf)
+  best = dealt.reshape(batch_size, size, groups).max(axis=1)
+  kept = jnp.sort(jax.lax.top_k(best, k)[1], axis=1)  # [B, k]
+  members = jnp.arange(size)[:, None] * groups + kept[:, None]  # [B, size, k]
+  members = members.reshape(batch_size, -1)
+  # From x, not from what was padded: that would be made a second time.
+  values = take(x, jnp.minimum(members, count - 1))
+  values = jnp.where(members < count, values, -jnp.inf)
+  values, chosen = jax.lax.top_k(values, k)
+  return values, take(members, chosen)
 
 
 def _log_sum_exp(x: jax.Array) -> jax.Array:
