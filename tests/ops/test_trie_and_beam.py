@@ -436,12 +436,42 @@ def test_all_codes_of_a_level_give_what_its_edges_give(scoring, count):
       np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
 
 
-def test_a_large_top_k_is_found_in_two_steps():
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 70_001)))
-  values, rows = beam.largest(x, 30)
+@pytest.mark.parametrize('count', [70_001, 65_536, 20_000])
+def test_a_large_top_k_is_found_in_two_steps(count):
+  x = np.random.default_rng(0).normal(size=(3, count)).astype(np.float32)
+  x[1] = -np.inf  # as where all beams but a few are dead
+  x[1, [7, count // 2, count - 1]] = [1, 3, 2]
+  values, rows = beam.largest(jnp.asarray(x), 30)
   wanted, places = jax.lax.top_k(x, 30)
   np.testing.assert_array_equal(values, wanted)
-  np.testing.assert_array_equal(rows, places)
+  real = np.isfinite(wanted)
+  np.testing.assert_array_equal(rows[real], places[real])
+  assert (np.asarray(rows) < count).all()
+
+
+def test_long_tails_take_no_more_memory_than_short_ones():
+  def memory(length):
+    codes = np.zeros((64, length), np.int32)
+    codes[:, 0] = np.arange(64)  # told apart by their first code
+    params = jnp.zeros((64, 8)), jnp.zeros((8, 1024))
+
+    def step_fn(params, cache, frontier):
+      return params[0][frontier.codes] @ params[1], cache
+
+    run = jax.jit(
+      functools.partial(
+        beam.search,
+        step_fn=step_fn,
+        batch_size=4,
+        beam_size=64,
+        logits=True,
+        scoring='vocabulary',
+      )
+    )
+    compiled = run.lower(params, (), trie.build(codes)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert memory(12) < 1.5 * memory(3)
 
 
 def test_vocabularies_of_any_width_are_normalised():
