@@ -17,9 +17,9 @@ matrix), normalised over the vocabulary, by exact beam search:
 Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
 documents at the leaves, and without as STATIC has none), marisa-trie's if
 installed, and seconds to build (STATIC's from sorted docids, ours from any
-order). At last, how much slower a code gets from the smallest to the largest
-corpus of a kind, from 100,000 docids on, ours and STATIC's. All have huge pages
-as launch.py sets them.
+order). With --full, at last, how much slower a code gets from the smallest to
+the largest corpus of a kind, from 100,000 docids on, ours and STATIC's. All run
+with huge pages, as launch.py sets them.
 """
 
 import argparse
@@ -362,7 +362,8 @@ def main():
   points = QUICK if flags.quick else FULL if flags.full else POINTS
   points = [point for point in points if flags.only in name_of(point)]
   found = {point: measure(point, flags) for point in points}
-  print('\n' + '\n'.join(flatness(found)))
+  for line in flatness(found):
+    print(line)
 
 
 if __name__ == '__main__':

@@ -71,7 +71,7 @@ examples a second instead of 13 to 17. The same run on the 703 with
 --config.train.steps=1608, 560 of them: index .852, ranker .838, EM / F1
 .384 / .545, on gold .440 / .607. With 640 of them and no negatives: .853, .853,
 .380 / .540, .431 / .607. They took 32 min 25 s and 24 min 51 s on Intel cores,
-with a slower forward pass, where the run above took 30 min 30 s. So the 703
+with a slower forward pass; the recipe above took 30 min 30 s there. So the 703
 themselves settled the negatives and the 900 steps; .380 to .394 are well within
 the interval. Without SQuAD: not measured at these rates.
 """

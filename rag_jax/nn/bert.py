@@ -241,12 +241,12 @@ def mean_pool(states: jax.Array, where: jax.Array) -> jax.Array:
 def _layer(block, x, bias, config):
   """Attention and feed-forward, a norm after each; [B, T, W] to [B, T, W]."""
   shape = x.shape
-  # Tokens in rows, and gelu apart from the product after it: XLA joins norms
-  # and products to one loop on a CPU, which takes up to 1.4 times as long over
-  # three axes. See benchmarks/throughput.py.
+  # Tokens in rows, and GELU apart from the product after it: XLA joins norms,
+  # GELU and products to one loop on a CPU, over three axes in up to 1.4
+  # times the time. See benchmarks/throughput.py.
   x = x.reshape(-1, config.width)
   qkv = x @ block['qkv'] + block['qkv_bias']
-  out = _attend(qkv.reshape(*shape[:-1], -1), bias, config)
+  out = _attend(qkv.reshape(*shape[:-1], 3 * config.width), bias, config)
   out = out.reshape(-1, config.width)
   x = x + (out @ block['out'] + block['out_bias'])
   x = _norm(x, block['norm'], block['norm_bias'], config)
@@ -257,7 +257,10 @@ def _layer(block, x, bias, config):
 
 
 def _apart(x):
-  """Returns x; XLA does not join what makes it with what reads it."""
+  """Returns x, rounded to the precision that it has: nothing changes.
+
+  XLA joins nothing across that; an `optimization_barrier` it takes out before.
+  """
   kind = jnp.finfo(x.dtype)
   return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 

@@ -122,9 +122,7 @@ def search(
     totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
-      # The next code waits for this score, though it is known: or the logits of
-      # all tails would be made at once, each in memory of its own.
-      codes = jnp.where(scores > DEAD / 2, frontier.tokens[..., 0], 0)
+      codes = _after(scores, frontier.tokens[..., 0])
       beams = dataclasses.replace(beams, codes=codes)
       continue
     width = totals.shape[-1]
@@ -216,7 +214,7 @@ def score(
     if level < trie.depth:
       beams = tries.descend(trie, level, beams, first + offset, own)
     else:
-      beams = dataclasses.replace(beams, codes=own)
+      beams = dataclasses.replace(beams, codes=_after(scores, own))
   return jnp.where(exists, scores, DEAD)
 
 
@@ -331,7 +329,8 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """`lax.top_k` of float32[B, n], in two steps where n is large.
 
   Columns are dealt into groups; the k groups with the largest maxima hold the
-  k largest, which are then looked for among k groups only.
+  k largest, which are then looked for among k groups only. Of equal values it
+  may take others.
   """
   batch_size, count = x.shape
   size = 32
@@ -344,11 +343,21 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   kept = jnp.sort(jax.lax.top_k(best, k)[1], axis=1)  # [B, k]
   members = jnp.arange(size)[:, None] * groups + kept[:, None]  # [B, size, k]
   members = members.reshape(batch_size, -1)
-  # From x, not from what was padded: that would be made a second time.
+  # From x: from `dealt`, XLA would pad a second time. Padding comes last among
+  # equals, and there is less of it than of columns that are kept.
   values = take(x, jnp.minimum(members, count - 1))
   values = jnp.where(members < count, values, -jnp.inf)
   values, chosen = jax.lax.top_k(values, k)
   return values, take(members, chosen)
+
+
+def _after(scores: jax.Array, codes: jax.Array) -> jax.Array:
+  """Codes [B, K] of a tail, which wait for the scores before them.
+
+  They are known earlier, but then XLA makes the logits of all tails at once,
+  each in memory of its own. A dead beam gets 0; any code would do.
+  """
+  return jnp.where(scores > DEAD / 2, codes, 0)
 
 
 def _log_sum_exp(x: jax.Array) -> jax.Array:

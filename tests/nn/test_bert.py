@@ -97,6 +97,52 @@ def test_layers_in_parts():
   np.testing.assert_allclose(x, apply(params, CONFIG, tokens), atol=2e-6)
 
 
+def test_keeping_products_apart_changes_no_value():
+  for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+    most = float(jnp.finfo(dtype).max)
+    x = jnp.array([0.1, -0.0, most, -jnp.inf, jnp.nan, 3e-5], dtype)
+    y = jax.jit(bert._apart)(x)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y.astype(jnp.float32), x.astype(jnp.float32))
+    assert jax.grad(lambda x: bert._apart(x).sum())(x).tolist() == [1] * 6
+
+
+def test_gradients_against_differences():
+  params, tokens = model()
+  rng = np.random.default_rng(1)
+
+  @jax.jit
+  def loss(params):
+    states = bert.apply(params, CONFIG, tokens)
+    return (jnp.sin(states) * (tokens != 0)[..., None]).sum()
+
+  gradient = jax.grad(loss)(params)
+  for name in ('qkv', 'out', 'up', 'down', 'norm'):
+    block = params['block_0']
+    way = jnp.asarray(rng.normal(size=block[name].shape), jnp.float32)
+    way /= jnp.linalg.norm(way)
+
+    def moved(by, name=name, way=way, block=block):
+      return params | {'block_0': block | {name: block[name] + by * way}}
+
+    step = 1e-2
+    slope = (loss(moved(step)) - loss(moved(-step))) / (2 * step)
+    expected = (gradient['block_0'][name] * way).sum()
+    np.testing.assert_allclose(slope, expected, rtol=0.02, atol=2e-3)
+
+
+def test_bfloat16_stays_bfloat16():
+  params, tokens = model()
+  half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+  states = apply(half, CONFIG, tokens)
+  assert states.dtype == jnp.bfloat16
+  where = tokens != 0
+  exact = apply(params, CONFIG, tokens)
+  np.testing.assert_allclose(
+    states.astype(jnp.float32)[where], exact[where], atol=0.1
+  )
+
+
 def test_remat_changes_no_gradient():
   params, tokens = model()
 

@@ -436,20 +436,26 @@ def test_all_codes_of_a_level_give_what_its_edges_give(scoring, count):
       np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize('count', [70_001, 65_536, 20_000])
+@pytest.mark.parametrize('count', [70_001, 65_536, 16_385])
 def test_a_large_top_k_is_found_in_two_steps(count):
-  x = np.random.default_rng(0).normal(size=(3, count)).astype(np.float32)
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(4, count)).astype(np.float32)
   x[1] = -np.inf  # as where all beams but a few are dead
   x[1, [7, count // 2, count - 1]] = [1, 3, 2]
+  x[2] = -np.inf
+  x[3] = rng.integers(0, 5, count)  # many are equal
   values, rows = beam.largest(jnp.asarray(x), 30)
   wanted, places = jax.lax.top_k(x, 30)
   np.testing.assert_array_equal(values, wanted)
-  real = np.isfinite(wanted)
-  np.testing.assert_array_equal(rows[real], places[real])
+  np.testing.assert_array_equal(rows[0], places[0])
+  np.testing.assert_array_equal(rows[1, :3], places[1, :3])
   assert (np.asarray(rows) < count).all()
+  np.testing.assert_array_equal(np.take_along_axis(x, rows, 1), wanted)
+  assert all(len(set(row.tolist())) == 30 for row in rows)
 
 
-def test_long_tails_take_no_more_memory_than_short_ones():
+@pytest.mark.parametrize('function', ['search', 'score'])
+def test_long_tails_take_no_more_memory_than_short_ones(function):
   def memory(length):
     codes = np.zeros((64, length), np.int32)
     codes[:, 0] = np.arange(64)  # told apart by their first code
@@ -458,20 +464,46 @@ def test_long_tails_take_no_more_memory_than_short_ones():
     def step_fn(params, cache, frontier):
       return params[0][frontier.codes] @ params[1], cache
 
-    run = jax.jit(
-      functools.partial(
-        beam.search,
-        step_fn=step_fn,
-        batch_size=4,
-        beam_size=64,
-        logits=True,
-        scoring='vocabulary',
+    def run(params, trie):
+      options = {'step_fn': step_fn, 'logits': True, 'scoring': 'vocabulary'}
+      if function == 'score':
+        given = jnp.asarray(codes[None])
+        return beam.score(params, (), trie, given, **options)
+      return beam.search(
+        params, (), trie, batch_size=1, beam_size=64, **options
       )
-    )
-    compiled = run.lower(params, (), trie.build(codes)).compile()
+
+    compiled = jax.jit(run).lower(params, trie.build(codes)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
   assert memory(12) < 1.5 * memory(3)
+
+
+def test_tails_are_read_by_those_that_live():
+  # Two of eight documents are allowed: the other beams are dead from the first
+  # code on, and go on through tails beside them.
+  codes = np.random.default_rng(0).integers(0, 8, (8, 6))
+  codes[:, 0] = np.arange(8)
+  params, logits_fn, _ = model(2, 6, 8, 0)
+  allowed = jnp.arange(8) % 5 == 1
+  options = {'logits': True, 'scoring': 'vocabulary', 'allowed': allowed}
+  index = trie.build(codes)
+  found = search(index, params, logits_fn, beam_size=8, **options)
+  assert found.where.sum(1).tolist() == [2, 2]
+  assert sorted(found.documents[0, :2].tolist()) == [1, 6]
+  free = search(
+    index, params, logits_fn, beam_size=8, logits=True, scoring='vocabulary'
+  )
+  for row in range(2):
+    whole = dict(
+      zip(free.documents[row].tolist(), free.scores[row], strict=True)
+    )
+    for slot in range(2):
+      document = int(found.documents[row, slot])
+      np.testing.assert_allclose(
+        found.scores[row, slot], whole[document], rtol=1e-5
+      )
+      assert found.codes[row, slot].tolist() == codes[document].tolist()
 
 
 def test_vocabularies_of_any_width_are_normalised():
