@@ -350,7 +350,7 @@ def main():
     '--brief', action='store_true', help='beside STATIC alone'
   )
   parser.add_argument('--only', default='', help='points that are called so')
-  parser.add_argument('--rounds', type=int, default=21)
+  parser.add_argument('--rounds', type=int, default=201)
   parser.add_argument(
     '--seconds', type=float, default=4, help='of rounds for a search, about'
   )

@@ -122,7 +122,10 @@ def search(
     totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
-      codes = _after(scores, frontier.tokens[..., 0])
+      # The next code is known, but has to wait for this score: or XLA makes the
+      # logits of all tails at once, each in memory of its own. A dead beam gets
+      # code 0; any would do.
+      codes = jnp.where(scores > DEAD / 2, frontier.tokens[..., 0], 0)
       beams = dataclasses.replace(beams, codes=codes)
       continue
     width = totals.shape[-1]
@@ -214,7 +217,7 @@ def score(
     if level < trie.depth:
       beams = tries.descend(trie, level, beams, first + offset, own)
     else:
-      beams = dataclasses.replace(beams, codes=_after(scores, own))
+      beams = dataclasses.replace(beams, codes=own)
   return jnp.where(exists, scores, DEAD)
 
 
@@ -349,15 +352,6 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   values = jnp.where(members < count, values, -jnp.inf)
   values, chosen = jax.lax.top_k(values, k)
   return values, take(members, chosen)
-
-
-def _after(scores: jax.Array, codes: jax.Array) -> jax.Array:
-  """Codes [B, K] of a tail, which wait for the scores before them.
-
-  They are known earlier, but then XLA makes the logits of all tails at once,
-  each in memory of its own. A dead beam gets 0; any code would do.
-  """
-  return jnp.where(scores > DEAD / 2, codes, 0)
 
 
 def _log_sum_exp(x: jax.Array) -> jax.Array:
