@@ -17,9 +17,9 @@ matrix), normalised over the vocabulary, by exact beam search:
 Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
 documents at the leaves, and without as STATIC has none), marisa-trie's if
 installed, and seconds to build (STATIC's from sorted docids, ours from any
-order). With --full, at last, how much slower a code gets from the smallest to
-the largest corpus of a kind, from 100,000 docids on, ours and STATIC's. All run
-with huge pages, as launch.py sets them.
+order). At last, where there are two corpora of a kind from 100,000 docids on,
+how much slower a code gets from the smaller to the larger, ours and STATIC's.
+All run with huge pages, as launch.py sets them.
 """
 
 import argparse

@@ -332,8 +332,8 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """`lax.top_k` of float32[B, n], in two steps where n is large.
 
   Columns are dealt into groups; the k groups with the largest maxima hold the
-  k largest, which are then looked for among k groups only. Of equal values it
-  may take others.
+  k largest, which are then looked for among k groups only. Among equal values
+  it may take other columns than `lax.top_k`.
   """
   batch_size, count = x.shape
   size = 32
@@ -346,8 +346,8 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   kept = jnp.sort(jax.lax.top_k(best, k)[1], axis=1)  # [B, k]
   members = jnp.arange(size)[:, None] * groups + kept[:, None]  # [B, size, k]
   members = members.reshape(batch_size, -1)
-  # From x: from `dealt`, XLA would pad a second time. Padding comes last among
-  # equals, and there is less of it than of columns that are kept.
+  # From x: from `dealt`, XLA would pad a second time. Padding is in the last of
+  # the rows alone, so that k real columns come before it.
   values = take(x, jnp.minimum(members, count - 1))
   values = jnp.where(members < count, values, -jnp.inf)
   values, chosen = jax.lax.top_k(values, k)
