@@ -242,8 +242,8 @@ def _layer(block, x, bias, config):
   """Attention and feed-forward, a norm after each; [B, T, W] to [B, T, W]."""
   shape = x.shape
   # Tokens in rows, and GELU apart from the product after it: else XLA joins
-  # norms, GELU and products to one loop on a CPU, which over three axes took 1.4
-  # times as long (32 texts of 128 or 192 tokens, AMD cores with AVX-512).
+  # norms, GELU and products to one loop on a CPU, which over three axes took
+  # 1.4 times as long (32 texts of 128 or 192 tokens, AMD cores with AVX-512).
   x = x.reshape(-1, config.width)
   qkv = x @ block['qkv'] + block['qkv_bias']
   out = _attend(qkv.reshape(*shape[:-1], 3 * config.width), bias, config)
