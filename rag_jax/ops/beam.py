@@ -115,10 +115,9 @@ def search(
       frontier = tries.expand_codes(trie, level, beams)
     else:
       frontier = tries.expand(trie, level, beams, allowed=flags)
-    frontier = dataclasses.replace(
-      frontier, where=frontier.where & (scores > DEAD / 2)[..., None]
-    )
-    edges, cache = step_fn(params, cache, frontier)
+    alive = (scores > DEAD / 2)[..., None]
+    seen = dataclasses.replace(frontier, where=frontier.where & alive)
+    edges, cache = step_fn(params, cache, seen)
     totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
@@ -134,8 +133,8 @@ def search(
     parents, offsets = chosen // width, chosen % width
     if wide:
       codes = offsets
-      beams, cache = reorder((beams, cache), parents)
-      nodes = tries.child(trie, level, beams, codes)
+      beams, present, cache = reorder((beams, frontier.present, cache), parents)
+      nodes = tries.child(trie, level, beams, present, codes)
     else:
       codes = take(frontier.tokens.reshape(batch_size, -1), chosen)
       first, _ = tries.span(trie, level, beams)
@@ -146,8 +145,8 @@ def search(
   where = (scores > DEAD / 2) & beams.ended
   leaves = jnp.where(where, beams.nodes, 0)
   found = types.Candidates(
-    documents=jnp.where(where, trie.documents[leaves], 0),
-    codes=jnp.where(where[..., None], _spell(trie, leaves, history), 0),
+    documents=jnp.where(where, tries.documents(trie, leaves), 0),
+    codes=jnp.where(where[..., None], _spell(trie, beams, history), 0),
     scores=jnp.where(where, scores, DEAD),
     where=where,
   )
@@ -398,25 +397,25 @@ def _accumulate(
 ) -> jax.Array:
   """float32[B, K, C] scores of the prefixes one edge longer."""
   edges = edges.astype(jnp.float32)
+  where = frontier.where
   if logits:
-    total = _log_sum_exp(edges)
+    if scoring == 'vocabulary':  # from the scores: an operation less an edge
+      scores = scores - _log_sum_exp(edges)[..., 0]
     if frontier.all_codes:  # of the trie, which may have more than the model
       size = frontier.tokens.shape[-1]
       more = [(0, 0)] * (edges.ndim - 1) + [(0, max(size - edges.shape[-1], 0))]
       edges = jnp.pad(edges[..., :size], more, constant_values=DEAD)
     else:
       edges = take(edges, frontier.tokens)
-    if scoring == 'vocabulary':
-      edges = edges - total
   if plan is not None:
     edges = edges + _gain(plan, frontier, scoring)
-  where = frontier.where
-  edges = jnp.where(where, edges, DEAD)
   if scoring == 'absolute':
-    return jnp.where(beams.ended[..., None] & where, scores[..., None], edges)
+    own = jnp.where(beams.ended[..., None], scores[..., None], edges)
+    return jnp.where(where & (scores > DEAD / 2)[..., None], own, DEAD)
   if scoring == 'log_softmax':
-    edges = jax.nn.log_softmax(edges, axis=-1)
-  return jnp.where(where, scores[..., None] + edges, DEAD)
+    edges = jax.nn.log_softmax(jnp.where(where, edges, DEAD), axis=-1)
+  # A dead beam stays dead, whatever is added.
+  return jnp.where(where, edges + scores[..., None], DEAD)
 
 
 def _gain(plan: jax.Array, frontier: tries.Frontier, scoring: str) -> jax.Array:
@@ -444,25 +443,18 @@ def _check_plan(
     )
 
 
-def _spell(trie: tries.Trie, leaves: jax.Array, history: list) -> jax.Array:
-  """Docids of leaves int32[B, K, L]: the codes chosen, then the tail."""
+def _spell(trie: tries.Trie, beams: tries.Beams, history: list) -> jax.Array:
+  """Docids of beams that have ended, int32[B, K, L]: what was chosen, the rest.
+
+  A beam that has ended before the others has chosen the codes of its tail.
+  """
   codes: list[jax.Array] = []
-  beams = jnp.broadcast_to(jnp.arange(leaves.shape[1]), leaves.shape)
+  places = jnp.broadcast_to(jnp.arange(beams.nodes.shape[1]), beams.nodes.shape)
   for parents, chosen in reversed(history):
-    codes.append(take(chosen, beams))
-    beams = take(parents, beams)
-  codes.reverse()
-  for level in range(1, trie.length):
-    tail = trie.tails[level]
-    if not tail.shape[0]:
-      continue
-    has_ended = leaves < trie.ended[min(level, trie.depth)]
-    own = tail[jnp.where(has_ended, leaves, 0)].astype(jnp.int32)
-    if level < len(codes):
-      codes[level] = jnp.where(has_ended, own, codes[level])
-    else:
-      codes.append(own)
-  return jnp.stack(codes, axis=-1)
+    codes.append(take(chosen, places))
+    places = take(parents, places)
+  rest = tries.rest(trie, jnp.where(beams.ended, beams.nodes, 0))
+  return jnp.concatenate([jnp.stack(codes[::-1], axis=-1), rest], axis=-1)
 
 
 def _pad(candidates: types.Candidates, size: int) -> types.Candidates:

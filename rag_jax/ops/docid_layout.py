@@ -173,19 +173,29 @@ class Capacity:
     )
 
   @property
+  def rest(self) -> tuple[int, np.dtype]:
+    """Leaves that keep the codes after all have ended, and their type."""
+    depth = len(self.nodes)
+    types = [docid_order.code_type(n) for n in self.num_values[depth:]]
+    return max(self.tails[depth:], default=0), np.result_type(np.uint8, *types)
+
+  @property
   def memory(self) -> int:
     """Bytes that the arrays of the trie will take."""
     sizes = [
       np.dtype(docid_order.code_type(n)).itemsize for n in self.num_values
     ]
     depth = len(self.nodes)
+    count, rest = self.rest
     return (
       4 * (self.documents + depth + 1)
       + sum(
-        (n + c) * size
-        for n, c, size in zip(self.nodes, self.branching, sizes, strict=False)
+        (t + n + c) * size
+        for t, n, c, size in zip(
+          self.tails, self.nodes, self.branching, sizes, strict=False
+        )
       )
-      + sum(n * size for n, size in zip(self.tails, sizes, strict=True))
+      + count * (len(self.tails) - depth) * rest.itemsize
       + sum(4 * (n + 1) for n in self.parents)
       + sum(8 * math.ceil(n / 32) for n in self.nodes[:-1])
       + sum(

@@ -1,8 +1,8 @@
 """A path-compressed trie over docids, as flat arrays that live on the device.
 
 A node with one docid below it is a leaf, however many codes of the docid are
-left: those codes, its tail, are kept in one array a level. So there are about
-as many nodes as it takes to tell the docids apart, not one a prefix.
+left: those codes, its tail, are kept as they are. So there are about as many
+nodes as it takes to tell the docids apart, not one a prefix.
 
 Nodes of one depth are numbered in the sorted order of their prefixes. The
 children of a node lie side by side, so a child's number is the first child's
@@ -11,13 +11,19 @@ inner nodes from leaves; counting bits numbers either kind. Leaves are numbered
 by the depth at which they end, then in sorted order, so that a level's tail is
 indexed by the number of the leaf.
 
+Few large arrays are read a level, each once and a whole slice at a time: on a
+CPU, XLA splits whatever reads from more than 256 kB over threads, however
+little it reads, and to wake one takes longer than all that a few beams need.
+
 Where a level has few nodes, one of them with many codes below it, as the first
 levels do, nodes keep a bit for every code too (`docid_layout.Capacity.dense`):
 a model that scores all codes need not gather there.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -28,14 +34,8 @@ import numpy as np
 from rag_jax.ops import docid_layout, docid_order
 
 WORD = 32  # bits of a word
-
-
-@flax.struct.dataclass
-class Bits:
-  """A bit a node, True = inner node, and how many come before each word."""
-
-  words: jax.Array  # uint32[ceil(n / 32)]
-  before: jax.Array  # int32[ceil(n / 32)]
+FEW = 16  # slices that are read one by one
+SPLIT = 1 << 19  # bytes from which on XLA splits what reads them over threads
 
 
 @flax.struct.dataclass
@@ -48,15 +48,20 @@ class Trie:
   that a node of a level has, are added so that no slice runs over the end.
   """
 
-  tokens: tuple[jax.Array, ...]  # D x uint[n[d + 1] + C], edge into each node
+  # D x uint[edges[d] + n[d + 1] + C]: the next code of each leaf that has
+  # ended, then the code on the edge into each node.
+  codes: tuple[jax.Array, ...]
   first: tuple[jax.Array, ...]  # D x int32[m[d] + 1], first child; CSR
-  inner: tuple[Bits, ...]  # D - 1, for the nodes at depths 1 to D - 1
+  # D - 1 x uint32[ceil(n / 32), 2], for the nodes at depths 1 to D - 1: a bit
+  # a node, 1 = inner node, and the number of inner nodes before them.
+  inner: tuple[jax.Array, ...]
   # D x uint32[m[d], ceil(V / 32)], a bit a code; None where there is none.
   present: tuple[jax.Array | None, ...]
   ended: jax.Array  # int32[D + 1], leaves that end at depth d or above
-  tails: tuple[jax.Array, ...]  # L x uint[.], code of the leaves that ended
+  rest: jax.Array  # uint[N, L - D], codes of the leaves after all have ended
   documents: jax.Array  # int32[N], the docid (row of `codes`) at each leaf
   rows: tuple[jax.Array, ...] | None  # D - 1 x int32[m[d]], see `Frontier`
+  edges: tuple[int, ...] = flax.struct.field(pytree_node=False)  # D, in codes
   branching: tuple[int, ...] = flax.struct.field(pytree_node=False)
   num_values: tuple[int, ...] = flax.struct.field(pytree_node=False)
   num_documents: int = flax.struct.field(pytree_node=False)  # rows of leaves
@@ -64,7 +69,7 @@ class Trie:
   @property
   def depth(self) -> int:
     """D, levels at which a search has a choice."""
-    return len(self.tokens)
+    return len(self.codes)
 
   @property
   def num_nodes(self) -> int:
@@ -75,7 +80,7 @@ class Trie:
   @property
   def length(self) -> int:
     """L, codes in a docid."""
-    return len(self.tails)
+    return self.depth + self.rest.shape[1]
 
 
 @flax.struct.dataclass
@@ -102,8 +107,14 @@ class Frontier:
   tokens: jax.Array  # int32[B, K, C], the code on each edge
   where: jax.Array  # bool[B, K, C], True = this edge exists and is allowed
   level: int = flax.struct.field(pytree_node=False)
-  # Whether the edges are all codes in their order, C = V.
-  all_codes: bool = flax.struct.field(pytree_node=False, default=False)
+  # Where the edges are all codes in their order, C = V: `where`, a bit a code,
+  # uint32[B, K, ceil(V / 32)].
+  present: jax.Array | None = None
+
+  @property
+  def all_codes(self) -> bool:
+    """Whether the edges are all codes in their order."""
+    return self.present is not None
 
 
 def build(
@@ -153,42 +164,35 @@ def pack(
   if capacity is None:
     capacity = docid_layout.tight(layout)
   docid_layout.check_fits(layout, capacity)
-  types = [docid_order.code_type(n) for n in capacity.num_values]
   depth = len(capacity.nodes)
 
-  def padded(parts, sizes, dtypes):
+  def padded(parts, sizes):
     arrays = []
     for level, size in enumerate(sizes):
-      part = parts[level] if level < len(parts) else np.zeros(1, dtypes[level])
-      fill = part[-1] if len(part) else 0
-      array = np.full(size, fill, dtypes[level])
+      part = parts[level] if level < len(parts) else np.zeros(1, np.int32)
+      array = np.full(size, part[-1] if len(part) else 0, np.int32)
       array[: min(len(part), size)] = part[:size]
       arrays.append(array)
     return tuple(arrays)
 
   ended: Any = np.full(depth + 1, layout.ended[-1], np.int32)
   ended[: len(layout.ended)] = layout.ended
-  integers = [np.int32] * depth
-  present: Any = tuple(
-    _pack_codes(layout, level, capacity) if has else None
-    for level, has in enumerate(capacity.dense)
-  )
   trie = Trie(
-    tokens=padded(
-      layout.tokens,
-      [n + c for n, c in zip(capacity.nodes, capacity.branching, strict=True)],
-      types,
-    ),
-    first=padded(layout.first, [n + 1 for n in capacity.parents], integers),
+    codes=tuple(_join_codes(layout, level, capacity) for level in range(depth)),
+    first=padded(layout.first, [n + 1 for n in capacity.parents]),
     inner=tuple(
       _pack_bits(layout.inner[level] if level < len(layout.inner) else (), size)
       for level, size in enumerate(capacity.nodes[:-1])
     ),
-    present=present,
+    present=tuple(
+      _pack_codes(layout, level, capacity) if has else None
+      for level, has in enumerate(capacity.dense)
+    ),
     ended=ended,
-    tails=padded(layout.tails, capacity.tails, types),
-    documents=padded([layout.documents], [capacity.documents], integers)[0],
-    rows=None if rows is None else padded(rows, capacity.parents[1:], integers),
+    rest=_join_rest(layout, capacity),
+    documents=padded([layout.documents], [capacity.documents])[0],
+    rows=None if rows is None else padded(rows, capacity.parents[1:]),
+    edges=capacity.tails[:depth],
     branching=capacity.branching,
     num_values=capacity.num_values,
     num_documents=capacity.documents,
@@ -212,17 +216,31 @@ def span(trie: Trie, level: int, beams: Beams) -> tuple[jax.Array, jax.Array]:
   if level >= trie.depth:
     return jnp.zeros_like(beams.nodes), jnp.ones_like(beams.nodes)
   nodes = jnp.where(beams.ended, 0, beams.nodes)
-  first = trie.first[level][nodes]
-  count = trie.first[level][nodes + 1] - first
+  bounds = _slices(trie.first[level], nodes, 2)
+  first, count = bounds[..., 0], bounds[..., 1] - bounds[..., 0]
   return jnp.where(beams.ended, 0, first), jnp.where(beams.ended, 1, count)
 
 
 def tail(trie: Trie, level: int, beams: Beams) -> jax.Array:
   """The next code of beams that have ended, int32[B, K]; others get any."""
-  codes = trie.tails[level]
-  if not codes.shape[0]:
+  leaves = jnp.where(beams.ended, beams.nodes, 0)
+  if level >= trie.depth:
+    return rest(trie, leaves)[..., level - trie.depth]
+  if not trie.edges[level]:
     return jnp.zeros_like(beams.nodes)
-  return codes[jnp.where(beams.ended, beams.nodes, 0)].astype(jnp.int32)
+  return _slices(trie.codes[level], leaves, 1)[..., 0].astype(jnp.int32)
+
+
+def documents(trie: Trie, leaves: jax.Array) -> jax.Array:
+  """The document at each leaf int32[...], int32[...]."""
+  return _slices(trie.documents, leaves, 1)[..., 0]
+
+
+def rest(trie: Trie, leaves: jax.Array) -> jax.Array:
+  """Codes of leaves from depth D on, int32[B, K, L - D]."""
+  if not trie.rest.shape[1]:
+    return jnp.zeros((*leaves.shape, 0), jnp.int32)
+  return _lines(trie.rest, leaves).astype(jnp.int32)
 
 
 def expand(
@@ -247,11 +265,15 @@ def expand(
   width = trie.branching[level] if level < trie.depth else 1
   offsets = jnp.arange(width)
   where = offsets < count[..., None]
-  tokens = children = jnp.zeros_like(beams.nodes)[..., None]
-  if level < trie.depth:
+  ended = beams.ended[..., None]
+  if level >= trie.depth:
+    tokens = tail(trie, level, beams)[..., None]
+    children = jnp.zeros_like(tokens)
+  else:
     # Children lie side by side: whole slices are read, several times as fast
     # on a CPU as reading each by its index.
-    tokens = _slices(trie.tokens[level], first, width).astype(jnp.int32)
+    begin = jnp.where(beams.ended, beams.nodes, trie.edges[level] + first)
+    tokens = _slices(trie.codes[level], begin, width).astype(jnp.int32)
     edges = jnp.where(where, first[..., None] + offsets, 0)
     children = _rows(trie, level + 1, *locate(trie, level + 1, edges))
     if allowed is not None:
@@ -259,13 +281,12 @@ def expand(
         allowed[level], (edges.shape[0], allowed[level].shape[1])
       )
       own = jax.vmap(lambda row, index: row[index])(flags, edges)
-      where = where & (own | beams.ended[..., None])
-  ended = beams.ended[..., None]
+      where = where & (own | ended)
   return Frontier(
     nodes=beams.rows,
     codes=beams.codes,
     children=jnp.where(ended, beams.rows[..., None], children),
-    tokens=jnp.where(ended, tail(trie, level, beams)[..., None], tokens),
+    tokens=tokens,
     where=where,
     level=level,
   )
@@ -285,8 +306,14 @@ def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
     that lead nowhere have `where` False.
   """
   codes = jnp.arange(trie.num_values[level])
+  present = trie.present[level]
+  assert present is not None  # the level keeps a bit a code
   ended = beams.ended[..., None]
-  words = _code_words(trie, level, beams)
+  words = _lines(present, jnp.where(beams.ended, 0, beams.nodes))
+  if trie.edges[level]:  # some may have ended: their tail alone goes on
+    number, below = _word(tail(trie, level, beams)[..., None])
+    places = jnp.arange(words.shape[-1])
+    words = jnp.where(ended, (places == number) * (below + 1), words)
   bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
   exists = bits.reshape(*words.shape[:-1], -1)[..., : len(codes)] > 0
   first, _ = span(trie, level, beams)
@@ -299,45 +326,48 @@ def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
     codes=beams.codes,
     children=jnp.where(ended, beams.rows[..., None], children),
     tokens=jnp.broadcast_to(codes, exists.shape),
-    where=jnp.where(
-      ended, codes == tail(trie, level, beams)[..., None], exists
-    ),
+    where=exists,
     level=level,
-    all_codes=True,
+    present=words,
   )
 
 
-def child(trie: Trie, level: int, beams: Beams, codes: jax.Array) -> jax.Array:
+def child(
+  trie: Trie,
+  level: int,
+  beams: Beams,
+  present: jax.Array,
+  codes: jax.Array,
+) -> jax.Array:
   """The node behind one code of each beam, at a level that keeps a bit a code.
 
   Args:
     trie: the trie.
     level: depth of the beams.
     beams: where they stand.
+    present: uint32[B, K, ceil(V / 32)], the codes that exist there, as
+      `expand_codes` read them.
     codes: int32[B, K].
 
   Returns:
     int32[B, K], for `descend`; any number where the code leads nowhere.
   """
-  words = _code_words(trie, level, beams)
-  number, bit = codes // WORD, (codes % WORD).astype(jnp.uint32)
-  places = jnp.arange(words.shape[-1])
-  partial = (jnp.uint32(1) << bit)[..., None] - 1
+  number, partial = _word(codes)
+  places = jnp.arange(present.shape[-1])
   keep = jnp.where(
     places < number[..., None],
     jnp.uint32(0xFFFFFFFF),
-    jnp.where(places == number[..., None], partial, jnp.uint32(0)),
+    jnp.where(places == number[..., None], partial[..., None], jnp.uint32(0)),
   )
-  rank = jax.lax.population_count(words & keep).astype(jnp.int32).sum(-1)
+  rank = jax.lax.population_count(present & keep).astype(jnp.int32).sum(-1)
   first, count = span(trie, level, beams)
   return first + jnp.minimum(rank, count - 1)
 
 
-def _code_words(trie: Trie, level: int, beams: Beams) -> jax.Array:
-  """The bits of where beams stand, uint32[B, K, ceil(V / 32)]."""
-  present = trie.present[level]
-  assert present is not None  # the level keeps a bit a code
-  return present[jnp.where(beams.ended, 0, beams.nodes)]
+def _word(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The word that holds each bit int32[...], and one with all bits below it."""
+  mask = (jnp.uint32(1) << (bits & (WORD - 1)).astype(jnp.uint32)) - 1
+  return bits >> (WORD.bit_length() - 1), mask
 
 
 def locate(
@@ -352,14 +382,11 @@ def locate(
   above = trie.ended[depth - 1]
   if depth == trie.depth:
     return jnp.ones(nodes.shape, bool), nodes + above
-  bits = trie.inner[depth - 1]
-  word = bits.words[nodes // WORD]
-  bit = (nodes % WORD).astype(jnp.uint32)
-  below = word & ((jnp.uint32(1) << bit) - 1)
-  rank = bits.before[nodes // WORD] + jax.lax.population_count(below).astype(
-    jnp.int32
-  )
-  is_leaf = (word >> bit) & 1 == 0
+  number, mask = _word(nodes)
+  bits = _lines(trie.inner[depth - 1], number)
+  word, before = bits[..., 0], bits[..., 1]
+  rank = (before + jax.lax.population_count(word & mask)).astype(jnp.int32)
+  is_leaf = word & (mask + 1) == 0
   return is_leaf, jnp.where(is_leaf, above + nodes - rank, rank)
 
 
@@ -399,7 +426,7 @@ def allow(trie: Trie, allowed: jax.Array) -> tuple[jax.Array, ...]:
   in_order = jnp.atleast_2d(allowed)[:, trie.documents]
   flags: list[jax.Array] = []
   for depth in range(trie.depth, 0, -1):
-    nodes = jnp.arange(trie.tokens[depth - 1].shape[0])
+    nodes = jnp.arange(_num_edges(trie, depth))
     is_leaf, number = locate(trie, depth, nodes)
     own = in_order[:, jnp.where(is_leaf, number, 0)]
     if flags:
@@ -457,7 +484,7 @@ def _below(trie: Trie, values: jax.Array, *, largest: bool) -> jax.Array:
   table = jnp.full(shape, -jnp.inf if largest else 0, values.dtype)
   table = table.at[: len(values)].set(values)
   for depth in range(trie.depth, 1, -1):
-    nodes = jnp.arange(trie.tokens[depth - 1].shape[0])
+    nodes = jnp.arange(_num_edges(trie, depth))
     first = trie.first[depth - 1]
     parents = jnp.searchsorted(first, nodes, side='right') - 1
     own = table[_rows(trie, depth, *locate(trie, depth, nodes))]
@@ -477,10 +504,14 @@ def depths(trie: Trie) -> jax.Array:
   """
   found = jnp.zeros(trie.num_nodes, jnp.int32)
   for depth in range(trie.depth, 0, -1):
-    size = trie.tokens[depth - 1].shape[0] - trie.branching[depth - 1]
-    nodes = jnp.arange(size)
+    nodes = jnp.arange(_num_edges(trie, depth) - trie.branching[depth - 1])
     found = found.at[_rows(trie, depth, *locate(trie, depth, nodes))].set(depth)
   return found
+
+
+def _num_edges(trie: Trie, depth: int) -> int:
+  """n[depth] + C, nodes that there is room for and what a slice runs over."""
+  return trie.codes[depth - 1].shape[0] - trie.edges[depth - 1]
 
 
 def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
@@ -528,7 +559,7 @@ def _rows(
   trie: Trie, depth: int, is_leaf: jax.Array, number: jax.Array
 ) -> jax.Array:
   """Rows of nodes in a node table."""
-  leaf = trie.documents[jnp.where(is_leaf, number, 0)]
+  leaf = documents(trie, jnp.where(is_leaf, number, 0))
   if depth == trie.depth:
     return leaf
   inner = jnp.where(is_leaf, 0, number)
@@ -541,17 +572,72 @@ def _rows(
 
 
 def _slices(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
-  """Gathers x[start : start + width] for int32[B, K] starts; [B, K, width]."""
+  """Gathers x[start : start + width] for int32[...] starts; [..., width]."""
+  read = functools.partial(
+    jax.lax.dynamic_slice, slice_sizes=(width,), allow_negative_indices=False
+  )
+  return _each(lambda start: read(x, (start,)), x, start)
 
-  def one(begin):
-    return jax.lax.dynamic_slice(x, (begin,), (width,))
 
-  return jax.vmap(jax.vmap(one))(start)
+def _lines(x: jax.Array, row: jax.Array) -> jax.Array:
+  """Gathers x[row] for int32[...] rows of x[n, width]; [..., width]."""
+  read = functools.partial(
+    jax.lax.dynamic_slice,
+    slice_sizes=(1, x.shape[1]),
+    allow_negative_indices=False,
+  )
+  return _each(lambda row: read(x, (row, jnp.zeros_like(row)))[0], x, row)
+
+
+def _each(
+  read: Callable[[jax.Array], jax.Array], x: jax.Array, place: jax.Array
+) -> jax.Array:
+  """What `read` gets out of x at each place int32[...]; [..., width].
+
+  On a CPU, XLA splits a gather from a large array over threads, and to wake one
+  takes longer than to read a few slices. It does not split slices.
+  """
+  few = place.size <= FEW and x.nbytes >= SPLIT
+  if not few or jax.default_backend() != 'cpu':
+    return jax.vmap(read)(place.reshape(-1)).reshape(*place.shape, -1)
+  # Two halves, joined along another axis: XLA makes one loop of up to eight.
+  half = (place.size + 1) // 2
+  places = jnp.resize(place, (2, half))
+  halves = [jnp.concatenate([read(one) for one in row]) for row in places]
+  slices = jnp.stack(halves).reshape(2 * half, -1)
+  return slices[: place.size].reshape(*place.shape, -1)
+
+
+def _join_codes(
+  layout: docid_layout.Layout, level: int, capacity: docid_layout.Capacity
+) -> Any:
+  """The next codes of leaves that have ended, then those on the edges."""
+  begin = capacity.tails[level]
+  size = begin + capacity.nodes[level] + capacity.branching[level]
+  dtype = docid_order.code_type(capacity.num_values[level])
+  codes: Any = np.zeros(size, dtype)
+  codes[: len(layout.tails[level])] = layout.tails[level]
+  if level < len(layout.tokens):  # room for more levels is empty
+    own = layout.tokens[level]
+    codes[begin : begin + len(own)] = own
+  return codes
+
+
+def _join_rest(
+  layout: docid_layout.Layout, capacity: docid_layout.Capacity
+) -> Any:
+  """Codes after all leaves have ended, those of a leaf side by side."""
+  count, dtype = capacity.rest
+  tails = layout.tails[len(capacity.nodes) :]
+  rest = np.zeros((count, len(tails)), dtype)
+  for level, tail in enumerate(tails):
+    rest[: len(tail), level] = tail
+  return rest
 
 
 def _pack_codes(
   layout: docid_layout.Layout, level: int, capacity: docid_layout.Capacity
-) -> np.ndarray:
+) -> Any:
   """A bit for every code below the nodes of a level."""
   size = math.ceil(capacity.num_values[level] / WORD) * WORD
   bits = np.zeros((capacity.parents[level], size), bool)
@@ -562,10 +648,11 @@ def _pack_codes(
   return np.packbits(bits, axis=1, bitorder='little').view('<u4')
 
 
-def _pack_bits(flags, size: int) -> Bits:
-  """Packs booleans, padded with False."""
+def _pack_bits(flags, size: int) -> Any:
+  """Packs booleans, padded with False, each word beside what comes before."""
   padded = np.zeros(math.ceil(size / WORD) * WORD, bool)
   padded[: len(flags)] = flags
   words: Any = np.packbits(padded, bitorder='little').view('<u4')
-  counts: Any = padded.reshape(-1, WORD).sum(axis=1, dtype=np.int32)
-  return Bits(words=words, before=np.cumsum(counts, dtype=np.int32) - counts)
+  counts: Any = padded.reshape(-1, WORD).sum(axis=1, dtype=np.uint32)
+  before = np.cumsum(counts, dtype=np.uint32) - counts
+  return np.stack([words, before], axis=1)

@@ -384,7 +384,7 @@ def test_levels_of_few_nodes_keep_a_bit_for_every_code():
     first, _ = trie.span(index, level, beams)
     for code in range(0, size, 7):
       chosen = jnp.full(beams.nodes.shape, code)
-      found = trie.child(index, level, beams, chosen)
+      found = trie.child(index, level, beams, wide.present, chosen)
       for place in zip(*np.nonzero(wide.where[..., code]), strict=True):
         offset = narrow.tokens[place].tolist().index(code)
         if not beams.ended[place]:
@@ -434,6 +434,41 @@ def test_all_codes_of_a_level_give_what_its_edges_give(scoring, count):
           getattr(ours, name), getattr(theirs, name)
         )
       np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize('count', [1, 2, 5, 15, 16, 17])
+def test_few_slices_of_a_large_array_are_read_one_by_one(monkeypatch, count):
+  monkeypatch.setattr(trie, 'SPLIT', 0)
+  x = np.random.default_rng(0).integers(0, 99, 500).astype(np.uint16)
+  starts = np.random.default_rng(1).integers(0, 490, count)
+  places = jnp.asarray(starts, jnp.int32).reshape(1, count)
+  read = jax.jit(trie._slices, static_argnums=2)
+  wanted = x[starts[:, None] + np.arange(7)][None]
+  np.testing.assert_array_equal(read(jnp.asarray(x), places, 7), wanted)
+  table = jnp.asarray(x.reshape(50, 10))
+  rows = places % 50
+  np.testing.assert_array_equal(jax.jit(trie._lines)(table, rows), table[rows])
+  text = read.lower(jnp.asarray(x), places, 7).as_text()
+  assert ('gather' in text) == (count > trie.FEW)
+
+
+@pytest.mark.parametrize('size', [3, 10])
+@pytest.mark.parametrize('scoring', beam.SCORINGS)
+def test_a_search_is_the_same_however_slices_are_read(
+  monkeypatch, scoring, size
+):
+  codes = np.concatenate([skewed_codes(900), np.zeros((1, 3), int)])
+  codes = np.unique(codes, axis=0)
+  codes = np.concatenate([codes, codes % 3], axis=1)  # tails after all ended
+  params, logits_fn, _ = model(1, 6, 70, 0)
+  options = {'beam_size': size, 'logits': True, 'scoring': scoring}
+  index = trie.build(codes)
+  assert index.depth == 3 and index.edges[1] and index.present[1] is not None
+  together = search(index, params, logits_fn, **options)
+  monkeypatch.setattr(trie, 'SPLIT', 0)
+  one_by_one = search(index, params, logits_fn, **options)
+  jax.tree.map(np.testing.assert_array_equal, together, one_by_one)
+  assert (codes[together.documents] == together.codes).all()
 
 
 @pytest.mark.parametrize('count', [70_001, 65_536, 16_385])
