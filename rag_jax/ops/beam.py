@@ -354,16 +354,14 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _log_sum_exp(x: jax.Array) -> jax.Array:
-  """Log sum exp over the last axis, which is kept.
+  """Log sum exp over the last axis, as `jax.nn.logsumexp` of finite values.
 
-  Folded into 32 columns, the long reductions are over rows: vectors on a CPU.
+  Over rows: on a CPU, XLA is slower where there are more axes.
   """
-  if x.shape[-1] % 32:
-    return jax.nn.logsumexp(x, axis=-1, keepdims=True)
-  folded = x.reshape(*x.shape[:-1], -1, 32)
-  most = jax.lax.stop_gradient(folded.max(axis=-2).max(axis=-1, keepdims=True))
-  total = jnp.exp(folded - most[..., None]).sum(axis=-2).sum(-1, keepdims=True)
-  return most + jnp.log(total)
+  rows = x.reshape(-1, x.shape[-1])
+  most = jax.lax.stop_gradient(rows.max(axis=-1, keepdims=True))
+  total = most[:, 0] + jnp.log(jnp.exp(rows - most).sum(axis=-1))
+  return total.reshape(x.shape[:-1])
 
 
 def _levels(trie: tries.Trie, scoring: str) -> int:
@@ -400,7 +398,7 @@ def _accumulate(
   where = frontier.where
   if logits:
     if scoring == 'vocabulary':  # from the scores: an operation less an edge
-      scores = scores - _log_sum_exp(edges)[..., 0]
+      scores = scores - _log_sum_exp(edges)
     if frontier.all_codes:  # of the trie, which may have more than the model
       size = frontier.tokens.shape[-1]
       more = [(0, 0)] * (edges.ndim - 1) + [(0, max(size - edges.shape[-1], 0))]
