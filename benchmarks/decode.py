@@ -2,6 +2,7 @@
 
 python benchmarks/decode.py [--quick] [--static=CHECKOUT]
 python benchmarks/decode.py --full [--only='V=256 L=4'] [--seconds=2 --brief]
+python benchmarks/decode.py --flat --static=CHECKOUT [--only='V=256 L=4']
 
 All decode the same docids with the same tiny model (an embedding of 32, one
 matrix), normalised over the vocabulary, by exact beam search:
@@ -17,9 +18,9 @@ matrix), normalised over the vocabulary, by exact beam search:
 Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
 documents at the leaves, and without as STATIC has none), marisa-trie's if
 installed, and seconds to build (STATIC's from sorted docids, ours from any
-order). At last, where there are two corpora of a kind from 100,000 docids on,
-how much slower a code gets from the smaller to the larger, ours and STATIC's.
-All run with huge pages, as launch.py sets them.
+order). --flat prints how much longer a code takes of ten million docids than of
+100,000, ours and STATIC's, all four in the same rounds. All run with huge
+pages, as launch.py sets them.
 """
 
 import argparse
@@ -54,6 +55,7 @@ FULL = tuple(
   for length in (4, 8)
   for skewed in (False, True)
 )
+SMALL, LARGE = 100_000, 10_000_000  # docids, how flat is what lies between
 SEARCHES = ((1, 10), (8, 10), (32, 10), (8, 70))  # batch, beams
 FULL_SEARCHES = tuple(
   (batch, beams) for beams in (10, 70) for batch in (1, 8, 32)
@@ -244,15 +246,20 @@ def marisa_bytes(codes):
   return len(marisa_trie.BinaryTrie(keys).tobytes())
 
 
-def measure(point, flags):
-  """Prints a point; returns the ms a code of each contender, by search."""
-  count, size, length, _ = point
-  codes = draw(*point)
+def draw_model(size):
+  """An embedding and a matrix, for codes below `size`."""
   rng = np.random.default_rng(1)
-  params = tuple(
+  return tuple(
     jnp.asarray(rng.normal(size=shape) * 0.3, jnp.float32)
     for shape in ((size, WIDTH), (WIDTH, size))
   )
+
+
+def measure(point, flags):
+  """Prints the ms a code of each contender, by search."""
+  count, size, length, _ = point
+  codes = draw(*point)
+  params = draw_model(size)
   begin = time.perf_counter()
   trie = jax.block_until_ready(tries.build(codes))
   seconds = time.perf_counter() - begin
@@ -273,7 +280,6 @@ def measure(point, flags):
     nested = nest(codes)
   on_device = jnp.asarray(ordered)
   searches = FULL_SEARCHES if flags.full else SEARCHES
-  found = {}
   for batch, beams in searches[:2] if flags.quick else searches:
     sizes = {'batch': batch, 'beams': beams}
     plain = functools.partial(masked, params, length=length, **sizes)
@@ -298,7 +304,6 @@ def measure(point, flags):
         )
     times = median_times(contenders, flags)
     times |= median_times(slow, flags) if slow else {}
-    found[batch, beams] = {name: ms / length for name, ms in times.items()}
     cells = [f'{name} {ms / length:.3f}' for name, ms in times.items()]
     peer = 'STATIC' if static else 'free'
     other = np.asarray(contenders[peer]()) if static else None
@@ -316,35 +321,42 @@ def measure(point, flags):
     print(
       f'  batch {batch:>2} beam {beams:>2}: ' + '  '.join(cells), flush=True
     )
-  return found
 
 
-def flatness(found):
-  """Lines on how the time of a code grows with the corpus."""
-  kinds = {}
-  for (count, *kind), searches in found.items():
-    if count >= 100_000:
-      kinds.setdefault(tuple(kind), {})[count] = searches
-  for kind, counts in kinds.items():
-    low, high = min(counts), max(counts)
-    if low < high:
-      cells = []
-      for (batch, beams), times in counts[high].items():
-        grown = {
-          name: ms / counts[low][batch, beams][name]
-          for name, ms in times.items()
-          if name in ('ours', 'STATIC')
-        }
-        both = ', '.join(f'{name} {by:.2f}' for name, by in grown.items())
-        cells.append(f'\n  batch {batch:>2} beam {beams:>2}: {both}')
-      name = name_of((high, *kind))
-      yield f'{name}, times as long as {low:,}:' + ''.join(cells)
+def measure_flatness(point, flags):
+  """Prints how much longer a code takes than with a small corpus."""
+  _, *kind = point
+  print(f'\n{name_of(point)}, times as long as {SMALL:,}:', flush=True)
+  model = draw_model(point[1])
+  contenders = {}
+  for count in (SMALL, LARGE):
+    codes = draw(count, *kind)
+    trie = jax.block_until_ready(tries.build(codes))
+    ordered = codes[docid_order.sort(codes).rows]
+    contenders['ours', count] = functools.partial(
+      ours, model, trie, scoring='vocabulary'
+    )
+    contenders['STATIC', count] = static_contender(ordered, point[1], model)[0]
+  for batch, beams in FULL_SEARCHES:
+    times = median_times(
+      {
+        name: functools.partial(function, batch=batch, beams=beams)
+        for name, function in contenders.items()
+      },
+      flags,
+    )
+    cells = [
+      f'{name} {times[name, LARGE] / times[name, SMALL]:.2f}'
+      for name in ('ours', 'STATIC')
+    ]
+    print(f'  batch {batch:>2} beam {beams:>2}: {", ".join(cells)}', flush=True)
 
 
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--quick', action='store_true')
   parser.add_argument('--full', action='store_true', help='to 10 million')
+  parser.add_argument('--flat', action='store_true', help='in the corpus')
   parser.add_argument('--static', help='a checkout of STATIC')
   parser.add_argument(
     '--brief', action='store_true', help='beside STATIC alone'
@@ -355,15 +367,17 @@ def main():
     '--seconds', type=float, default=4, help='of rounds for a search, about'
   )
   flags = parser.parse_args()
-  if flags.brief and not flags.static:
-    parser.error('--brief is beside STATIC alone. Set --static to a checkout.')
+  for name in ('brief', 'flat'):
+    if getattr(flags, name) and not flags.static:
+      parser.error(f'--{name} is beside STATIC. Set --static to a checkout.')
   if flags.static:
     sys.path.insert(0, flags.static)
   points = QUICK if flags.quick else FULL if flags.full else POINTS
-  points = [point for point in points if flags.only in name_of(point)]
-  found = {point: measure(point, flags) for point in points}
-  for line in flatness(found):
-    print(line)
+  if flags.flat:
+    points = [point for point in FULL if point[0] == LARGE]
+  for point in points:
+    if flags.only in name_of(point):
+      (measure_flatness if flags.flat else measure)(point, flags)
 
 
 if __name__ == '__main__':

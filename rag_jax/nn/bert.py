@@ -128,7 +128,7 @@ def apply(
       the embeddings get none either, and no time goes into it.
 
   Returns:
-    float32[B, T, W].
+    float[B, T, W], of the type of the parameters.
 
   Raises:
     ValueError: if there are more tokens than positions.
@@ -166,7 +166,7 @@ def embed(
     positions: int32[B, T]; counted from 0 by default.
 
   Returns:
-    float32[B, T, W], what the first layer reads.
+    float[B, T, W], what the first layer reads.
 
   Raises:
     ValueError: if there are more tokens than positions.

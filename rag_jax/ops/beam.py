@@ -353,15 +353,11 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return values, take(members, chosen)
 
 
-def _log_sum_exp(x: jax.Array) -> jax.Array:
-  """Log sum exp over the last axis, as `jax.nn.logsumexp` of finite values.
-
-  Over rows: on a CPU, XLA is slower where there are more axes.
-  """
-  rows = x.reshape(-1, x.shape[-1])
+def _log_sum_exp(rows: jax.Array) -> jax.Array:
+  """`jax.nn.logsumexp` of finite rows, [n, 1], in fewer passes on a CPU."""
   most = jax.lax.stop_gradient(rows.max(axis=-1, keepdims=True))
-  total = most[:, 0] + jnp.log(jnp.exp(rows - most).sum(axis=-1))
-  return total.reshape(x.shape[:-1])
+  total = jnp.exp(rows - most).sum(axis=-1, keepdims=True)
+  return most + jnp.log(total)
 
 
 def _levels(trie: tries.Trie, scoring: str) -> int:
@@ -393,27 +389,35 @@ def _accumulate(
   scoring: str,
   logits: bool,
 ) -> jax.Array:
-  """float32[B, K, C] scores of the prefixes one edge longer."""
-  edges = edges.astype(jnp.float32)
-  where = frontier.where
+  """float32[B, K, C] scores of the prefixes one edge longer.
+
+  Worked out over rows, one a beam, as the product of a model is made: on a CPU,
+  XLA is slower where there are more axes, and would not write over the product.
+  """
+  shape = frontier.where.shape
+  where = frontier.where.reshape(-1, shape[-1])
+  edges = edges.astype(jnp.float32).reshape(-1, edges.shape[-1])
+  scores = scores.reshape(-1, 1)
   if logits:
     if scoring == 'vocabulary':  # from the scores: an operation less an edge
       scores = scores - _log_sum_exp(edges)
     if frontier.all_codes:  # of the trie, which may have more than the model
-      size = frontier.tokens.shape[-1]
-      more = [(0, 0)] * (edges.ndim - 1) + [(0, max(size - edges.shape[-1], 0))]
-      edges = jnp.pad(edges[..., :size], more, constant_values=DEAD)
+      more = max(shape[-1] - edges.shape[-1], 0)
+      edges = jnp.pad(
+        edges[:, : shape[-1]], ((0, 0), (0, more)), constant_values=DEAD
+      )
     else:
-      edges = take(edges, frontier.tokens)
+      edges = take(edges, frontier.tokens.reshape(where.shape))
   if plan is not None:
-    edges = edges + _gain(plan, frontier, scoring)
+    edges = edges + _gain(plan, frontier, scoring).reshape(where.shape)
   if scoring == 'absolute':
-    own = jnp.where(beams.ended[..., None], scores[..., None], edges)
-    return jnp.where(where & (scores > DEAD / 2)[..., None], own, DEAD)
+    where = where & (scores > DEAD / 2)
+    edges = jnp.where(beams.ended.reshape(-1, 1), scores, edges)
+    return jnp.where(where, edges, DEAD).reshape(shape)
   if scoring == 'log_softmax':
     edges = jax.nn.log_softmax(jnp.where(where, edges, DEAD), axis=-1)
   # A dead beam stays dead, whatever is added.
-  return jnp.where(where, edges + scores[..., None], DEAD)
+  return jnp.where(where, edges + scores, DEAD).reshape(shape)
 
 
 def _gain(plan: jax.Array, frontier: tries.Frontier, scoring: str) -> jax.Array:

@@ -12,8 +12,8 @@ by the depth at which they end, then in sorted order, so that a level's tail is
 indexed by the number of the leaf.
 
 Few large arrays are read a level, each once and a whole slice at a time: on a
-CPU, XLA splits whatever reads from more than 256 kB over threads, however
-little it reads, and to wake one takes longer than all that a few beams need.
+CPU, XLA splits over threads whatever reads from half a megabyte or more,
+however little of it, and to wake one takes longer than what a few beams need.
 
 Where a level has few nodes, one of them with many codes below it, as the first
 levels do, nodes keep a bit for every code too (`docid_layout.Capacity.dense`):

@@ -169,13 +169,16 @@ def test_a_wide_beam_is_exact(scoring, logits, data, extra, limit):
 
 
 @pytest.mark.parametrize('scoring', beam.SCORINGS)
-def test_a_wide_beam_with_a_plan_is_exact(scoring):
+@pytest.mark.parametrize('tail', [0, 2])
+def test_a_wide_beam_with_a_plan_is_exact(scoring, tail):
   rng = np.random.default_rng(0)
   codes = np.unique(rng.integers(0, 3, (20, 3)), axis=0)
+  more = rng.integers(0, 3, (len(codes), tail))  # after all have ended
+  codes = np.concatenate([codes, more], axis=1)
   alive = np.arange(len(codes)) % 4 > 0
   live = codes[alive]
   index = trie.build(codes, where=alive)
-  params, logits_fn, _ = model(2, 3, 3, seed=0)
+  params, logits_fn, _ = model(2, 3 + tail, 3, seed=0)
   values = rng.normal(size=(2, len(codes))) * 3
   options = {
     'plan': trie.max_below(index, jnp.asarray(values, jnp.float32)),
@@ -467,18 +470,24 @@ def test_a_search_is_the_same_however_slices_are_read(
   together = search(index, params, logits_fn, **options)
   monkeypatch.setattr(trie, 'SPLIT', 0)
   one_by_one = search(index, params, logits_fn, **options)
-  jax.tree.map(np.testing.assert_array_equal, together, one_by_one)
+  for name in ('documents', 'codes', 'where'):
+    np.testing.assert_array_equal(
+      getattr(together, name), getattr(one_by_one, name)
+    )
+  np.testing.assert_allclose(together.scores, one_by_one.scores, rtol=1e-6)
   assert (codes[together.documents] == together.codes).all()
 
 
 @pytest.mark.parametrize('count', [70_001, 65_536, 16_385])
 def test_a_large_top_k_is_found_in_two_steps(count):
   rng = np.random.default_rng(0)
-  x = rng.normal(size=(4, count)).astype(np.float32)
+  x = rng.normal(size=(5, count)).astype(np.float32)
   x[1] = -np.inf  # as where all beams but a few are dead
   x[1, [7, count // 2, count - 1]] = [1, 3, 2]
   x[2] = -np.inf
   x[3] = rng.integers(0, 5, count)  # many are equal
+  x[4] = -np.inf
+  x[4, 482:513] = np.arange(31)  # of 16,385 in the groups that are padded
   values, rows = beam.largest(jnp.asarray(x), 30)
   wanted, places = jax.lax.top_k(x, 30)
   np.testing.assert_array_equal(values, wanted)
@@ -489,29 +498,44 @@ def test_a_large_top_k_is_found_in_two_steps(count):
   assert all(len(set(row.tolist())) == 30 for row in rows)
 
 
+def memory_of_a_search(codes, *, vocab_size, batch_size, beam_size):
+  """Bytes that a compiled search needs beside what it is given."""
+  params = jnp.zeros((vocab_size, 8)), jnp.zeros((8, vocab_size))
+
+  def step_fn(params, cache, frontier):
+    return params[0][frontier.codes] @ params[1], cache
+
+  run = jax.jit(
+    functools.partial(
+      beam.search,
+      step_fn=step_fn,
+      batch_size=batch_size,
+      beam_size=beam_size,
+      logits=True,
+      scoring='vocabulary',
+    )
+  )
+  compiled = run.lower(params, (), trie.build(codes)).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
 def test_long_tails_take_no_more_memory_than_short_ones():
   def memory(length):
     codes = np.zeros((64, length), np.int32)
     codes[:, 0] = np.arange(64)  # told apart by their first code
-    params = jnp.zeros((64, 8)), jnp.zeros((8, 1024))
-
-    def step_fn(params, cache, frontier):
-      return params[0][frontier.codes] @ params[1], cache
-
-    run = jax.jit(
-      functools.partial(
-        beam.search,
-        step_fn=step_fn,
-        batch_size=4,
-        beam_size=64,
-        logits=True,
-        scoring='vocabulary',
-      )
+    return memory_of_a_search(
+      codes, vocab_size=1024, batch_size=4, beam_size=64
     )
-    compiled = run.lower(params, (), trie.build(codes)).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
 
   assert memory(12) < 1.5 * memory(3)
+
+
+def test_scores_of_all_codes_are_written_over_the_logits():
+  rng = np.random.default_rng(0)
+  codes = np.unique(rng.integers(0, 1024, (100_000, 2)), axis=0)
+  assert all(words is not None for words in trie.build(codes).present)
+  taken = memory_of_a_search(codes, vocab_size=1024, batch_size=8, beam_size=32)
+  assert taken < 1.5 * (8 * 32 * 1024 * 4)
 
 
 def test_tails_are_read_by_those_that_live():
