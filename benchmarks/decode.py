@@ -18,14 +18,15 @@ matrix), normalised over the vocabulary, by exact beam search:
 Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
 documents at the leaves, and without as STATIC has none), marisa-trie's if
 installed, and seconds to build (STATIC's from sorted docids, ours from any
-order). --flat prints how much longer a code takes of ten million docids than of
-100,000, ours and STATIC's, all four in the same rounds. All run with huge
-pages, as launch.py sets them.
+order). --flat prints how many times as long a code takes of ten million docids
+as of 100,000, ours and STATIC's, all four in the same rounds. The order within
+a round is drawn. All run with huge pages, as launch.py sets them.
 """
 
 import argparse
 import functools
 import importlib
+import random
 import statistics
 import sys
 import time
@@ -55,7 +56,7 @@ FULL = tuple(
   for length in (4, 8)
   for skewed in (False, True)
 )
-SMALL, LARGE = 100_000, 10_000_000  # docids, how flat is what lies between
+SMALL, LARGE = 100_000, 10_000_000  # docids of the corpora that --flat compares
 SEARCHES = ((1, 10), (8, 10), (32, 10), (8, 70))  # batch, beams
 FULL_SEARCHES = tuple(
   (batch, beams) for beams in (10, 70) for batch in (1, 8, 32)
@@ -194,12 +195,16 @@ def median_times(contenders, flags):
   for function in contenders.values():
     jax.block_until_ready(function())
   end = time.perf_counter() + flags.seconds
+  names, rng = list(contenders), random.Random(0)
   for turn in range(flags.rounds):
     if turn and time.perf_counter() > end:
       break
-    for name, function in contenders.items():
+    rng.shuffle(
+      names
+    )  # or each would find the caches as the same one left them
+    for name in names:
       begin = time.perf_counter()
-      jax.block_until_ready(function())
+      jax.block_until_ready(contenders[name]())
       times[name].append(time.perf_counter() - begin)
   return {name: statistics.median(t) * 1e3 for name, t in times.items()}
 
@@ -324,7 +329,7 @@ def measure(point, flags):
 
 
 def measure_flatness(point, flags):
-  """Prints how much longer a code takes than with a small corpus."""
+  """Prints how many times as long a code takes as with a small corpus."""
   _, *kind = point
   print(f'\n{name_of(point)}, times as long as {SMALL:,}:', flush=True)
   model = draw_model(point[1])
@@ -356,7 +361,9 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--quick', action='store_true')
   parser.add_argument('--full', action='store_true', help='to 10 million')
-  parser.add_argument('--flat', action='store_true', help='in the corpus')
+  parser.add_argument(
+    '--flat', action='store_true', help=f'{LARGE:,} beside {SMALL:,}, alone'
+  )
   parser.add_argument('--static', help='a checkout of STATIC')
   parser.add_argument(
     '--brief', action='store_true', help='beside STATIC alone'
@@ -367,6 +374,8 @@ def main():
     '--seconds', type=float, default=4, help='of rounds for a search, about'
   )
   flags = parser.parse_args()
+  if flags.flat and (flags.quick or flags.full):
+    parser.error('--flat has its own points. Leave out --quick and --full.')
   for name in ('brief', 'flat'):
     if getattr(flags, name) and not flags.static:
       parser.error(f'--{name} is beside STATIC. Set --static to a checkout.')

@@ -108,16 +108,15 @@ def search(
   scores = jnp.zeros((batch_size, 1))
   history = []
   for level in range(_levels(trie, scoring)):
+    alive = scores > DEAD / 2
     # Scores of all codes need no gathering where the trie has a bit for each.
     wide = logits and flags is None and plan is None
     wide = wide and level < trie.depth and trie.present[level] is not None
     if wide:
-      frontier = tries.expand_codes(trie, level, beams)
+      frontier = tries.expand_codes(trie, level, beams, alive=alive)
     else:
-      frontier = tries.expand(trie, level, beams, allowed=flags)
-    alive = (scores > DEAD / 2)[..., None]
-    seen = dataclasses.replace(frontier, where=frontier.where & alive)
-    edges, cache = step_fn(params, cache, seen)
+      frontier = tries.expand(trie, level, beams, allowed=flags, alive=alive)
+    edges, cache = step_fn(params, cache, frontier)
     totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
@@ -354,7 +353,7 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _log_sum_exp(rows: jax.Array) -> jax.Array:
-  """`jax.nn.logsumexp` of finite rows, [n, 1], in fewer passes on a CPU."""
+  """`jax.nn.logsumexp` of rows that have a finite maximum, float32[n, 1]."""
   most = jax.lax.stop_gradient(rows.max(axis=-1, keepdims=True))
   total = jnp.exp(rows - most).sum(axis=-1, keepdims=True)
   return most + jnp.log(total)
@@ -399,7 +398,7 @@ def _accumulate(
   edges = edges.astype(jnp.float32).reshape(-1, edges.shape[-1])
   scores = scores.reshape(-1, 1)
   if logits:
-    if scoring == 'vocabulary':  # from the scores: an operation less an edge
+    if scoring == 'vocabulary':  # off the beam's score, not each of its edges
       scores = scores - _log_sum_exp(edges)
     if frontier.all_codes:  # of the trie, which may have more than the model
       more = max(shape[-1] - edges.shape[-1], 0)
@@ -411,12 +410,10 @@ def _accumulate(
   if plan is not None:
     edges = edges + _gain(plan, frontier, scoring).reshape(where.shape)
   if scoring == 'absolute':
-    where = where & (scores > DEAD / 2)
     edges = jnp.where(beams.ended.reshape(-1, 1), scores, edges)
     return jnp.where(where, edges, DEAD).reshape(shape)
   if scoring == 'log_softmax':
     edges = jax.nn.log_softmax(jnp.where(where, edges, DEAD), axis=-1)
-  # A dead beam stays dead, whatever is added.
   return jnp.where(where, edges + scores, DEAD).reshape(shape)
 
 

@@ -174,7 +174,7 @@ class Capacity:
 
   @property
   def rest(self) -> tuple[int, np.dtype]:
-    """Leaves that keep the codes after all have ended, and their type."""
+    """Leaves that keep codes from depth D on, and the type of these codes."""
     depth = len(self.nodes)
     types = [docid_order.code_type(n) for n in self.num_values[depth:]]
     return max(self.tails[depth:], default=0), np.result_type(np.uint8, *types)

@@ -48,7 +48,7 @@ class Trie:
   that a node of a level has, are added so that no slice runs over the end.
   """
 
-  # D x uint[edges[d] + n[d + 1] + C]: the next code of each leaf that has
+  # D x uint[begins[d] + n[d + 1] + C]: the next code of each leaf that has
   # ended, then the code on the edge into each node.
   codes: tuple[jax.Array, ...]
   first: tuple[jax.Array, ...]  # D x int32[m[d] + 1], first child; CSR
@@ -58,10 +58,13 @@ class Trie:
   # D x uint32[m[d], ceil(V / 32)], a bit a code; None where there is none.
   present: tuple[jax.Array | None, ...]
   ended: jax.Array  # int32[D + 1], leaves that end at depth d or above
-  rest: jax.Array  # uint[N, L - D], codes of the leaves after all have ended
+  # uint[leaves, L - D], the codes of each leaf from depth D on, where all have
+  # ended; of the widest type of these levels.
+  rest: jax.Array
   documents: jax.Array  # int32[N], the docid (row of `codes`) at each leaf
   rows: tuple[jax.Array, ...] | None  # D - 1 x int32[m[d]], see `Frontier`
-  edges: tuple[int, ...] = flax.struct.field(pytree_node=False)  # D, in codes
+  # D, where the edges of a level begin in `codes`; 0 = no leaf has ended.
+  begins: tuple[int, ...] = flax.struct.field(pytree_node=False)
   branching: tuple[int, ...] = flax.struct.field(pytree_node=False)
   num_values: tuple[int, ...] = flax.struct.field(pytree_node=False)
   num_documents: int = flax.struct.field(pytree_node=False)  # rows of leaves
@@ -104,7 +107,7 @@ class Frontier:
   nodes: jax.Array  # int32[B, K], row of the node where each beam stands
   codes: jax.Array  # int32[B, K], the code on the edge into it
   children: jax.Array  # int32[B, K, C], row of the node at the end of each edge
-  tokens: jax.Array  # int32[B, K, C], the code on each edge
+  tokens: jax.Array  # int32[B, K, C], the code on each edge; any without one
   where: jax.Array  # bool[B, K, C], True = this edge exists and is allowed
   level: int = flax.struct.field(pytree_node=False)
   # Where the edges are all codes in their order, C = V: `where`, a bit a code,
@@ -192,7 +195,7 @@ def pack(
     rest=_join_rest(layout, capacity),
     documents=padded([layout.documents], [capacity.documents])[0],
     rows=None if rows is None else padded(rows, capacity.parents[1:]),
-    edges=capacity.tails[:depth],
+    begins=capacity.tails[:depth],
     branching=capacity.branching,
     num_values=capacity.num_values,
     num_documents=capacity.documents,
@@ -226,7 +229,7 @@ def tail(trie: Trie, level: int, beams: Beams) -> jax.Array:
   leaves = jnp.where(beams.ended, beams.nodes, 0)
   if level >= trie.depth:
     return rest(trie, leaves)[..., level - trie.depth]
-  if not trie.edges[level]:
+  if not trie.begins[level]:
     return jnp.zeros_like(beams.nodes)
   return _slices(trie.codes[level], leaves, 1)[..., 0].astype(jnp.int32)
 
@@ -249,20 +252,24 @@ def expand(
   beams: Beams,
   *,
   allowed: tuple[jax.Array, ...] | None = None,
+  alive: jax.Array | None = None,
 ) -> Frontier:
-  """Gathers the edges that leave beams; a leaf has one, its tail.
+  """Gathers the edges that leave beams; a leaf has one, with its next code.
 
   Args:
     trie: the trie.
     level: depth of the beams, from 0.
     beams: where they stand.
     allowed: what `allow` returned; None allows every document.
+    alive: bool[B, K], beams that any edge leaves; None = all.
 
   Returns:
     Their `Frontier`; C is the widest branching of the level.
   """
   first, count = span(trie, level, beams)
   width = trie.branching[level] if level < trie.depth else 1
+  if alive is not None:
+    count = jnp.where(alive, count, 0)
   offsets = jnp.arange(width)
   where = offsets < count[..., None]
   ended = beams.ended[..., None]
@@ -272,7 +279,7 @@ def expand(
   else:
     # Children lie side by side: whole slices are read, several times as fast
     # on a CPU as reading each by its index.
-    begin = jnp.where(beams.ended, beams.nodes, trie.edges[level] + first)
+    begin = jnp.where(beams.ended, beams.nodes, trie.begins[level] + first)
     tokens = _slices(trie.codes[level], begin, width).astype(jnp.int32)
     edges = jnp.where(where, first[..., None] + offsets, 0)
     children = _rows(trie, level + 1, *locate(trie, level + 1, edges))
@@ -292,7 +299,9 @@ def expand(
   )
 
 
-def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
+def expand_codes(
+  trie: Trie, level: int, beams: Beams, *, alive: jax.Array | None = None
+) -> Frontier:
   """As `expand`, with an edge for every code, for models that score them all.
 
   Args:
@@ -300,6 +309,7 @@ def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
     level: depth of the beams; one that keeps a bit a code, where
       `trie.present[level]` is not None.
     beams: where they stand.
+    alive: as for `expand`.
 
   Returns:
     Their `Frontier`; C is V, the edges are the codes in their order, and those
@@ -310,10 +320,12 @@ def expand_codes(trie: Trie, level: int, beams: Beams) -> Frontier:
   assert present is not None  # the level keeps a bit a code
   ended = beams.ended[..., None]
   words = _lines(present, jnp.where(beams.ended, 0, beams.nodes))
-  if trie.edges[level]:  # some may have ended: their tail alone goes on
+  if trie.begins[level]:  # some may have ended: their tail alone goes on
     number, below = _word(tail(trie, level, beams)[..., None])
     places = jnp.arange(words.shape[-1])
     words = jnp.where(ended, (places == number) * (below + 1), words)
+  if alive is not None:
+    words = jnp.where(alive[..., None], words, 0)
   bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
   exists = bits.reshape(*words.shape[:-1], -1)[..., : len(codes)] > 0
   first, _ = span(trie, level, beams)
@@ -511,7 +523,7 @@ def depths(trie: Trie) -> jax.Array:
 
 def _num_edges(trie: Trie, depth: int) -> int:
   """n[depth] + C, nodes that there is room for and what a slice runs over."""
-  return trie.codes[depth - 1].shape[0] - trie.edges[depth - 1]
+  return trie.codes[depth - 1].shape[0] - trie.begins[depth - 1]
 
 
 def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
@@ -600,7 +612,8 @@ def _each(
   few = place.size <= FEW and x.nbytes >= SPLIT
   if not few or jax.default_backend() != 'cpu':
     return jax.vmap(read)(place.reshape(-1)).reshape(*place.shape, -1)
-  # Two halves, joined along another axis: XLA makes one loop of up to eight.
+  # XLA joins at most eight in one loop, so these are joined in two steps, along
+  # different axes or it would take them for one. An odd one is read twice.
   half = (place.size + 1) // 2
   places = jnp.resize(place, (2, half))
   halves = [jnp.concatenate([read(one) for one in row]) for row in places]
