@@ -69,6 +69,9 @@ def search():
 def found_by(run, table, index, vectors):
   result = run(table, index.index, jnp.asarray(vectors))
   documents, where = map(np.asarray, (result.documents, result.where))
+  np.testing.assert_array_equal(
+    result.codes[where], index.codes[documents[where]]
+  )
   return [d[w].tolist() for d, w in zip(documents, where, strict=True)]
 
 
