@@ -236,7 +236,9 @@ def tail(trie: Trie, level: int, beams: Beams) -> jax.Array:
 
 def documents(trie: Trie, leaves: jax.Array) -> jax.Array:
   """The document at each leaf int32[...], int32[...]."""
-  return _slices(trie.documents, leaves, 1)[..., 0]
+  if leaves.ndim == 2:  # of beams
+    return _slices(trie.documents, leaves, 1)[..., 0]
+  return _get(trie.documents, leaves)
 
 
 def rest(trie: Trie, leaves: jax.Array) -> jax.Array:
@@ -395,8 +397,12 @@ def locate(
   if depth == trie.depth:
     return jnp.ones(nodes.shape, bool), nodes + above
   number, mask = _word(nodes)
-  bits = _lines(trie.inner[depth - 1], number)
-  word, before = bits[..., 0], bits[..., 1]
+  bits = trie.inner[depth - 1]
+  if nodes.ndim == 2:  # of beams
+    pairs = _lines(bits, number)
+    word, before = pairs[..., 0], pairs[..., 1]
+  else:  # of edges or all: two numbers are read quicker than pairs
+    word, before = (_get(bits, number, column) for column in (0, 1))
   rank = (before + jax.lax.population_count(word & mask)).astype(jnp.int32)
   is_leaf = word & (mask + 1) == 0
   return is_leaf, jnp.where(is_leaf, above + nodes - rank, rank)
@@ -583,6 +589,11 @@ def _rows(
   return jnp.where(is_leaf, leaf, inner)
 
 
+def _get(x: jax.Array, *index: jax.Array | int) -> jax.Array:
+  """x[index], for indices that are known to be in range."""
+  return x.at[index].get(mode='promise_in_bounds')
+
+
 def _slices(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
   """Gathers x[start : start + width] for int32[...] starts; [..., width]."""
   read = functools.partial(
@@ -611,7 +622,10 @@ def _each(
   """
   few = place.size <= FEW and x.nbytes >= SPLIT
   if not few or jax.default_backend() != 'cpu':
-    return jax.vmap(read)(place.reshape(-1)).reshape(*place.shape, -1)
+    many = jax.vmap(read)
+    for _ in place.shape[1:]:
+      many = jax.vmap(many)
+    return many(place)
   # XLA joins at most eight in one loop, so these are joined in two steps, along
   # different axes or it would take them for one. An odd one is read twice.
   half = (place.size + 1) // 2
