@@ -20,9 +20,13 @@ import jax.numpy as jnp
 
 from rag_jax.components import query_encoder
 from rag_jax.nn import transformer
+from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
 OUTPUTS = ('node_table', 'codebook')
+# A product with all rows of a table is quicker than to gather some, its
+# gradient too, up to about so many rows for each that is asked for.
+WHOLE = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,21 +152,37 @@ def apply(
   """
   decoder, encoding = params
   level = frontier.level
+  scale = jnp.exp(decoder['log_scale'][level])
   if not config.num_layers:
-    table = query_encoder.normalise(decoder['table'])
-    scale = jnp.exp(decoder['log_scale'][level])
-    scores = (scale * encoding.vector) @ table.T  # [B, num_nodes]
-    rows = frontier.children.reshape(scores.shape[0], -1)
-    edges = jnp.take_along_axis(scores, rows, axis=1)
-    return edges.reshape(frontier.children.shape), cache
+    # The same at every level, so that XLA makes the product once.
+    cosines = _all_cosines(encoding.vector, decoder['table'])  # [B, num_nodes]
+    rows = frontier.children.reshape(len(cosines), -1)
+    edges = beam.take(cosines, rows).reshape(frontier.children.shape)
+    return edges * scale, cache
   state, cache = states(params, cache, frontier, config=config)
   if config.output == 'codebook':
-    ends = decoder['table'][level][frontier.tokens]
+    cosines = _cosines(state, decoder['table'][level], frontier.tokens)
   else:
-    ends = decoder['table'][frontier.children]
-  ends = query_encoder.normalise(ends)  # [B, K, C, D]
-  scores = jnp.einsum('bkd,bkcd->bkc', state, ends)
-  return scores * jnp.exp(decoder['log_scale'][level]), cache
+    cosines = _cosines(state, decoder['table'], frontier.children)
+  return cosines * scale, cache
+
+
+def _cosines(states: jax.Array, table: jax.Array, rows: jax.Array) -> jax.Array:
+  """Unit vectors float32[B, K, D] by rows int32[B, K, C] of a table [n, D]."""
+  if len(table) <= WHOLE * rows.shape[-1]:
+    return beam.take(_all_cosines(states, table), rows)
+  ends = table[rows]  # [B, K, C, D]
+  products = jnp.einsum('bkd,bkcd->bkc', states, ends)
+  return products * query_encoder.inverse_norm(ends)
+
+
+def _all_cosines(states: jax.Array, table: jax.Array) -> jax.Array:
+  """Unit vectors float32[..., D] by all rows of a table [n, D], [..., n].
+
+  Products are divided by the length of the rows, and not the rows: they and
+  their gradient would have to be written to memory once more.
+  """
+  return (states @ table.T) * query_encoder.inverse_norm(table)
 
 
 def states(
@@ -240,14 +260,16 @@ def level_log_likelihood(
     jnp.repeat(x, count, axis=1)
     for x in initial_cache(config, *encoding.vector.shape)
   )
-  table = query_encoder.normalise(decoder['table'])
   depth = tries.depths(trie)
   is_leaf = jnp.arange(trie.num_nodes) < trie.num_documents
   total = jnp.zeros(codes.shape[:2])
   for frontier in tries.walk(trie, codes):
     state, cache = states(params, cache, frontier, config=config)
     scale = jnp.exp(decoder['log_scale'][frontier.level])
-    scores = (scale * state) @ table.T  # [B, K, num_nodes]
+    if not config.num_layers:  # one state a query, the same at every level
+      state = state[:, :1]
+    scores = scale * _all_cosines(state, decoder['table'])
+    scores = jnp.broadcast_to(scores, (*codes.shape[:2], trie.num_nodes))
     level = frontier.level + 1
     rivals = (depth == level) | (is_leaf & (depth > 0) & (depth < level))
     if where is not None:

@@ -190,8 +190,12 @@ def inverse_document_frequency(
 
 def normalise(x: jax.Array) -> jax.Array:
   """Scales the last axis to unit length; zeros stay zeros, gradient too."""
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+  return x * inverse_norm(x)[..., None]
+
+
+def inverse_norm(x: jax.Array) -> jax.Array:
+  """What `normalise` multiplies the vectors float[..., D] by, float[...]."""
+  return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-12))
 
 
 def _token_weights(params: dict[str, Any], tokens: jax.Array) -> jax.Array:

@@ -172,6 +172,23 @@ class TestIdDecoder:
           expected, abs=1e-3
         )
 
+  def test_rows_that_are_gathered_score_as_in_a_product_with_all(
+    self, decoder, encoder, corpus, monkeypatch
+  ):
+    params, *rest = self.trained(decoder)
+    encoding = query_encoder.apply(*encoder, corpus[:5])
+
+    def total(params):
+      scores = self.score_all((params, *rest), encoding)
+      return jnp.sin(scores).sum(), scores
+
+    found = []
+    for whole in (0, 1_000):
+      monkeypatch.setattr(id_decoder, 'WHOLE', whole)
+      found.append(jax.grad(total, has_aux=True)(params))
+    for gathered, product in zip(*map(jax.tree.leaves, found), strict=True):
+      np.testing.assert_allclose(gathered, product, rtol=1e-4, atol=1e-5)
+
   def test_an_unknown_output_lists_what_there_is(self):
     with pytest.raises(ValueError, match='node_table, codebook, got .hash.'):
       id_decoder.IdDecoderConfig(output='hash')
@@ -265,9 +282,26 @@ class TestTableAlone:
       found.scores, config.scale * -np.sort(-products, axis=1), atol=1e-4
     )
 
+  def test_a_search_makes_one_product_however_many_levels(self, parts):
+    params, config, trie, _, _, encoding = parts
+
+    def operations(levels):
+      def scores(params):
+        frontiers = [
+          tries.expand(trie, level, tries.root(3)) for level in range(levels)
+        ]
+        step = functools.partial(id_decoder.apply, config=config)
+        return [step((params, encoding), (), f)[0] for f in frontiers]
+
+      return jax.jit(scores).lower(params).compile().cost_analysis()['flops']
+
+    product = 2 * 3 * WIDTH * trie.num_nodes
+    assert trie.depth > 1
+    assert product < operations(1) <= operations(trie.depth) < 2 * product
+
   def test_levels_are_softmaxes_over_their_nodes(self, parts):
     params, config, trie, codes, _, encoding = parts
-    gold = codes[jnp.array([[5], [7], [11]])]
+    gold = codes[jnp.array([[5, 8], [7, 2], [11, 30]])]
     found = jax.jit(
       functools.partial(id_decoder.level_log_likelihood, config=config)
     )((params, encoding), trie, gold)
@@ -275,14 +309,14 @@ class TestTableAlone:
     scores = config.scale * np.asarray(encoding.vector) @ table.T
     depth = np.asarray(tries.depths(trie))
     leaf = np.arange(len(depth)) < COUNT
-    total = np.zeros(3)
+    total = np.zeros((3, 2))
     for frontier in tries.walk(trie, gold):
       level = frontier.level + 1
       nodes = (depth == level) | (leaf & (depth < level))
-      for query in range(3):
-        own = scores[query, int(frontier.children[query, 0, 0])]
-        total[query] += own - np.logaddexp.reduce(scores[query, nodes])
-    np.testing.assert_allclose(found[:, 0], total / trie.depth, rtol=1e-4)
+      for query, place in np.ndindex(3, 2):
+        own = scores[query, int(frontier.children[query, place, 0])]
+        total[query, place] += own - np.logaddexp.reduce(scores[query, nodes])
+    np.testing.assert_allclose(found, total / trie.depth, rtol=1e-4)
 
   def test_documents_left_out_get_no_gradient(self, parts):
     params, config, trie, codes, _, encoding = parts
