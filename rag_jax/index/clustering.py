@@ -115,7 +115,7 @@ def kmeans_groups(
   groups = len(sizes)
   # Each group starts a new block, so that a block has one set of centres.
   blocks = -(-sizes // BLOCK)
-  padded = 1 << (max(groups, most_groups) - 1).bit_length()
+  padded = _round_up(max(groups, most_groups))
   most_blocks = most_rows // BLOCK + most_groups
   total = _round_up(max(int(blocks.sum()), most_blocks))
   rows = np.full(total * BLOCK, -1)
@@ -126,16 +126,18 @@ def kmeans_groups(
   block_owners = np.zeros(total, np.int32)
   block_owners[: blocks.sum()] = np.repeat(np.arange(groups), blocks)
   # Starts are drawn with repetition, which needs no mask for small groups.
+  # Drawn for the groups that there are: padding must not change a result.
   rng = np.random.default_rng(seed)
-  share = rng.random((padded, START_ROWS * num_clusters))
-  group = np.minimum(np.arange(padded), groups - 1)[:, None]
-  places = (ends - sizes)[group] + (share * sizes[group]).astype(np.int64)
+  share = rng.random((groups, START_ROWS * num_clusters))
+  places = (ends - sizes)[:, None] + (share * sizes[:, None]).astype(np.int64)
+  noise = _gumbel(rng, (groups, num_clusters, places.shape[1]))
+  more = padded - groups
   centres, flat = _lloyd_groups(
-    _gumbel(rng, (padded, num_clusters, places.shape[1])),
+    np.pad(noise, ((0, more), (0, 0), (0, 0))),
     vectors,
     rows.reshape(total, BLOCK),
     block_owners,
-    order[places],
+    np.pad(order[places], ((0, more), (0, 0))),
     iterations=iterations,
   )
   labels = np.full(len(owners), -1, np.int32)
@@ -250,19 +252,23 @@ def _lloyd_groups(noise, vectors, rows, owners, start, *, iterations):
   where = rows >= 0
   flat = blocks.reshape(-1, blocks.shape[-1])
   square = jnp.sum(blocks * blocks, axis=-1)
+  columns = jnp.swapaxes(blocks, 1, 2)  # as a CPU multiplies blocks quickest
 
   def assign(centres):
-    scores = _scores(blocks, centres[owners])
-    return jnp.argmin(scores, axis=-1).astype(jnp.int32), scores
+    own = centres[owners]
+    dots = jnp.einsum('bkd,bdn->bkn', own, columns, precision='highest')
+    scores = jnp.sum(own * own, axis=-1)[..., None] - 2 * dots
+    labels = jnp.argmin(scores, axis=1).astype(jnp.int32)
+    return labels, jnp.min(scores, axis=1)
 
   def step(state):
     i, _, old, centres = state
-    labels, scores = assign(centres)
+    labels, nearest = assign(centres)
     # Rows of padding go to a cluster past the last, which is dropped.
     place = jnp.where(where, owners[:, None] * k + labels, groups * k).ravel()
     counts = jnp.zeros(groups * k + 1).at[place].add(1)[:-1].reshape(groups, k)
     # The first empty cluster of a group moves to the group's farthest vector.
-    distance = jnp.where(where, jnp.min(scores, axis=-1) + square, -1)
+    distance = jnp.where(where, nearest + square, -1)
     far = jax.ops.segment_max(distance.max(axis=1), owners, groups)
     hit = distance == far[owners][:, None]
     number = jnp.arange(hit.size).reshape(hit.shape)

@@ -1,5 +1,7 @@
 """A tree of clusters: k-means within each cluster, a level at a time."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -68,21 +70,21 @@ def fit(
     else:
       means = np.zeros((len(split), branching, width), np.float32)
       labels = np.full(count, -1, np.int32)
-      # Runs of groups that fit into the cache, most of them of one shape.
-      runs = np.cumsum(sizes[split]) // ROWS
-      for run in np.unique(runs):
-        groups = np.flatnonzero(runs == run)
-        inside = (owners >= groups[0]) & (owners <= groups[-1])
-        some_means, some = clustering.kmeans_groups(
+      most_rows = min(ROWS, count)
+      # As many as fit with twice the rows of the smallest that is split.
+      most_groups = max(most_rows // (2 * leaf_size + 2), 1)
+      ends = _runs(sizes[split], most_rows, most_groups)
+      for run, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        inside = (owners >= begin) & (owners < end)
+        means[begin:end], some = clustering.kmeans_groups(
           on_device,
-          np.where(inside, owners - groups[0], -1),
+          np.where(inside, owners - begin, -1),
           branching,
           iterations=iterations,
-          seed=seed + total + int(run),
-          most_groups=min(ROWS, count) // (leaf_size + 1),
-          most_rows=min(ROWS, count),
+          seed=seed + total + run,
+          most_groups=most_groups,
+          most_rows=most_rows,
         )
-        means[groups] = some_means
         labels[inside] = some[inside]
     labels = _split_evenly(owners, labels, branching)
     inside = owners >= 0
@@ -111,6 +113,20 @@ def fit(
   if not codes:
     return np.zeros((count, 0), np.int32), tree
   return np.stack(codes, axis=1).astype(np.int32), tree
+
+
+def _runs(sizes: np.ndarray, most_rows: int, most_groups: int) -> list[int]:
+  """Ends of runs of groups that fit into the cache, most of one shape."""
+  ends: list[int] = []
+  begin = rows = 0
+  for group, size in enumerate(sizes.tolist()):
+    if group > begin and (
+      rows + size > most_rows or group - begin == most_groups
+    ):
+      ends.append(group)
+      begin, rows = group, 0
+    rows += size
+  return [*ends, len(sizes)]
 
 
 def encode(tree: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:

@@ -92,6 +92,17 @@ def test_groups_are_clustered_each_by_itself():
       )
 
 
+def test_room_for_more_groups_and_rows_does_not_change_the_clusters():
+  vectors = vectors_of(200)
+  owners = np.random.default_rng(1).integers(0, 3, size=200)
+  tight = clustering.kmeans_groups(vectors, owners, 4)
+  roomy = clustering.kmeans_groups(
+    vectors, owners, 4, most_groups=21, most_rows=900
+  )
+  np.testing.assert_array_equal(tight[1], roomy[1])
+  np.testing.assert_allclose(tight[0], roomy[0], rtol=1e-5, atol=1e-6)
+
+
 def test_a_group_with_an_outlier_and_copies_fills_its_clusters():
   vectors = np.zeros((80, 2), np.float32)
   vectors[38:40] = [[9, 0], [0, 9]]
@@ -103,7 +114,7 @@ def test_a_group_with_an_outlier_and_copies_fills_its_clusters():
   np.testing.assert_allclose(rebuilt, vectors, atol=1e-5)
 
 
-@pytest.mark.parametrize('rows', [40, 8192])
+@pytest.mark.parametrize('rows', [1, 40, 8192])
 def test_a_tree_splits_every_large_cluster(rows, monkeypatch):
   monkeypatch.setattr(hierarchy, 'ROWS', rows)
   vectors = vectors_of(300)
@@ -123,6 +134,18 @@ def test_a_tree_splits_every_large_cluster(rows, monkeypatch):
       assert code == ((children - vectors[row]) ** 2).sum(axis=1).argmin()
       node = first + code
     assert not tree['num_children'][node]
+
+
+def test_runs_hold_as_many_groups_as_fit():
+  sizes = np.array([3, 4, 9, 1, 1, 1, 1, 50, 2])
+  ends = hierarchy._runs(sizes, 10, 3)
+  assert ends == [
+    2,
+    4,
+    7,
+    8,
+    9,
+  ]  # 7 rows; 10; 3 groups; one too large; the rest
 
 
 def test_identical_vectors_are_split_evenly():
