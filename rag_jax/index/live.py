@@ -2,8 +2,9 @@
 
 All arrays have room to spare, so that what is compiled stays compiled. New
 documents get their docids from the frozen quantiser, and rows of the node
-table that nobody uses; no row of another document or node ever moves, so that
-what training made of them stays. Every change gives a new `LiveIndex` and
+table that nobody uses. Documents and nodes that were there keep their rows, and
+what training made of them; only a node with new documents below it turns to
+them by as much as its mean does. Every change gives a new `LiveIndex` and
 leaves the old one as it was: to swap it in is to assign it.
 """
 
@@ -24,6 +25,7 @@ from rag_jax.ops import docid_layout, docid_order
 from rag_jax.ops import trie as tries
 
 HASH_BITS = 63
+SAMPLED = 8192  # documents that tell how much those below nodes agree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,17 @@ class LiveIndex:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
-  """Rows of the node table that a change has given to somebody new."""
+  """Rows of the node table that a change has to do with."""
 
   documents: np.ndarray  # int32[M], rows of the documents added, in order
   nodes: np.ndarray  # int32[n], rows of the inner nodes that are new
   below: np.ndarray  # int32[m], documents below these, node after node
   owners: np.ndarray  # int32[m], which of `nodes` each is below
+  joined: np.ndarray  # int32[j], inner nodes that were there, documents added
+  counts: np.ndarray  # int32[j], documents that were below each before
+  newcomers: np.ndarray  # int32[p], documents added that are below `joined`
+  newcomer_owners: np.ndarray  # int32[p], which of `joined` each is below
+  sample: np.ndarray  # int32[j, s], some of these, -1 = no more
 
 
 def build(
@@ -214,14 +221,21 @@ def update_table(
 
   Returns:
     A new table: documents get their vectors, new inner nodes the unit mean of
-    the documents below. All other rows are as they were.
+    the documents below. An inner node that was there keeps its length and turns
+    to the mean of n of its own direction and its new documents, n how many
+    documents were below times their mean cosine with it: untrained, it is the
+    unit mean of all below, as in an index built with them. All other rows are
+    as they were.
   """
   size = table.shape[0]
+  sample = np.where(change.sample < 0, size, change.sample)
   return (_update_in_place if donate else _update)(
     table,
-    *_padded((change.documents, size), (np.asarray(vectors, np.float32), 0)),
-    *_padded((change.nodes, size)),
-    *_padded((change.below, size), (change.owners, size)),
+    _padded((change.documents, size), (np.asarray(vectors, np.float32), 0)),
+    _padded((change.nodes, size)),
+    _padded((change.below, size), (change.owners, size)),
+    _padded((change.joined, size), (change.counts, 0), (sample, size)),
+    _padded((change.newcomers, size), (change.newcomer_owners, size)),
   )
 
 
@@ -333,18 +347,36 @@ def _follow(
 ) -> tuple[LiveIndex, Change]:
   """Makes the rest of an index agree with its new order of documents."""
   layout = _lay_out(after.order, after.capacity)
-  rows, fresh = _number(after.order, layout.spans, before, after.capacity)
-  new, below = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-  for spans, own, is_new in zip(layout.spans, rows, fresh, strict=True):
-    new.append(own[is_new])
-    below += [after.order.rows[a:b] for a, b in spans[is_new]]
+  rows, places = _number(after.order, layout.spans, before, after.capacity)
+  is_added = np.zeros(after.capacity.documents, bool)
+  is_added[added] = True
+  arrived = np.flatnonzero(is_added[after.order.rows])  # places in the order
+  fresh, below, joined, newcomers = [], [], [], []
+  were = np.zeros((0, 2), np.int64)  # spans of `joined` in the order before
+  for level, (spans, own, place) in enumerate(
+    zip(layout.spans, rows, places, strict=True)
+  ):
+    fresh.append(own[place < 0])
+    below.append(_inside(after.order, spans[place < 0]))
+    above = np.searchsorted(spans[:, 0], arrived, side='right') - 1
+    known = (above >= 0) & (arrived < spans[above, 1]) & (place[above] >= 0)
+    nodes, owners = np.unique(above[known], return_inverse=True)
+    joined.append(own[nodes])
+    newcomers.append((after.order.rows[arrived[known]], owners))
+    if len(nodes):
+      were = np.concatenate([were, before.spans[level][place[nodes]]])
+  all_below, owners = _numbered(below, fresh)
+  all_newcomers, newcomer_owners = _numbered(newcomers, joined)
   change = Change(
     documents=added.astype(np.int32),
-    nodes=np.concatenate(new),
-    below=np.concatenate(below).astype(np.int32),
-    owners=np.repeat(
-      np.arange(len(below) - 1), [len(part) for part in below[1:]]
-    ).astype(np.int32),
+    nodes=_concatenated(fresh),
+    below=all_below,
+    owners=owners,
+    joined=_concatenated(joined),
+    counts=(were[:, 1] - were[:, 0]).astype(np.int32),
+    newcomers=all_newcomers,
+    newcomer_owners=newcomer_owners,
+    sample=_sample(before.order, were),
   )
   index = _pack(
     layout,
@@ -380,29 +412,70 @@ def _number(
   """Gives inner nodes their rows; those that were there keep theirs.
 
   Returns:
-    A level each: the rows, and which of them are new.
+    A level each: the rows, and which node of the level each was before, -1 for
+    none.
   """
-  numbers, fresh = [], []
+  numbers, places = [], []
   for level, own_spans in enumerate(spans):
     own = np.full(len(own_spans), -1, np.int32)
+    place = np.full(len(own_spans), -1)
     if before is not None and level < len(before.spans):
       was = before.order.prefixes(level + 1, before.spans[level][:, 0])
       now = order.prefixes(level + 1, own_spans[:, 0])
-      place, end = docid_order.find(was, now)
-      known = end > place
-      own[known] = before.rows[level][place[known]]
+      begin, end = docid_order.find(was, now)
+      place = np.where(end > begin, begin, -1)
+      own[place >= 0] = before.rows[level][place[place >= 0]]
     numbers.append(own)
-    fresh.append(own < 0)
+    places.append(place)
   used = np.zeros(room.num_nodes - room.documents, bool)
   for own in numbers:
     used[own[own >= 0] - room.documents] = True
   free = np.flatnonzero(~used).astype(np.int32) + room.documents
   start = 0
-  for own, is_new in zip(numbers, fresh, strict=True):
-    count = int(is_new.sum())
-    own[is_new] = free[start : start + count]
+  for own in numbers:
+    count = int((own < 0).sum())
+    own[own < 0] = free[start : start + count]
     start += count
-  return tuple(numbers), tuple(fresh)
+  return tuple(numbers), tuple(places)
+
+
+def _inside(
+  order: docid_order.Order, spans: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Documents in each span of an order, and which span each is in."""
+  sizes = spans[:, 1] - spans[:, 0]
+  owners = np.repeat(np.arange(len(spans)), sizes)
+  places = np.arange(len(owners)) + np.repeat(
+    spans[:, 0] - np.cumsum(sizes) + sizes, sizes
+  )
+  return order.rows[places], owners
+
+
+def _sample(order: docid_order.Order, spans: np.ndarray) -> np.ndarray:
+  """Documents in each span, evenly spread, int32[n, s]; -1 = no more."""
+  most = np.clip(SAMPLED // _padded_size(len(spans)), 4, 64)
+  sizes = (spans[:, 1] - spans[:, 0])[:, None]
+  taken = np.minimum(sizes, most)
+  number = np.arange(most)
+  places = spans[:, :1] + (2 * number + 1) * sizes // (2 * taken)
+  places = np.minimum(places, len(order.rows) - 1)
+  return np.where(number < taken, order.rows[places], -1).astype(np.int32)
+
+
+def _numbered(
+  parts: list[tuple[np.ndarray, np.ndarray]], nodes: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Documents and their owners, these numbered over the nodes of all levels."""
+  starts = np.cumsum([0, *map(len, nodes)])
+  owners = [own + start for (_, own), start in zip(parts, starts, strict=False)]
+  return _concatenated([part for part, _ in parts]), _concatenated(owners)
+
+
+def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
+  """One int32 array; of no parts, an empty one."""
+  if not parts:
+    return np.zeros(0, np.int32)
+  return np.concatenate(parts).astype(np.int32)
 
 
 def _pack(
@@ -490,7 +563,7 @@ def _check_twins(
 
 def _padded(*pairs: tuple[np.ndarray, Any]) -> list[jax.Array]:
   """Arrays filled up to a power of two, so that few shapes are compiled."""
-  size = max(16, 1 << (max(len(pairs[0][0]) - 1, 1)).bit_length())
+  size = _padded_size(len(pairs[0][0]))
   padded = []
   for array, fill in pairs:
     whole = np.full((size, *array.shape[1:]), fill, array.dtype)
@@ -499,17 +572,45 @@ def _padded(*pairs: tuple[np.ndarray, Any]) -> list[jax.Array]:
   return padded
 
 
+def _padded_size(count: int) -> int:
+  return max(16, 1 << max(count - 1, 1).bit_length())
+
+
 def _put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
   return x.at[rows].set(values, mode='drop')
 
 
-def _fill(table, documents, vectors, nodes, below, owners):
+def _fill(table, added, nodes, below, joined, newcomers):
+  documents, vectors = added
   table = table.at[documents].set(vectors, mode='drop')
-  rows = table.at[below].get(mode='fill', fill_value=0)
-  sums = jax.ops.segment_sum(rows, owners, len(nodes))
-  square = (sums * sums).sum(-1, keepdims=True)
-  means = sums * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
-  return table.at[nodes].set(means, mode='drop')
+  (nodes,) = nodes
+  means = _unit(_sums(table, *below, len(nodes)))
+  table = table.at[nodes].set(means, mode='drop')
+  joined, counts, sample = joined
+  old = _get(table, joined)
+  own = _unit(old)
+  some = _get(table, sample)  # [j, s, D]
+  cosines = jnp.einsum('jsd,jd->js', some, own)
+  cosines *= jax.lax.rsqrt(jnp.maximum((some * some).sum(-1), 1e-12))
+  cosine = cosines.sum(-1) / jnp.maximum((sample < len(table)).sum(-1), 1)
+  mass = counts * jnp.maximum(cosine, 0)
+  turned = _unit(mass[:, None] * own + _sums(table, *newcomers, len(joined)))
+  turned *= jnp.linalg.norm(old, axis=-1, keepdims=True)
+  return table.at[joined].set(turned, mode='drop')
+
+
+def _sums(table, rows, owners, count):
+  return jax.ops.segment_sum(_get(table, rows), owners, count)
+
+
+def _get(table, rows):
+  """Rows of a table; zeros for those past its end, which are padding."""
+  return table.at[rows].get(mode='fill', fill_value=0)
+
+
+def _unit(x):
+  square = (x * x).sum(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 _set_rows = jax.jit(_put)

@@ -107,9 +107,10 @@ def test_rows_of_others_stay_and_new_nodes_get_the_mean_below(search):
   tokens, new = corpus(80, seed=2)
   grown, change = live.add(index, tokens, new)
   after = np.asarray(live.update_table(table, change, new))
-  fresh = np.concatenate([change.documents, change.nodes])
-  rest = np.setdiff1d(np.arange(len(table)), fresh)
+  touched = np.concatenate([change.documents, change.nodes, change.joined])
+  rest = np.setdiff1d(np.arange(len(table)), touched)
   np.testing.assert_array_equal(after[rest], np.asarray(table)[rest])
+  assert (rest >= 200).any()  # a node that no new document is below
   np.testing.assert_allclose(after[change.documents], new)
   assert len(change.nodes) > 0
   for place, node in enumerate(change.nodes):
@@ -120,6 +121,51 @@ def test_rows_of_others_stay_and_new_nodes_get_the_mean_below(search):
   vectors[change.documents] = new
   whole = np.asarray(table_of(grown, vectors))
   np.testing.assert_allclose(after[change.nodes], whole[change.nodes], atol=0.2)
+
+
+@pytest.mark.parametrize('scheme', SCHEMES)
+@pytest.mark.parametrize('sampled', [1, live.SAMPLED])
+def test_untrained_rows_are_those_of_an_index_with_all_documents(
+  scheme, sampled, monkeypatch
+):
+  monkeypatch.setattr(live, 'SAMPLED', sampled)
+  index, table, vectors = make(scheme, count=40, capacity=200)
+  moved = 0
+  for seed, count in ((2, 80), (3, 1), (4, 30)):
+    tokens, new = corpus(count, seed=seed)
+    index, change = live.add(index, tokens, new)
+    before, table = table, live.update_table(table, change, new)
+    vectors[change.documents] = new
+    moved += float(jnp.abs(table - before)[change.joined].max(initial=0))
+  assert moved > 0.1
+  used = np.concatenate([np.flatnonzero(index.alive), *index.rows])
+  whole = np.asarray(table_of(index, vectors))
+  cosines = (np.asarray(table)[used] * whole[used]).sum(axis=1)
+  # Exact where all documents below a node are looked at, near where four are.
+  np.testing.assert_allclose(cosines, 1, atol=1e-5 if sampled > 1 else 0.2)
+
+
+def test_what_a_node_has_learned_stays_but_for_its_new_documents():
+  index, table, _ = make(count=60, capacity=100)
+  noise = np.random.default_rng(0).normal(size=table.shape)
+  table = 3 * table + 0.3 * jnp.asarray(noise, jnp.float32)  # trained
+  tokens, new = corpus(3, seed=1)
+  _, change = live.add(index, tokens, new)
+  after = np.asarray(live.update_table(table, change, new))
+
+  def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+  assert len(change.joined)
+  for place, row in enumerate(change.joined):
+    was = np.asarray(table[row])
+    old = change.sample[place]
+    cosine = (unit(np.asarray(table)[old[old >= 0]]) @ unit(was)).mean()
+    below = change.newcomers[change.newcomer_owners == place]
+    mean = change.counts[place] * max(cosine, 0) * unit(was)
+    mean = mean + after[below].sum(axis=0)
+    wanted = np.linalg.norm(was) * unit(mean)
+    np.testing.assert_allclose(after[row], wanted, atol=1e-4)
 
 
 def nodes_of(index):
