@@ -24,8 +24,10 @@ from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
 OUTPUTS = ('node_table', 'codebook')
-# A product with all rows of a table is quicker than to gather some, its
-# gradient too, up to about so many rows for each that is asked for.
+# A product with all rows of a table takes less time and memory than to gather
+# some, its gradient too, up to about so many rows for each that is asked for.
+# On two CPU cores, 32 x 10 states of width 384: .8 instead of 3.5 ms with 9
+# rows for each, 4.4 instead of 3.9 with 68.
 WHOLE = 32
 
 
@@ -168,7 +170,16 @@ def apply(
 
 
 def _cosines(states: jax.Array, table: jax.Array, rows: jax.Array) -> jax.Array:
-  """Unit vectors float32[B, K, D] by rows int32[B, K, C] of a table [n, D]."""
+  """Cosines of unit vectors float32[B, K, D] and rows of a table [n, D].
+
+  Args:
+    states: the unit vectors.
+    table: rows of any length.
+    rows: int32[B, K, C], those to compare with.
+
+  Returns:
+    float32[B, K, C].
+  """
   if len(table) <= WHOLE * rows.shape[-1]:
     return beam.take(_all_cosines(states, table), rows)
   ends = table[rows]  # [B, K, C, D]
@@ -177,7 +188,7 @@ def _cosines(states: jax.Array, table: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _all_cosines(states: jax.Array, table: jax.Array) -> jax.Array:
-  """Unit vectors float32[..., D] by all rows of a table [n, D], [..., n].
+  """Cosines of unit vectors float32[..., D] and all rows [n, D], [..., n].
 
   Products are divided by the length of the rows, and not the rows: they and
   their gradient would have to be written to memory once more.
@@ -241,7 +252,8 @@ def level_log_likelihood(
 
   At each level, the log-probability of the docid's node among all nodes of
   that depth and the leaves above it; the mean over the levels. One product
-  with the whole table a level: for corpora whose table a step can afford.
+  with the whole table a level, one for all without layers: for corpora whose
+  table a step can afford.
 
   Args:
     params: (what `init` made, the encoding of the queries).

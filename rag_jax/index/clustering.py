@@ -263,12 +263,12 @@ def _lloyd_groups(noise, vectors, rows, owners, start, *, iterations):
 
   def step(state):
     i, _, old, centres = state
-    labels, nearest = assign(centres)
+    labels, least = assign(centres)
     # Rows of padding go to a cluster past the last, which is dropped.
     place = jnp.where(where, owners[:, None] * k + labels, groups * k).ravel()
     counts = jnp.zeros(groups * k + 1).at[place].add(1)[:-1].reshape(groups, k)
     # The first empty cluster of a group moves to the group's farthest vector.
-    distance = jnp.where(where, nearest + square, -1)
+    distance = jnp.where(where, least + square, -1)
     far = jax.ops.segment_max(distance.max(axis=1), owners, groups)
     hit = distance == far[owners][:, None]
     number = jnp.arange(hit.size).reshape(hit.shape)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rag_jax.index import docids, live
+from rag_jax.components import query_encoder
+from rag_jax.index import docids, live, node_table
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
@@ -153,7 +154,9 @@ def continual(
   )
   padded = np.where((sessions == 0)[:, None], vectors, 0).astype(np.float32)
   params = {
-    'table': _unit(tries.sum_below(index.index.trie, jnp.asarray(padded))),
+    'table': query_encoder.normalise(
+      tries.sum_below(index.index.trie, jnp.asarray(padded))
+    ),
     'residual': jnp.zeros((vectors.shape[1],) * 2),
   }
   rng = np.random.default_rng(seed)
@@ -171,7 +174,7 @@ def continual(
     for session in range(1, count):
       own = sessions == session
       grown, change = live.add(grown, numbers[own], vectors[own])
-      table = live.update_table(state['table'], change, vectors[own])
+      table = node_table.update(state['table'], change, vectors[own])
       state = state | {'table': table}
       if replay is not None:
         rng = np.random.default_rng((seed, session))
@@ -264,8 +267,8 @@ def _nodes_above(index: live.LiveIndex) -> tuple[np.ndarray, np.ndarray]:
   for level, (spans, rows) in enumerate(
     zip(index.spans, index.rows, strict=True)
   ):
-    node = np.searchsorted(spans[:, 0], places, side='right') - 1
-    inside = (node >= 0) & (places < spans[node, 1])
+    node = node_table.above(spans, places)
+    inside = node >= 0
     paths[index.order.rows[inside], level] = rows[node[inside]]
     levels[rows] = level
   living = index.order.rows
@@ -275,7 +278,9 @@ def _nodes_above(index: live.LiveIndex) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _loss(params, query, path, levels, scale):
-  logits = scale * _state(params, query) @ _unit(params['table']).T
+  logits = (
+    scale * _state(params, query) @ query_encoder.normalise(params['table']).T
+  )
   total = 0.0
   for level in range(path.shape[1]):
     row = path[:, level, None]
@@ -329,7 +334,7 @@ def _measure(
 
 @functools.partial(jax.jit, static_argnames='beam_size')
 def _search(params, trie, query, *, beam_size):
-  products = _state(params, query) @ _unit(params['table']).T
+  products = _state(params, query) @ query_encoder.normalise(params['table']).T
 
   def step_fn(products, cache, frontier):
     rows = jnp.arange(products.shape[0])[:, None, None]
@@ -355,9 +360,4 @@ def _note(
 
 def _state(params: Params, query: jax.Array) -> jax.Array:
   """What is compared with the nodes, float32[B, D]."""
-  return _unit(query + query @ params['residual'])
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  square = (x * x).sum(axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+  return query_encoder.normalise(query + query @ params['residual'])

@@ -1,11 +1,10 @@
 """An index that lives: documents come and go while it is searched.
 
 All arrays have room to spare, so that what is compiled stays compiled. New
-documents get their docids from the frozen quantiser, and rows of the node
-table that nobody uses. Documents and nodes that were there keep their rows, and
-what training made of them; only a node with new documents below it turns to
-them by as much as its mean does. Every change gives a new `LiveIndex` and
-leaves the old one as it was: to swap it in is to assign it.
+documents get their docids from the frozen quantiser, and rows of the node table
+that nobody uses; `node_table.update` lets the table follow. Every change gives
+a new `LiveIndex` and leaves the old one as it was: to swap it in is to assign
+it.
 """
 
 import dataclasses
@@ -19,13 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.index import docids, uniqueness
+from rag_jax.index import docids, node_table, uniqueness
 from rag_jax.index import index as indexes
 from rag_jax.ops import docid_layout, docid_order
 from rag_jax.ops import trie as tries
 
 HASH_BITS = 63
-SAMPLED = 8192  # documents that tell how much those below nodes agree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,21 +46,6 @@ class LiveIndex:
   def count(self) -> int:
     """Number of living documents."""
     return int(self.alive.sum())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Change:
-  """Rows of the node table that a change has to do with."""
-
-  documents: np.ndarray  # int32[M], rows of the documents added, in order
-  nodes: np.ndarray  # int32[n], rows of the inner nodes that are new
-  below: np.ndarray  # int32[m], documents below these, node after node
-  owners: np.ndarray  # int32[m], which of `nodes` each is below
-  joined: np.ndarray  # int32[j], inner nodes that were there, documents added
-  counts: np.ndarray  # int32[j], documents that were below each before
-  newcomers: np.ndarray  # int32[p], documents added that are below `joined`
-  newcomer_owners: np.ndarray  # int32[p], which of `joined` each is below
-  sample: np.ndarray  # int32[j, s], some of these, -1 = no more
 
 
 def build(
@@ -115,7 +98,7 @@ def add(
   *,
   titles: Sequence[str] | None = None,
   donate: bool = False,
-) -> tuple[LiveIndex, Change]:
+) -> tuple[LiveIndex, node_table.Change]:
   """Adds documents; nothing is trained and nothing compiled again.
 
   Args:
@@ -127,12 +110,18 @@ def add(
       `live` is of no use afterwards then, and no time goes into a copy.
 
   Returns:
-    The new index, and what `update_table` needs to know.
+    The new index, and what `node_table.update` needs to know.
 
   Raises:
-    ValueError: if a document is there already, or there is no room.
+    ValueError: if there is not one row of tokens and one vector a document, a
+      document is there already, or there is no room.
   """
   count, width = len(tokens), live.index.tokens.shape[1]
+  if not count or len(vectors) != count:
+    raise ValueError(
+      'tokens and vectors must have a row for each document to add, got '
+      f'{count} and {len(vectors)} rows. Give both for at least one document.'
+    )
   if tokens.shape[1] != width:
     raise ValueError(
       f'tokens must have {width} columns, got {tokens.shape[1]}. Encode new '
@@ -160,7 +149,7 @@ def add(
   lengths[rows] = (tokens != types.PAD).sum(axis=1)
   everything = live.index.tokens
   write = _write_rows if donate else _set_rows
-  padded = _padded((rows, len(everything)), (tokens, 0))
+  padded = node_table.padded((rows, len(everything)), (tokens, 0))
   changed = dataclasses.replace(
     live,
     index=dataclasses.replace(live.index, tokens=write(everything, *padded)),
@@ -170,16 +159,26 @@ def add(
     lengths=lengths,
     hashes=docid_order.insert(live.hashes, hashes, rows),
   )
-  return _follow(live, changed, rows)
+  return _follow(live, changed, rows, sign=1)
 
 
-def delete(live: LiveIndex, documents: Sequence[int] | np.ndarray) -> LiveIndex:
+def delete(
+  live: LiveIndex, documents: Sequence[int] | np.ndarray
+) -> tuple[LiveIndex, node_table.Change]:
   """Takes documents out of the index; their rows are free again.
+
+  Args:
+    live: the index; it stays as it is.
+    documents: rows of documents.
+
+  Returns:
+    The new index, and what `node_table.update` needs to know. It reads the rows
+    of these documents, and so has to come before others are added.
 
   Raises:
     ValueError: if one is not in the index, or none would be left.
   """
-  gone = np.asarray(documents, np.int64)
+  gone = np.unique(np.asarray(documents, np.int64))
   inside = (gone >= 0) & (gone < len(live.alive))
   lives = inside & live.alive[np.where(inside, gone, 0)]
   if not lives.all():
@@ -187,7 +186,7 @@ def delete(live: LiveIndex, documents: Sequence[int] | np.ndarray) -> LiveIndex:
       f'document {gone[np.argmin(lives)]} is not in the index. '
       'Delete living rows only.'
     )
-  if len(np.unique(gone)) == live.count:
+  if len(gone) == live.count:
     raise ValueError(
       f'an index needs a document, got all {live.count} to delete. '
       'Keep at least one.'
@@ -200,43 +199,7 @@ def delete(live: LiveIndex, documents: Sequence[int] | np.ndarray) -> LiveIndex:
     order=docid_order.remove(live.order, gone),
     hashes=docid_order.remove(live.hashes, gone),
   )
-  return _follow(live, changed, np.zeros(0, np.int64))[0]
-
-
-def update_table(
-  table: jax.Array,
-  change: Change,
-  vectors: np.ndarray,
-  *,
-  donate: bool = False,
-) -> jax.Array:
-  """Fills the rows of a node table that a change gave to somebody new.
-
-  Args:
-    table: float32[num_nodes, D].
-    change: from `add`.
-    vectors: float32[M, D], of the documents added, unit length.
-    donate: whether the memory of `table` may be written over; it is of no use
-      afterwards then, and no time goes into a copy.
-
-  Returns:
-    A new table: documents get their vectors, new inner nodes the unit mean of
-    the documents below. An inner node that was there keeps its length and turns
-    to the mean of n of its own direction and its new documents, n how many
-    documents were below times their mean cosine with it: untrained, it is the
-    unit mean of all below, as in an index built with them. All other rows are
-    as they were.
-  """
-  size = table.shape[0]
-  sample = np.where(change.sample < 0, size, change.sample)
-  return (_update_in_place if donate else _update)(
-    table,
-    _padded((change.documents, size), (np.asarray(vectors, np.float32), 0)),
-    _padded((change.nodes, size)),
-    _padded((change.below, size), (change.owners, size)),
-    _padded((change.joined, size), (change.counts, 0), (sample, size)),
-    _padded((change.newcomers, size), (change.newcomer_owners, size)),
-  )
+  return _follow(live, changed, gone, sign=-1)
 
 
 def save(live: LiveIndex, path: str | os.PathLike[str]) -> None:
@@ -318,7 +281,7 @@ def _start(
   )
   layout = _lay_out(order, room)
   if rows is None:
-    numbers = _number(order, layout.spans, None, room)[0]
+    numbers = node_table.number(order, layout.spans, None, room)[0]
   else:
     counts = np.cumsum([len(spans) for spans in layout.spans])
     numbers = tuple(np.split(rows, counts)[: len(counts)])
@@ -343,40 +306,12 @@ def _start(
 
 
 def _follow(
-  before: LiveIndex, after: LiveIndex, added: np.ndarray
-) -> tuple[LiveIndex, Change]:
+  before: LiveIndex, after: LiveIndex, documents: np.ndarray, *, sign: int
+) -> tuple[LiveIndex, node_table.Change]:
   """Makes the rest of an index agree with its new order of documents."""
   layout = _lay_out(after.order, after.capacity)
-  rows, places = _number(after.order, layout.spans, before, after.capacity)
-  is_added = np.zeros(after.capacity.documents, bool)
-  is_added[added] = True
-  arrived = np.flatnonzero(is_added[after.order.rows])  # places in the order
-  fresh, below, joined, newcomers = [], [], [], []
-  were = np.zeros((0, 2), np.int64)  # spans of `joined` in the order before
-  for level, (spans, own, place) in enumerate(
-    zip(layout.spans, rows, places, strict=True)
-  ):
-    fresh.append(own[place < 0])
-    below.append(_inside(after.order, spans[place < 0]))
-    above = np.searchsorted(spans[:, 0], arrived, side='right') - 1
-    known = (above >= 0) & (arrived < spans[above, 1]) & (place[above] >= 0)
-    nodes, owners = np.unique(above[known], return_inverse=True)
-    joined.append(own[nodes])
-    newcomers.append((after.order.rows[arrived[known]], owners))
-    if len(nodes):
-      were = np.concatenate([were, before.spans[level][place[nodes]]])
-  all_below, owners = _numbered(below, fresh)
-  all_newcomers, newcomer_owners = _numbered(newcomers, joined)
-  change = Change(
-    documents=added.astype(np.int32),
-    nodes=_concatenated(fresh),
-    below=all_below,
-    owners=owners,
-    joined=_concatenated(joined),
-    counts=(were[:, 1] - were[:, 0]).astype(np.int32),
-    newcomers=all_newcomers,
-    newcomer_owners=newcomer_owners,
-    sample=_sample(before.order, were),
+  rows, places = node_table.number(
+    after.order, layout.spans, before, after.capacity
   )
   index = _pack(
     layout,
@@ -387,10 +322,9 @@ def _follow(
     after.index.tokens,
     after.lengths,
   )
-  changed = dataclasses.replace(
-    after, index=index, spans=layout.spans, rows=rows
-  )
-  return changed, change
+  after = dataclasses.replace(after, index=index, spans=layout.spans, rows=rows)
+  change = node_table.describe(before, after, places, documents, sign=sign)
+  return after, change
 
 
 def _lay_out(
@@ -401,81 +335,6 @@ def _lay_out(
   )
   docid_layout.check_fits(layout, room)
   return layout
-
-
-def _number(
-  order: docid_order.Order,
-  spans: tuple[np.ndarray, ...],
-  before: LiveIndex | None,
-  room: docid_layout.Capacity,
-) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-  """Gives inner nodes their rows; those that were there keep theirs.
-
-  Returns:
-    A level each: the rows, and which node of the level each was before, -1 for
-    none.
-  """
-  numbers, places = [], []
-  for level, own_spans in enumerate(spans):
-    own = np.full(len(own_spans), -1, np.int32)
-    place = np.full(len(own_spans), -1)
-    if before is not None and level < len(before.spans):
-      was = before.order.prefixes(level + 1, before.spans[level][:, 0])
-      now = order.prefixes(level + 1, own_spans[:, 0])
-      begin, end = docid_order.find(was, now)
-      place = np.where(end > begin, begin, -1)
-      own[place >= 0] = before.rows[level][place[place >= 0]]
-    numbers.append(own)
-    places.append(place)
-  used = np.zeros(room.num_nodes - room.documents, bool)
-  for own in numbers:
-    used[own[own >= 0] - room.documents] = True
-  free = np.flatnonzero(~used).astype(np.int32) + room.documents
-  start = 0
-  for own in numbers:
-    count = int((own < 0).sum())
-    own[own < 0] = free[start : start + count]
-    start += count
-  return tuple(numbers), tuple(places)
-
-
-def _inside(
-  order: docid_order.Order, spans: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Documents in each span of an order, and which span each is in."""
-  sizes = spans[:, 1] - spans[:, 0]
-  owners = np.repeat(np.arange(len(spans)), sizes)
-  places = np.arange(len(owners)) + np.repeat(
-    spans[:, 0] - np.cumsum(sizes) + sizes, sizes
-  )
-  return order.rows[places], owners
-
-
-def _sample(order: docid_order.Order, spans: np.ndarray) -> np.ndarray:
-  """Documents in each span, evenly spread, int32[n, s]; -1 = no more."""
-  most = np.clip(SAMPLED // _padded_size(len(spans)), 4, 64)
-  sizes = (spans[:, 1] - spans[:, 0])[:, None]
-  taken = np.minimum(sizes, most)
-  number = np.arange(most)
-  places = spans[:, :1] + (2 * number + 1) * sizes // (2 * taken)
-  places = np.minimum(places, len(order.rows) - 1)
-  return np.where(number < taken, order.rows[places], -1).astype(np.int32)
-
-
-def _numbered(
-  parts: list[tuple[np.ndarray, np.ndarray]], nodes: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Documents and their owners, these numbered over the nodes of all levels."""
-  starts = np.cumsum([0, *map(len, nodes)])
-  owners = [own + start for (_, own), start in zip(parts, starts, strict=False)]
-  return _concatenated([part for part, _ in parts]), _concatenated(owners)
-
-
-def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
-  """One int32 array; of no parts, an empty one."""
-  if not parts:
-    return np.zeros(0, np.int32)
-  return np.concatenate(parts).astype(np.int32)
 
 
 def _pack(
@@ -561,59 +420,9 @@ def _check_twins(
       )
 
 
-def _padded(*pairs: tuple[np.ndarray, Any]) -> list[jax.Array]:
-  """Arrays filled up to a power of two, so that few shapes are compiled."""
-  size = _padded_size(len(pairs[0][0]))
-  padded = []
-  for array, fill in pairs:
-    whole = np.full((size, *array.shape[1:]), fill, array.dtype)
-    whole[: len(array)] = array
-    padded.append(jnp.asarray(whole))
-  return padded
-
-
-def _padded_size(count: int) -> int:
-  return max(16, 1 << max(count - 1, 1).bit_length())
-
-
 def _put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
   return x.at[rows].set(values, mode='drop')
 
 
-def _fill(table, added, nodes, below, joined, newcomers):
-  documents, vectors = added
-  table = table.at[documents].set(vectors, mode='drop')
-  (nodes,) = nodes
-  means = _unit(_sums(table, *below, len(nodes)))
-  table = table.at[nodes].set(means, mode='drop')
-  joined, counts, sample = joined
-  old = _get(table, joined)
-  own = _unit(old)
-  some = _get(table, sample)  # [j, s, D]
-  cosines = jnp.einsum('jsd,jd->js', some, own)
-  cosines *= jax.lax.rsqrt(jnp.maximum((some * some).sum(-1), 1e-12))
-  cosine = cosines.sum(-1) / jnp.maximum((sample < len(table)).sum(-1), 1)
-  mass = counts * jnp.maximum(cosine, 0)
-  turned = _unit(mass[:, None] * own + _sums(table, *newcomers, len(joined)))
-  turned *= jnp.linalg.norm(old, axis=-1, keepdims=True)
-  return table.at[joined].set(turned, mode='drop')
-
-
-def _sums(table, rows, owners, count):
-  return jax.ops.segment_sum(_get(table, rows), owners, count)
-
-
-def _get(table, rows):
-  """Rows of a table; zeros for those past its end, which are padding."""
-  return table.at[rows].get(mode='fill', fill_value=0)
-
-
-def _unit(x):
-  square = (x * x).sum(-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
-
-
 _set_rows = jax.jit(_put)
 _write_rows = jax.jit(_put, donate_argnums=0)
-_update = jax.jit(_fill)
-_update_in_place = jax.jit(_fill, donate_argnums=0)

@@ -137,15 +137,9 @@ def test_a_tree_splits_every_large_cluster(rows, monkeypatch):
 
 
 def test_runs_hold_as_many_groups_as_fit():
-  sizes = np.array([3, 4, 9, 1, 1, 1, 1, 50, 2])
-  ends = hierarchy._runs(sizes, 10, 3)
-  assert ends == [
-    2,
-    4,
-    7,
-    8,
-    9,
-  ]  # 7 rows; 10; 3 groups; one too large; the rest
+  # Of 7 rows; of 10; of three groups; one too large; what is left.
+  ends = hierarchy._runs(np.array([3, 4, 9, 1, 1, 1, 1, 1, 50, 2]), 10, 3)
+  assert ends == [2, 4, 7, 8, 9, 10]
 
 
 def test_identical_vectors_are_split_evenly():
