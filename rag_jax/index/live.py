@@ -178,6 +178,11 @@ def delete(
   Raises:
     ValueError: if one is not in the index, or none would be left.
   """
+  if np.asarray(documents).dtype == bool:
+    raise ValueError(
+      'documents must be rows of documents, got a mask. Give np.flatnonzero of '
+      'it.'
+    )
   gone = np.unique(np.asarray(documents, np.int64))
   inside = (gone >= 0) & (gone < len(live.alive))
   lives = inside & live.alive[np.where(inside, gone, 0)]

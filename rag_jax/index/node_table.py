@@ -1,16 +1,20 @@
 r"""Rows of a node table that follow the documents of a live index.
 
 Documents and inner nodes keep their rows while they are there; new ones get
-rows that nobody uses. The row $u$ of a node that documents come to, or go from,
-turns by as much as the mean of its documents does and keeps its length:
+rows that nobody uses. The row of a node that documents come to, or go from, is
+rotated as the mean direction of the documents below is, and keeps its length:
 
-$u' = |u| \, n(n(u) + n(S + M) - n(S))$, $n(x) = x / |x|$,
+$u' = u - (a + b) \frac{\langle a + b, u \rangle}{1 + \langle a, b \rangle} +
+2 b \langle a, u \rangle$,
 
-where $S$ is the sum of the unit vectors of the documents that were below, and
-$M$ that of those that came, or less that of those that went. Untrained, a row
-is $n(S)$ and becomes $n(S + M)$; what training made of it, $n(u) - n(S)$,
-stays. Where more documents are below than are looked at, $S$ is taken to be
-$k c \, n(u)$: k documents, $c^2$ the mean cosine of pairs of a sample.
+from $a = S / |S|$ to $b = S' / |S'|$, where $S$ and $S'$ are the sums of the
+unit vectors of the documents below before and after. Untrained, $u$ is $a$ and
+becomes $b$; what training made of it, its angle to $a$, stays.
+
+Where more documents are below than are looked at, $S$ (after a deletion $S'$)
+is estimated: its length from the mean cosine c of pairs of a sample of the k
+documents, $\sqrt{k + k (k - 1) c}$; its direction is taken to be that of $u$,
+which training may have changed, and after a deletion that of the sample.
 """
 
 import dataclasses
@@ -51,7 +55,9 @@ class Change:
   below: np.ndarray  # int32[m], documents below these, node after node
   owners: np.ndarray  # int32[m], which of `nodes` each is below
   turned: np.ndarray  # int32[j], rows of nodes that some came to or went from
-  counts: np.ndarray  # int32[j], documents that were below each before
+  counts: (
+    np.ndarray
+  )  # int32[j], documents below each that neither came nor went
   sample: np.ndarray  # int32[j, s], all of these or some, -1 = no more
   moved: np.ndarray  # int32[p], documents that came or went, node after node
   moved_owners: np.ndarray  # int32[p], which of `turned` each is or was below
@@ -130,8 +136,9 @@ def describe(
   """
   with_them = after if sign > 0 else before
   moving = np.flatnonzero(np.isin(with_them.order.rows, documents))
+  without = before if sign > 0 else after
   fresh, below, turned, moved = [], [], [], []
-  were = np.zeros((0, 2), np.int64)  # spans of `turned` in the order before
+  others = np.zeros((0, 2), np.int64)  # spans of `turned`, without those moved
   for level, (spans, rows, place) in enumerate(
     zip(after.spans, after.rows, places, strict=True)
   ):
@@ -139,17 +146,20 @@ def describe(
     below.append(_inside(after.order, spans[place < 0]))
     if level >= len(before.spans):
       continue
-    # Nodes are known by their number before; others have no row to turn.
-    node = above(with_them.spans[level], moving)
+    # By the number of the node among those without them; new nodes, and those
+    # that are no more, have none.
     if sign > 0:
-      node = np.where(node < 0, -1, place[node])
+      numbers = place
     else:
-      node = np.where(np.isin(node, place), node, -1)
+      numbers = np.full(len(before.spans[level]), -1)
+      numbers[place] = np.arange(len(place))
+    node = above(with_them.spans[level], moving)
+    node = np.where(node < 0, -1, numbers[node])
     known = node >= 0
     nodes, owners = np.unique(node[known], return_inverse=True)
-    turned.append(before.rows[level][nodes])
+    turned.append(without.rows[level][nodes])
     moved.append((with_them.order.rows[moving[known]], owners))
-    were = np.concatenate([were, before.spans[level][nodes]])
+    others = np.concatenate([others, without.spans[level][nodes]])
   all_below, owners = _numbered(below, fresh)
   all_moved, moved_owners = _numbered(moved, turned)
   came = documents if sign > 0 else documents[:0]
@@ -159,8 +169,8 @@ def describe(
     below=all_below,
     owners=owners,
     turned=_concatenated(turned),
-    counts=(were[:, 1] - were[:, 0]).astype(np.int32),
-    sample=_sample(before.order, were),
+    counts=(others[:, 1] - others[:, 0]).astype(np.int32),
+    sample=_sample(without.order, others),
     moved=all_moved,
     moved_owners=moved_owners,
     sign=sign,
@@ -178,7 +188,8 @@ def update(
 
   Args:
     table: float[num_nodes, D].
-    change: from `live.add` or `live.delete`.
+    change: from `live.add` or `live.delete`; several are followed in the order
+      in which they were made.
     vectors: float32[M, D], of the documents added, unit length; None after
       documents were deleted.
     donate: whether the memory of `table` may be written over; it is of no use
@@ -186,13 +197,35 @@ def update(
 
   Returns:
     A new table: documents that were added get their vectors, new inner nodes
-    the mean of the documents below, at unit length; nodes that documents came
-    to or went from turn, see the module's docstring. All other rows stay.
+    the mean of the documents below, at unit length, as do zero rows of others;
+    nodes that documents came to or went from turn, see the module's docstring.
+    All other rows stay.
 
   Raises:
-    ValueError: if there is not a vector for each document that was added.
+    ValueError: if the table has fewer rows than the index, or there is not a
+      vector for each document that was added.
+
+  Example:
+    >>> table = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])  # node is last
+    >>> none, one = np.zeros(0, np.int32), np.array([1])
+    >>> came = Change(documents=one, nodes=none, below=none, owners=none,
+    ...               turned=np.array([2]), counts=one,
+    ...               sample=np.array([[0]]), moved=one,
+    ...               moved_owners=np.array([0]), sign=1)
+    >>> update(table, came, np.array([[0.0, 1.0]])).round(3).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [0.7070000171661377, 0.7070000171661377]]
+
+  Reference:
+    Mardia and Jupp, Directional Statistics, 2000: mean direction and resultant
+    length.
   """
   size, width = table.shape
+  rows = np.concatenate([change.documents, change.nodes, change.turned])
+  if rows.max(initial=-1) >= size:
+    raise ValueError(
+      f'table must have a row for each node of the index, got {size} rows and '
+      f'a change of row {rows.max()}. Give the table of this index.'
+    )
   if vectors is None:
     vectors = np.zeros((0, width), np.float32)
   if vectors.shape != (len(change.documents), width):
@@ -278,23 +311,45 @@ def _follow(table, added, nodes, below, turned, moved, sign):
   table = table.at[nodes].set(means.astype(table.dtype), mode='drop')
   rows, counts, sample = turned
   old = _get(table, rows)
-  seen = _get(table, sample)  # [j, s, D]
-  total = jnp.einsum('js,jsd->jd', query_encoder.inverse_norm(seen), seen)
+  # One after the other: all at once would be the most memory that is needed.
+  total, _ = jax.lax.scan(
+    lambda total, row: (total + query_encoder.normalise(_get(table, row)), ()),
+    jnp.zeros_like(old),
+    sample.T,
+  )
   count = (sample < len(table)).sum(-1)
-  pairs = jnp.maximum(count * (count - 1), 1)
-  cosine = ((total * total).sum(-1) - count) / pairs
-  # Were they as unlike as random vectors are, the root of k would be left.
-  mass = counts * jnp.sqrt(jnp.maximum(cosine, 1 / jnp.maximum(counts, 1)))
+  cosine = ((total * total).sum(-1) - count) / jnp.maximum(
+    count * (count - 1), 1
+  )
+  length = jnp.sqrt(counts + counts * (counts - 1.0) * jnp.maximum(cosine, 0))
   is_zero = (old == 0).all(-1, keepdims=True)
-  own = query_encoder.normalise(jnp.where(is_zero, total, old))
+  direction = jnp.where(is_zero | (sign < 0), total, old)
   whole = (counts <= count)[:, None]
-  before = jnp.where(whole, total, mass[:, None] * own)
-  after = before + sign * _sums(table, *moved, len(rows))
-  turn = query_encoder.normalise(after) - query_encoder.normalise(before)
-  new = query_encoder.normalise(own + turn)
-  new *= jnp.where(is_zero, 1, jnp.linalg.norm(old, axis=-1, keepdims=True))
-  new = jnp.where((new == 0).all(-1, keepdims=True), old, new)
+  without = jnp.where(
+    whole, total, length[:, None] * query_encoder.normalise(direction)
+  )
+  with_them = without + _sums(table, *moved, len(rows))
+  before, after = (
+    query_encoder.normalise(jnp.where(sign > 0, x, y))
+    for x, y in ((without, with_them), (with_them, without))
+  )
+  new = _rotate(jnp.where(is_zero, before, old), before, after)
   return table.at[rows].set(new.astype(table.dtype), mode='drop')
+
+
+def _rotate(x, a, b):
+  """Rotates rows as it takes to get from unit vectors a to b, float32[j, D].
+
+  Rows stay where these are opposite, or one of them is zero.
+  """
+
+  def dot(x, y):
+    return (x * y).sum(-1, keepdims=True)
+
+  cosine, square = dot(a, b), dot(a, a) * dot(b, b)
+  is_known = (1 + cosine > 1e-3) & (square > 0.5)
+  turned = x - (a + b) * dot(a + b, x) / jnp.where(is_known, 1 + cosine, 1)
+  return jnp.where(is_known, turned + 2 * b * dot(a, x), x)
 
 
 def _sums(table, rows, owners, count):
