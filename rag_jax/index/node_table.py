@@ -55,10 +55,8 @@ class Change:
   below: np.ndarray  # int32[m], documents below these, node after node
   owners: np.ndarray  # int32[m], which of `nodes` each is below
   turned: np.ndarray  # int32[j], rows of nodes that some came to or went from
-  counts: (
-    np.ndarray
-  )  # int32[j], documents below each that neither came nor went
-  sample: np.ndarray  # int32[j, s], all of these or some, -1 = no more
+  counts: np.ndarray  # int32[j], documents below that neither came nor went
+  sample: np.ndarray  # int32[j, s], these or some of them, -1 = no more
   moved: np.ndarray  # int32[p], documents that came or went, node after node
   moved_owners: np.ndarray  # int32[p], which of `turned` each is or was below
   sign: int  # 1 = they came, -1 = they went
