@@ -195,9 +195,9 @@ def update(
 
   Returns:
     A new table: documents that were added get their vectors, new inner nodes
-    the mean of the documents below, at unit length, as do zero rows of others;
-    nodes that documents came to or went from turn, see the module's docstring.
-    All other rows stay.
+    the unit mean of the documents below. Nodes that documents came to or went
+    from turn, see the module's docstring; a zero row has no direction to turn,
+    and becomes the unit mean too. All other rows stay.
 
   Raises:
     ValueError: if the table has fewer rows than the index, or there is not a

@@ -187,7 +187,9 @@ class TestIdDecoder:
       monkeypatch.setattr(id_decoder, 'WHOLE', whole)
       found.append(jax.grad(total, has_aux=True)(params))
     for gathered, product in zip(*map(jax.tree.leaves, found), strict=True):
-      np.testing.assert_allclose(gathered, product, rtol=1e-4, atol=1e-5)
+      # Of the largest: small ones are what is left of sums that cancel.
+      most = max(float(jnp.abs(product).max()), 1)
+      np.testing.assert_allclose(gathered, product, rtol=0, atol=1e-5 * most)
 
   def test_an_unknown_output_lists_what_there_is(self):
     with pytest.raises(ValueError, match='node_table, codebook, got .hash.'):
