@@ -76,24 +76,34 @@ def main(argv: list[str]) -> None:
 
 def run(config, workdir: pathlib.Path) -> None:
   """Does what --mode says."""
-  from rag_jax import ask, evaluate, report, survey, train
+  from rag_jax import report
 
   if _MODE.value == 'index':
+    from rag_jax import survey
+
     print(survey.run(config, workdir))
     return
   if _MODE.value == 'train':
+    from rag_jax import train
+
     results = train.run(config, workdir)
     print(report.table(results))
     print(f'\nresults: {workdir / "results.json"}')
     return
-  prepared, params = ask.load(config, workdir)
+  from rag_jax import ask, evaluate, loading, store
+  from rag_jax import workdir as workdirs
+
+  store.check_trained(workdir)
+  store.claim(workdir, config)  # the same experiment, or an error
+  system = loading.load(workdir).with_config(config)
   if _MODE.value == 'evaluate':
-    results = evaluate.measure(params, config, prepared)
+    data = workdirs.open(config, workdir)
+    results = evaluate.measure(system, data.dataset, data.pretrained)
     report.save_results(workdir / 'results.json', results)
     print(report.table(results))
     return
   questions = [_QUESTION.value] if _QUESTION.value else sys.stdin
-  for text in ask.answers(config, prepared, params, questions):
+  for text in ask.texts(system, questions):
     print(text, end='\n\n', flush=True)
 
 

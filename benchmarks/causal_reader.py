@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import baselines, report
-from rag_jax.components import causal_reader
 from rag_jax.data import formats, prompts
 from rag_jax.nn import generate, llama_weights
 from rag_jax.ops import text_metrics
+from rag_jax.readers import causal_marginals
 
 BATCH, PASSAGES = 8, 3
 PROMPT, CLOSED, ANSWER = 256, 96, 16  # tokens
@@ -34,7 +34,7 @@ TEMPERATURES = (0.5, 1, 2, 4, 8, 16)
 TEMPLATES = {True: prompts.SMOLLM2_CLOSED_BOOK, False: prompts.SMOLLM2}
 
 read = jax.jit(
-  functools.partial(causal_reader.read, max_length=ANSWER), static_argnums=1
+  functools.partial(causal_marginals.read, max_length=ANSWER), static_argnums=1
 )
 
 
@@ -42,7 +42,7 @@ read = jax.jit(
 def write(params, config, memory, weights, tokens, copied, *, kind, end, copy):
   """The best answer int32[B, A] and what of it is real."""
   count = weights.shape[1]
-  memory = causal_reader.select(memory, count)
+  memory = causal_marginals.select(memory, count)
   constraint = None
   if copy:
     own = tokens[:, :count], copied[:, :count]
@@ -51,7 +51,7 @@ def write(params, config, memory, weights, tokens, copied, *, kind, end, copy):
     constraint = generate.runs(
       *own, end_token=end, vocab_size=config.vocab_size
     )
-  function = getattr(causal_reader, f'write_{kind}')
+  function = getattr(causal_marginals, f'write_{kind}')
   found = function(
     params,
     config,

@@ -1,46 +1,46 @@
 """Few labels: most questions come with answers, but without documents.
 
 200 training questions keep their gold documents: search and reader start with
-these, each alone. Then all learn from all questions, and of most of them from
-nothing but the answer.
+these, each alone. Then all components train on all questions, and on most of
+them from nothing but the answer.
 
   python launch.py --config=experiments/few_labels.py
-  python benchmarks/end_to_end.py --data=facts \
-    --config=experiments/few_labels.py
 
-The second trains it in three ways. Facts, 200 of 8,067 questions labelled, 600
-questions of test_phrasing, three seeds, 44 min on two CPU cores shared with
-other work. Hits@1 of the index / after the ranker, EM / F1; differences with
-intervals over questions:
-  each alone               .703 / .884   .789 / .802
-  cut off                  .761 / .909   .791 / .808
-  end to end               .930 / .963   .865 / .880
-  end to end - each alone  after ranker .079 (.063-.094), EM .076 (.057-.096)
-  end to end - cut off     after ranker .054 (.041-.067), EM .074 (.054-.092)
+docs/results.md compares it with training each part alone.
 """
 
+from experiments import beir
 from rag_jax import config
+
+SEARCH = ('query_encoder', 'id_decoder', 'ranker')
+GOLD = {'docid': 1.0, 'ranking': 1.0, 'indexing': 1.0}
+TAUGHT = {'answer': 1.0, 'posterior': 1.0, 'docid_posterior': 1.0}
 
 
 def get_config():
-  values = config.default()
+  values = beir.get_config()
   values.name = 'few_labels'
-  values.data.vocab_size = 16_000
-  values.data.max_document_tokens = 160
-  values.data.max_query_tokens = 20
+  values.data.path = 'facts'
   values.data.labelled_questions = 200
-  values.docid.branching = 32
-  values.docid.leaf_size = 32
-  values.search.beam_size = 32
-  values.search.read_size = 2
-  values.reader.num_layers = 1
-  values.reader.num_heads = 2
-  values.loss.distillation = 1.0
-  values.loss.docid_distillation = 1.0
-  values.train.steps = 500
-  values.train.search_steps = 100
-  values.train.reader_steps = 100
-  values.train.reader_batch_size = 32
-  values.train.batch_size = 16
-  values.train.learning_rate = 2e-3
+  values.stages = config.stages(
+    search={
+      'steps': 100,
+      'batch_size': 64,
+      'losses': GOLD,
+      'trains': dict.fromkeys(SEARCH, 1.0),
+    },
+    read={
+      'steps': 100,
+      'learning_rate': 3e-4,
+      'candidates': 'gold',
+      'losses': {'answer': 1.0},
+      'trains': {'reader': 1.0},
+    },
+    joint={
+      'steps': 300,
+      'batch_size': 16,
+      'learning_rate': 2e-3,
+      'losses': GOLD | TAUGHT,
+    },
+  )
   return values

@@ -5,53 +5,32 @@
     --config.data.path=FILE
 
 FILE is one file of SQuAD, of whose questions nine in ten are to train on; OTHER
-is other data that the reader starts with, such as SQuAD's training file. Search
-starts with the vectors as published and a small weight of words. Then encoder,
-documents' vectors, the weights of the signals and the reader learn from the
-questions and answers of FILE alone, and the beam weighs words beside vectors as
-the ranker has come to.
-
-  python benchmarks/end_to_end.py --config=experiments/squad_answers.py:OTHER \
-    --data=FILE --without='each alone'
-
-trains it with the reader's gradient and without. SQuAD's dev file, 2,067
-paragraphs, OTHER the training file, 500 questions, three seeds, 21 to 22 min a
-seed on two CPU cores. Hits@1 of the index / after the ranker, EM / F1;
-differences with intervals over questions:
-  cut off               .698 / .751   .399 / .497
-  end to end            .818 / .834   .432 / .535
-  end to end - cut off  index .120 (.088 to .156), ranker .083 (.058 to .109),
-                        EM .033 (.016 to .051), F1 .038 (.019 to .057)
-Each part trained alone is the same as cut off: nothing else teaches search. The
-first try, lexical_weight .4 at the start, half the rate, a beam that kept its
-weight, and decay, one seed, cut off / end to end: index .786 / .790, ranker
-.814 / .838, EM .444 / .446. Start and rate were changed once, in view of that.
+is other data that the reader starts with, such as SQuAD's training file. The
+beam weighs words beside vectors as the ranker has come to. docs/results.md
+compares it with the reader's gradient cut off.
 """
 
-from experiments import nq_minilm, squad_minilm
+from experiments import minilm, nq_minilm
+from rag_jax import config
 
 
 def get_config(other_path=''):
   """The experiment; the reader starts with `other_path`, if there is one."""
-  values = nq_minilm.get_config()
-  values.name = 'squad_answers'
-  squad_minilm.squad_data(values)
+  values = minilm.model()
+  values.name = 'squad_answers' + ('_other' if other_path else '')
+  minilm.squad_data(values)
   values.data.eval_questions = 500
   values.docid.branching = 32
-  values.search.join_gold = False
-  values.search.lexical_weight = 0.1
-  values.search.lexical_follows = True
-  values.search.train_passage_tokens = 128
+  values.search.update(lexical_weight=0.1, lexical_follows=True)
   values.ranker.lexical_weight = 0.1
-  values.loss.docid = 0.0
-  values.loss.ranking = 0.0
-  values.loss.distillation = 1.0
-  values.train.steps = 120
-  values.train.search_steps = 0
-  values.train.reader_steps = 0
-  values.train.id_decoder_rate = 0.3
-  values.train.ranker_rate = 600.0  # of two weights, which have far to go
-  values.train.weight_decay = 0.0  # it would draw these to 1
-  if other_path:
-    nq_minilm.start_with(values, other_path, steps=500)
+  values.train.weight_decay = 0.0  # it would draw the ranker's weights to 1
+  read = {'batch_size': 8, 'learning_rate': 4e-4, 'candidates': 'gold'}
+  read |= {'trains': nq_minilm.READ, 'losses': {'answer': 1.0}}
+  joint = {'steps': 120, 'batch_size': 8, 'learning_rate': 1e-4}
+  joint |= {'candidates': 'beam', 'passage_tokens': 128}
+  joint['losses'] = {'answer': 1.0, 'posterior': 1.0}
+  joint['trains'] = {'query_encoder': 0.15, 'id_decoder': 0.3} | nq_minilm.READ
+  joint['trains']['ranker'] = 600.0  # of two weights, which have far to go
+  warmup = {'warmup': read | {'steps': 500, 'data': other_path}}
+  values.stages = config.stages(**(warmup if other_path else {}), joint=joint)
   return values

@@ -2,14 +2,13 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 Checkpointer: TypeAlias = ocp.training.Checkpointer  # type of `open`
-
-_NAME = 'state'
 
 
 def open(directory: str | os.PathLike[str], *, keep: int = 2) -> Checkpointer:
@@ -22,24 +21,40 @@ def open(directory: str | os.PathLike[str], *, keep: int = 2) -> Checkpointer:
   )
 
 
-def save(checkpointer: Checkpointer, step: int, state: Any) -> None:
-  """Saves in the background; a kill on the way leaves the last one intact."""
-  latest = checkpointer.latest
-  if latest is None or latest.step < step:
-    # Without force Orbax skips a save while another is on its way.
-    checkpointer.save_checkpointables_async(step, {_NAME: state}, force=True)
-
-
-def restore(checkpointer: Checkpointer, state: Any) -> tuple[int, Any] | None:
-  """Loads the newest checkpoint.
+def save(
+  checkpointer: Checkpointer, step: int, parts: Mapping[str, Any]
+) -> None:
+  """Saves in the background; a kill on the way leaves the last one intact.
 
   Args:
     checkpointer: from `open`.
-    state: arrays or shapes of the same structure; where they carry shardings,
-      what is loaded gets them.
+    step: its number.
+    parts: pytrees of arrays by name, which can be restored one by one.
+  """
+  latest = checkpointer.latest
+  if latest is None or latest.step < step:
+    # Without force Orbax skips a save while another is on its way.
+    checkpointer.save_checkpointables_async(step, dict(parts), force=True)
+
+
+def latest_step(checkpointer: Checkpointer) -> int | None:
+  """The step of the newest checkpoint, or None if there is none."""
+  latest = checkpointer.latest
+  return None if latest is None else latest.step
+
+
+def restore(
+  checkpointer: Checkpointer, parts: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Loads parts of the newest checkpoint.
+
+  Args:
+    checkpointer: from `open`.
+    parts: by name, arrays or shapes of the same structure; where they carry
+      shardings, what is loaded gets them. None takes a part as it was saved.
 
   Returns:
-    Its step and the state, or None if there is no checkpoint.
+    The parts, or None if there is no checkpoint.
 
   Raises:
     ValueError: if it is damaged or has another structure.
@@ -47,9 +62,13 @@ def restore(checkpointer: Checkpointer, state: Any) -> tuple[int, Any] | None:
   latest = checkpointer.latest
   if latest is None:
     return None
-  abstract = jax.tree.map(ocp_shape, state)
   try:
-    loaded = checkpointer.load_checkpointables(latest.step, {_NAME: abstract})
+    stored = checkpointer.checkpointables_metadata(latest.step).metadata
+    abstract = {
+      name: jax.tree.map(ocp_shape, stored[name] if part is None else part)
+      for name, part in parts.items()
+    }
+    return dict(checkpointer.load_checkpointables(latest.step, abstract))
   except Exception as error:  # Orbax raises many kinds
     reason = str(error).strip().splitlines()[0] if str(error).strip() else ''
     raise ValueError(
@@ -57,7 +76,6 @@ def restore(checkpointer: Checkpointer, state: Any) -> tuple[int, Any] | None:
       f'({type(error).__name__}: {reason[:200]}). '
       'Use another --workdir, or the configuration it was made with.'
     ) from error
-  return latest.step, loaded[_NAME]
 
 
 def close(checkpointer: Checkpointer) -> None:

@@ -12,88 +12,53 @@ from typing import Any
 
 import ml_collections
 
-from rag_jax import parallel, rag
+from rag_jax import composition, parallel
+from rag_jax import model as models
+from rag_jax import stage as training
 from rag_jax.components import id_decoder as decoders
 from rag_jax.components import query_encoder as encoders
 from rag_jax.components import ranker as rankers
-from rag_jax.components import reader as readers
 from rag_jax.data import pipeline
 from rag_jax.index import docids
 from rag_jax.index import pseudo_queries as crops
+from rag_jax.readers import base as readers
 
-GROUPS = ('query_encoder', 'id_decoder', 'ranker', 'reader')
 PRECISIONS = ('float32', 'bfloat16')
+START = training.Stage(
+  steps=1000,
+  losses=(('answer', 1.0), ('docid', 1.0), ('ranking', 1.0), ('indexing', 1.0)),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """The optimiser, the loop, and how it is spread over devices."""
+  """What all stages of training share."""
 
-  steps: int = 1000
-  batch_size: int = 32  # questions a step, over all devices
-  learning_rate: float = 1e-3  # peak; cosine decay to zero
-  warmup_steps: int = 50  # of each stage, and of the reader's own data
+  warmup_steps: int = 50  # of each stage
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+  head_lr_multiplier: float = 1.0  # of what a reader adds to published weights
+  precision: str = 'float32'  # or 'bfloat16', of published weights in a step
+  accumulate: int = 1  # parts of a batch, one after the other: less memory
+  parallel: str = 'jit'  # one of parallel.MODES
   log_every: int = 50  # steps between records in metrics.jsonl
   checkpoint_every: int = 500
   keep_checkpoints: int = 2
-  parallel: str = 'jit'  # one of parallel.MODES
-  search_steps: int = 0  # of `steps`, the first, that train without the reader
-  search_batch_size: int = 64  # questions a step in these
-  search_learning_rate: float = 1e-3  # peak in these
-  reader_steps: int = 0  # the next, that train the reader on gold documents
-  other_steps: int = 0  # of these, the first, that read data.other_path
-  reader_negatives: bool = False  # in the others, a found one beside the gold
-  reader_batch_size: int = 16
-  reader_learning_rate: float = 3e-4
-  freeze_search: bool = False  # after these; True = the reader trains alone
-  query_encoder_rate: float = 1.0  # factors on the learning rate, a component
-  id_decoder_rate: float = 1.0  # each; 0 freezes it
-  ranker_rate: float = 1.0
-  reader_rate: float = 1.0
-  head_rate: float = 1.0  # a factor more on what the reader adds to a BERT
-  accumulate: int = 1  # parts of a batch, one after the other: less memory
-  precision: str = 'float32'  # or 'bfloat16', of published weights in a step
   evaluate_every: int = 0  # steps between measurements; 0: only at the end
+  evaluate_exact: bool = False  # score every document too: the beam's regret
   eval_batch_size: int = 64
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
     parallel.check_mode(self.parallel)
-    sizes = ('batch_size', 'search_batch_size', 'reader_batch_size')
-    rest = ('eval_batch_size', 'accumulate', 'log_every')
-    for name in (*sizes, *rest, 'checkpoint_every', 'keep_checkpoints'):
-      if getattr(self, name) < 1:
+    sizes = ('eval_batch_size', 'accumulate', 'log_every')
+    for name, least in (
+      *((name, 1) for name in (*sizes, 'checkpoint_every', 'keep_checkpoints')),
+      *((name, 0) for name in ('evaluate_every', 'head_lr_multiplier')),
+    ):
+      if getattr(self, name) < least:
         raise ValueError(
-          f'train.{name} must be at least 1, got {getattr(self, name)}. '
-          f'Set --config.train.{name}.'
-        )
-    rates = [f'{name}_rate' for name in (*GROUPS, 'head')]
-    counts = ('steps', 'evaluate_every', 'search_steps', 'reader_steps')
-    for name in (*counts, 'other_steps', *rates):
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f'train.{name} must be at least 0, got {getattr(self, name)}. '
-          f'Set --config.train.{name}.'
-        )
-    if self.search_steps + self.reader_steps > self.steps:
-      raise ValueError(
-        'train.search_steps and reader_steps must add up to at most steps '
-        f'({self.steps}), got {self.search_steps} and {self.reader_steps}. '
-        'Set --config.train.steps.'
-      )
-    if self.other_steps > self.reader_steps:
-      raise ValueError(
-        'train.other_steps are the first of reader_steps, so at most '
-        f'{self.reader_steps}, got {self.other_steps}. '
-        'Set --config.train.other_steps.'
-      )
-    for name in sizes:
-      if getattr(self, name) % self.accumulate:
-        raise ValueError(
-          f'train.{name} must be a multiple of accumulate '
-          f'({self.accumulate}), got {getattr(self, name)}. '
+          f'train.{name} must be at least {least}, got {getattr(self, name)}. '
           f'Set --config.train.{name}.'
         )
     if self.precision not in PRECISIONS:
@@ -115,71 +80,28 @@ class Config:
   id_decoder: decoders.IdDecoderConfig = decoders.IdDecoderConfig()
   ranker: rankers.RankerConfig = rankers.RankerConfig()
   reader: readers.ReaderConfig = readers.ReaderConfig()
-  search: rag.SearchConfig = rag.SearchConfig()
-  loss: rag.LossConfig = rag.LossConfig()
+  search: models.SearchConfig = models.SearchConfig()
   pseudo_queries: crops.PseudoQueryConfig = crops.PseudoQueryConfig()
   train: TrainConfig = TrainConfig()
+  stages: tuple[tuple[str, training.Stage], ...] = (('joint', START),)
 
   @property
-  def model(self) -> rag.RagConfig:
+  def model(self) -> models.ModelConfig:
     """The part that a compiled step depends on."""
-    fields = dataclasses.fields(rag.RagConfig)
-    return rag.RagConfig(**{f.name: getattr(self, f.name) for f in fields})
+    fields = dataclasses.fields(models.ModelConfig)
+    return models.ModelConfig(**{f.name: getattr(self, f.name) for f in fields})
 
+  @property
+  def steps(self) -> int:
+    """Steps of all stages."""
+    return sum(stage.steps for _, stage in self.stages)
 
-def stages(config: Config) -> list[Config]:
-  """The stages of training: search alone, the reader alone, then everything.
-
-  Each has the number of its own steps, its batch size and learning rate in
-  `train`; one without steps is left out.
-
-  Example:
-    >>> train = {'steps': 100, 'search_steps': 30, 'reader_steps': 20}
-    >>> config = build({'train': train})
-    >>> [stage.train.steps for stage in stages(config)]
-    [30, 20, 50]
-  """
-  train = config.train
-  still = {f'{name}_rate': 0.0 for name in GROUPS if name != 'reader'}
-  left = train.steps - train.search_steps - train.reader_steps
-  everything = _stage(config, left, **still if train.freeze_search else {})
-  search = _stage(
-    dataclasses.replace(
-      config,
-      ranker=dataclasses.replace(config.ranker, reads=False),
-      reader=dataclasses.replace(config.reader, null_document=False),
-      loss=dataclasses.replace(
-        config.loss, answer=0.0, distillation=0.0, docid_distillation=0.0
-      ),
-    ),
-    train.search_steps,
-    batch_size=train.search_batch_size,
-    learning_rate=train.search_learning_rate,
-    reader_rate=0.0,
-  )
-  reading = _stage(
-    dataclasses.replace(
-      config,
-      search=dataclasses.replace(
-        config.search, gold_only=True, train_passage_tokens=0
-      ),
-    ),
-    train.reader_steps,
-    batch_size=train.reader_batch_size,
-    learning_rate=train.reader_learning_rate,
-    reader_steps=train.reader_steps,
-    other_steps=train.other_steps,
-    **still,
-  )
-  found = [s for s in (search, reading, everything) if s.train.steps]
-  return found or [everything]
-
-
-def _stage(config: Config, steps: int, **changes: Any) -> Config:
-  none = {'search_steps': 0, 'reader_steps': 0, 'other_steps': 0}
-  changes = none | changes | {'steps': steps}
-  train = dataclasses.replace(config.train, **changes)
-  return dataclasses.replace(config, train=train)
+  def trains_with(self, losses: frozenset[str]) -> bool:
+    """Whether a stage has a step with one of these losses."""
+    return any(
+      stage.steps and any(name in losses for name, _ in stage.losses)
+      for _, stage in self.stages
+    )
 
 
 # Fields that may differ when a run is taken up again.
@@ -189,6 +111,7 @@ MAY_CHANGE = (
   'train.keep_checkpoints',
   'train.parallel',
   'train.eval_batch_size',
+  'train.evaluate_exact',
   'reader.null_threshold',
   'data.eval_splits',
   'data.eval_questions',
@@ -197,7 +120,42 @@ MAY_CHANGE = (
 
 def default() -> ml_collections.ConfigDict:
   """Every field with its default value, locked against new names."""
-  return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+  values = dataclasses.asdict(Config())
+  own = dict(values.pop('stages'))
+  own['joint'] |= {
+    name: dict(own['joint'][name]) for name in ('losses', 'trains')
+  }
+  values = ml_collections.ConfigDict(values)
+  values.unlock()
+  values.stages = stages(**own)
+  return values.lock()
+
+
+def stages(**named: dict[str, Any]) -> ml_collections.ConfigDict:
+  """Stages of an experiment file, in order, every field open to flags.
+
+  Args:
+    **named: fields of `stage.Stage` by the name of each stage; `losses` and
+      `trains` are dicts. What is left out keeps its default.
+
+  Example:
+    >>> own = stages(search={'steps': 30, 'losses': {'docid': 1.0}},
+    ...              joint={'steps': 50})
+    >>> list(own), own.search.losses.docid, own.search.losses.answer
+    (['search', 'joint'], 1.0, 0.0)
+  """
+  found = {}
+  for name, fields in named.items():
+    start = dataclasses.asdict(training.Stage())
+    values = start | fields
+    values['losses'] = dict.fromkeys(composition.LOSSES, 0.0) | dict(
+      values['losses']
+    )
+    values['trains'] = dict.fromkeys(training.COMPONENTS, 0.0) | dict(
+      values['trains']
+    )
+    found[name] = ml_collections.ConfigDict(values)
+  return ml_collections.ConfigDict(found, sort_keys=False)
 
 
 def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
@@ -210,7 +168,8 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     The experiment.
 
   Raises:
-    ValueError: if a field does not exist or a value is out of range.
+    ValueError: if a field does not exist, a value is out of range, or values
+      cannot go together.
 
   Example:
     >>> build({'search': {'beam_size': 8}}).search.beam_size
@@ -222,30 +181,55 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   """
   if isinstance(values, ml_collections.ConfigDict):
     values = values.to_dict()
+  values = dict(values)
+  named = values.pop('stages', None)
   config = _fill(Config, values, prefix='')
+  if named is not None:
+    own = tuple((name, _stage(name, fields)) for name, fields in named.items())
+    config = dataclasses.replace(config, stages=own)
   _ = config.model  # checks values that must go together
-  if config.search.gold_only:
-    raise ValueError(
-      'search.gold_only belongs to the stage that trains the reader, got True. '
-      'Set --config.train.reader_steps.'
-    )
+  _check(config)
+  for name, stage in config.stages:
+    if stage.steps:
+      composition.check(config, name, stage)
+  return config
+
+
+def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
+  """A stage of plain values; errors name it."""
+  start = training.Stage()
+  known = {field.name: field for field in dataclasses.fields(training.Stage)}
+  filled: dict[str, Any] = {}
+  prefix = f'stages.{name}.'
+  for field, value in fields.items():
+    _check_name(known, field, prefix)
+    if field in ('losses', 'trains'):
+      allowed = {
+        'losses': composition.LOSSES,
+        'trains': training.COMPONENTS,
+      }[field]
+      for key in dict(value):
+        _check_name(dict.fromkeys(allowed), key, f'{prefix}{field}.')
+      filled[field] = tuple(
+        (key, dict(value)[key]) for key in allowed if dict(value).get(key)
+      )
+    else:
+      filled[field] = _cast(value, getattr(start, field), prefix + field)
+  try:
+    return training.Stage(**filled)
+  except ValueError as error:
+    raise ValueError(str(error).replace('STAGE', name)) from error
+
+
+def _check(config: Config) -> None:
+  """Raises a ValueError on values that do not go together."""
   for part in ('query_encoder', 'reader'):
     own = getattr(config, part).weights
-    if own and not config.data.tokenizer:
+    if own and not config.data.tokenizer and not _has_own_tokens(config, part):
       raise ValueError(
         f'{part}.weights {own!r} need their own tokenizer, got '
         f"data.tokenizer=''. Set --config.data.tokenizer={own}."
       )
-  if bool(config.data.other_path) != bool(config.train.other_steps):
-    raise ValueError(
-      'data.other_path is what the reader reads in train.other_steps, got '
-      f'{config.data.other_path!r} and {config.train.other_steps}. Set both '
-      '--config.data.other_path and --config.train.other_steps, or neither.'
-    )
-  if config.reader.null_document:
-    _check_null_document(config)
-  if config.train.reader_negatives:
-    _check_negatives(config)
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
       'search.lexical_weight needs whole words, got data.max_query_words=0. '
@@ -258,50 +242,29 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
       f'{config.data.max_answer_tokens}. Set '
       '--config.data.max_answer_tokens.'
     )
-  return config
-
-
-def _check_negatives(config: Config) -> None:
-  """Raises a ValueError where nothing would be learned from them."""
-  train = config.train
-  for name, value in (
-    ('ranker.reads=True', config.ranker.reads),
-    ('loss.ranking=1', config.loss.ranking),
-    ('train.reader_steps=300', train.reader_steps > train.other_steps),
-  ):
-    if not value:
-      raise ValueError(
-        'train.reader_negatives teach how relevant a passage is in steps of '
-        'the reader on its own data, for ranker.reads and by the weight of '
-        f'loss.ranking, got {train.reader_steps - train.other_steps} such '
-        f'steps, {config.ranker.reads} and {config.loss.ranking}. Set '
-        f'--config.{name} or --config.train.reader_negatives=False.'
-      )
-
-
-def _check_null_document(config: Config) -> None:
-  """Raises a ValueError where it would never see passages without an answer."""
-  train, search = config.train, config.search
-  if train.search_steps + train.reader_steps == train.steps:
+  learns = frozenset(('null_document',))
+  if config.reader.null_document and not config.trains_with(learns):
     raise ValueError(
-      'reader.null_document is trained in the steps that are left for all '
-      f'parts, got train.steps={train.steps}, of which search_steps and '
-      'reader_steps leave none. Set --config.train.steps or '
+      'reader.null_document is trained by the loss null_document, got no stage '
+      'with steps that has it. Set '
+      '--config.stages.STAGE.losses.null_document=1 or '
       '--config.reader.null_document=False.'
     )
-  name = 'train_read_size' if search.train_read_size else 'read_size'
-  if search.join_gold and getattr(search, name) <= config.data.max_gold:
-    raise ValueError(
-      'reader.null_document needs passages beside the gold ones, of which '
-      f'there may be data.max_gold={config.data.max_gold}, got '
-      f'search.{name}={getattr(search, name)}. Set '
-      f'--config.search.{name}={config.data.max_gold + 1}.'
-    )
+
+
+def _has_own_tokens(config: Config, part: str) -> bool:
+  return part == 'reader' and composition.reader_of(config).own_text is not None
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-  """Plain nested values, for config.json."""
-  return dataclasses.asdict(config)
+  """Plain nested values, for config.json; `build` takes them back."""
+  values = dataclasses.asdict(config)
+  values['stages'] = {
+    name: stage
+    | {'losses': dict(stage['losses']), 'trains': dict(stage['trains'])}
+    for name, stage in values['stages']
+  }
+  return values
 
 
 def check_field(name: str) -> None:
@@ -312,7 +275,13 @@ def check_field(name: str) -> None:
   """
   cls: type = Config
   prefix = ''
-  for part in name.split('.'):
+  parts = name.split('.')
+  if parts[0] == 'stages':  # whose names are the experiment's
+    if len(parts) > 2:
+      known = {f.name: f for f in dataclasses.fields(training.Stage)}
+      _check_name(known, parts[2], '.'.join(parts[:2]) + '.')
+    return
+  for part in parts:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     _check_name(fields, part, prefix)
     if not dataclasses.is_dataclass(fields[part].default):

@@ -1,31 +1,95 @@
-"""What the stages of training ask: which questions, of which documents.
+"""What the stages train on: which questions, of which documents.
 
-Search alone asks what has gold documents; the reader alone what its documents
-answer, beside documents that do not if the experiment says so, and before that,
-if it names other data, the questions of these; all together ask everything.
+A stage that reads gold documents trains on questions that these answer; one
+without a loss of the reader on questions with gold documents, if there are
+some; all others on every question. A stage with `data` of its own reads the
+questions and documents of that.
 """
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import objective, rag, types
+from rag_jax import corpus, forward, model, objective, readers, types
+from rag_jax import stage as stages
+from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
-from rag_jax.components import query_encoder, reader
+from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline
 from rag_jax.index import index as indexes
+from rag_jax.readers import spans
+
+Material = tuple[pipeline.Questions, indexes.Index]
 
 
-def training_questions(
-  config: configs.Config, prepared: workdirs.Prepared
-) -> pipeline.Questions:
+def prepare(
+  config: configs.Config,
+  prepared: workdirs.Prepared,
+  other: dict[str, types.Dataset],
+) -> dict[str, Callable[[model.Params], Material]]:
+  """What each stage trains on, by its name.
+
+  All that can be missing is found out here, before the first step; hard
+  negatives are searched for when a stage begins, by the parameters of then.
+
+  Args:
+    config: the experiment.
+    prepared: documents, questions and index.
+    other: data of the stages that name their own, by the stage.
+
+  Returns:
+    Stage -> function of the parameters -> questions, and the index that they
+    are asked of.
+
+  Raises:
+    ValueError: if a stage has no question to train on.
+  """
+  questions = training_questions(prepared)
+  found: dict[str, Callable[[model.Params], Material]] = {}
+  for name, stage in config.stages:
+    if not stage.steps:
+      continue
+    own, index = questions, prepared.index
+    if name in other:
+      own, index = other_questions(name, stage, prepared, other[name])
+    elif not stage.searches:
+      own = answered(name, config, own, index)
+    elif not any(loss in objective.READS for loss, _ in stage.losses):
+      own = labelled(own)
+    if stage.candidates == 'gold+negative':
+      found[name] = functools.partial(_with_negative, config, own, index)
+    else:
+      found[name] = functools.partial(_as_they_are, own, index)
+  return found
+
+
+def _as_they_are(
+  questions: pipeline.Questions, index: indexes.Index, params: model.Params
+) -> Material:
+  del params
+  return questions, index
+
+
+def _with_negative(
+  config: configs.Config,
+  questions: pipeline.Questions,
+  index: indexes.Index,
+  params: model.Params,
+) -> Material:
+  return with_negative(config, params, questions, index), index
+
+
+def training_questions(prepared: workdirs.Prepared) -> pipeline.Questions:
   """The questions to train on, as arrays."""
-  return prepared.encode(
-    pipeline.train_questions(prepared.dataset, config.data), config.data
+  config = prepared.system.config
+  return prepared.system.encode(
+    pipeline.train_questions(prepared.dataset, config.data)
   )
 
 
@@ -36,19 +100,22 @@ def labelled(questions: pipeline.Questions) -> pipeline.Questions:
 
 
 def answered(
-  config: configs.Config, questions: pipeline.Questions, index: indexes.Index
+  name: str,
+  config: configs.Config,
+  questions: pipeline.Questions,
+  index: indexes.Index,
 ) -> pipeline.Questions:
   """The questions whose gold documents hold an answer, word for word.
 
-  The fusion reader writes its answers: for it they need not.
+  A reader that writes its answers needs no place where they stand.
   """
-  points = config.reader.kind == 'extractive'
+  points = readers.make(config.reader).points
 
   @jax.jit
   def holds(tokens, batch):
-    found = (batch.answers != types.PAD).any((1, 2))[:, None]
+    found = (batch.read_answers != types.PAD).any((1, 2))[:, None]
     if points:
-      found = reader.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
+      found = spans.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
     return (found & (batch.gold >= 0)).any(1) & batch.where
 
   batches = pipeline.eval_batches(questions, batch_size=256)
@@ -56,23 +123,23 @@ def answered(
   rows = np.flatnonzero(np.concatenate(parts))
   if not rows.size:
     raise ValueError(
-      'train.reader_steps needs training questions that a gold document '
-      'answers, an extractive reader in its own words, got none. Set '
-      '--config.train.reader_steps=0.'
+      f'stages.{name} reads gold documents, and needs training questions that '
+      'one of them answers, a reader that points in its own words, got none. '
+      f'Set --config.stages.{name}.steps=0.'
     )
   return pipeline.keep(questions, rows)
 
 
 def with_negative(
   config: configs.Config,
-  params: rag.Params,
+  params: model.Params,
   questions: pipeline.Questions,
   index: indexes.Index,
 ) -> pipeline.Questions:
   """Questions with the document that search ranks best but for the gold ones.
 
   Where the index knows what training questions ask for, one of them does; see
-  `objective.compared`. It may hold the answer by chance, and is taken for wrong
+  `trace.compared`. It may hold the answer by chance, and is taken for wrong
   all the same; so is a gold document that is none of the first `data.max_gold`.
 
   Args:
@@ -93,7 +160,7 @@ def with_negative(
     encoding = query_encoder.apply(
       params['query_encoder'], config.query_encoder, batch.query
     )
-    found = rag.retrieve(
+    found = forward.retrieve(
       params,
       config.model,
       index,
@@ -101,10 +168,10 @@ def with_negative(
       words=batch.words,
       allowed=allowed,
     )
-    others = found.where & ~objective.gold_among(found, batch.gold)
+    others = found.where & ~traces.gold_among(found, batch.gold)
     found = dataclasses.replace(found, where=others)
-    ranking = rag.rank(params, config.model, index, batch, encoding, found)
-    best = rag.choose(index, ranking, 1)
+    ranking = forward.rank(params, config.model, index, batch, encoding, found)
+    best = forward.choose(index, ranking, 1)
     return jnp.where(best.where, best.documents, -1)[:, 0]
 
   # So many at a time whatever else changes: a run that is taken up again has
@@ -114,34 +181,30 @@ def with_negative(
   return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 
 
-def load_other(config: configs.Config) -> types.Dataset | None:
-  """The data that the reader starts with.
-
-  Args:
-    config: the experiment.
-
-  Returns:
-    `data.other_path`, or None where the experiment names none.
+def load_other(config: configs.Config) -> dict[str, types.Dataset]:
+  """The data of the stages that name their own, by the stage.
 
   Raises:
-    ValueError: if it has no question to train on with answer and document.
+    ValueError: if one has no question to train on with answer and document.
   """
-  path, split = config.data.other_path, config.data.train_split
-  if not path:
-    return None
-  try:
-    dataset = formats.load(path, on_empty=config.data.on_empty)
-  except ValueError as error:  # its remedies are for data.path
-    text = str(error).replace('data.path', 'data.other_path')
-    raise ValueError(text) from error
-  if not _readable(dataset, split):
-    raise ValueError(
-      f'data.other_path {path!r} must have questions in split {split!r} with '
-      'answers and documents, got none; its splits are '
-      f'{", ".join(sorted(dataset.splits)) or "none"}. Set '
-      '--config.data.other_path to data that has.'
-    )
-  return dataset
+  found, split = {}, config.data.train_split
+  for name, stage in config.stages:
+    if not stage.data or not stage.steps:
+      continue
+    field = f'stages.{name}.data'
+    try:
+      dataset = formats.load(stage.data, on_empty=config.data.on_empty)
+    except ValueError as error:  # its remedies are for data.path
+      raise ValueError(str(error).replace('data.path', field)) from error
+    if not _readable(dataset, split):
+      raise ValueError(
+        f'{field} {stage.data!r} must have questions in split {split!r} with '
+        'answers and documents, got none; its splits are '
+        f'{", ".join(sorted(dataset.splits)) or "none"}. Set --config.{field} '
+        'to data that has.'
+      )
+    found[name] = dataset
+  return found
 
 
 def _readable(dataset: types.Dataset, split: str) -> list[types.Question]:
@@ -150,15 +213,19 @@ def _readable(dataset: types.Dataset, split: str) -> list[types.Question]:
 
 
 def other_questions(
-  config: configs.Config, prepared: workdirs.Prepared, other: types.Dataset
-) -> tuple[pipeline.Questions, indexes.Index]:
+  name: str,
+  stage: stages.Stage,
+  prepared: workdirs.Prepared,
+  other: types.Dataset,
+) -> Material:
   """Questions of other data, and an index whose tokens hold its documents.
 
   What was met on the way is printed.
 
   Args:
-    config: the experiment.
-    prepared: its own documents, questions and index.
+    name: of the stage.
+    stage: that reads it.
+    prepared: the experiment's own documents, questions and index.
     other: what `load_other` found.
 
   Returns:
@@ -168,30 +235,37 @@ def other_questions(
   Raises:
     ValueError: if no document holds an answer word for word.
   """
-  data, train = config.data, config.train
+  system = prepared.system
+  data, field = system.config.data, f'stages.{name}.data'
   # Some hold no answer that can be pointed at; more are not needed.
-  enough = 2 * train.other_steps * train.reader_batch_size
+  enough = 2 * stage.steps * stage.batch_size
   asked = pipeline.spread(_readable(other, data.train_split), enough)
   names = {name for question in asked for name in question.document_ids}
   documents = [d for d in other.documents if d.id in names]
   own = prepared.index.tokens
-  rows = {d.id: len(own) + i for i, d in enumerate(documents)}
-  questions = pipeline.encode_questions(
-    prepared.tokenizer, asked, rows, data, prepared.vocabulary
-  )
-  encoded = pipeline.encode_documents(prepared.tokenizer, documents, data)
+  encoded = pipeline.encode_documents(system.tokenizer, documents, data)
   tokens = jnp.concatenate([own, jnp.asarray(encoded.tokens, own.dtype)])
-  library = dataclasses.replace(prepared.index, tokens=tokens)
+  index = dataclasses.replace(prepared.index, tokens=tokens)
+  everything = [*system.documents, *documents]
+  library = dataclasses.replace(
+    index,
+    reader_tokens=corpus.reader_passages(
+      system.config, everything, system.reader_tokenizer
+    ),
+  )
+  holder = dataclasses.replace(
+    system, documents=(None,) * len(own) + tuple(documents)
+  )
   try:
-    found = answered(config, questions, library)
+    found = answered(name, system.config, holder.encode(asked), library)
   except ValueError as error:
     raise ValueError(
-      f'data.other_path {data.other_path!r} must have documents that hold an '
-      f'answer word for word, got none in {len(documents)}. Set '
-      '--config.data.other_path to data that has.'
+      f'{field} {stage.data!r} must have documents that hold an answer word '
+      f'for word, got none in {len(documents)}. Set --config.{field} to data '
+      'that has.'
     ) from error
   cut = f'{encoded.truncated} of {len(documents)} documents are cut'
   used = f'{len(found.query)} of {len(asked)} questions have an answer to point'
   for note in (*other.notes, f'{cut}, {used} at.'):
-    print(f'note: data.other_path: {note}', file=sys.stderr)
+    print(f'note: {field}: {note}', file=sys.stderr)
   return found, library

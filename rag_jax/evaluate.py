@@ -1,74 +1,45 @@
 """Measuring: every split, every system, on the same questions."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import baselines, rag, report, types
-from rag_jax import config as configs
-from rag_jax import workdir as workdirs
-from rag_jax.components import query_encoder, reader
-from rag_jax.data import pipeline, tokenizers
+from rag_jax import (
+  comparison,
+  compiled,
+  forward,
+  model,
+  objective,
+  readers,
+  report,
+  types,
+)
+from rag_jax import system as systems
+from rag_jax.data import pipeline
 from rag_jax.ops import metrics, text_metrics
+from rag_jax.readers import base
 
-DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
-TUNING = 10_000  # training questions that weights of baselines are chosen by
+DEPTHS = comparison.DEPTHS
+RESAMPLES = 100  # of the bootstrap of measures that are no mean
 # A question's value for each system and measure; NaN where it has none.
 Values = dict[tuple[str, str], np.ndarray]
 
 
-@functools.cache
-def answer_function(config: rag.RagConfig) -> Callable[..., rag.Answer]:
-  """`rag.answer`, compiled once a model: (params, batch, index) -> Answer."""
-  return jax.jit(functools.partial(rag.answer, config=config))
-
-
-@functools.cache
-def read_function(config: rag.RagConfig) -> Callable[..., rag.Answer]:
-  """`rag.answer` on the gold documents, without a search."""
-
-  def read(params, batch, index):
-    gold = types.Candidates(
-      documents=jnp.maximum(batch.gold, 0),
-      codes=index.codes[batch.gold],
-      scores=jnp.zeros(batch.gold.shape),
-      where=batch.gold >= 0,
-    )
-    return rag.answer(params, batch, index, config=config, candidates=gold)
-
-  return jax.jit(read)
-
-
-@functools.cache
-def search_function(config: rag.RagConfig) -> Callable[..., types.Candidates]:
-  """`rag.retrieve`, compiled once a model, for what is not read."""
-
-  def search(params, batch, index):
-    encoding = query_encoder.apply(
-      params['query_encoder'], config.query_encoder, batch.query
-    )
-    return rag.retrieve(params, config, index, encoding, words=batch.words)
-
-  return jax.jit(search)
-
-
 def measure(
-  params: rag.Params,
-  config: configs.Config,
-  prepared: workdirs.Prepared,
+  system: systems.System,
+  dataset: types.Dataset,
+  pretrained: model.Pretrained,
   *,
   with_baselines: bool = True,
 ) -> list[report.Result]:
   """Measures the index, the ranker, the reader and baselines on each split.
 
   Args:
-    params: what was trained.
-    config: the experiment.
-    prepared: documents, questions and index.
+    system: what was trained.
+    dataset: the questions.
+    pretrained: published weights, for baselines that use them as published.
     with_baselines: whether those that do not learn are measured beside them.
 
   Returns:
@@ -78,253 +49,128 @@ def measure(
     apart in splits of their own.
   """
   results = []
-  others = _Baselines(config, prepared) if with_baselines else None
-  for split, questions in splits(config, prepared):
+  others = None
+  if with_baselines:
+    others = comparison.Baselines(system, dataset, pretrained)
+  reads = system.config.trains_with(objective.READS)
+  published = readers.make(system.config.reader).load is not None
+  for split, questions in splits(system, dataset):
     values: Values = {}
     if others is not None:
-      found = others.search(questions)
-      values = _retrieval(questions, prepared, found, config)
-    values |= question_values(params, config, prepared, questions)
-    if config.loss.reads and config.reader.weights:
-      read = answer_all(
-        params, config, prepared, questions, function=read_function
-      )
-      name = 'answers from the gold document'
-      own = _answers(name, questions, prepared, read, config)
-      without = [not question.document_ids for question in questions]
-      for value in own.values():  # without one there was nothing to read
-        value[without] = np.nan
-      values |= own
-    groups = _groups(split, questions, prepared, config)
+      values = _retrieval(system, questions, others.search(questions))
+    own, extra = _measured(system, questions)
+    values |= own
+    if reads and published:
+      values |= _from_gold(system, questions)
+    groups = _groups(system, dataset, split, questions)
     results += _summarise(groups, values)
+    if extra is not None:
+      results += _calibration(split, *extra)
   return results
 
 
 def question_values(
-  params: rag.Params,
-  config: configs.Config,
-  prepared: workdirs.Prepared,
-  questions: Sequence[types.Question],
+  system: systems.System, questions: Sequence[types.Question]
 ) -> Values:
   """What index, ranker and reader are worth on each question.
 
   Args:
-    params: what was trained.
-    config: the experiment.
-    prepared: documents and index.
+    system: what was trained.
     questions: n of them.
 
   Returns:
     (system, measure) -> float[n], NaN where a question has no such value.
-    Answers are left out where nobody has taught the reader anything.
+    Answers are left out where no stage has trained the reader.
   """
-  found = answer_all(params, config, prepared, questions)
-  systems = {
-    'generative index': (found.candidates.documents, found.candidates.where),
-    'after ranker': (found.documents, found.documents >= 0),
-  }
-  values = _retrieval(questions, prepared, systems, config)
-  values['generative index', 'real documents'] = _share_real(
-    found.candidates, len(prepared.dataset.documents)
+  return _measured(system, questions)[0]
+
+
+def _measured(
+  system: systems.System, questions: Sequence[types.Question]
+) -> tuple[Values, tuple[np.ndarray, np.ndarray] | None]:
+  """Values of each question; chances of answers, and which are right."""
+  found = run(system, compiled.answer, questions)
+  values = _retrieval(
+    system,
+    questions,
+    {
+      'generative index': (found.candidates.documents, found.candidates.where),
+      'after ranker': (found.documents, found.documents >= 0),
+    },
   )
-  if config.loss.reads:
-    values |= _answers('answers', questions, prepared, found, config)
-  return values
+  values['generative index', 'real documents'] = _share_real(
+    found.candidates, len(system.documents)
+  )
+  if system.config.train.evaluate_exact:
+    values['generative index', 'beam regret'] = run(
+      system, compiled.regret, questions
+    )
+  if not system.config.trains_with(objective.READS):
+    return values, None
+  answers = _answers('answers', system, questions, found)
+  chance = np.exp(np.asarray(found.log_probability, np.float64))
+  return values | answers, (chance, answers['answers', 'EM'])
 
 
 def measure_search(
-  params: rag.Params, config: configs.Config, prepared: workdirs.Prepared
+  system: systems.System, dataset: types.Dataset
 ) -> list[report.Result]:
   """Measures the index alone, on each split; no document is read."""
   results = []
-  for split, questions in splits(config, prepared):
-    found = answer_all(
-      params, config, prepared, questions, function=search_function
+  for split, questions in splits(system, dataset):
+    found = run(system, compiled.search, questions)
+    values = _retrieval(
+      system, questions, {'generative index': (found.documents, found.where)}
     )
-    systems = {'generative index': (found.documents, found.where)}
-    values = _retrieval(questions, prepared, systems, config)
-    groups = _groups(split, questions, prepared, config)
+    groups = _groups(system, dataset, split, questions)
     results += _summarise(groups, values)
   return results
 
 
-def answer_all(
-  params: rag.Params,
-  config: configs.Config,
-  prepared: workdirs.Prepared,
+def run(
+  system: systems.System,
+  function: compiled.Function,
   questions: Sequence[types.Question],
-  *,
-  function: Callable[..., Callable[..., Any]] = answer_function,
-) -> Any:
-  """Answers questions in batches; fields come back as host arrays.
-
-  Args:
-    params: what was trained.
-    config: the experiment.
-    prepared: documents and index.
-    questions: what is asked.
-    function: one of the functions above.
-  """
-  batches = pipeline.eval_batches(
-    prepared.encode(questions, config.data),
-    batch_size=config.train.eval_batch_size,
-  )
-  answer_fn = function(config.model)
-  parts = [
-    jax.device_get(answer_fn(params, b, prepared.index)) for b in batches
-  ]
-  whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  return jax.tree.map(lambda x: x[: len(questions)], whole)
-
-
-def abstains(found: rag.Answer, row: int, config: configs.Config) -> bool:
-  """Whether one question is given no answer."""
-  threshold = config.reader.null_threshold
-  return threshold < reader.NEVER and bool(found.no_answer[row] > threshold)
-
-
-def answer_text(
-  found: rag.Answer,
-  row: int,
-  prepared: workdirs.Prepared,
-  config: configs.Config,
-) -> str:
-  """The answer to one question as text, cut from its document or written.
-
-  It is '' where no answer is given.
-  """
-  if abstains(found, row, config):
-    return ''
-  if config.reader.kind == 'fusion':
-    return tokenizers.decode(prepared.tokenizer, np.asarray(found.tokens[row]))
-  return pipeline.span_text(
-    prepared.tokenizer,
-    prepared.dataset.documents[int(found.read[row])],
-    int(found.start[row]),
-    int(found.end[row]),
-    config.data,
-  )
-
-
-class _Baselines:
-  """Systems that nothing is trained for, on the same questions."""
-
-  def __init__(self, config: configs.Config, prepared: workdirs.Prepared):
-    data, documents = config.data, prepared.dataset.documents
-    self._config, self._prepared = config, prepared
-    self._bm25 = baselines.bm25_index(
-      documents,
-      k1=data.bm25_k1,
-      b=data.bm25_b,
-      title_weight=data.title_weight,
-    )
-    self._documents = None
-    if prepared.pretrained.vectors is not None:
-      self._documents = np.asarray(prepared.pretrained.vectors)
-      self._weight = self._tune(self._documents)
-
-  def search(
-    self, questions: Sequence[types.Question]
-  ) -> dict[str, tuple[types.Array, types.Array]]:
-    """Documents of each system, best first, and which are real."""
-    texts = [question.text for question in questions]
-    depth = min(max(DEPTHS), len(self._prepared.dataset.documents))
-    rows = baselines.bm25_search(self._bm25, texts, k=depth)[0]
-    found = {'BM25': rows}
-    if self._documents is not None:
-      vectors = self._vectors(questions)
-      found['dense, exact'] = baselines.dense_search(
-        self._documents, vectors, k=depth
-      )[0]
-      if self._weight is not None:
-        found['dense + BM25, exact'] = baselines.hybrid_search(
-          self._bm25,
-          texts,
-          self._documents,
-          vectors,
-          weight=self._weight,
-          k=depth,
-        )[0]
-    return {name: (rows, rows >= 0) for name, rows in found.items()}
-
-  def _tune(self, documents: np.ndarray) -> float | None:
-    """Weight of BM25 beside published vectors, by training questions.
-
-    None where no training question has a document to choose it by.
-    """
-    training = pipeline.train_questions(
-      self._prepared.dataset, self._config.data
-    )
-    sample = [q for q in training if q.document_ids][:TUNING]
-    if not sample:
-      return None
-    return baselines.tune_hybrid(
-      self._bm25,
-      [question.text for question in sample],
-      documents,
-      self._vectors(sample),
-      _gold(sample, self._prepared),
-      sample=TUNING,
-    )
-
-  def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
-    """Vectors of questions by the published encoder as it was published."""
-    params = {'bert': self._prepared.pretrained.query_encoder}
-    return answer_all(
-      {'query_encoder': params},
-      self._config,
-      self._prepared,
-      questions,
-      function=_vector_function,
-    )
-
-
-@functools.cache
-def _vector_function(config: rag.RagConfig) -> Callable[..., jax.Array]:
-  def encode(params, batch, index):
-    del index
-    return query_encoder.apply(
-      params['query_encoder'], config.query_encoder, batch.query
-    ).vector
-
-  return jax.jit(encode)
-
-
-def _gold(
-  questions: Sequence[types.Question], prepared: workdirs.Prepared
-) -> np.ndarray:
-  """Rows of the documents that answer each question, int32[n, G]; -1 = none."""
-  rows = prepared.rows
-  most = max([1, *(len(q.document_ids) for q in questions)])
-  gold = np.full((len(questions), most), -1, np.int32)
-  for i, question in enumerate(questions):
-    gold[i, : len(question.document_ids)] = [
-      rows[name] for name in question.document_ids
-    ]
-  return gold
+):
+  """`System.run` in batches of `train.eval_batch_size`."""
+  size = system.config.train.eval_batch_size
+  return system.run(function, questions, batch_size=size)
 
 
 def splits(
-  config: configs.Config, prepared: workdirs.Prepared
+  system: systems.System, dataset: types.Dataset
 ) -> Iterator[tuple[str, Sequence[types.Question]]]:
   """The splits to measure, each with its name and the questions asked of it."""
-  for split in pipeline.check_splits(prepared.dataset, config.data):
-    questions = prepared.dataset.splits[split]
-    yield split, pipeline.spread(questions, config.data.eval_questions)
+  data = system.config.data
+  for split in pipeline.check_splits(dataset, data):
+    questions = dataset.splits[split]
+    yield split, pipeline.spread(questions, data.eval_questions)
+
+
+def _from_gold(
+  system: systems.System, questions: Sequence[types.Question]
+) -> Values:
+  """Answers that are read from the gold document."""
+  read = run(system, compiled.answer_from_gold, questions)
+  own = _answers('answers from the gold document', system, questions, read)
+  without = [not question.document_ids for question in questions]
+  for value in own.values():  # without one there was nothing to read
+    value[without] = np.nan
+  return own
 
 
 def _groups(
+  system: systems.System,
+  dataset: types.Dataset,
   split: str,
   questions: Sequence[types.Question],
-  prepared: workdirs.Prepared,
-  config: configs.Config,
 ) -> dict[str, np.ndarray]:
   """All questions of a split, and kinds of them where they mix; bool[n] each.
 
   Told apart are those that ask for documents that training asked for or did
   not, and those that have an answer or have none.
   """
-  training = pipeline.train_questions(prepared.dataset, config.data)
+  training = pipeline.train_questions(dataset, system.config.data)
   asked = {name for question in training for name in question.document_ids}
   known = np.asarray([bool(q.document_ids) for q in questions])
   seen = np.asarray([not asked.isdisjoint(q.document_ids) for q in questions])
@@ -358,27 +204,37 @@ def _summarise(
 
 
 def _retrieval(
+  system: systems.System,
   questions: Sequence[types.Question],
-  prepared: workdirs.Prepared,
-  systems: dict[str, tuple[types.Array, types.Array]],
-  config: configs.Config,
+  found_by: dict[str, tuple[types.Array, types.Array]],
 ) -> Values:
-  """Hits@k and MRR@10 where the gold documents are known."""
-  gold = _gold(questions, prepared)
-  unknown = (gold < 0).all(axis=1)
+  """Hits@k and MRR@10 where the gold documents are known.
+
+  With several gold documents a question, nDCG@10 and R-precision too.
+  """
+  gold = comparison.gold_rows(system, questions)
+  count = (gold >= 0).sum(axis=1)
   values = {}
   relevant = jnp.asarray(gold)
-  for system, found in systems.items():
+  ideal = jnp.asarray(gold >= 0, jnp.float32)
+  for name, found in found_by.items():
     documents, where = map(jnp.asarray, found)
     ranked = metrics.from_ranking(documents, relevant)
     own = {
       f'Hits@{k}': metrics.hits(*ranked, k=k, where=where)
       for k in DEPTHS
-      if k <= max(10, config.search.beam_size)
+      if k <= max(10, system.config.search.beam_size)
     }
     own['MRR@10'] = metrics.reciprocal_rank(*ranked, k=10, where=where)
-    for name, value in own.items():
-      values[system, name] = np.where(unknown, np.nan, np.asarray(value))
+    if (count > 1).any():
+      own['nDCG@10'] = metrics.ndcg(*ranked, k=10, where=where, ideal=ideal)
+      own['R-precision'] = metrics.r_precision(
+        *ranked, where=where, num_relevant=jnp.asarray(count)
+      )
+    for measure_name, value in own.items():
+      values[name, measure_name] = np.where(
+        count == 0, np.nan, np.asarray(value)
+      )
   return values
 
 
@@ -395,25 +251,70 @@ def _share_real(candidates: types.Candidates, count: int) -> np.ndarray:
 
 
 def _answers(
-  system: str,
+  name: str,
+  system: systems.System,
   questions: Sequence[types.Question],
-  prepared: workdirs.Prepared,
-  found: rag.Answer,
-  config: configs.Config,
+  found: forward.Answer,
 ) -> Values:
   """Exact match and F1 of the answers, where the data has answers.
 
-  No answer is the right one where the data says that there is none.
+  No answer is the right one where the data says that there is none. Answers
+  that are written get ROUGE-L too.
   """
-  exact, overlap, answered = np.full((3, len(questions)), np.nan)
+  exact, overlap, longest, answered = np.full((4, len(questions)), np.nan)
   for row, question in enumerate(questions):
     answers = question.answers if question.answerable else ('',)
-    text = answer_text(found, row, prepared, config)
-    answered[row] = not abstains(found, row, config)
+    answered[row] = not system.abstains(found, row)
+    text = system.text(found, row)[0] if answered[row] else ''
     if answers:
       exact[row] = text_metrics.exact_match(text, answers)
       overlap[row] = text_metrics.f1(text, answers)
-  values = {(system, 'EM'): exact, (system, 'F1'): overlap}
-  if config.reader.null_threshold < reader.NEVER:
-    values[system, 'answered'] = answered
+      longest[row] = max(
+        text_metrics.rouge(text, answer)['f1'] for answer in answers
+      )
+  values = {(name, 'EM'): exact, (name, 'F1'): overlap}
+  if not readers.make(system.config.reader).points:
+    values[name, 'ROUGE-L'] = longest
+  if system.config.reader.null_threshold < base.NEVER:
+    values[name, 'answered'] = answered
   return values
+
+
+def _calibration(
+  split: str, chance: np.ndarray, right: np.ndarray
+) -> list[report.Result]:
+  """How far to trust the probabilities of answers, over a whole split.
+
+  ECE is the expected calibration error; AURC the area under the risk-coverage
+  curve, where the least probable answers are withheld first.
+  """
+  known = np.isfinite(right)
+  if not known.any():
+    return []
+  chance, right = chance[known], right[known] > 0
+  both = {
+    'ECE': jax.jit(metrics.expected_calibration_error),
+    'AURC': jax.jit(lambda c, r: metrics.risk_coverage(c, r)[1]),
+  }
+  rng = np.random.default_rng(0)
+  draws = rng.integers(0, len(chance), (RESAMPLES, len(chance)))
+  results = []
+  for name, function in both.items():
+    value = float(function(jnp.asarray(chance), jnp.asarray(right)))
+    others = [
+      float(function(jnp.asarray(chance[d]), jnp.asarray(right[d])))
+      for d in draws
+    ]
+    low, high = np.quantile(others, [0.025, 0.975])
+    results.append(
+      report.Result(
+        split=split,
+        system='answers',
+        metric=name,
+        value=value,
+        low=float(low),
+        high=float(high),
+        count=len(chance),
+      )
+    )
+  return results

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import rag, workdir
-from rag_jax.data import formats, pipeline
+from rag_jax import model, pretrained, workdir
+from rag_jax.data import pipeline
 from rag_jax.index import docids, statistics
 
 SAMPLE = 500  # questions that are searched for
@@ -29,12 +29,10 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   Raises:
     ValueError: if the data is wrong or no question has a known document.
   """
-  dataset = formats.load(
-    config.data.path, format=config.data.format, on_empty=config.data.on_empty
-  )
+  dataset = workdir.load_data(config)
   split = pipeline.check_splits(dataset, config.data)[0]
-  tokenizer = workdir.make_tokenizer(config, dataset)
-  pretrained = workdir.load_pretrained(config)
+  tokenizer = pretrained.tokenizer(config, dataset)
+  weights, _ = pretrained.load(config)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
   questions = [q for q in dataset.splits[split] if q.document_ids][:SAMPLE]
@@ -45,15 +43,20 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     )
   tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
   vectors = workdir.document_vectors(
-    config, dataset, tokenizer, encoded.tokens, pretrained, folder.parent
+    config,
+    dataset.documents,
+    tokenizer,
+    encoded.tokens,
+    weights,
+    folder.parent,
   )
-  queries = rag.embed(
+  queries = model.embed(
     workdir.init_key(config),
     config.model,
     jnp.asarray(encoded.tokens),
     jnp.asarray(tokens.query),
     vocab_size=tokenizer.get_vocab_size(),
-    pretrained=pretrained,
+    pretrained=weights,
   )
   found = statistics.compare(
     vectors,

@@ -89,4 +89,17 @@ class Batch:
   where: jax.Array  # bool[B], False = padding of an incomplete batch
   words: jax.Array | None = None  # int32[B, W], for a lexicon if there is one
   answerable: jax.Array | None = None  # bool[B]; None = all are
-  negative: jax.Array | None = None  # int32[B], row of another; -1 = none
+  negative: jax.Array | None = None  # int32[B], a hard negative; -1 = none
+  # In the tokens of a reader that has its own; None = as above.
+  reader_query: jax.Array | None = None  # int32[B, Q']
+  reader_answers: jax.Array | None = None  # int32[B, M, A']
+
+  @property
+  def read_query(self) -> jax.Array:
+    """The question as the reader reads it."""
+    return self.query if self.reader_query is None else self.reader_query
+
+  @property
+  def read_answers(self) -> jax.Array:
+    """The answers as the reader points at or writes them."""
+    return self.answers if self.reader_answers is None else self.reader_answers

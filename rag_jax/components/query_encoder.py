@@ -13,7 +13,9 @@ parameters from there.
 """
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -66,6 +68,34 @@ class _Network(nn.Module):
     return memory, residual
 
 
+class Encoder(NamedTuple):
+  """A query encoder as a value: functions over its own parameters."""
+
+  init: Callable[..., dict[str, Any]]  # (rng, *, vocab_size, ...) -> params
+  apply: Callable[[dict[str, Any], jax.Array], Encoding]
+  # (params, tokens) -> float32[..., D], in the step; None: documents are
+  # encoded once, and are rows of the node table from there on.
+  documents: Callable[[dict[str, Any], jax.Array], jax.Array] | None
+  published: bool  # whether it starts from published weights
+
+
+def make(config: QueryEncoderConfig) -> Encoder:
+  """The encoder of a configuration: a BERT with `weights`, else a bag."""
+  if config.weights:
+    return Encoder(
+      init=lambda rng, *, pretrained=None, **_: {'bert': pretrained},
+      apply=functools.partial(_apply_bert, config),
+      documents=None,
+      published=True,
+    )
+  return Encoder(
+    init=functools.partial(_init_bag, config),
+    apply=functools.partial(_apply_bag, config),
+    documents=embed_documents,
+    published=False,
+  )
+
+
 def init(
   rng: jax.Array,
   config: QueryEncoderConfig,
@@ -87,19 +117,12 @@ def init(
   Returns:
     A pytree of plain dicts.
   """
-  if config.weights:
-    return {'bert': pretrained}
-  embedding_rng, network_rng = jax.random.split(rng)
-  scale = config.width**-0.5
-  if token_weights is None:
-    token_weights = jnp.ones(vocab_size)
-  tokens = jnp.zeros((1, 1, config.width)), jnp.ones((1, 1), bool)
-  return {
-    'embedding': scale
-    * jax.random.normal(embedding_rng, (vocab_size, config.width)),
-    'log_token_weight': jnp.log(jnp.maximum(token_weights, 1e-3)),
-    'network': _Network(config).init(network_rng, *tokens)['params'],
-  }
+  return make(config).init(
+    rng,
+    vocab_size=vocab_size,
+    token_weights=token_weights,
+    pretrained=pretrained,
+  )
 
 
 def apply(
@@ -121,17 +144,50 @@ def apply(
     >>> apply(params, config, jnp.array([[4, 7, 0]])).vector.shape
     (1, 8)
   """
+  return make(config).apply(params, tokens)
+
+
+def _apply_bert(
+  config: QueryEncoderConfig, params: dict[str, Any], tokens: jax.Array
+) -> Encoding:
   where = tokens != types.PAD
-  if config.weights:
-    memory = bert.apply(
-      params['bert'],
-      bert_config(config),
-      tokens,
-      frozen_layers=config.frozen_layers,
-    )
-    return Encoding(
-      vector=bert.mean_pool(memory, where), memory=memory, where=where
-    )
+  memory = bert.apply(
+    params['bert'],
+    bert_config(config),
+    tokens,
+    frozen_layers=config.frozen_layers,
+  )
+  return Encoding(
+    vector=bert.mean_pool(memory, where), memory=memory, where=where
+  )
+
+
+def _init_bag(
+  config: QueryEncoderConfig,
+  rng: jax.Array,
+  *,
+  vocab_size: int,
+  token_weights: jax.Array | None = None,
+  pretrained: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+  del pretrained
+  embedding_rng, network_rng = jax.random.split(rng)
+  scale = config.width**-0.5
+  if token_weights is None:
+    token_weights = jnp.ones(vocab_size)
+  tokens = jnp.zeros((1, 1, config.width)), jnp.ones((1, 1), bool)
+  return {
+    'embedding': scale
+    * jax.random.normal(embedding_rng, (vocab_size, config.width)),
+    'log_token_weight': jnp.log(jnp.maximum(token_weights, 1e-3)),
+    'network': _Network(config).init(network_rng, *tokens)['params'],
+  }
+
+
+def _apply_bag(
+  config: QueryEncoderConfig, params: dict[str, Any], tokens: jax.Array
+) -> Encoding:
+  where = tokens != types.PAD
   embedded = params['embedding'][tokens]
   memory, residual = transformer.apply(
     _Network(config), params['network'], embedded, where

@@ -9,35 +9,42 @@ exactly none, so that a reader need not look at them.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.ops import selection
+from rag_jax.ops import sampling, selection
 
 SIGNALS = ('docid', 'vector', 'lexical')
+Select = Callable[[jax.Array, jax.Array], jax.Array]  # scores, where -> weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankerConfig:
   """What the ranker looks at, and how it selects."""
 
-  operator: str = 'sparsemax'  # a name in ops.selection.OPERATORS
+  operator: str = 'sparsemax'  # one of OPERATORS
+  alpha: float = 1.5  # of the operator 'entmax', above 1
+  k: int = 2  # documents that 'budget', 'relaxed_top_k', 'perturbed_top_k' take
+  temperature: float = 1.0  # of the last two, nats
   docid_weight: float = 0.1  # initial weights of the signals; 0 leaves one out
   vector_weight: float = 5.0
   lexical_weight: float = 0.3
   saturation: float = 1.2  # BM25's k1
   length_norm: float = 0.5  # BM25's b
-  reads: bool = False  # True = what the reader makes of a passage counts too
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
-    if self.operator not in selection.OPERATORS:
-      raise ValueError(
-        f'ranker.operator must be one of {", ".join(selection.OPERATORS)}, '
-        f'got {self.operator!r}. Set --config.ranker.operator.'
-      )
+    check_operator(self.operator, field='ranker.operator')
+    for name, least in (('alpha', 1), ('k', 0), ('temperature', 0)):
+      if not getattr(self, name) > least:
+        raise ValueError(
+          f'ranker.{name} must be above {least}, got {getattr(self, name)}. '
+          f'Set --config.ranker.{name}.'
+        )
     for name in SIGNALS:
       value = getattr(self, f'{name}_weight')
       if value < 0:
@@ -165,7 +172,87 @@ def lexical_growth(
 
 
 def select(
-  config: RankerConfig, scores: jax.Array, *, where: jax.Array
+  config: RankerConfig,
+  scores: jax.Array,
+  *,
+  where: jax.Array,
+  operator: str = '',
+  rng: jax.Array | None = None,
 ) -> jax.Array:
-  """Weights of the candidates, float32[B, K]; rows sum to 1 or are empty."""
-  return selection.select(scores, operator=config.operator, where=where)
+  """Weights of the candidates.
+
+  Args:
+    config: the operator and its options.
+    scores: float32[B, K], nats.
+    where: bool[B, K], True = real.
+    operator: one of `OPERATORS`; '' takes the configuration's.
+    rng: PRNG key of 'perturbed_top_k'; None always draws the same noise.
+
+  Returns:
+    float32[B, K]; rows sum to 1, or are empty where nothing is real.
+
+  Example:
+    >>> scores, where = jnp.array([[3.0, 1.0, 0.75]]), jnp.ones((1, 3), bool)
+    >>> select(RankerConfig(operator='budget', k=2), scores, where=where)
+    Array([[0.5   , 0.3125, 0.1875]], dtype=float32)
+  """
+  rng = jax.random.key(0) if rng is None else rng
+  return OPERATORS[operator or config.operator](config, scores, where, rng)
+
+
+def selector(
+  config: RankerConfig, *, operator: str = '', rng: jax.Array | None = None
+) -> Select:
+  """`select` with everything bound but scores and mask."""
+  return lambda scores, where: select(
+    config, scores, where=where, operator=operator, rng=rng
+  )
+
+
+def options(config: RankerConfig, operator: str) -> dict[str, float]:
+  """What a Fenchel-Young loss of an operator needs to know beside its name."""
+  return {'alpha': config.alpha} if operator == 'entmax' else {}
+
+
+def check_operator(operator: str, *, field: str) -> None:
+  """Raises a ValueError that lists the operators, if this is none of them."""
+  if operator not in OPERATORS:
+    raise ValueError(
+      f'{field} must be one of {", ".join(OPERATORS)}, got {operator!r}. '
+      f'Set --config.{field}.'
+    )
+
+
+def _closed_form(name, config, scores, where, rng):
+  del config, rng
+  return selection.select(scores, operator=name, where=where)
+
+
+def _entmax(config, scores, where, rng):
+  del rng
+  return selection.entmax(scores, alpha=config.alpha, where=where)
+
+
+def _of_k(name, config, scores, where, rng):
+  """Operators whose weights sum to k, divided by what they sum to."""
+  k = min(config.k, scores.shape[-1])
+  if name == 'budget':
+    weights = selection.budget(scores, k=k, where=where)
+  elif name == 'relaxed_top_k':
+    weights = sampling.relaxed_top_k(
+      scores, k=k, temperature=config.temperature, where=where
+    )
+  else:
+    weights = sampling.perturbed_top_k(
+      rng, scores, k=k, temperature=config.temperature, where=where
+    )
+  total = weights.sum(-1, keepdims=True)
+  return weights / jnp.where(total > 0, total, 1)
+
+
+OPERATORS: dict[str, Callable[..., jax.Array]] = {
+  name: functools.partial(_closed_form, name) for name in selection.OPERATORS
+}
+OPERATORS['entmax'] = _entmax
+for _name in ('budget', 'relaxed_top_k', 'perturbed_top_k'):
+  OPERATORS[_name] = functools.partial(_of_k, _name)

@@ -39,7 +39,6 @@ class DataConfig:
   max_answer_tokens: int = 12
   max_gold: int = 1
   labelled_questions: int = 0  # so many train with gold documents; 0: all
-  other_path: str = ''  # other data, for the reader; see train.other_steps
   tokenizer: str = ''  # published one; see rag_jax.nn.weights. Empty: learned
   max_vector_tokens: int = 192  # of a document, for its published vector
   max_query_words: int = 0  # whole words kept for a lexicon; 0: no lexicon
@@ -81,7 +80,10 @@ class Questions:
   gold: np.ndarray  # int32[n, G], -1 = none
   words: np.ndarray | None = None  # int32[n, W], where there is a lexicon
   answerable: np.ndarray | None = None  # bool[n]; None = all are
-  negative: np.ndarray | None = None  # int32[n], another document; -1 = none
+  negative: np.ndarray | None = None  # int32[n], a hard negative; -1 = none
+  # In the tokens of a reader that has its own.
+  reader_query: np.ndarray | None = None  # int32[n, Q']
+  reader_answers: np.ndarray | None = None  # int32[n, M, A']
 
 
 def train_tokenizer(
@@ -148,7 +150,7 @@ def encode_questions(
       flat.append(text)
       places.append((i, j))
     for j, name in enumerate(question.document_ids[: config.max_gold]):
-      gold[i, j] = rows[name]
+      gold[i, j] = rows.get(name, -1)  # -1 once it has been deleted
   if flat:
     longer = config.max_answer_tokens + 1
     encoded = tokenizers.encode(tokenizer, flat, max_tokens=longer).tokens
@@ -287,19 +289,33 @@ def take(questions: Questions, rows: np.ndarray) -> types.Batch:
   return types.Batch(where=where, **vars(own))
 
 
-def span_text(
+def span(
   tokenizer: hf_tokenizers.Tokenizer,
   document: types.Document,
   start: int,
   end: int,
   config: DataConfig,
-) -> str:
-  """The text between two tokens of a document, as it is written there."""
+) -> tuple[int, int]:
+  """Characters of `document_text` from one token to another.
+
+  Args:
+    tokenizer: of the documents.
+    document: the document.
+    start: the first token.
+    end: the last token.
+    config: the length that it was cut to.
+
+  Returns:
+    The first character and the one past the last, without white space around.
+  """
   text = document_text(document)
   offsets = tokenizers.offsets(
     tokenizer, text, max_tokens=config.max_document_tokens
   )
-  return text[offsets[start, 0] : offsets[end, 1]].strip()
+  begin, stop = int(offsets[start, 0]), int(offsets[end, 1])
+  piece = text[begin:stop]
+  begin += len(piece) - len(piece.lstrip())
+  return begin, begin + len(piece.strip())
 
 
 def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:

@@ -151,6 +151,120 @@ def encode_answers(
   return Answers(tokens, where, truncated)
 
 
+def encode_passages(
+  tokenizer: hf.Tokenizer,
+  documents: Sequence[types.Document],
+  *,
+  template: PromptTemplate,
+  max_tokens: int,
+) -> tuple[np.ndarray, int]:
+  """A prompt up to its passage, the passage included, for every document.
+
+  With a row of `encode_questions` behind it this is a prompt, once padding is
+  skipped. Padding stands in front of the passage too, to tell where it starts.
+
+  Args:
+    tokenizer: of the language model, whose token 0 is in no text.
+    documents: N documents.
+    template: the prompt, the question behind the passage.
+    max_tokens: P; longer passages are cut.
+
+  Returns:
+    int32[N, P], 0 = padding; and how many passages were cut.
+
+  Raises:
+    ValueError: if the question is not behind the passage, or there is no room
+      for a passage.
+
+  Example:
+    >>> names = ['<pad>', 'read', 'here', 'who']
+    >>> vocabulary = {name: i for i, name in enumerate(names)}
+    >>> tokenizer = hf.Tokenizer(hf.models.WordLevel(vocabulary))
+    >>> tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    >>> template = PromptTemplate(text='read {passage} {question}')
+    >>> page = types.Document(id='a', text='here here here')
+    >>> own = {'template': template, 'max_tokens': 5}
+    >>> tokens, truncated = encode_passages(tokenizer, [page], **own)
+    >>> tokens.tolist(), truncated
+    ([[1, 0, 2, 2, 2]], 0)
+    >>> encode_questions(tokenizer, ['who'], **own).tolist()
+    [[3, 0, 0, 0, 0]]
+  """
+  before, _ = _halves(template)
+  tokens = np.zeros((len(documents), max_tokens), np.int32)
+  truncated = 0
+  for row, page in zip(tokens, documents, strict=True):
+    start = before.format(title=_plain(tokenizer, page.title))
+    text = _plain(tokenizer, page.text)
+    parts = start, text, ''
+    ids, own, cut = _fit(tokenizer, parts, max_tokens - 1, 'passage', page.id)
+    first = own.index(True) if True in own else len(ids)
+    row[:first], row[first + 1 : len(ids) + 1] = ids[:first], ids[first:]
+    truncated += cut
+  return tokens, truncated
+
+
+def encode_questions(
+  tokenizer: hf.Tokenizer,
+  questions: Sequence[str],
+  *,
+  template: PromptTemplate,
+  max_tokens: int,
+) -> np.ndarray:
+  """What stands behind the passage in a prompt; see `encode_passages`.
+
+  Args:
+    tokenizer: of the language model.
+    questions: n questions.
+    template: the prompt.
+    max_tokens: Q; longer questions are cut.
+
+  Returns:
+    int32[n, Q], 0 = padding.
+
+  Raises:
+    ValueError: as `encode_passages`.
+  """
+  before, _, after = _halves(template)[1].partition('{question}')
+  before, after = before.format(), after.format()
+  tokens = np.zeros((len(questions), max_tokens), np.int32)
+  for row, question in zip(tokens, questions, strict=True):
+    parts = before, _plain(tokenizer, question), after
+    ids, _, _ = _fit(tokenizer, parts, max_tokens, 'question', question)
+    row[: len(ids)] = ids
+  return tokens
+
+
+def encode_targets(
+  tokenizer: hf.Tokenizer,
+  answers: Sequence[Sequence[str]],
+  *,
+  template: PromptTemplate,
+  max_answers: int,
+  max_tokens: int,
+) -> np.ndarray:
+  """The answers of questions in the template's form, without the end token.
+
+  Args:
+    tokenizer: of the language model.
+    answers: the answers of each of n questions.
+    template: the prompt.
+    max_answers: M; those after are left out.
+    max_tokens: A; an answer with more is zeros, since a part is no answer.
+
+  Returns:
+    int32[n, M, A], 0 = padding.
+  """
+  tokens = np.zeros((len(answers), max_answers, max_tokens), np.int32)
+  for i, own in enumerate(answers):
+    for j, answer in enumerate(own[:max_answers]):
+      text = template.answer.replace('{answer}', _plain(tokenizer, answer))
+      ids = tokenizer.encode(text, add_special_tokens=False).ids
+      if answer and len(ids) <= max_tokens:
+        tokens[i, j, : len(ids)] = ids
+  return tokens
+
+
 def decode(
   tokenizer: hf.Tokenizer,
   template: PromptTemplate,
@@ -188,27 +302,46 @@ def _fill(tokenizer, template, question, page, max_tokens):
   before, _, after = template.text.partition('{passage}')
   before, after = before.format(**fields), after.format(**fields)
   passage = _plain(tokenizer, page.text)
+  parts = before, passage, after
+  return _fit(tokenizer, parts, max_tokens, 'passage', question)
+
+
+def _fit(tokenizer, parts, max_tokens, name, where):
+  """Tokens of a text whose middle is cut so that it fits.
+
+  Returns the tokens, which of them are the middle's, and whether it was cut.
+  """
+  before, middle, after = parts
   cut = False
   while True:
-    text = before + passage + after
+    text = before + middle + after
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    first, last = len(before), len(before) + len(passage)
-    copied = [a < last and b > first for a, b in encoding.offsets]
+    first, last = len(before), len(before) + len(middle)
+    own = [a < last and b > first for a, b in encoding.offsets]
     spare = len(encoding.ids) - max_tokens
     if spare <= 0:
-      return encoding.ids, copied, cut
-    own = [
-      a
-      for (a, _), is_own in zip(encoding.offsets, copied, strict=True)
-      if is_own
+      return encoding.ids, own, cut
+    starts = [
+      a for (a, _), is_own in zip(encoding.offsets, own, strict=True) if is_own
     ]
-    if not own:
+    if not starts:
       raise ValueError(
-        f'max_tokens must hold a prompt without its passage, got {max_tokens} '
-        f'for {len(encoding.ids)} tokens: {question[:60]!r}. Allow more.'
+        f'max_tokens must hold a prompt without its {name}, got {max_tokens} '
+        f'for {len(encoding.ids)} tokens: {where[:60]!r}. Allow more.'
       )
-    passage = passage[: max(own[-min(spare, len(own))] - first, 0)]
+    middle = middle[: max(starts[-min(spare, len(starts))] - first, 0)]
     cut = True
+
+
+def _halves(template):
+  """The template in front of the passage, and behind it."""
+  before, passage, after = template.text.partition('{passage}')
+  if not passage or '{question}' in before or '{title}' in after:
+    raise ValueError(
+      'PromptTemplate.text must hold {title}, {passage} and {question} in this '
+      f'order, got {template.text!r}. Take prompts.SMOLLM2.'
+    )
+  return before, after
 
 
 def _plain(tokenizer, text):

@@ -36,6 +36,13 @@ class Index:
   # bool[num_nodes], documents first: those that training questions ask for.
   asked: jax.Array | None = None
   frame: jax.Array | None = None  # int32[2], tokens before and after a query
+  # int32[N, P'], documents in the tokens of a reader that has its own.
+  reader_tokens: jax.Array | None = None
+
+  @property
+  def passages(self) -> jax.Array:
+    """The documents as the reader reads them."""
+    return self.tokens if self.reader_tokens is None else self.reader_tokens
 
 
 def build(
@@ -45,7 +52,7 @@ def build(
   *,
   seed: int = 0,
   titles: Sequence[str] | None = None,
-) -> Index:
+) -> tuple[Index, docids.Quantiser]:
   """Names the documents and packs them.
 
   Args:
@@ -56,10 +63,21 @@ def build(
     titles: N titles, for the scheme 'title'.
 
   Returns:
-    The index.
+    The index, and what `docids.encode` names further documents by.
+
+  Raises:
+    ValueError: if the vectors or titles do not fit the scheme, or the tokens.
+
+  Example:
+    >>> tokens, vectors = np.ones((3, 5), np.int32), np.eye(3)
+    >>> index, quantiser = build(
+    ...   tokens, vectors, docids.DocidConfig(branching=2, leaf_size=2)
+    ... )
+    >>> index.codes.shape, quantiser['centres'].shape
+    ((3, 2), (3, 3))
   """
-  codes = docids.assign(vectors, config, seed=seed, titles=titles)
-  return from_codes(tokens, codes)
+  codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
+  return from_codes(tokens, codes), quantiser
 
 
 def from_codes(
@@ -90,24 +108,58 @@ def from_codes(
   )
 
 
-def save(index: Index, path: str | os.PathLike[str]) -> None:
-  """Writes an index to a .npz file, atomically, with its checksum."""
+def save(
+  index: Index, quantiser: docids.Quantiser, path: str | os.PathLike[str]
+) -> None:
+  """Writes an index to a .npz file, atomically, with its checksum.
+
+  Args:
+    index: the documents and their docids.
+    quantiser: what their docids were made by.
+    path: the file; one that is there is replaced.
+  """
   arrays = {
     'tokens': np.asarray(index.tokens),
     'codes': np.asarray(index.codes),
     'alive': np.asarray(index.alive),
   }
-  write(path, arrays)
+  write(path, arrays | grouped('quantiser', quantiser))
 
 
-def load(path: str | os.PathLike[str]) -> Index:
+def load(path: str | os.PathLike[str]) -> tuple[Index, docids.Quantiser]:
   """Reads what `save` wrote.
+
+  Returns:
+    The index and the quantiser. The latter is empty in files of earlier
+    versions, and for the schemes 'atomic' and 'random'.
 
   Raises:
     ValueError: if the file is missing or damaged.
   """
   arrays = read(path, ('tokens', 'codes', 'alive'))
-  return from_codes(arrays['tokens'], arrays['codes'], alive=arrays['alive'])
+  index = from_codes(arrays['tokens'], arrays['codes'], alive=arrays['alive'])
+  return index, group('quantiser', arrays)
+
+
+def grouped(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Arrays under names that start with that of their group."""
+  return {f'{name}/{key}': np.asarray(x) for key, x in arrays.items()}
+
+
+def group(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays of a group by their own names: the inverse of `grouped`.
+
+  Example:
+    >>> arrays = grouped('extra', {'table': np.zeros(2)}) | {'codes': None}
+    >>> sorted(arrays), list(group('extra', arrays))
+    (['codes', 'extra/table'], ['table'])
+  """
+  start = f'{name}/'
+  return {
+    key.removeprefix(start): array
+    for key, array in arrays.items()
+    if key.startswith(start)
+  }
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:

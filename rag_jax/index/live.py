@@ -5,25 +5,27 @@ documents get their docids from the frozen quantiser, and rows of the node table
 that nobody uses; `node_table.update` lets the table follow. Every change gives
 a new `LiveIndex` and leaves the old one as it was: to swap it in is to assign
 it.
+
+A trained index comes to life by `from_index`, and a full one gets more room by
+`resize`; `growth.move` takes the rows of a node table along. The fields of an
+index that are optional are None after all of these: whoever needs them sets
+them.
 """
 
 import dataclasses
-import json
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.index import docids, node_table, uniqueness
+from rag_jax.index import docids, growth, live_checks, node_table, uniqueness
 from rag_jax.index import index as indexes
 from rag_jax.ops import docid_layout, docid_order
 from rag_jax.ops import trie as tries
 
-HASH_BITS = 63
+NoRoom = live_checks.NoRoom
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,24 +72,85 @@ def build(
   Raises:
     ValueError: if there is less room than documents.
   """
-  count = len(tokens)
-  if capacity < count:
-    raise ValueError(
-      f'capacity must be at least the number of documents ({count}), got '
-      f'{capacity}. Raise it.'
-    )
+  live_checks.check_capacity(capacity, len(tokens))
   codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
-  padded = np.zeros((capacity, codes.shape[1]), np.int32)
-  padded[:count] = codes
-  everything = np.zeros((capacity, tokens.shape[1]), np.int32)
-  everything[:count] = tokens
-  return _start(
-    everything,
-    padded,
-    np.arange(capacity) < count,
-    config,
-    quantiser,
-    _room(docid_layout.lay_out(codes), config, capacity),
+  alive = np.ones(len(tokens), bool)
+  return _with_room(tokens, codes, alive, config, quantiser, capacity)
+
+
+def from_index(
+  index: indexes.Index,
+  quantiser: docids.Quantiser,
+  config: docids.DocidConfig,
+  *,
+  capacity: int,
+) -> LiveIndex:
+  """Gives an index room, so that documents can come and go.
+
+  Args:
+    index: the documents; it stays as it is.
+    quantiser: what their docids were made by, from `index.build`.
+    config: the docid scheme that they were made with.
+    capacity: N, documents that there is room for.
+
+  Returns:
+    A live index that holds the same documents in the same rows by the same
+    docids; those that were deleted stay so, and their rows are free.
+
+  Raises:
+    ValueError: if there are more rows than room, or the quantiser is not one of
+      the scheme.
+
+  Example:
+    >>> tokens, vectors = np.arange(12).reshape(4, 3) + 1, np.eye(4)
+    >>> config = docids.DocidConfig(branching=2, leaf_size=2)
+    >>> trained, quantiser = indexes.build(tokens, vectors, config)
+    >>> live = from_index(trained, quantiser, config, capacity=6)
+    >>> live.count, len(live.alive)
+    (4, 6)
+  """
+  live_checks.check_capacity(capacity, len(index.alive))
+  if not quantiser and config.scheme not in ('atomic', 'random'):
+    raise ValueError(
+      f'quantiser must be what the scheme {config.scheme!r} has learned, got '
+      'none. Build the index again: earlier versions did not keep it.'
+    )
+  tokens, codes, alive = map(
+    np.asarray, (index.tokens, index.codes, index.alive)
+  )
+  return _with_room(tokens, codes, alive, config, quantiser, capacity)
+
+
+def resize(live: LiveIndex, capacity: int) -> LiveIndex:
+  """Gives a live index more room; what uses it is compiled again.
+
+  Args:
+    live: the index; it stays as it is.
+    capacity: N, documents that there is room for then; not less than now. The
+      same number makes room at those levels of the trie that are full.
+
+  Returns:
+    A live index that holds the same documents in the same rows by the same
+    docids. Inner nodes have other rows: `growth.move` the table.
+
+  Raises:
+    ValueError: if it is less room than now.
+
+  Example:
+    >>> tokens, vectors = np.arange(12).reshape(4, 3) + 1, np.eye(4)
+    >>> config = docids.DocidConfig(branching=2, leaf_size=2)
+    >>> live = build(tokens, vectors, config, capacity=4)
+    >>> len(resize(live, 8).alive)
+    8
+  """
+  live_checks.check_capacity(capacity, len(live.alive))
+  return _with_room(
+    np.asarray(live.index.tokens),
+    live.codes,
+    live.alive,
+    live.config,
+    live.quantiser,
+    capacity,
   )
 
 
@@ -103,7 +166,7 @@ def add(
 
   Args:
     live: the index; it stays as it is.
-    tokens: int32[M, P].
+    tokens: int32[M, P], 0 = padding.
     vectors: float32[M, D], from the encoder that made those of the others.
     titles: M titles, for the scheme 'title'.
     donate: whether the memory of the documents' tokens may be written over;
@@ -113,34 +176,30 @@ def add(
     The new index, and what `node_table.update` needs to know.
 
   Raises:
-    ValueError: if there is not one row of tokens and one vector a document, a
-      document is there already, or there is no room.
+    NoRoom: if there is no room, a ValueError too.
+    ValueError: if there is not one row of tokens and one vector a document, or
+      a document is there already.
   """
-  count, width = len(tokens), live.index.tokens.shape[1]
-  if not count or len(vectors) != count:
-    raise ValueError(
-      'tokens and vectors must have a row for each document to add, got '
-      f'{count} and {len(vectors)} rows. Give both for at least one document.'
-    )
-  if tokens.shape[1] != width:
-    raise ValueError(
-      f'tokens must have {width} columns, got {tokens.shape[1]}. Encode new '
-      'documents with the data configuration of the index.'
-    )
+  tokens, vectors = np.asarray(tokens), np.asarray(vectors)
+  live_checks.check_shapes(live, tokens, vectors)
+  tokens = tokens.astype(np.int32)
+  count = len(tokens)
+  hashes = live_checks.hash_rows(tokens)
+  live_checks.check_twins(live, tokens, hashes)
   free = np.flatnonzero(~live.alive)
   if count > len(free):
-    raise ValueError(
+    raise NoRoom(
       f'the index has room for {len(free)} more documents, got {count}. '
-      'Build it again with a larger capacity.'
+      'Give it more with live.resize.'
     )
-  hashes = _hash(tokens)
-  _check_twins(live, tokens, hashes)
   rows = free[:count]
   base = docids.encode(live.quantiser, vectors, live.config, titles=titles)
-  docid_layout.check_codes(base, live.capacity)
-  last = uniqueness.next_free_in_order(live.order, base)
-  new = np.concatenate([base, last[:, None]], axis=1)
-  docid_layout.check_codes(new, live.capacity)
+  live_checks.check_docids(base, live)
+  with live_checks.resize_as_remedy():
+    docid_layout.check_codes(base, live.capacity)
+    last = uniqueness.next_free_in_order(live.order, base)
+    new = np.concatenate([base, last[:, None]], axis=1)
+    docid_layout.check_codes(new, live.capacity)
   codes, alive, lengths = (
     array.copy() for array in (live.codes, live.alive, live.lengths)
   )
@@ -178,24 +237,7 @@ def delete(
   Raises:
     ValueError: if one is not in the index, or none would be left.
   """
-  if np.asarray(documents).dtype == bool:
-    raise ValueError(
-      'documents must be rows of documents, got a mask. Give np.flatnonzero of '
-      'it.'
-    )
-  gone = np.unique(np.asarray(documents, np.int64))
-  inside = (gone >= 0) & (gone < len(live.alive))
-  lives = inside & live.alive[np.where(inside, gone, 0)]
-  if not lives.all():
-    raise ValueError(
-      f'document {gone[np.argmin(lives)]} is not in the index. '
-      'Delete living rows only.'
-    )
-  if len(gone) == live.count:
-    raise ValueError(
-      f'an index needs a document, got all {live.count} to delete. '
-      'Keep at least one.'
-    )
+  gone = live_checks.check_rows(live, documents)
   alive = live.alive.copy()
   alive[gone] = False
   changed = dataclasses.replace(
@@ -207,70 +249,7 @@ def delete(
   return _follow(live, changed, gone, sign=-1)
 
 
-def save(live: LiveIndex, path: str | os.PathLike[str]) -> None:
-  """Writes a live index to a .npz file, atomically, with its checksum."""
-  about = {
-    'config': dataclasses.asdict(live.config),
-    'capacity': dataclasses.asdict(live.capacity),
-  }
-  arrays = {
-    'tokens': np.asarray(live.index.tokens),
-    'codes': live.codes,
-    'alive': live.alive,
-    'rows': np.concatenate([np.zeros(0, np.int32), *live.rows]),
-    'about': np.asarray(json.dumps(about)),
-  }
-  quantiser = {f'quantiser/{k}': v for k, v in live.quantiser.items()}
-  indexes.write(path, arrays | quantiser)
-
-
-def load(
-  path: str | os.PathLike[str], config: docids.DocidConfig | None = None
-) -> LiveIndex:
-  """Reads what `save` wrote.
-
-  Args:
-    path: the file.
-    config: the scheme that it should be of; None takes any.
-
-  Raises:
-    ValueError: if the file is damaged, or of another scheme or size.
-  """
-  names = ('tokens', 'codes', 'alive', 'rows', 'about')
-  arrays = indexes.read(path, names)
-  about = json.loads(str(arrays['about']))
-  hidden = tuple(about['config'].pop('hidden'))
-  stored = docids.DocidConfig(hidden=hidden, **about['config'])
-  if config is not None and config != stored:
-    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(stored)
-    name = next(name for name in ours if ours[name] != theirs[name])
-    raise ValueError(
-      f'index file {str(path)!r} was made with docid.{name}={theirs[name]!r}, '
-      f'got {ours[name]!r}. Set --config.docid.{name}={theirs[name]}, or build '
-      'another index.'
-    )
-  sizes: dict[str, Any] = {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in about['capacity'].items()
-  }
-  room = docid_layout.Capacity(**sizes)
-  quantiser = {
-    name.removeprefix('quantiser/'): array
-    for name, array in arrays.items()
-    if name.startswith('quantiser/')
-  }
-  return _start(
-    arrays['tokens'],
-    arrays['codes'],
-    arrays['alive'],
-    stored,
-    quantiser,
-    room,
-    arrays['rows'],
-  )
-
-
-def _start(
+def assemble(
   tokens: np.ndarray,
   codes: np.ndarray,
   alive: np.ndarray,
@@ -279,7 +258,18 @@ def _start(
   room: docid_layout.Capacity,
   rows: np.ndarray | None = None,
 ) -> LiveIndex:
-  """A live index from scratch, or with the rows that its nodes have had."""
+  """Puts a live index together from its parts.
+
+  Args:
+    tokens: int32[N, P], 0 = padding.
+    codes: int32[N, L]; any where there is no document.
+    alive: bool[N], True = there is a document.
+    config: the docid scheme.
+    quantiser: what it has learned.
+    room: in the trie, for N documents.
+    rows: int32[n], those that inner nodes have had in the node table, level
+      after level; None numbers them.
+  """
   living = np.flatnonzero(alive)
   order = docid_order.sort(
     codes[living], rows=living, bits=docid_order.widths(room.num_values)
@@ -305,8 +295,31 @@ def _start(
     rows=numbers,
     lengths=lengths,
     hashes=docid_order.sort(
-      _hash(tokens[living]), rows=living, bits=(HASH_BITS,)
+      live_checks.hash_rows(tokens[living]),
+      rows=living,
+      bits=(live_checks.HASH_BITS,),
     ),
+  )
+
+
+def _with_room(
+  tokens: np.ndarray,
+  codes: np.ndarray,
+  alive: np.ndarray,
+  config: docids.DocidConfig,
+  quantiser: docids.Quantiser,
+  capacity: int,
+) -> LiveIndex:
+  """A live index of documents that have docids, in the same rows."""
+  layout = docid_layout.lay_out(codes, where=alive)
+  more = capacity - len(codes)
+  return assemble(
+    np.pad(np.asarray(tokens, np.int32), ((0, more), (0, 0))),
+    np.pad(codes.astype(np.int32), ((0, more), (0, 0))),
+    np.pad(alive, (0, more)),
+    config,
+    quantiser,
+    growth.room(layout, config, quantiser, capacity),
   )
 
 
@@ -338,7 +351,8 @@ def _lay_out(
   layout = docid_layout.from_order(
     order, num_values=room.num_values, num_documents=room.documents
   )
-  docid_layout.check_fits(layout, room)
+  with live_checks.resize_as_remedy():
+    docid_layout.check_fits(layout, room)
   return layout
 
 
@@ -358,71 +372,6 @@ def _pack(
     alive=jnp.asarray(alive),
     mean_length=jnp.float32(lengths[alive].mean()),
   )
-
-
-def _room(
-  layout: docid_layout.Layout,
-  config: docids.DocidConfig,
-  capacity: int,
-) -> docid_layout.Capacity:
-  """Room at every level for as many documents, named as those so far."""
-  tight = docid_layout.tight(layout)
-  growth = 1.25 * capacity / tight.documents
-  length = len(tight.num_values)
-  nodes, parents, branching = [], [], []
-  most = {'string': 10, 'title': 1 << 16}.get(config.scheme, config.branching)
-  values = [max(n, most) for n in tight.num_values]
-  values[-1] = max(256, 2 * values[-1])
-  for level in range(length):
-    has = level < len(tight.nodes)
-    some = tight.nodes[level] if has else 0
-    nodes.append(min(capacity, int(some * growth) + capacity // 16 + 64))
-    some = tight.parents[level] if has else 0
-    above = nodes[-2] if level else 1
-    parents.append(min(above, int(some * growth) + capacity // 32 + 64))
-    some = tight.branching[level] if has else 1
-    branching.append(min(values[level], max(64, 2 * some)))
-  return docid_layout.Capacity(
-    documents=capacity,
-    nodes=tuple(nodes),
-    parents=tuple(parents),
-    tails=(0, *(capacity,) * (length - 1)),
-    branching=tuple(branching),
-    num_values=tuple(values),
-  )
-
-
-def _hash(tokens: np.ndarray) -> np.ndarray:
-  """A number for each row of tokens, below 2 ** HASH_BITS; int64[n, 1]."""
-  rng = np.random.default_rng(0)
-  weights = rng.integers(1, 1 << 62, (tokens.shape[1], 1))
-  return (tokens @ weights) & ((1 << HASH_BITS) - 1)
-
-
-def _check_twins(
-  live: LiveIndex, tokens: np.ndarray, hashes: np.ndarray
-) -> None:
-  """Raises a ValueError if a document is in the index, or twice among new."""
-  new = docid_order.sort(hashes, bits=live.hashes.bits)
-  pairs = [
-    (max(pair), min(pair), 'among the new ones')
-    for place in np.flatnonzero(new.shared()[1:-1])
-    for pair in [new.rows[place : place + 2]]
-  ]
-  place, end = docid_order.find(live.hashes.words, new.words)
-  known = end > place
-  pairs += [
-    (own, row, 'in the index')
-    for own, row in zip(
-      new.rows[known], live.hashes.rows[place[known]], strict=True
-    )
-  ]
-  for own, row, where in pairs:
-    others = live.index.tokens if where == 'in the index' else tokens
-    if (tokens[own] == np.asarray(others[row])).all():
-      raise ValueError(
-        f'document {own} is there already, as row {row} {where}. Leave it out.'
-      )
 
 
 def _put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:

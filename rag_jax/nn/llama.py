@@ -104,6 +104,40 @@ def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
   return params
 
 
+def sizes(
+  params: dict[str, Any], *, num_heads: int, rope_base: float, epsilon: float
+) -> LlamaConfig:
+  """The sizes of a Llama from its weights, which tell all but three.
+
+  Args:
+    params: what `init` returned.
+    num_heads: of the model.
+    rope_base: of the model.
+    epsilon: of its norms.
+
+  Example:
+    >>> config = LlamaConfig(num_layers=2, tied=False, epsilon=1e-6)
+    >>> params = jax.eval_shape(lambda: init(jax.random.key(0), config))
+    >>> sizes(params, num_heads=9, rope_base=1e5, epsilon=1e-6) == config
+    True
+  """
+  block = params['block_0']
+  inner = block['out'].shape[0]
+  head_size = inner // num_heads
+  return LlamaConfig(
+    vocab_size=params['embedding'].shape[0],
+    width=params['embedding'].shape[1],
+    num_layers=sum(name.startswith('block_') for name in params),
+    num_heads=num_heads,
+    num_key_value_heads=(block['qkv'].shape[1] - inner) // (2 * head_size),
+    head_size=head_size,
+    hidden=block['down'].shape[0],
+    rope_base=rope_base,
+    tied='output' not in params,
+    epsilon=epsilon,
+  )
+
+
 def apply(
   params: dict[str, Any],
   config: LlamaConfig,

@@ -222,6 +222,29 @@ def decode(
   Returns:
     Logits float32[B, T, V], those after each of the tokens.
   """
+  x, _ = _decode(params, config, memory, where, tokens, bias)
+  return t5_layers.logits(params, config, x, rows)
+
+
+def attention(
+  params: dict[str, Any],
+  config: T5Config,
+  memory: jax.Array,
+  where: jax.Array,
+  tokens: jax.Array,
+  *,
+  bias: jax.Array | None = None,
+) -> jax.Array:
+  """How `decode` attends to `memory`: float32[B, T, Q], summing to 1.
+
+  The mean over the heads of all layers; arguments as for `decode`.
+  """
+  _, weights = _decode(params, config, memory, where, tokens, bias)
+  return sum(x.mean(1) for x in weights) / len(weights)
+
+
+def _decode(params, config, memory, where, tokens, bias):
+  """States [B, T, W], and of each layer the cross-attention [B, H, T, Q]."""
   length = tokens.shape[1]
   shared, _ = start(params, config, memory, where, length, bias=bias)
   part = params['decoder']
@@ -230,13 +253,14 @@ def decode(
   order = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
   order = jnp.where(distance[..., None] < 0, t5_layers.HIDDEN, order)
   order = order.transpose(2, 0, 1)
-  x = params['embedding'][tokens]
+  x, weights = params['embedding'][tokens], []
   for i in range(config.num_decoder_layers):
-    name = f'block_{i}'
-    x = x + t5_layers.self_attention(part[name], config, x, order)
-    x = x + t5_layers.cross_attention(part[name], config, x, shared, name)
-    x = x + t5_layers.feed_forward(part[name], config, x)
-  return t5_layers.logits(params, config, x, rows)
+    block, name = part[f'block_{i}'], f'block_{i}'
+    x = x + t5_layers.self_attention(block, config, x, order)
+    weights.append(t5_layers.cross_weights(block, config, x, shared, name))
+    x = x + t5_layers.cross_values(block, weights[-1], shared, name)
+    x = x + t5_layers.feed_forward(block, config, x)
+  return x, weights
 
 
 def start(

@@ -20,11 +20,21 @@ def self_attention(block, config, x, bias):
 
 def cross_attention(block, config, x, shared, name):
   """Attends from x [B, T, W] to the query; T are tokens or beams."""
+  weights = cross_weights(block, config, x, shared, name)
+  return cross_values(block, weights, shared, name)
+
+
+def cross_weights(block, config, x, shared, name):
+  """The weights of `cross_attention`, float32[B, H, T, Q]."""
   normed = norm(x, block['cross_norm'], config)
   query = heads(normed @ block['cross_query'], config).transpose(0, 2, 1, 3)
-  own = shared[name]
-  out = _attend(query, own['key'], own['value'], shared['mask'])
-  return out @ block['cross_out']
+  scores = query @ shared[name]['key'] + shared['mask']
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def cross_values(block, weights, shared, name):
+  """What `cross_attention` returns, from its weights."""
+  return _mix(weights, shared[name]['value']) @ block['cross_out']
 
 
 def beam_attention(block, config, x, cache, bias, place=None):
@@ -54,7 +64,11 @@ def beam_attention(block, config, x, cache, bias, place=None):
 
 def _attend(query, key, value, bias):
   """Attention of [B, H, T, D] over [B, H, D, S] and [B, H, S, D], unscaled."""
-  weights = jax.nn.softmax(query @ key + bias, axis=-1)
+  return _mix(jax.nn.softmax(query @ key + bias, axis=-1), value)
+
+
+def _mix(weights, value):
+  """Mixes [B, H, S, D] by [B, H, T, S]; returns [B, T, H D]."""
   out = (weights @ value).transpose(0, 2, 1, 3)
   return out.reshape(*out.shape[:2], -1)
 

@@ -78,20 +78,49 @@ def attend(
   Returns:
     float[B, T, H, D].
   """
+  return _mix(attention_weights(query, key, where, bias), value)
+
+
+def attention_weights(
+  query: jax.Array,
+  key: jax.Array,
+  where: jax.Array,
+  bias: jax.Array | None = None,
+) -> jax.Array:
+  """The weights by which `attend` mixes values, float32[B, H, T, S].
+
+  Those of a head and a token sum to 1, or are 0 where there is nothing to
+  attend to.
+
+  Args:
+    query: float[B, T, H, D].
+    key: float[B, S, H, D].
+    where: bool[B, T or 1, S], True = may be attended to.
+    bias: float[B, T or 1, S] added to the scores of every head, or None.
+  """
   # Heads before tokens: one plain batched product each, the fastest on a CPU.
-  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  query, key = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2)
   scores = query @ jnp.swapaxes(key, -1, -2) / query.shape[-1] ** 0.5
   if bias is not None:
     scores = scores + bias[:, None]
   where = where[:, None]
   scores = jnp.where(where, scores, -1e9)
   weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
-  weights = jnp.where(where.any(-1, keepdims=True), weights, 0.0)
+  return jnp.where(where.any(-1, keepdims=True), weights, 0.0)
+
+
+def _mix(weights, value):
+  """Mixes float[B, S, H, D] by float32[B, H, T, S]; returns [B, T, H, D]."""
+  value = jnp.swapaxes(value, 1, 2)
   return jnp.swapaxes(weights.astype(value.dtype) @ value, 1, 2)
 
 
 class Attention(nn.Module):
-  """Projections around `attend`."""
+  """Projections around `attend`.
+
+  Its weights are an intermediate value, 'weights', for those who ask Flax for
+  the collection 'intermediates'; nobody else pays for them.
+  """
 
   num_heads: int
 
@@ -106,7 +135,9 @@ class Attention(nn.Module):
     if rotary:
       query = rotate(query, jnp.arange(x.shape[1]))
       key = rotate(key, jnp.arange(memory.shape[1]))
-    out = attend(query, key, value, where, bias)
+    weights = attention_weights(query, key, where, bias)
+    self.sow('intermediates', 'weights', weights)
+    out = _mix(weights, value)
     return nn.DenseGeneral(width, axis=(-2, -1), use_bias=False, name='out')(
       out
     )

@@ -184,6 +184,60 @@ def r_precision(
   return found / jnp.maximum(num_relevant, 1)
 
 
+def token_exact_match(prediction: jax.Array, answers: jax.Array) -> jax.Array:
+  """1 where the tokens are those of one of the answers, else 0.
+
+  Args:
+    prediction: int[..., A], 0 = padding at the end.
+    answers: int[..., M, A'], 0 = padding; an all-zero answer is none.
+
+  Returns:
+    float32[...].
+
+  Example:
+    >>> token_exact_match(jnp.array([7, 8, 0]), jnp.array([[7, 8], [9, 0]]))
+    Array(1., dtype=float32)
+  """
+  prediction, answers = _same_length(prediction, answers)
+  same = (prediction[..., None, :] == answers).all(-1)
+  return (same & (answers != 0).any(-1)).any(-1).astype(jnp.float32)
+
+
+def token_f1(prediction: jax.Array, answers: jax.Array) -> jax.Array:
+  """2 * overlap / (length + length'), tokens as multisets; the best answer's.
+
+  Args:
+    prediction: int[..., A], 0 = padding at the end.
+    answers: int[..., M, A'], 0 = padding; an all-zero answer is none.
+
+  Returns:
+    float32[...], from 0 to 1.
+
+  Example:
+    >>> token_f1(jnp.array([7, 8, 0]), jnp.array([[7, 9], [5, 0]]))
+    Array(0.5, dtype=float32)
+  """
+  prediction, answers = _same_length(prediction, answers)
+  own = prediction[..., None, :]  # [..., 1, A]
+  equal = own[..., :, None] == own[..., None, :]
+  earlier = jnp.tril(equal, -1).sum(-1)  # how often a token has come before
+  count = (own[..., :, None] == answers[..., None, :]).sum(-1)
+  shared = ((earlier < count) & (own != 0)).sum(-1)
+  lengths = (own != 0).sum(-1) + (answers != 0).sum(-1)
+  value = 2 * shared / jnp.maximum(lengths, 1)
+  return jnp.where((answers != 0).any(-1), value, 0.0).max(-1)
+
+
+def _same_length(prediction, answers):
+  """Both padded to the longer of the two."""
+  size = max(prediction.shape[-1], answers.shape[-1])
+
+  def pad(x):
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
+
+  return pad(prediction), pad(answers)
+
+
 def expected_calibration_error(
   confidence: jax.Array,
   correct: jax.Array,

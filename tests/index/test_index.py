@@ -16,21 +16,58 @@ def index():
   tokens[:, 9:] = 0
   vectors = rng.normal(size=(30, 4)).astype(np.float32)
   config = docids.DocidConfig(branching=3, leaf_size=3)
-  built = indexes.build(tokens, vectors, config)
+  built, _ = indexes.build(tokens, vectors, config)
   return indexes.from_codes(
     tokens, np.asarray(built.codes), alive=np.arange(30) != 7
   )
 
 
+QUANTISER = {'centres': np.arange(6.0).reshape(2, 3), 'depth': np.array(3)}
+
+
 def test_save_and_load_give_the_same_index(index, tmp_path):
-  indexes.save(index, tmp_path / 'index.npz')
-  loaded = indexes.load(tmp_path / 'index.npz')
+  indexes.save(index, QUANTISER, tmp_path / 'index.npz')
+  loaded, quantiser = indexes.load(tmp_path / 'index.npz')
+  assert quantiser.keys() == QUANTISER.keys()
+  for name, array in QUANTISER.items():
+    np.testing.assert_array_equal(quantiser[name], array, strict=True)
   assert jax.tree.structure(loaded) == jax.tree.structure(index)
   for ours, theirs in zip(
     jax.tree.leaves(index), jax.tree.leaves(loaded), strict=True
   ):
     np.testing.assert_array_equal(ours, theirs)
   assert [p.name for p in tmp_path.iterdir()] == ['index.npz']
+
+
+@pytest.mark.parametrize('scheme', docids.SCHEMES)
+def test_the_quantiser_that_is_loaded_names_documents_as_before(
+  scheme, tmp_path
+):
+  rng = np.random.default_rng(0)
+  vectors = rng.normal(size=(30, 4)).astype(np.float32)
+  titles = [f'the {n % 4} of {n}' for n in range(30)]
+  config = docids.DocidConfig(
+    scheme=scheme, branching=3, leaf_size=3, num_levels=2, steps=3, hidden=(4,)
+  )
+  tokens = np.ones((20, 2), np.int32)
+  index, quantiser = indexes.build(
+    tokens, vectors[:20], config, titles=titles[:20], seed=3
+  )
+  codes, _ = docids.fit(vectors[:20], config, titles=titles[:20], seed=3)
+  np.testing.assert_array_equal(index.codes, codes)
+  indexes.save(index, quantiser, tmp_path / 'index.npz')
+  _, loaded = indexes.load(tmp_path / 'index.npz')
+  np.testing.assert_array_equal(
+    docids.encode(loaded, vectors[20:], config, titles=titles[20:]),
+    docids.encode(quantiser, vectors[20:], config, titles=titles[20:]),
+  )
+
+
+def test_a_file_of_an_earlier_version_has_no_quantiser(index, tmp_path):
+  names = ('tokens', 'codes', 'alive')
+  arrays = {name: np.asarray(getattr(index, name)) for name in names}
+  indexes.write(tmp_path / 'index.npz', arrays)
+  assert indexes.load(tmp_path / 'index.npz')[1] == {}
 
 
 def test_mean_length_counts_tokens_without_padding(index):
@@ -61,18 +98,19 @@ def test_a_missing_file_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize('size', [0, 10, 300])
 def test_a_truncated_file_is_refused(index, tmp_path, size):
   path = tmp_path / 'index.npz'
-  indexes.save(index, path)
+  indexes.save(index, QUANTISER, path)
   path.write_bytes(path.read_bytes()[:size])
   with pytest.raises(ValueError, match='cannot be read'):
     indexes.load(path)
 
 
-def test_a_changed_array_is_refused(index, tmp_path):
+@pytest.mark.parametrize('name', ['codes', 'quantiser/centres'])
+def test_a_changed_array_is_refused(index, tmp_path, name):
   path = tmp_path / 'index.npz'
-  indexes.save(index, path)
+  indexes.save(index, QUANTISER, path)
   with np.load(path) as stored:
     arrays = dict(stored)
-  arrays['codes'] = arrays['codes'][::-1]
+  arrays[name] = arrays[name][::-1]
   np.savez_compressed(path, **arrays)
   with pytest.raises(ValueError, match='checksum differs'):
     indexes.load(path)

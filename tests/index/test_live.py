@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.index import docids, live, node_table
+from rag_jax.index import docids, live, live_store, node_table
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
@@ -297,8 +297,9 @@ def test_save_and_load_go_on_as_if_nothing_had_happened(tmp_path):
   index, *_ = make()
   tokens, new = corpus(6, seed=3)
   index = live.add(index, tokens, new)[0]
-  live.save(index, tmp_path / 'live.npz')
-  loaded = live.load(tmp_path / 'live.npz', index.config)
+  live_store.save(index, tmp_path / 'live.npz')
+  loaded, extra = live_store.load(tmp_path / 'live.npz', index.config)
+  assert extra == {}
   for ours, theirs in zip(
     jax.tree.leaves(index.index), jax.tree.leaves(loaded.index), strict=True
   ):
@@ -322,8 +323,12 @@ def test_bad_input(tmp_path):
     live.add(index, known, vectors[:1])
   with pytest.raises(ValueError, match='document 1 .* as row 0 among the new'):
     live.add(index, tokens[[0, 0]], vectors[:2])
-  with pytest.raises(ValueError, match='must have 6 columns, got 5'):
+  with pytest.raises(ValueError, match=r'6 columns of int, got .*\(1, 5\)'):
     live.add(index, tokens[:1, :5], vectors[:1])
+  with pytest.raises(ValueError, match='6 columns of int, got float64'):
+    live.add(index, tokens[:1] / 1, vectors[:1])
+  with pytest.raises(ValueError, match=r'8 columns, got shape \(1, 7\)'):
+    live.add(index, tokens[:1], vectors[:1, :7])
   with pytest.raises(ValueError, match='row for each .* got 0 and 3 rows'):
     live.add(index, tokens[:0], vectors)
   _, change = live.add(index, tokens[:1], vectors[:1])
@@ -333,11 +338,35 @@ def test_bad_input(tmp_path):
     node_table.update(jnp.zeros((3, WIDTH)), change, vectors[:1])
   with pytest.raises(ValueError, match='must be rows .* got a mask'):
     live.delete(index, index.alive)
+  with pytest.raises(ValueError, match='rows of documents, int, got float64'):
+    live.delete(index, [1.5])
+  with pytest.raises(ValueError, match='document -1 is not in the index'):
+    live.delete(index, [-1])
   with pytest.raises(ValueError, match='document 61 is not in the index'):
     live.delete(index, [3, 61])
   with pytest.raises(ValueError, match='needs a document, got all 60'):
     live.delete(index, np.arange(60))
-  live.save(index, tmp_path / 'live.npz')
+  live_store.save(index, tmp_path / 'live.npz')
   other = dataclasses.replace(index.config, branching=5)
   with pytest.raises(ValueError, match='docid.branching=4, got 5'):
-    live.load(tmp_path / 'live.npz', other)
+    live_store.load(tmp_path / 'live.npz', other)
+
+
+@pytest.mark.parametrize('width', [7, 8, 9, 10])
+@pytest.mark.parametrize(
+  'scheme', ['product_quantisation', 'rq_vae', 'residual_kmeans']
+)
+def test_vectors_of_another_width_are_refused(scheme, width):
+  tokens, vectors = corpus(20)
+  config = docids.DocidConfig(
+    scheme=scheme, branching=3, num_levels=3, steps=2, hidden=(4,)
+  )
+  ours = live.build(tokens[:19], vectors[:19], config, capacity=30)
+  new = np.resize(vectors[19:], (1, width))
+  padded = scheme == 'product_quantisation'  # the last slice, to 9 columns
+  if width == WIDTH or (padded and width in (7, 9)):
+    assert live.add(ours, tokens[19:], new)[0].count == 20
+    return
+  wanted = '7 to 9' if padded else '8'
+  with pytest.raises(ValueError, match=f'must have {wanted} columns, got'):
+    live.add(ours, tokens[19:], new)

@@ -82,6 +82,13 @@ def test_padding_on_either_side():
   np.testing.assert_allclose(after, whole, atol=1e-5)
 
 
+@VERSIONS
+def test_sizes_are_told_by_the_weights(tied):
+  params, config, _, _ = model(tied=tied, rope_base=1e4, epsilon=1e-6)
+  own = {'num_heads': 6, 'rope_base': 1e4, 'epsilon': 1e-6}
+  assert llama.sizes(params, **own) == config
+
+
 def test_given_places_only():
   params, config, tokens, where = model()
   whole = apply(params, config, tokens, where)

@@ -41,6 +41,33 @@ def model(vocab_size=20, seed=0, **version):
   return params, config, jnp.asarray(tokens), jnp.asarray(where)
 
 
+def test_attention_is_the_mean_of_what_heads_attend_to():
+  """Of one layer and the start token, whose query is worked out in NumPy."""
+  params, config, tokens, where = model()
+  config = dataclasses.replace(config, num_decoder_layers=1)
+  memory = encode(params, config, tokens, where)
+  bias = jnp.where(jnp.arange(7) < 2, 1.5, 0.0) + jnp.zeros((2, 1))
+  read = jnp.array([[0, 5], [0, 6]])
+  attend = jax.jit(t5.attention, static_argnums=1)
+  found = attend(params, config, memory, where, read, bias=bias)
+  assert found.shape == (2, 2, 7)
+  np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+  assert not found[1, :, 4:].any()
+  block = jax.tree.map(np.asarray, params['decoder']['block_0'])
+
+  def norm(x, name):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * block[name]
+
+  x = np.asarray(params['embedding'])[0]
+  x = x + norm(x, 'norm') @ block['qkv'][:, 32:] @ block['out']
+  query = (norm(x, 'cross_norm') @ block['cross_query']).reshape(2, 8)
+  key = np.asarray(memory) @ block['cross_key_value'][:, :16]
+  scores = np.einsum('hd,bqhd->bhq', query, key.reshape(2, 7, 2, 8))
+  chances = np.exp(scores + np.asarray(bias)[:, None]) * where[:, None]
+  chances /= chances.sum(-1, keepdims=True)
+  np.testing.assert_allclose(found[:, 0], chances.mean(1), rtol=2e-4, atol=1e-7)
+
+
 @VERSIONS
 def test_steps_with_a_cache_equal_one_pass(version):
   params, config, tokens, where = model(**version)

@@ -1,4 +1,4 @@
-"""A decoder-only language model as the reader of K passages (RAG).
+"""A decoder-only language model over prompts of K passages (RAG).
 
 Every passage makes a prompt of its own, `read` once. From there
 `answer_log_likelihood` gives log P(y_t | q, d_k, y_<t), and the marginals over
@@ -247,15 +247,14 @@ def write_sequence(
     K n answers with their sequence marginals in nats, best first; -1e9 for
     those of a passage without weight.
   """
-  batch, count, _ = memory.logits.shape
-  step_fn = functools.partial(llama.step, params, config, memory.prompt)
-  found = _write(
-    step_fn,
-    memory.logits.reshape(batch * count, -1),
-    memory.cache,
-    beam_size,
+  batch = len(memory.logits)
+  found = write_each(
+    params,
+    config,
+    memory,
     end_token=end_token,
     max_length=max_length,
+    beam_size=beam_size,
     constraint=constraint,
   )
   alive = (found.scores > generate.DEAD / 2).reshape(batch, -1)
@@ -269,29 +268,29 @@ def write_sequence(
   return generate.Written(tokens, where, totals)
 
 
-def abstain(
-  answer: jax.Array, nothing: jax.Array, *, threshold: float
-) -> jax.Array:
-  """Whether to give no answer: log P(nothing) - log P(answer) > threshold.
+def write_each(
+  params: dict[str, Any],
+  config: llama.LlamaConfig,
+  memory: Memory,
+  *,
+  end_token: int,
+  max_length: int,
+  beam_size: int = 1,
+  constraint: generate.Constraint | None = None,
+) -> generate.Written:
+  """Writes answers after each passage alone; R = B K rows of n answers.
 
-  Args:
-    answer: float32[...], log-probability of the best answer, nats.
-    nothing: float32[...], of what speaks against it, nats: of the template's
-      `no_answer` after the same passages; or of the same answer closed book,
-      which is the null passage: one that adds little to it is no evidence.
-    threshold: nats; higher answers more.
-
-  Returns:
-    bool[...].
-
-  Example:
-    >>> abstain(jnp.array([-1.0, -9.0]), jnp.array(-4.0), threshold=0.0)
-    Array([False,  True], dtype=bool)
-
-  Reference:
-    Devlin et al., BERT, 2019, for SQuAD 2.0.
+  Arguments are as for `write_sequence`.
   """
-  return nothing - answer > threshold
+  return _write(
+    functools.partial(llama.step, params, config, memory.prompt),
+    memory.logits.reshape(-1, memory.logits.shape[-1]),
+    memory.cache,
+    beam_size,
+    end_token=end_token,
+    max_length=max_length,
+    constraint=constraint,
+  )
 
 
 def _write(step_fn, logits, cache, beam_size, **options):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.components import causal_reader
 from rag_jax.nn import generate, llama
+from rag_jax.readers import causal_marginals
 
 END, LENGTH = 2, 3
 CONFIG = llama.LlamaConfig(
@@ -39,13 +39,13 @@ def model():
 
 def read(params):
   _, tokens, where = model()
-  return causal_reader.read(params, CONFIG, tokens, where, max_length=LENGTH)
+  return causal_marginals.read(params, CONFIG, tokens, where, max_length=LENGTH)
 
 
 @jax.jit
 def score(params, answers, where):
   memory = read(params)
-  return causal_reader.answer_log_likelihood(
+  return causal_marginals.answer_log_likelihood(
     params, CONFIG, memory, answers, where
   )
 
@@ -99,11 +99,11 @@ def test_likelihoods_equal_one_pass_of_prompt_and_answer():
     assert (found[b, k, c, len(own) :] == 0).all()
 
 
-@pytest.mark.parametrize('kind', causal_reader.MARGINALS)
+@pytest.mark.parametrize('kind', causal_marginals.MARGINALS)
 def test_marginals_are_probabilities(kind):
   tokens, where = every_text()
   where = jnp.asarray(np.tile(where, (2, 1, 1)))
-  found = causal_reader.marginal(
+  found = causal_marginals.marginal(
     WEIGHTS,
     score(model()[0], jnp.asarray(np.tile(tokens, (2, 1, 1))), where),
     where,
@@ -113,10 +113,10 @@ def test_marginals_are_probabilities(kind):
   np.testing.assert_allclose(jnp.exp(found).sum(1), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize('kind', causal_reader.MARGINALS)
+@pytest.mark.parametrize('kind', causal_marginals.MARGINALS)
 def test_wide_beam_writes_the_best_answer(kind):
   params, _, _ = model()
-  write = getattr(causal_reader, f'write_{kind}')
+  write = getattr(causal_marginals, f'write_{kind}')
 
   @jax.jit
   def run(params, weights):
@@ -141,9 +141,11 @@ def test_one_passage_of_weight_one_is_plain_generation():
 
   @jax.jit
   def run(params):
-    memory = causal_reader.select(read(params), 1)
-    by_token = causal_reader.write_token(params, CONFIG, memory, one, **RUN)
-    by_text = causal_reader.write_sequence(params, CONFIG, memory, one, **RUN)
+    memory = causal_marginals.select(read(params), 1)
+    by_token = causal_marginals.write_token(params, CONFIG, memory, one, **RUN)
+    by_text = causal_marginals.write_sequence(
+      params, CONFIG, memory, one, **RUN
+    )
     logits, prompt, cache = llama.prefill(
       params, CONFIG, tokens[:, 0], where[:, 0], LENGTH
     )
@@ -165,7 +167,7 @@ def test_answers_word_for_word():
   def run(params):
     memory = read(params)
     options = {'end_token': END, 'vocab_size': CONFIG.vocab_size}
-    by_token = causal_reader.write_token(
+    by_token = causal_marginals.write_token(
       params,
       CONFIG,
       memory,
@@ -173,7 +175,7 @@ def test_answers_word_for_word():
       **RUN,
       constraint=generate.runs(tokens, where, **options),
     )
-    by_text = causal_reader.write_sequence(
+    by_text = causal_marginals.write_sequence(
       params,
       CONFIG,
       memory,
@@ -196,7 +198,7 @@ def test_answers_word_for_word():
     )
 
 
-@pytest.mark.parametrize('kind', causal_reader.MARGINALS)
+@pytest.mark.parametrize('kind', causal_marginals.MARGINALS)
 def test_gradients_by_finite_differences(kind):
   params, _, _ = model()
   answers = jnp.array([[[4, 2, 0]], [[5, 3, 2]]])
@@ -205,7 +207,7 @@ def test_gradients_by_finite_differences(kind):
   def loss(scale, weights):
     own = params | {'norm': params['norm'] * scale}
     scores = score(own, answers, real)
-    return -causal_reader.marginal(weights, scores, real, kind=kind).sum()
+    return -causal_marginals.marginal(weights, scores, real, kind=kind).sum()
 
   run = jax.jit(jax.value_and_grad(loss, (0, 1)))
   _, (by_scale, by_weights) = run(1.0, WEIGHTS)
@@ -219,4 +221,4 @@ def test_gradients_by_finite_differences(kind):
 
 def test_unknown_marginal():
   with pytest.raises(ValueError, match="sequence, token, got 'x'. Lewis"):
-    causal_reader.marginal(WEIGHTS, jnp.zeros((2, 3, 1, 1)), None, kind='x')
+    causal_marginals.marginal(WEIGHTS, jnp.zeros((2, 3, 1, 1)), None, kind='x')

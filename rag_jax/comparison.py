@@ -1,0 +1,101 @@
+"""What the tables compare with: baselines on the questions of a system."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from rag_jax import baselines, compiled, model, types
+from rag_jax import system as systems
+from rag_jax.data import pipeline
+
+DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
+TUNING = 10_000  # training questions that weights of baselines are chosen by
+
+
+class Baselines:
+  """Systems that nothing is trained for, on the same questions."""
+
+  def __init__(
+    self,
+    system: systems.System,
+    dataset: types.Dataset,
+    pretrained: model.Pretrained,
+  ):
+    """Indexes the corpus, and tunes what can be tuned on training questions."""
+    self._system, self._dataset = system, dataset
+    self._pretrained = pretrained
+    data = system.config.data
+    self._bm25 = baselines.bm25_index(
+      dataset.documents,
+      k1=data.bm25_k1,
+      b=data.bm25_b,
+      title_weight=data.title_weight,
+    )
+    self._documents = None
+    if pretrained.vectors is not None:
+      self._documents = np.asarray(pretrained.vectors)
+      self._weight = self._tune(self._documents)
+
+  def search(
+    self, questions: Sequence[types.Question]
+  ) -> dict[str, tuple[types.Array, types.Array]]:
+    """Documents of each system, best first, and which are real."""
+    texts = [question.text for question in questions]
+    depth = min(max(DEPTHS), len(self._dataset.documents))
+    rows = baselines.bm25_search(self._bm25, texts, k=depth)[0]
+    found = {'BM25': rows}
+    if self._documents is not None:
+      vectors = self._vectors(questions)
+      found['dense, exact'] = baselines.dense_search(
+        self._documents, vectors, k=depth
+      )[0]
+      if self._weight is not None:
+        found['dense + BM25, exact'] = baselines.hybrid_search(
+          self._bm25,
+          texts,
+          self._documents,
+          vectors,
+          weight=self._weight,
+          k=depth,
+        )[0]
+    return {name: (rows, rows >= 0) for name, rows in found.items()}
+
+  def _tune(self, documents: np.ndarray) -> float | None:
+    """Weight of BM25 beside published vectors, by training questions.
+
+    None where no training question has a document to choose it by.
+    """
+    training = pipeline.train_questions(self._dataset, self._system.config.data)
+    sample = [q for q in training if q.document_ids][:TUNING]
+    if not sample:
+      return None
+    return baselines.tune_hybrid(
+      self._bm25,
+      [question.text for question in sample],
+      documents,
+      self._vectors(sample),
+      gold_rows(self._system, sample),
+      sample=TUNING,
+    )
+
+  def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
+    """Vectors of questions by the published encoder as it was published."""
+    own = {'query_encoder': {'bert': self._pretrained.query_encoder}}
+    system = dataclasses.replace(self._system, params=own)
+    size = system.config.train.eval_batch_size
+    return system.run(compiled.vector, questions, batch_size=size)
+
+
+def gold_rows(
+  system: systems.System, questions: Sequence[types.Question]
+) -> np.ndarray:
+  """Rows of the documents that answer each question, int32[n, G]; -1 = none."""
+  rows = system.rows
+  most = max([1, *(len(q.document_ids) for q in questions)])
+  gold = np.full((len(questions), most), -1, np.int32)
+  for i, question in enumerate(questions):
+    gold[i, : len(question.document_ids)] = [
+      rows.get(name, -1) for name in question.document_ids
+    ]
+  return gold

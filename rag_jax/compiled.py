@@ -1,0 +1,139 @@
+"""Functions that answer a batch, compiled once a model and batch size.
+
+Each takes a `model.ModelConfig` and returns (params, batch, index, allowed) ->
+a pytree of arrays with a row a question; `allowed` is bool[N] or None.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rag_jax import forward, model, types
+from rag_jax.components import id_decoder, query_encoder
+from rag_jax.ops import beam
+
+Function = Callable[..., Any]
+
+
+@flax.struct.dataclass
+class Ranked:
+  """Documents, largest weight first, without an answer."""
+
+  candidates: types.Candidates  # as decoded, best docid first
+  documents: jax.Array  # int32[B, K]; -1 = none
+  codes: jax.Array  # int32[B, K, L]
+  docid: jax.Array  # float32[B, K], log-probabilities of docids, nats
+  scores: jax.Array  # float32[B, K], nats
+  weights: jax.Array  # float32[B, K]
+
+
+@functools.cache
+def answer(config: model.ModelConfig) -> Function:
+  """`forward.answer`: search, ranking and reading."""
+
+  def run(params, batch, index, allowed=None):
+    return forward.answer(params, batch, index, config=config, allowed=allowed)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def answer_from_gold(config: model.ModelConfig) -> Function:
+  """`forward.answer` on the gold documents, without a search."""
+
+  def run(params, batch, index, allowed=None):
+    del allowed
+    gold = types.Candidates(
+      documents=jnp.maximum(batch.gold, 0),
+      codes=index.codes[batch.gold].astype(jnp.int32),
+      scores=jnp.zeros(batch.gold.shape),
+      where=batch.gold >= 0,
+    )
+    return forward.answer(params, batch, index, config=config, candidates=gold)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def rank(config: model.ModelConfig) -> Function:
+  """Search and ranking; no document is read."""
+
+  def run(params, batch, index, allowed=None):
+    encoding, found = _search(config, params, batch, index, allowed)
+    ranking = forward.rank(params, config, index, batch, encoding, found)
+    best = forward.choose(index, ranking, found.where.shape[1])
+    return Ranked(
+      candidates=found,
+      documents=jnp.where(best.where, best.documents, -1),
+      codes=beam.reorder(found.codes, best.places),
+      docid=best.docid,
+      scores=best.scores,
+      weights=best.weights,
+    )
+
+  return jax.jit(run)
+
+
+@functools.cache
+def search(config: model.ModelConfig) -> Function:
+  """The search alone: what the beam finds."""
+
+  def run(params, batch, index, allowed=None):
+    return _search(config, params, batch, index, allowed)[1]
+
+  return jax.jit(run)
+
+
+@functools.cache
+def regret(config: model.ModelConfig) -> Function:
+  """Share of the exact top k that the beam missed, float32[B].
+
+  Every document is scored: for corpora of which a step can do that. k is the
+  number of documents that are read.
+  """
+
+  def run(params, batch, index, allowed=None):
+    encoding, found = _search(config, params, batch, index, allowed)
+    size, width = encoding.vector.shape
+    scores = beam.score_all(
+      (params['id_decoder'], encoding),
+      id_decoder.initial_cache(config.id_decoder, size, width),
+      index.trie,
+      index.codes,
+      step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+      batch_size=size,
+      scoring=config.search.scoring,
+      plan=forward.lookahead(params, config, index, batch.words),
+      allowed=allowed,
+    )
+    k = min(config.search.read_size, scores.shape[1])
+    return beam.regret(found, scores, k=k)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def vector(config: model.ModelConfig) -> Function:
+  """The query encoder's vectors, float32[B, D]."""
+
+  def run(params, batch, index, allowed=None):
+    del index, allowed
+    return query_encoder.apply(
+      params['query_encoder'], config.query_encoder, batch.query
+    ).vector
+
+  return jax.jit(run)
+
+
+def _search(config, params, batch, index, allowed):
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  found = forward.retrieve(
+    params, config, index, encoding, words=batch.words, allowed=allowed
+  )
+  return encoding, found

@@ -1,0 +1,171 @@
+"""What goes together: a stage's choices beside the model and each other.
+
+Operator, marginal, teacher, estimator and ranking loss are chosen one by one.
+Few choices exclude each other; each of these is one error with its remedy.
+"""
+
+from typing import Any
+
+from rag_jax import objective, readers
+from rag_jax import stage as stages
+from rag_jax.ops import estimators
+from rag_jax.readers import base
+
+LOSSES = tuple(objective.TERMS)
+# Operators with a regulariser whose weights sum to one.
+FENCHEL_YOUNG = ('softmax', 'sparsemax', 'entmax15', 'entmax')
+
+
+def reader_of(config: Any) -> base.Reader:
+  """The reader of an experiment."""
+  return readers.make(config.reader)
+
+
+def check(config: Any, name: str, stage: stages.Stage) -> None:
+  """Raises a ValueError if a stage cannot be trained.
+
+  Args:
+    config: the experiment, a `config.Config`.
+    name: of the stage.
+    stage: the stage.
+  """
+  field = f'stages.{name}'
+  if not stage.losses:
+    raise ValueError(
+      f'{field}.losses must name a loss, got none. Set one of '
+      f'--config.{field}.losses.NAME, such as answer, or '
+      f'--config.{field}.steps=0.'
+    )
+  if not stage.trains:
+    raise ValueError(
+      f'{field}.trains must name a component, got none. Set one of '
+      f'--config.{field}.trains.NAME, such as reader, or '
+      f'--config.{field}.steps=0.'
+    )
+  if stage.batch_size % config.train.accumulate:
+    raise ValueError(
+      f'{field}.batch_size must be a multiple of train.accumulate '
+      f'({config.train.accumulate}), got {stage.batch_size}. '
+      f'Set --config.{field}.batch_size.'
+    )
+  _check_candidates(config, field, stage)
+  _check_reader(config, field, stage)
+  _check_estimator(config, field, stage)
+  operator = stage.operator or config.ranker.operator
+  for loss in ('ranking', 'reranking', 'posterior'):
+    if stage.weight(loss) and operator not in FENCHEL_YOUNG:
+      raise ValueError(
+        f'{field}.losses.{loss} is a Fenchel-Young loss, which needs one of '
+        f'{", ".join(FENCHEL_YOUNG)}, got the operator {operator!r}. Set '
+        f'--config.{field}.operator, or --config.{field}.losses.list_mle=1 '
+        f'and --config.{field}.losses.{loss}=0.'
+      )
+  if stage.weight('indexing') and not config.pseudo_queries.batch_size:
+    raise ValueError(
+      f'{field}.losses.indexing needs pseudo-queries, got '
+      'pseudo_queries.batch_size=0. Set --config.pseudo_queries.batch_size=64 '
+      f'or --config.{field}.losses.indexing=0.'
+    )
+
+
+def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
+  if not stage.searches:
+    without = ('answer', 'relevance', 'indexing')
+    for loss, _ in stage.losses:
+      if loss not in without:
+        raise ValueError(
+          f'{field}.losses.{loss} needs a search, got '
+          f'{field}.candidates={stage.candidates!r}. Set '
+          f'--config.{field}.candidates=beam+gold or '
+          f'--config.{field}.losses.{loss}=0.'
+        )
+  if stage.candidates == 'gold+negative' and not stage.weight('relevance'):
+    raise ValueError(
+      f'{field}.candidates gold+negative teaches how relevant a passage is, '
+      f'got {field}.losses.relevance=0. Set '
+      f'--config.{field}.losses.relevance=1 or '
+      f'--config.{field}.candidates=gold.'
+    )
+  if stage.candidates == 'gold' and stage.weight('relevance'):
+    raise ValueError(
+      f'{field}.losses.relevance needs passages that are not gold, got '
+      f"{field}.candidates='gold'. Set --config.{field}.candidates="
+      f'gold+negative or --config.{field}.losses.relevance=0.'
+    )
+  size = stage.read_size or config.search.read_size
+  if stage.candidates != 'all' and size > config.search.beam_size:
+    raise ValueError(
+      f'{field}.read_size must be at most search.beam_size '
+      f'({config.search.beam_size}), got {size}. '
+      f'Set --config.{field}.read_size.'
+    )
+
+
+def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
+  reader, kind = reader_of(config), config.reader.kind
+  needs = {
+    'relevance': (reader.relevance, 'says how relevant a passage is'),
+    'null_document': (reader.relevance, 'says how relevant a passage is'),
+    'reranking': (
+      config.reader.reranks or None,
+      'ranks again (reader.reranks)',
+    ),
+    'adist': (reader.attention, 'attends to all passages, as fid and t5 do'),
+    'emdr2_token': (not reader.points or None, 'writes token by token'),
+  }
+  for loss, (has, what) in needs.items():
+    if stage.weight(loss) and has is None:
+      raise ValueError(
+        f'{field}.losses.{loss} needs a reader that {what}, got reader.kind '
+        f'{kind!r}. Set --config.{field}.losses.{loss}=0 or '
+        '--config.reader.kind to another.'
+      )
+  if stage.weight('null_document') and not config.reader.null_document:
+    raise ValueError(
+      f'{field}.losses.null_document trains reader.null_document, got False. '
+      'Set --config.reader.null_document=True.'
+    )
+  size = stage.read_size or config.search.read_size
+  gold = config.data.max_gold
+  joins = stage.candidates == 'beam+gold'
+  if stage.weight('null_document') and joins and size <= gold:
+    raise ValueError(
+      f'{field}.losses.null_document needs passages beside the gold ones, of '
+      f'which there may be data.max_gold={gold}, got {size} that are read. Set '
+      f'--config.{field}.read_size={gold + 1}.'
+    )
+  if stage.marginal and stage.marginal not in reader.marginals:
+    raise ValueError(
+      f'{field}.marginal must be one of {", ".join(reader.marginals)} with '
+      f'reader.kind {kind!r}, got {stage.marginal!r}. '
+      f'Set --config.{field}.marginal.'
+    )
+
+
+def _check_estimator(config: Any, field: str, stage: stages.Stage) -> None:
+  costs, own = stage.estimator in stages.OF_COSTS, stage.weight('expected_cost')
+  if costs and not own:
+    raise ValueError(
+      f'{field}.estimator {stage.estimator!r} teaches the search by the loss '
+      f'expected_cost, got {field}.losses.expected_cost=0. Set '
+      f'--config.{field}.losses.expected_cost=1 or '
+      f'--config.{field}.estimator=rescore.'
+    )
+  if own and not costs:
+    raise ValueError(
+      f'{field}.losses.expected_cost needs an estimator, one of '
+      f'{", ".join(stages.OF_COSTS)}, got {stage.estimator!r}. Set '
+      f'--config.{field}.estimator or --config.{field}.losses.expected_cost=0.'
+    )
+  size = stage.read_size or config.search.read_size
+  least, most = {
+    'leave_one_out_set': (2, min(estimators.MAX_SET, size - 1)),
+    'expected_utility': (1, size),
+    'top_k': (1, size),
+  }.get(stage.estimator, (1, stage.samples))
+  if not least <= stage.samples <= most:
+    raise ValueError(
+      f'{field}.samples must be from {least} to {most} for the estimator '
+      f'{stage.estimator!r} with {size} documents read, got {stage.samples}. '
+      f'Set --config.{field}.samples or --config.{field}.read_size.'
+    )

@@ -1,0 +1,161 @@
+"""Documents: from what a user gives, to what an index needs beside docids."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers as hf_tokenizers
+
+from rag_jax import config as configs
+from rag_jax import readers, types
+from rag_jax.data import pipeline, tokenizers, words
+from rag_jax.index import index as indexes
+from rag_jax.ops import lexical
+
+Texts = Iterable[str | Mapping[str, Any] | types.Document]
+
+
+def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
+  """Documents of what a user gives.
+
+  Args:
+    texts: `Document`s, mappings with 'text' and perhaps 'id', 'title' and
+      'summary', or plain texts. What has no id is numbered.
+    start: the first number.
+
+  Raises:
+    ValueError: if there are none, an id comes twice, or a text is blank.
+
+  Example:
+    >>> [document] = as_documents(['A cat sleeps.'])
+    >>> document.id, document.text
+    ('0', 'A cat sleeps.')
+  """
+  if isinstance(texts, (str, Mapping, types.Document)):
+    raise ValueError(
+      f'documents must be a list, got {texts!r}. Pass [document].'
+    )
+  found = [_document(own, str(start + i)) for i, own in enumerate(texts)]
+  if not found:
+    raise ValueError(
+      'documents must not be empty, got none. Pass at least one.'
+    )
+  seen: set[str] = set()
+  for document in found:
+    if document.id in seen:
+      raise ValueError(
+        f'documents must have an id each, got {document.id!r} twice. '
+        'Give one of them another.'
+      )
+    seen.add(document.id)
+    if not document.text.strip():
+      raise ValueError(
+        f'document {document.id!r} must have text, got {document.text!r}. '
+        'Leave it out.'
+      )
+  return found
+
+
+def _document(own: Any, name: str) -> types.Document:
+  if isinstance(own, types.Document):
+    return own
+  if isinstance(own, str):
+    return types.Document(id=name, text=own)
+  known = {field.name for field in dataclasses.fields(types.Document)}
+  if not isinstance(own, Mapping) or not {'text'} <= own.keys() <= known:
+    raise ValueError(
+      f'documents must be texts or mappings with text and perhaps id, title '
+      f'and summary, got {own!r}. Rename or leave out other fields.'
+    )
+  values = {'id': name} | dict(own)
+  wrong = [key for key, value in values.items() if not isinstance(value, str)]
+  if wrong:
+    raise ValueError(
+      f'{wrong[0]} of a document must be text, got {values[wrong[0]]!r}. '
+      'Convert it with str().'
+    )
+  return types.Document(**values)
+
+
+def complete(
+  config: configs.Config,
+  documents: Sequence[types.Document | None],
+  tokenizer: hf_tokenizers.Tokenizer,
+  index: indexes.Index,
+  *,
+  reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
+) -> tuple[indexes.Index, words.Vocabulary | None]:
+  """Rebuilds the fields of an index that are derived from its documents.
+
+  Args:
+    config: the experiment.
+    documents: by row of the index; None where a row is free.
+    tokenizer: of the documents.
+    index: docids and tokens.
+    reader_tokenizer: where the reader has its own.
+
+  Returns:
+    The index with its lexicon, the tokens around a query and the passages of
+    the reader; and the words of the lexicon, if there is one.
+  """
+  frame = sum(tokenizers.frame(tokenizer), [])
+  if len(frame) == 2:
+    index = dataclasses.replace(index, frame=jnp.asarray(frame, jnp.int32))
+  index = dataclasses.replace(
+    index, reader_tokens=reader_passages(config, documents, reader_tokenizer)
+  )
+  if not config.data.max_query_words:
+    return index, None
+  texts = words.document_texts(
+    _present(documents), title_weight=config.data.title_weight
+  )
+  vocabulary = words.build(texts)
+  lexicon = lexical.build(
+    words.encode(vocabulary, texts),
+    vocab_size=vocabulary.size,
+    k1=config.data.bm25_k1,
+    b=config.data.bm25_b,
+    pair_weight=config.data.pair_weight,
+  )
+  return dataclasses.replace(index, lexicon=lexicon), vocabulary
+
+
+def reader_passages(
+  config: configs.Config,
+  documents: Sequence[types.Document | None],
+  reader_tokenizer: hf_tokenizers.Tokenizer | None,
+) -> jax.Array | None:
+  """Documents in the tokens of a reader that has its own, int32[N, P']."""
+  own = readers.make(config.reader).own_text
+  if own is None:
+    return None
+  passages, _ = own.passages(
+    reader_tokenizer,
+    _present(documents),
+    max_tokens=config.data.max_document_tokens + own.overhead,
+  )
+  return jnp.asarray(passages)
+
+
+def _present(
+  documents: Sequence[types.Document | None],
+) -> list[types.Document]:
+  """The documents, an empty one in each free row."""
+  nothing = types.Document(id='', text='')
+  return [nothing if d is None else d for d in documents]
+
+
+def framed(
+  config: configs.Config,
+  tokenizer: hf_tokenizers.Tokenizer,
+  documents: Sequence[types.Document],
+) -> np.ndarray:
+  """Documents as a published encoder reads them, int32[N, T]."""
+  texts = [pipeline.document_text(document) for document in documents]
+  size = config.data.max_vector_tokens
+  return tokenizers.encode(
+    tokenizer, texts, max_tokens=size, framed=True
+  ).tokens

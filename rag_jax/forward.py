@@ -1,0 +1,413 @@
+"""The forward pass: retrieve, rank, read and answer, as pure functions.
+
+From question tokens to an answer this is one program. Beam search returns
+documents; `rank` scores them again by teacher forcing, which carries a gradient
+into the ID decoder and the query encoder; a reader reads those with the largest
+weights.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rag_jax import model, readers, types
+from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax.index import index as indexes
+from rag_jax.ops import beam, lexical
+from rag_jax.ops import trie as tries
+
+Params = model.Params
+
+
+@flax.struct.dataclass
+class Ranking:
+  """Candidates with their scores and weights."""
+
+  candidates: types.Candidates
+  docid: jax.Array  # float32[B, K], log-probability of the docid, nats
+  scores: jax.Array  # float32[B, K], nats
+  weights: jax.Array  # float32[B, K], sums to 1 over real candidates
+
+
+@flax.struct.dataclass
+class Reading:
+  """The documents that are read, those with the largest weights first."""
+
+  documents: jax.Array  # int32[B, R]
+  passages: jax.Array  # int32[B, R, P]
+  places: jax.Array  # int32[B, R], where they stand among the candidates
+  scores: jax.Array  # float32[B, R]
+  weights: jax.Array  # float32[B, R]
+  docid: jax.Array  # float32[B, R]
+  where: jax.Array  # bool[B, R]
+  memory: Any = None  # what the reader keeps of the passages, once it has read
+
+
+@flax.struct.dataclass
+class Answer:
+  """What a question gets: documents, weights and where the answer stands."""
+
+  candidates: types.Candidates  # as decoded, best docid first
+  documents: types.Array  # int32[B, K], best weight first; -1 = none
+  codes: types.Array  # int32[B, K, L], their docids
+  docid: types.Array  # float32[B, K], log-probabilities of these, nats
+  scores: types.Array  # float32[B, K], nats
+  weights: types.Array  # float32[B, K]
+  read: types.Array  # int32[B], the document that the answer is from
+  start: types.Array  # int32[B], its first token there; -1 if it was written
+  end: types.Array  # int32[B], its last token there
+  tokens: types.Array  # int32[B, A], the written answer, or zeros
+  log_probability: types.Array  # float32[B], of the answer, nats
+  no_answer: types.Array  # float32[B], log-odds of none over this one, nats
+  beam_mass: types.Array  # float32[B], log of what the beam holds, nats
+
+
+def retrieve(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  *,
+  words: jax.Array | None = None,
+  allowed: jax.Array | None = None,
+) -> types.Candidates:
+  """Decodes documents for encoded queries; see `ops.beam.search`.
+
+  With `search.lexical_weight` the beam plans ahead: a node also gets the best
+  BM25 score of the documents below it, a document its own. With
+  `search.lexical_follows` that weight has grown by as much as the ranker's has
+  beside its weight of vectors.
+  """
+  batch_size, width = encoding.vector.shape
+  return beam.search(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    batch_size=batch_size,
+    beam_size=config.search.beam_size,
+    allowed=allowed,
+    scoring=config.search.scoring,
+    plan=lookahead(params, config, index, words),
+  )
+
+
+def lookahead(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  words: jax.Array | None,
+) -> jax.Array | None:
+  """Best lexical score below each node, float32[B, num_nodes], or None."""
+  if not config.search.lexical_weight:
+    return None
+  lexicon, words = _words(index, words)
+  matches = lexical.score_all(lexicon, words)
+  plan = config.search.lexical_weight * tries.max_below(index.trie, matches)
+  if config.search.lexical_follows:
+    plan *= ranker.lexical_growth(params['ranker'], config.ranker)
+  return plan
+
+
+def _words(
+  index: indexes.Index, words: jax.Array | None
+) -> tuple[lexical.Lexicon, jax.Array]:
+  """The lexicon and the words of the queries, which have to be there."""
+  if index.lexicon is None or words is None:
+    raise ValueError(
+      'search.lexical_weight needs the words of questions and documents, got '
+      'none. Set --config.data.max_query_words=16.'
+    )
+  return index.lexicon, lexical.with_pairs(index.lexicon, words)
+
+
+def score_docids(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """Differentiable docid scores of given documents, float32[B, K], nats."""
+  batch_size, width = encoding.vector.shape
+  return beam.score(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    index.codes[documents],
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    scoring=config.search.scoring,
+  )
+
+
+def edge_scores(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """Scores of each edge on the way to documents, float32[B, K, L], nats.
+
+  As the ID decoder gives them, not normalised; 0 once a docid has ended.
+  """
+  batch_size, width = encoding.vector.shape
+  codes = index.codes[documents]
+  cache = id_decoder.initial_cache(config.id_decoder, batch_size, width)
+  cache = beam.reorder(cache, jnp.zeros(codes.shape[:2], jnp.int32))
+  ended = jnp.zeros(codes.shape[:2], bool)
+  scores = []
+  for frontier in tries.walk(index.trie, codes):
+    edges, cache = id_decoder.apply(
+      (params['id_decoder'], encoding),
+      cache,
+      frontier,
+      config=config.id_decoder,
+    )
+    scores.append(jnp.where(ended, 0.0, edges[..., 0]))
+    ended = frontier.children[..., 0] < index.trie.num_documents
+  missing = codes.shape[-1] - len(scores)
+  stacked = jnp.stack(scores, axis=-1)
+  return jnp.pad(stacked, ((0, 0), (0, 0), (0, missing)))
+
+
+def level_log_likelihood(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """What trains `absolute` scoring, float32[B, K]; see `id_decoder`."""
+  return id_decoder.level_log_likelihood(
+    (params['id_decoder'], encoding),
+    index.trie,
+    index.codes[documents],
+    config=config.id_decoder,
+    where=index.asked,
+  )
+
+
+def rank(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  encoding: query_encoder.Encoding,
+  candidates: types.Candidates,
+  *,
+  select: ranker.Select | None = None,
+) -> Ranking:
+  """Scores and weighs candidates; every signal is computed in the step.
+
+  Args:
+    params: what `init` made.
+    config: what to compute.
+    index: the corpus.
+    batch: the questions.
+    encoding: their encoding.
+    candidates: the documents.
+    select: (scores, where) -> weights; None takes the ranker's operator.
+  """
+  select = select or ranker.selector(config.ranker)
+  documents = candidates.documents
+  docid = score_docids(params, config, index, encoding, documents)
+  docid = jnp.where(candidates.where, docid, 0.0)
+  scores = ranker.apply(
+    params['ranker'],
+    config.ranker,
+    docid=docid,
+    vector=jnp.einsum(
+      'bd,bkd->bk', encoding.vector, _vectors(params, config, index, documents)
+    ),
+    lexical=_matches(params, config, index, batch, documents),
+  )
+  weights = select(scores, candidates.where)
+  return Ranking(
+    candidates=candidates, docid=docid, scores=scores, weights=weights
+  )
+
+
+def _vectors(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  documents: jax.Array,
+) -> jax.Array:
+  """Vectors float32[B, K, D] of documents."""
+  embed = query_encoder.make(config.query_encoder).documents
+  if embed is None:  # documents are rows of the node table
+    return query_encoder.normalise(params['id_decoder']['table'][documents])
+  return embed(params['query_encoder'], index.tokens[documents])
+
+
+def _matches(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  documents: jax.Array,
+) -> jax.Array:
+  """Lexical scores float32[B, K] of documents."""
+  if index.lexicon is not None:
+    return lexical.score(*_words(index, batch.words), documents)
+  return ranker.lexical(
+    params['ranker'],
+    config.ranker,
+    batch.query,
+    index.tokens[documents],
+    mean_length=index.mean_length,
+  )
+
+
+def choose(
+  index: indexes.Index,
+  ranking: Ranking,
+  size: int,
+  *,
+  first: jax.Array | None = None,
+  noise: jax.Array | None = None,
+) -> Reading:
+  """Takes the documents with the best scores; sparse weights need no more.
+
+  Args:
+    index: the corpus.
+    ranking: what `rank` made of the candidates.
+    size: R, documents to take.
+    first: bool[B, K], candidates to take before all others.
+    noise: float32[B, K], added to the scores for the choice alone. With Gumbel
+      noise this is a draw without replacement.
+  """
+  where = ranking.candidates.where
+  order = jax.lax.stop_gradient(jnp.where(where, ranking.scores, -jnp.inf))
+  if noise is not None:
+    order = order + noise
+  if first is not None:
+    order = jnp.where(first & where, jnp.inf, order)
+  chosen = jax.lax.top_k(order, size)[1]
+
+  def take(x):
+    return jnp.take_along_axis(x, chosen, axis=1)
+
+  documents = take(ranking.candidates.documents)
+  return Reading(
+    documents=documents,
+    passages=index.passages[documents],
+    places=chosen,
+    scores=take(ranking.scores),
+    weights=take(ranking.weights),
+    docid=take(ranking.docid),
+    where=take(where),
+  )
+
+
+def read(
+  params: Params,
+  config: model.ModelConfig,
+  batch: types.Batch,
+  reading: Reading,
+  *,
+  select: ranker.Select | None = None,
+) -> Reading:
+  """Runs the reader; with `reader.reranks` it weighs documents too.
+
+  Its relevance is then added to the scores of the documents that were read,
+  which share the weight among themselves, as a cross-encoder ranks them again.
+  """
+  reader = readers.make(config.reader)
+  memory = reader.read(params['reader'], batch.read_query, reading.passages)
+  reading = dataclasses.replace(reading, memory=memory)
+  if not config.reader.reranks or reader.relevance is None:
+    return reading
+  select = select or ranker.selector(config.ranker)
+  scores = reading.scores + reader.relevance(memory)
+  weights = select(scores, reading.where)
+  return dataclasses.replace(reading, scores=scores, weights=weights)
+
+
+def answer(
+  params: Params,
+  batch: types.Batch,
+  index: indexes.Index,
+  *,
+  config: model.ModelConfig,
+  allowed: jax.Array | None = None,
+  candidates: types.Candidates | None = None,
+) -> Answer:
+  """Answers questions: search, ranking and reading in one program.
+
+  Args:
+    params: what `init` made.
+    batch: the questions; answers and gold documents are not looked at.
+    index: the corpus.
+    config: what to compute.
+    allowed: bool[N] or bool[B, N], documents that may be returned.
+    candidates: documents to rank and read, in the place of a search.
+  """
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  if candidates is None:
+    candidates = retrieve(
+      params, config, index, encoding, words=batch.words, allowed=allowed
+    )
+  ranking = rank(params, config, index, batch, encoding, candidates)
+  count = candidates.where.shape[1]
+  reading = choose(index, ranking, min(config.search.read_size, count))
+  reading = read(params, config, batch, reading)
+  if config.reader.reranks:
+    ranking = _reorder(ranking, reading)
+  everything = choose(index, ranking, count)
+  written = readers.make(config.reader).answer(
+    params['reader'], reading.memory, reading.weights, reading.where
+  )
+  return Answer(
+    candidates=candidates,
+    documents=jnp.where(everything.where, everything.documents, -1),
+    codes=beam.reorder(candidates.codes, everything.places),
+    docid=everything.docid,
+    scores=everything.scores,
+    weights=everything.weights,
+    read=jnp.take_along_axis(reading.documents, written.place[:, None], axis=1)[
+      :, 0
+    ],
+    start=written.start,
+    end=written.end,
+    tokens=written.tokens,
+    log_probability=written.log_probability,
+    no_answer=written.no_answer,
+    beam_mass=beam.beam_mass(candidates),
+  )
+
+
+def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
+  """All documents as candidates of each query, for small corpora."""
+  count = index.alive.shape[0]
+
+  def rows(x):
+    return jnp.broadcast_to(x, (batch_size, *x.shape))
+
+  return types.Candidates(
+    documents=rows(jnp.arange(count)),
+    codes=rows(index.codes.astype(jnp.int32)),
+    scores=jnp.zeros((batch_size, count)),
+    where=rows(index.alive),
+  )
+
+
+def _reorder(ranking: Ranking, reading: Reading) -> Ranking:
+  """Puts the documents that were read first, by their new scores."""
+  rows = jnp.arange(reading.places.shape[0])[:, None]
+  most = jnp.max(ranking.scores, axis=1, keepdims=True)
+  least = jnp.min(reading.scores, axis=1, keepdims=True)
+  first = jnp.where(reading.where, reading.scores - least + most + 1.0, 0.0)
+  weights = jnp.zeros_like(ranking.weights)
+  return dataclasses.replace(
+    ranking,
+    scores=ranking.scores.at[rows, reading.places].set(first),
+    weights=weights.at[rows, reading.places].set(reading.weights),
+  )

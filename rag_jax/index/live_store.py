@@ -1,0 +1,94 @@
+"""A live index on disk, beside the arrays that belong to it."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from rag_jax.index import docids
+from rag_jax.index import index as indexes
+from rag_jax.index import live as live_indexes
+from rag_jax.ops import docid_layout
+
+
+def save(
+  live: live_indexes.LiveIndex,
+  path: str | os.PathLike[str],
+  extra: dict[str, np.ndarray] | None = None,
+) -> None:
+  """Writes a live index to a .npz file, atomically, with its checksum.
+
+  Args:
+    live: the index.
+    path: the file; one that is there is replaced.
+    extra: arrays that belong to it, as its node table, by names of any kind.
+
+  Raises:
+    ValueError: if the file cannot hold an array of the dtype of an extra one.
+  """
+  for name, array in (extra or {}).items():
+    dtype = np.asarray(array).dtype
+    if dtype.kind not in 'biufcU':
+      raise ValueError(
+        f'extra[{name!r}] must be an array of numbers, bool or str, got '
+        f'{dtype}. Convert it, bfloat16 to float32 say.'
+      )
+  about = {
+    'config': dataclasses.asdict(live.config),
+    'capacity': dataclasses.asdict(live.capacity),
+  }
+  arrays = {
+    'tokens': np.asarray(live.index.tokens),
+    'codes': live.codes,
+    'alive': live.alive,
+    'rows': np.concatenate([np.zeros(0, np.int32), *live.rows]),
+    'about': np.asarray(json.dumps(about)),
+  }
+  arrays |= indexes.grouped('quantiser', live.quantiser)
+  indexes.write(path, arrays | indexes.grouped('extra', extra or {}))
+
+
+def load(
+  path: str | os.PathLike[str], config: docids.DocidConfig | None = None
+) -> tuple[live_indexes.LiveIndex, dict[str, np.ndarray]]:
+  """Reads what `save` wrote.
+
+  Args:
+    path: the file.
+    config: the scheme that it should be of; None takes any.
+
+  Returns:
+    The index, and the extra arrays by their names.
+
+  Raises:
+    ValueError: if the file is damaged, or of another scheme or size.
+  """
+  names = ('tokens', 'codes', 'alive', 'rows', 'about')
+  arrays = indexes.read(path, names)
+  about = json.loads(str(arrays['about']))
+  hidden = tuple(about['config'].pop('hidden'))
+  stored = docids.DocidConfig(hidden=hidden, **about['config'])
+  if config is not None and config != stored:
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(stored)
+    name = next(name for name in ours if ours[name] != theirs[name])
+    raise ValueError(
+      f'index file {str(path)!r} was made with docid.{name}={theirs[name]!r}, '
+      f'got {ours[name]!r}. Set --config.docid.{name}={theirs[name]}, or build '
+      'another index.'
+    )
+  sizes: dict[str, Any] = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in about['capacity'].items()
+  }
+  live = live_indexes.assemble(
+    arrays['tokens'],
+    arrays['codes'],
+    arrays['alive'],
+    stored,
+    indexes.group('quantiser', arrays),
+    docid_layout.Capacity(**sizes),
+    arrays['rows'],
+  )
+  return live, indexes.group('extra', arrays)

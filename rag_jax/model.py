@@ -1,0 +1,183 @@
+"""The model: its configuration, and the parameters that it starts from."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+
+from rag_jax import readers
+from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax.index import index as indexes
+from rag_jax.index import pseudo_queries
+from rag_jax.nn import transformer
+from rag_jax.ops import beam
+from rag_jax.readers import base
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+  """How documents are found."""
+
+  beam_size: int = 16  # K, documents that are decoded and ranked
+  read_size: int = 4  # documents with the largest weights that are read
+  scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
+  lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
+  lexical_follows: bool = False  # scaled by the learned lexical/vector ratio
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    beam.check_scoring(self.scoring)
+    for name in ('beam_size', 'read_size'):
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(
+          f'search.{name} must be at least 1, got {value}. '
+          f'Set --config.search.{name}.'
+        )
+    if self.read_size > self.beam_size:
+      raise ValueError(
+        f'search.read_size must be at most beam_size ({self.beam_size}), got '
+        f'{self.read_size}. Set --config.search.read_size.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """The four components and the search: what a compiled step depends on."""
+
+  query_encoder: query_encoder.QueryEncoderConfig
+  id_decoder: id_decoder.IdDecoderConfig
+  ranker: ranker.RankerConfig
+  reader: base.ReaderConfig
+  search: SearchConfig
+  pseudo_queries: pseudo_queries.PseudoQueryConfig
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on values that do not go together."""
+    width = self.query_encoder.width
+    transformer.check_heads('query_encoder', width, self.query_encoder)
+    transformer.check_heads('id_decoder', width, self.id_decoder)
+    readers.make(self.reader)  # checks what its kind can do
+    encoder = query_encoder.make(self.query_encoder)
+    if encoder.documents is None and self.id_decoder.output != 'node_table':
+      raise ValueError(
+        'query_encoder.weights needs a row a document, so id_decoder.output '
+        f"'node_table', got {self.id_decoder.output!r}. "
+        'Set --config.id_decoder.output=node_table.'
+      )
+    if self.search.lexical_follows:
+      self._check_lexical()
+
+  def _check_lexical(self) -> None:
+    """Raises a ValueError where ranker and beam do not weigh the same."""
+    own = self.ranker
+    weights = {
+      'search.lexical_weight': self.search.lexical_weight,
+      'ranker.lexical_weight': own.lexical_weight,
+      'ranker.vector_weight': own.vector_weight,
+    }
+    if not all(weights.values()) or own.docid_weight:
+      given = ', '.join(f'{name}={value}' for name, value in weights.items())
+      raise ValueError(
+        'search.lexical_follows needs a ranker that weighs words beside '
+        'vectors alone, and words in the search, got '
+        f'{given}, ranker.docid_weight={own.docid_weight}. Set the first '
+        'three above 0 and --config.ranker.docid_weight=0, or '
+        '--config.search.lexical_follows=False.'
+      )
+
+
+@flax.struct.dataclass
+class Pretrained:
+  """Published weights that training starts from."""
+
+  query_encoder: Params | None = None  # published weights
+  reader: Params | None = None
+  vectors: jax.Array | None = None  # float32[N, D], documents by these weights
+
+
+def init(
+  rng: jax.Array,
+  config: ModelConfig,
+  index: indexes.Index,
+  *,
+  vocab_size: int,
+  pretrained: Pretrained | None = None,
+) -> Params:
+  """Makes the parameters of all components, for one index."""
+  pretrained = pretrained or Pretrained()
+  keys = jax.random.split(rng, 3)
+  frequency = query_encoder.inverse_document_frequency(
+    index.tokens, vocab_size=vocab_size
+  )
+  encoder = query_encoder.init(
+    keys[0],
+    config.query_encoder,
+    vocab_size=vocab_size,
+    token_weights=frequency,
+    pretrained=pretrained.query_encoder,
+  )
+  vectors = pretrained.vectors
+  if vectors is None:
+    vectors = query_encoder.embed_documents(encoder, index.tokens)
+  return {
+    'query_encoder': encoder,
+    'id_decoder': id_decoder.init(
+      keys[1],
+      config.id_decoder,
+      trie=index.trie,
+      codes=index.codes,
+      document_vectors=vectors,
+    ),
+    'ranker': ranker.init(config.ranker, token_weights=frequency),
+    'reader': readers.make(config.reader).init(
+      keys[2], vocab_size=vocab_size, pretrained=pretrained.reader
+    ),
+  }
+
+
+def document_vectors(
+  rng: jax.Array, config: ModelConfig, tokens: jax.Array, *, vocab_size: int
+) -> jax.Array:
+  """Vectors float32[N, D] that `init` will start from, for naming docids."""
+  encoder = _untrained_encoder(rng, config, tokens, vocab_size)
+  return query_encoder.embed_documents(encoder, tokens)
+
+
+def embed(
+  rng: jax.Array,
+  config: ModelConfig,
+  tokens: jax.Array,
+  query: jax.Array,
+  *,
+  vocab_size: int,
+  pretrained: Pretrained | None = None,
+) -> jax.Array:
+  """Vectors float32[B, D] of queries, by the encoder `init` will start from."""
+  encoder = _untrained_encoder(rng, config, tokens, vocab_size, pretrained)
+  return query_encoder.apply(encoder, config.query_encoder, query).vector
+
+
+def _untrained_encoder(
+  rng: jax.Array,
+  config: ModelConfig,
+  tokens: jax.Array,
+  vocab_size: int,
+  pretrained: Pretrained | None = None,
+) -> Params:
+  frequency = None
+  # Published weights know no bag of tokens.
+  if not query_encoder.make(config.query_encoder).published:
+    frequency = query_encoder.inverse_document_frequency(
+      tokens, vocab_size=vocab_size
+    )
+  return query_encoder.init(
+    jax.random.split(rng, 3)[0],
+    config.query_encoder,
+    vocab_size=vocab_size,
+    token_weights=frequency,
+    pretrained=pretrained.query_encoder if pretrained else None,
+  )

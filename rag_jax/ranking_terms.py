@@ -1,0 +1,219 @@
+"""Losses of search and ranking that know gold documents."""
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import forward, types
+from rag_jax import trace as traces
+from rag_jax.components import query_encoder, ranker
+from rag_jax.index import pseudo_queries
+from rag_jax.ops import losses, metrics
+from rag_jax.readers import base, spans
+
+Sum = tuple[jax.Array, jax.Array]  # (sum, count)
+Trace = traces.Trace
+
+
+def docid(trace: Trace) -> Sum:
+  """-log P(gold docid | question)."""
+  scores = trace.gold_docid
+  if trace.config.search.scoring == 'absolute':
+    scores = forward.level_log_likelihood(
+      trace.params,
+      trace.config,
+      trace.index,
+      trace.encoding,
+      jnp.maximum(trace.batch.gold, 0),
+    )
+  nll = losses.docid_nll(scores, where=trace.batch.gold >= 0)
+  return metrics.total(nll, trace.has_gold)
+
+
+def ranking(trace: Trace) -> Sum:
+  """Fenchel-Young loss of the ranker on the gold candidates."""
+  return _fenchel_young(
+    trace, trace.ranking.scores, trace.is_gold, trace.compared
+  )
+
+
+def reranking(trace: Trace) -> Sum:
+  """The same of the documents that were read, the reader's relevance added."""
+  return _fenchel_young(
+    trace, trace.reading.scores, trace.read_gold, trace.read_compared
+  )
+
+
+def _fenchel_young(
+  trace: Trace, scores: jax.Array, is_gold: jax.Array, where: jax.Array
+) -> Sum:
+  targets = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
+  nll = losses.fenchel_young(
+    scores,
+    targets,
+    operator=trace.operator,
+    where=where,
+    **ranker.options(trace.config.ranker, trace.operator),
+  )
+  return metrics.total(nll, trace.has_gold & is_gold.any(1))
+
+
+def list_mle(trace: Trace) -> Sum:
+  """-log P(gold documents before the others), under Plackett-Luce."""
+  gains = trace.is_gold.astype(jnp.float32)
+  nll = losses.list_mle(trace.ranking.scores, gains, where=trace.compared)
+  return metrics.total(nll, trace.has_gold & trace.is_gold.any(1))
+
+
+def margin(trace: Trace) -> Sum:
+  """Hinge loss of whole docids: gold ones a margin ahead (LTRGR)."""
+  others = trace.compared & ~trace.is_gold
+  gold = trace.batch.gold >= 0
+  each = losses.margin_ranking(
+    trace.gold_docid,
+    jnp.broadcast_to(
+      trace.ranking.docid[:, None], (*gold.shape, others.shape[1])
+    ),
+    margin=trace.stage.margin,
+    where=others[:, None],
+  )
+  value = jnp.where(gold, each, 0.0).sum(1) / jnp.maximum(gold.sum(1), 1)
+  return metrics.total(value, trace.has_gold)
+
+
+def prefix_margin(trace: Trace) -> Sum:
+  """Gold prefixes ahead by what the ranker has them ahead (RIPOR)."""
+  candidates, where = trace.candidates, trace.compared
+  scores = jax.lax.stop_gradient(trace.ranking.scores)
+  gold = jnp.where(trace.is_gold & where, scores, -jnp.inf).argmax(1)
+  other = jnp.where(~trace.is_gold & where, scores, -jnp.inf).argmax(1)
+  pair = jnp.stack([gold, other], axis=1)  # [B, 2]
+  documents = jnp.take_along_axis(candidates.documents, pair, axis=1)
+  edges = forward.edge_scores(
+    trace.params, trace.config, trace.index, trace.encoding, documents
+  )
+  codes = trace.index.codes[documents]  # [B, 2, L]
+  rival = trace.index.codes[candidates.documents]  # [B, K, L]
+  same = codes[:, :, None] == rival[:, None]
+  shared = jnp.cumprod(same, axis=-1) > 0  # [B, 2, K, L]
+  # The ranker's score of a prefix is the best of its documents.
+  best = jnp.where(
+    shared & where[:, None, :, None], scores[:, None, :, None], -jnp.inf
+  ).max(2)
+  best = jnp.where(jnp.isfinite(best), best, 0.0)  # [B, 2, L]
+  gap = trace.stage.margin * (best[:, 0] - best[:, 1])
+  value = losses.prefix_margin(edges[:, 0], edges[:, 1], gap)
+  known = (trace.is_gold & where).any(1) & (~trace.is_gold & where).any(1)
+  return metrics.total(value, trace.has_gold & known)
+
+
+def relevance(trace: Trace) -> Sum:
+  """Cross-entropy of the reader's relevance alone on the gold documents.
+
+  Beside scores that search has learned on the same questions, it would have
+  little left to learn.
+  """
+  return relevance_loss(
+    trace.relevance,
+    trace.read_gold,
+    trace.read_compared,
+    trace.has_gold,
+    null=trace.config.reader.null_document,
+  )
+
+
+def relevance_loss(
+  relevance: jax.Array,
+  is_gold: jax.Array,
+  where: jax.Array,
+  has_gold: jax.Array,
+  *,
+  null: bool = False,
+) -> Sum:
+  """-log of the share of gold passages in softmax(relevance).
+
+  Args:
+    relevance: float32[B, R], nats.
+    is_gold: bool[B, R].
+    where: bool[B, R], passages that are compared.
+    has_gold: bool[B], questions that count if a gold passage was read.
+    null: whether the null document, of relevance 0, is one more of them.
+
+  Returns:
+    (sum, count) over the questions with a gold passage.
+  """
+  scores = jnp.where(where, relevance, base.IMPOSSIBLE)
+  gold = jnp.where(is_gold & where, scores, base.IMPOSSIBLE)
+  everything = jax.nn.logsumexp(scores, axis=1)
+  if null:
+    everything = jnp.logaddexp(everything, 0.0)
+  nll = everything - jax.nn.logsumexp(gold, axis=1)
+  known = has_gold & (is_gold & where).any(1)
+  return metrics.total(jnp.where(known, nll, 0.0), known)
+
+
+def null_document(trace: Trace) -> Sum:
+  """Cross-entropy of the null document where nothing that is read answers."""
+  return null_loss(
+    trace.relevance,
+    trace.holds,
+    trace.read_gold,
+    trace.read_compared,
+    trace.batch,
+  )
+
+
+def null_loss(
+  relevance: jax.Array,
+  answers: jax.Array,
+  is_gold: jax.Array,
+  where: jax.Array,
+  batch: types.Batch,
+) -> Sum:
+  """-log P(null document) once all that answers is taken away.
+
+  That is so for a question that has no answer, and for one with answers once
+  the gold documents and all that hold one of them by chance are taken away.
+
+  Args:
+    relevance: float32[B, R], of the passages that were read, nats.
+    answers: bool[B, R], passages that hold an answer.
+    is_gold: bool[B, R], gold documents.
+    where: bool[B, R], passages that are compared.
+    batch: the questions.
+
+  Returns:
+    (sum, count) over the questions of which this can be said.
+  """
+  rest = where & ~is_gold & ~answers
+  known = is_gold.any(1) & (batch.answers != types.PAD).any((1, 2))
+  if batch.answerable is not None:
+    known |= ~batch.answerable
+  known &= batch.where & rest.any(1)
+  odds = spans.null_log_odds(relevance, rest)
+  return metrics.total(jax.nn.softplus(-odds), known)
+
+
+def indexing(trace: Trace) -> Sum:
+  """-log P(docid | crop of the document); a device takes its share."""
+  config = trace.config
+  count = config.pseudo_queries.batch_size // trace.shard[1]
+  positions = trace.shard[0] * count + jnp.arange(count)
+  query, rows = pseudo_queries.draw(
+    trace.rng,
+    config.pseudo_queries,
+    trace.index.tokens,
+    positions,
+    max_tokens=trace.batch.query.shape[1],
+    frame=trace.index.frame,
+    log_token_weight=jax.lax.stop_gradient(
+      trace.params['ranker']['log_token_weight']
+    ),
+  )
+  encoding = query_encoder.apply(
+    trace.params['query_encoder'], config.query_encoder, query
+  )
+  score = forward.score_docids
+  if config.search.scoring == 'absolute':
+    score = forward.level_log_likelihood
+  scores = score(trace.params, config, trace.index, encoding, rows[:, None])
+  return metrics.total(-scores[:, 0], trace.index.alive[rows])

@@ -1,0 +1,61 @@
+"""The extractive reader: points at a span of a passage; starts from nothing.
+
+It reads question and passage together and points: log P(span) = log P(start) +
+log P(end), summed over every place where the answer stands.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rag_jax.nn import transformer
+from rag_jax.readers import base, question_passage, spans
+
+
+def make(config: base.ReaderConfig) -> base.Reader:
+  """Makes the reader; see `readers.make`."""
+  base.check(config, published=False)
+  transformer.check_heads('reader', config.width, config)
+
+  def init(
+    rng: jax.Array, *, vocab_size: int, pretrained: Any = None
+  ) -> base.Params:
+    del pretrained
+    query = jnp.ones((1, 1), jnp.int32)
+    network = _Network(config, vocab_size)
+    return network.init(rng, query, query[None], method='point')['params']
+
+  def read(
+    params: base.Params, query: jax.Array, passages: jax.Array
+  ) -> spans.Memory:
+    network = _Network(config, question_passage.vocab_size(params))
+    logits = transformer.apply(network, params, query, passages, method='point')
+    return spans.Memory(
+      spans=spans.log_probabilities(
+        logits, passages, shared=config.shared_softmax
+      ),
+      passages=passages,
+    )
+
+  return base.Reader(
+    init=init,
+    read=read,
+    points=True,
+    marginals=('sequence',),
+    **spans.functions(config),
+  )
+
+
+class _Network(question_passage.Encoder):
+  """Adds two scores a token."""
+
+  def setup(self):
+    super().setup()
+    self.pointer = nn.Dense(2, use_bias=False)
+
+  def point(self, query, passages):
+    """Logits of start and end, float32[B, K, P, 2]."""
+    states, _ = self.encode(query, passages)
+    return self.pointer(states[:, :, -passages.shape[-1] :])

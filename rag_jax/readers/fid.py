@@ -1,0 +1,171 @@
+"""The fusion-in-decoder reader that starts from nothing.
+
+What it writes is a word of its vocabulary or a token copied from a passage,
+under one softmax; see `fusion`.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rag_jax import types
+from rag_jax.nn import transformer
+from rag_jax.ops import losses
+from rag_jax.readers import base, fusion, question_passage
+
+BOS, EOS = 1, 2  # token ids that frame what is written
+
+
+class Memory(NamedTuple):
+  """Passages that have been read, each with the question before it."""
+
+  states: jax.Array  # float32[B, K, Q + P, W]
+  tokens: jax.Array  # int32[B, K, Q + P], 0 = padding
+
+
+def make(config: base.ReaderConfig) -> base.Reader:
+  """Makes the reader; see `readers.make`."""
+  base.check(config, published=False)
+  transformer.check_heads('reader', config.width, config)
+
+  def init(
+    rng: jax.Array, *, vocab_size: int, pretrained: Any = None
+  ) -> base.Params:
+    del pretrained
+    query = jnp.ones((1, 1), jnp.int32)
+    network = _Network(config, vocab_size)
+    found = network.init(
+      rng, query, query[None], jnp.ones((1, 1)), query, method='write'
+    )
+    return found['params']
+
+  def read(
+    params: base.Params, query: jax.Array, passages: jax.Array
+  ) -> Memory:
+    network = _Network(config, question_passage.vocab_size(params))
+    return Memory(
+      *transformer.apply(network, params, query, passages, method='encode')
+    )
+
+  return base.Reader(
+    init=init,
+    read=read,
+    points=False,
+    marginals=('fusion',),
+    end_token=EOS,
+    **fusion.functions(
+      functools.partial(_force, config),
+      functools.partial(_attend, config),
+      functools.partial(_write, config),
+      end=EOS,
+    ),
+  )
+
+
+class _Network(question_passage.Encoder):
+  """Adds a decoder that may copy."""
+
+  def setup(self):
+    super().setup()
+    config = self.config
+    self.decoder = transformer.Decoder(
+      config.num_layers, config.num_heads, config.hidden
+    )
+    self.copy_query = nn.Dense(config.width, use_bias=False)
+
+  def write(self, query, passages, weights, prefix):
+    """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
+    return self.decode(*self.encode(query, passages), weights, prefix)
+
+  def decode(self, states, tokens, weights, prefix):
+    """As `write`, from what `encode` returned."""
+    batch = tokens.shape[0]
+    bias, support = losses.log_weights(weights)
+    where = (tokens != types.PAD) & support[..., None]
+    bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
+    memory = states.reshape(batch, -1, states.shape[-1])
+    where, tokens = where.reshape(batch, -1), tokens.reshape(batch, -1)
+    x = self.decoder(self.embedding(prefix), memory, where, bias=bias)
+    scale = self.config.width**-0.5
+    words = self.embedding.attend(x * scale)
+    copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
+    copies = jnp.where(where[:, None], copies + bias, base.IMPOSSIBLE)
+    logits = _add_copies(words, copies, tokens)
+    return logits.at[..., types.PAD].set(base.IMPOSSIBLE)  # never written
+
+
+def _add_copies(words, copies, tokens):
+  """log(exp(words) + what is copied); [B, A, V], [B, A, S], int32[B, S]."""
+  best = jnp.maximum(copies.max(-1), words.max(-1))[..., None]
+  best = jax.lax.stop_gradient(best)
+  rows = jnp.arange(tokens.shape[0])[:, None]
+  total = jnp.exp(words - best)
+  add = jax.vmap(  # over the tokens of the answer
+    lambda total, share: total.at[rows, tokens].add(share), 1, 1
+  )
+  total = add(total, jnp.exp(copies - best))
+  # A word that has underflowed must not turn into log 0.
+  return best + jnp.log(jnp.maximum(total, 1e-30))
+
+
+def _shift(answer):
+  """What the decoder reads to write an answer, int32[B, A]."""
+  return jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+
+
+def _force(config, params, memory, weights, answer):
+  """Log-probabilities float32[B, A] of a given answer; see `fusion.Force`."""
+  network = _Network(config, question_passage.vocab_size(params))
+  logits = transformer.apply(
+    network, params, *memory, weights, _shift(answer), method='decode'
+  )
+  return fusion.log_probabilities(logits, answer)
+
+
+def _attend(config, params, memory, weights, answer):
+  """Cross-attention float32[B, A, S]; see `fusion.Force`."""
+  network = _Network(config, question_passage.vocab_size(params))
+  _, state = transformer.apply(
+    network,
+    params,
+    *memory,
+    weights,
+    _shift(answer),
+    method='decode',
+    mutable=['intermediates'],
+  )
+  blocks = state['intermediates']['decoder'].values()
+  found = [block['cross_attention']['weights'][0].mean(1) for block in blocks]
+  return sum(found) / len(found)
+
+
+def _write(config, params, memory, weights):
+  """Writes greedily; see `fusion.Write`."""
+  length, batch = config.max_answer_tokens, memory.tokens.shape[0]
+  network = _Network(config, question_passage.vocab_size(params))
+
+  def step(index, carry):
+    tokens, score, done = carry
+    logits = transformer.apply(
+      network, params, *memory, weights, _shift(tokens), method='decode'
+    )
+    log_probs = jax.nn.log_softmax(logits[:, index])
+    chosen = log_probs.argmax(axis=-1)
+    score = score + jnp.where(done, 0.0, log_probs.max(axis=-1))
+    tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))
+    return tokens, score, done | (chosen == EOS)
+
+  tokens, score, _ = jax.lax.fori_loop(
+    0,
+    length,
+    step,
+    (
+      jnp.zeros((batch, length), jnp.int32),
+      jnp.zeros(batch),
+      jnp.zeros(batch, bool),
+    ),
+  )
+  return jnp.where(tokens == EOS, types.PAD, tokens), score

@@ -1,0 +1,52 @@
+"""The encoder of the readers that start from nothing: question and passage."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rag_jax import types
+from rag_jax.nn import transformer
+from rag_jax.readers import base
+
+
+class Encoder(nn.Module):
+  """Reads each passage behind the question; words of both are marked."""
+
+  config: base.ReaderConfig
+  vocab_size: int
+
+  def setup(self):
+    """Makes what both readers have; they add their own."""
+    config = self.config
+    self.embedding = nn.Embed(
+      self.vocab_size,
+      config.width,
+      embedding_init=nn.initializers.normal(0.3),
+    )
+    self.window = transformer.Window(config.window)
+    self.segment = nn.Embed(3, config.width)
+    self.encoder = transformer.Encoder(
+      config.num_layers, config.num_heads, config.hidden
+    )
+
+  def encode(self, query, passages):
+    """[B, Q] and [B, K, P] to states [B, K, Q + P, W] and their tokens."""
+    batch, count, _ = passages.shape
+    query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
+    shared = (passages[..., None] == query[:, :, None]).any(-1)
+    segments = jnp.concatenate(
+      [jnp.zeros_like(query), jnp.where(shared, 2, 1)], axis=-1
+    )
+    tokens = jnp.concatenate([query, passages], axis=-1)
+    where = tokens != types.PAD
+    x = self.embedding(tokens) + self.segment(segments)
+    x = self.window(jnp.where(where[..., None], x, 0))
+    flat = self.encoder(
+      x.reshape(batch * count, -1, x.shape[-1]),
+      where.reshape(batch * count, -1),
+    )
+    return flat.reshape(x.shape), tokens
+
+
+def vocab_size(params: base.Params) -> int:
+  """How many tokens a reader with these parameters knows."""
+  return params['embedding']['embedding'].shape[0]

@@ -1,0 +1,147 @@
+"""The fusion-in-decoder reader on a published T5.
+
+With one passage of weight 1 it is the T5 as it was published. It copies no
+tokens; else see `fusion`.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import types
+from rag_jax.nn import generate, published, t5, t5_generation, t5_weights
+from rag_jax.nn import weights as weight_files
+from rag_jax.ops import losses
+from rag_jax.readers import base, fusion
+
+START, END = 0, 1  # token ids of every T5; padding starts a text
+
+
+class Memory(NamedTuple):
+  """Passages that have been read, each with the question before it."""
+
+  states: jax.Array  # float32[B, K, S, W], S = Q + P + 1
+  where: jax.Array  # bool[B, K, S], True = real
+
+
+def make(config: base.ReaderConfig) -> base.Reader:
+  """Makes the reader; see `readers.make`."""
+  base.check(config, published=True)
+
+  def init(
+    rng: jax.Array, *, vocab_size: int, pretrained: Any = None
+  ) -> base.Params:
+    del rng, vocab_size
+    return {'t5': pretrained}
+
+  return base.Reader(
+    init=init,
+    read=functools.partial(_read, config),
+    points=False,
+    marginals=('fusion',),
+    load=functools.partial(_load, config),
+    end_token=END,
+    **fusion.functions(
+      functools.partial(_force, config),
+      functools.partial(_attend, config),
+      functools.partial(_write, config),
+      end=END,
+    ),
+  )
+
+
+def _load(config):
+  """The weights that the configuration names; see `base.Reader`."""
+  folder = published.resolve(config.weights, 'model.safetensors').parent
+  sizes = weight_files.t5_config(folder)
+  base.check_sizes('reader', config, sizes)
+  state = weight_files.read(folder / 'model.safetensors')
+  params = t5_weights.from_state_dict(state, sizes)
+  told = t5.sizes(params, num_heads=sizes.num_heads)
+  for name in ('epsilon', 'max_distance'):
+    if getattr(told, name) != getattr(sizes, name):
+      raise ValueError(
+        f'reader.weights must be of a T5 with {name} {getattr(told, name)}, '
+        f'got {getattr(sizes, name)} in {config.weights!r}. Give another T5.'
+      )
+  return base.Published(params)
+
+
+def _read(config, params, query, passages):
+  """A passage stands right behind the question, and the end token behind it."""
+  batch, count, _ = passages.shape
+  query = jnp.where(query == END, types.PAD, query)[:, None]
+  query = jnp.broadcast_to(query, (batch, count, query.shape[-1]))
+  end = jnp.full((batch, count, 1), END, query.dtype)
+  tokens = jnp.concatenate([query, passages, end], axis=-1)
+  tokens = tokens.reshape(batch * count, -1)
+  # T5 counts places from token to token: padding goes to the end.
+  order = jnp.argsort(tokens == types.PAD, axis=1, stable=True)
+  tokens = jnp.take_along_axis(tokens, order, axis=1)
+  where = tokens != types.PAD
+  sizes = dataclasses.replace(_sizes(config, params), remat=config.remat)
+  states = t5.encode(params['t5'], sizes, tokens, where)
+  return Memory(
+    states.reshape(batch, count, *states.shape[1:]),
+    where.reshape(batch, count, -1),
+  )
+
+
+def _sizes(config, params):
+  return t5.sizes(params['t5'], num_heads=config.num_heads)
+
+
+def _join(memory, weights):
+  """All passages side by side: states, what is read, and log w of each."""
+  states, where = memory
+  batch = len(states)
+  bias, support = losses.log_weights(weights)
+  where = where & support[..., None]
+  bias = jnp.broadcast_to(bias[..., None], where.shape)
+  states = states.reshape(batch, -1, states.shape[-1])
+  return states, where.reshape(batch, -1), bias.reshape(batch, -1)
+
+
+def _shift(answer):
+  """What the decoder reads to write an answer, int32[B, A]."""
+  return jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+
+
+def _force(config, params, memory, weights, answer):
+  """Log-probabilities float32[B, A] of a given answer; see `fusion.Force`."""
+  states, where, bias = _join(memory, weights)
+  sizes = _sizes(config, params)
+  logits = t5.decode(
+    params['t5'], sizes, states, where, _shift(answer), bias=bias
+  )
+  return fusion.log_probabilities(logits, answer)
+
+
+def _attend(config, params, memory, weights, answer):
+  """Cross-attention float32[B, A, S]; see `fusion.Force`."""
+  states, where, bias = _join(memory, weights)
+  sizes = _sizes(config, params)
+  return t5.attention(
+    params['t5'], sizes, states, where, _shift(answer), bias=bias
+  )
+
+
+def _write(config, params, memory, weights):
+  """Writes greedily, the end token included; see `fusion.Write`."""
+  sizes, length = _sizes(config, params), config.max_answer_tokens
+  states, where, bias = _join(memory, weights)
+  logits, shared, cache = t5_generation.start(
+    params['t5'], sizes, states, where, length, start_token=START, bias=bias
+  )
+  found = generate.greedy(
+    functools.partial(t5_generation.step, params['t5'], sizes, shared),
+    logits,
+    cache,
+    end_token=END,
+    max_length=length,
+  )
+  tokens = found.tokens[:, 0]
+  return jnp.where(tokens == END, types.PAD, tokens), found.scores[:, 0]

@@ -1,0 +1,200 @@
+"""Files of a workdir that need no model: its experiment and its documents.
+
+config.json          the experiment, as it was first run
+documents.jsonl.gz   the corpus, so that the workdir is complete without data
+tokenizer.json       and reader-tokenizer.json, where a reader has its own
+index.npz            docids, tokens, and what names further documents
+checkpoints/         parameters and optimiser state, by Orbax
+live.npz             documents, index and node table, once some came or went
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rag_jax import config as configs
+from rag_jax import types
+
+Documents = tuple[types.Document | None, ...]  # None = a row that is free
+CONFIG = 'config.json'
+DOCUMENTS = 'documents.jsonl.gz'
+TOKENIZER = 'tokenizer.json'
+READER_TOKENIZER = 'reader-tokenizer.json'
+INDEX = 'index.npz'
+LIVE = 'live.npz'
+CHECKPOINTS = 'checkpoints'
+
+
+def pack_documents(documents: Sequence[types.Document | None]) -> bytes:
+  """A corpus as compressed JSON lines; the same one gives the same bytes."""
+  lines = (
+    json.dumps(None if d is None else dataclasses.asdict(d), ensure_ascii=False)
+    for d in documents
+  )
+  text = ''.join(line + '\n' for line in lines)
+  return gzip.compress(text.encode(), mtime=0)
+
+
+def unpack_documents(packed: bytes) -> Documents:
+  """What `pack_documents` packed.
+
+  Example:
+    >>> documents = (types.Document(id='a', text='A cat.'), None)
+    >>> unpack_documents(pack_documents(documents)) == documents
+    True
+  """
+  # Not splitlines, which also splits at separators inside a text.
+  lines = gzip.decompress(packed).decode().split('\n')[:-1]
+  rows = map(json.loads, lines)
+  return tuple(None if row is None else types.Document(**row) for row in rows)
+
+
+def save_documents(
+  documents: Sequence[types.Document | None], workdir: pathlib.Path
+) -> None:
+  """Writes a corpus, atomically, unless it is there already."""
+  path, packed = workdir / DOCUMENTS, pack_documents(documents)
+  if path.exists() and path.read_bytes() == packed:
+    return
+  partial = path.with_suffix('.partial')
+  partial.write_bytes(packed)
+  os.replace(partial, path)
+
+
+def load_documents(workdir: pathlib.Path) -> Documents:
+  """Reads what `save_documents` wrote.
+
+  Raises:
+    ValueError: if it is missing or damaged.
+  """
+  path = workdir / DOCUMENTS
+  try:
+    return unpack_documents(path.read_bytes())
+  except (OSError, EOFError, ValueError, TypeError) as error:
+    raise ValueError(
+      f'{str(path)!r} cannot be read ({type(error).__name__}). '
+      'Set another --workdir, or train again.'
+    ) from error
+
+
+def read_config(workdir: pathlib.Path) -> configs.Config:
+  """The experiment of a workdir.
+
+  Raises:
+    ValueError: if it holds none, a damaged one, or one of another version.
+  """
+  path = workdir / CONFIG
+  if not path.exists():
+    raise ValueError(
+      f'workdir {str(workdir)!r} holds no {CONFIG}, so it is not of an '
+      'experiment. Train first, with --mode=train and the same --workdir.'
+    )
+  values = _read(path)
+  _check_version(workdir, dict(_flatten(values)), _values(configs.Config()))
+  return configs.build(values)
+
+
+def check_trained(workdir: pathlib.Path) -> None:
+  """Raises a ValueError if a workdir holds no checkpoint."""
+  if not (workdir / CHECKPOINTS).is_dir():
+    raise ValueError(
+      f'workdir {str(workdir)!r} holds no checkpoint. '
+      'Train first, with --mode=train and the same --workdir.'
+    )
+
+
+def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
+  """Writes config.json on the first run, and checks it on the next.
+
+  Args:
+    workdir: the folder; made if it is not there.
+    config: the experiment; fields in `config.MAY_CHANGE` may differ between
+      runs.
+
+  Raises:
+    ValueError: if the folder belongs to another experiment or to somebody
+      else; nothing has been written then.
+  """
+  workdir = pathlib.Path(workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(
+      f'workdir {str(workdir)!r} is a file. Set --workdir to a folder.'
+    )
+  path = workdir / 'config.json'
+  if not path.exists():
+    if workdir.exists() and any(workdir.iterdir()):
+      raise ValueError(
+        f'workdir {str(workdir)!r} holds files but no config.json, so it is '
+        'not of an experiment. Set --workdir to a new or empty folder.'
+      )
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix('.partial')
+    text = json.dumps(configs.as_dict(config), indent=2)
+    partial.write_text(text + '\n', encoding='utf-8')
+    os.replace(partial, path)
+    return
+  values = _read(path)
+  found = dict(_flatten(values))
+  found['stages'] = ', '.join(values.get('stages', {}))
+  ours = _values(config)
+  _check_version(workdir, found, ours)
+  # A field that is younger than the experiment does nothing by default.
+  others = _values(dataclasses.replace(configs.Config(), stages=()))
+  stored = others | found
+  for name in sorted(ours.keys() | stored.keys()):
+    value, was = ours.get(name), stored.get(name)
+    if value == was or name in configs.MAY_CHANGE:
+      continue
+    raise ValueError(
+      f'workdir {str(workdir)!r} holds an experiment with {name}={was!r}, got '
+      f'{value!r}. Set another --workdir, or --config.{name}={was}.'
+    )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    values = json.loads(path.read_text(encoding='utf-8'))
+    values.items()
+  except (ValueError, AttributeError) as error:
+    raise ValueError(
+      f'{str(path)!r} is damaged ({error}). Set another --workdir.'
+    ) from error
+  return values
+
+
+def _check_version(
+  workdir: pathlib.Path, found: dict[str, Any], ours: dict[str, Any]
+) -> None:
+  """Raises a ValueError on a field that this version does not have."""
+  groups = {name.partition('.')[0] for name in ours}
+  strange = {
+    name
+    for name in found.keys() - ours.keys()
+    # Which stages there are is the experiment's choice.
+    if not name.startswith('stages.') or name.partition('.')[0] not in groups
+  }
+  if strange:
+    name = min(strange)
+    raise ValueError(
+      f'workdir {str(workdir)!r} holds an experiment of another version, with '
+      f'{name}={found[name]!r}. Set another --workdir, or use the version that '
+      'made it.'
+    )
+
+
+def _values(config: configs.Config) -> dict[str, Any]:
+  """Every field by its dotted name, as config.json has it."""
+  values = dict(_flatten(json.loads(json.dumps(configs.as_dict(config)))))
+  return values | {'stages': ', '.join(name for name, _ in config.stages)}
+
+
+def _flatten(values: dict[str, Any], prefix: str = '') -> Iterator:
+  for name, value in values.items():
+    if isinstance(value, dict):
+      yield from _flatten(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value

@@ -1,0 +1,412 @@
+"""One object that answers: configuration, documents, index and parameters.
+
+  system = rag_jax.load('runs/facts')
+  [answer] = system.ask(['Which element has the symbol Au?'])
+  system = system.add([{'id': 'new', 'text': 'Fresh facts.'}])
+
+A `System` does not change: `add` and `delete` return another one, and write it
+to the workdir that it came from.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers as hf_tokenizers
+
+from rag_jax import (
+  answers,
+  changes,
+  compiled,
+  corpus,
+  forward,
+  model,
+  readers,
+  store,
+  types,
+)
+from rag_jax import config as configs
+from rag_jax.data import pipeline, tokenizers, words
+from rag_jax.index import docids
+from rag_jax.index import index as indexes
+from rag_jax.index import live as live_indexes
+from rag_jax.readers import base
+
+SIZES = (1, 8, 64)  # questions a batch; each is compiled once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+  """A corpus that can be searched and asked.
+
+  Attributes:
+    config: the experiment.
+    tokenizer: of questions and documents.
+    documents: by row of the index; None where a row is free.
+    index: the corpus on the device.
+    params: parameters of the four components.
+    vocabulary: whole words, where there is a lexicon.
+    reader_tokenizer: where the reader has its own.
+    quantiser: names further documents.
+    live: the index with room, once documents came or went.
+    workdir: where changes are saved; None keeps them in memory.
+    reads: whether a reader was trained.
+  """
+
+  config: configs.Config
+  tokenizer: hf_tokenizers.Tokenizer
+  documents: store.Documents
+  index: indexes.Index
+  params: model.Params = dataclasses.field(default_factory=dict)
+  vocabulary: words.Vocabulary | None = None
+  reader_tokenizer: hf_tokenizers.Tokenizer | None = None
+  quantiser: docids.Quantiser = dataclasses.field(default_factory=dict)
+  live: live_indexes.LiveIndex | None = None
+  workdir: pathlib.Path | None = None
+  reads: bool = True
+
+  @functools.cached_property
+  def rows(self) -> dict[str, int]:
+    """Row of each document in the index, by its id."""
+    return {d.id: i for i, d in enumerate(self.documents) if d is not None}
+
+  def with_config(self, config: configs.Config) -> 'System':
+    """The system with other values of fields that change no parameter."""
+    return dataclasses.replace(self, config=config)
+
+  def ask(
+    self,
+    questions: Sequence[str],
+    *,
+    allowed: Iterable[str] | None = None,
+  ) -> list[answers.Answer]:
+    """Answers questions.
+
+    Args:
+      questions: n questions.
+      allowed: ids of the documents that may be used; None allows all.
+
+    Returns:
+      n answers.
+
+    Raises:
+      ValueError: if a question is blank or no text, or an id is unknown.
+    """
+    if not self.reads:
+      found = self.search(questions, allowed=allowed)
+      return [
+        _no_answer(text, own)
+        for text, own in zip(questions, found, strict=True)
+      ]
+    asked = _questions(questions)
+    found = self.run(compiled.answer, asked, allowed=allowed)
+    return [self.answer(asked[i].text, found, i) for i in range(len(asked))]
+
+  def search(
+    self,
+    questions: Sequence[str],
+    *,
+    allowed: Iterable[str] | None = None,
+  ) -> list[tuple[answers.Candidate, ...]]:
+    """Finds documents, largest weight first; no document is read.
+
+    Args:
+      questions: n questions.
+      allowed: ids of the documents that may be found; None allows all.
+
+    Returns:
+      The candidates of each question.
+
+    Raises:
+      ValueError: if a question is blank or no text, or an id is unknown.
+    """
+    asked = _questions(questions)
+    found = self.run(compiled.rank, asked, allowed=allowed)
+    return [self._candidates(found, i) for i in range(len(asked))]
+
+  def embed(self, texts: Sequence[str]) -> np.ndarray:
+    """Vectors of questions by the query encoder, float32[n, D], unit length."""
+    return self.run(compiled.vector, _questions(texts))
+
+  def encode(self, questions: Sequence[types.Question]) -> pipeline.Questions:
+    """Questions as arrays, in the tokens and words of the documents."""
+    encoded = pipeline.encode_questions(
+      self.tokenizer, questions, self.rows, self.config.data, self.vocabulary
+    )
+    own = readers.make(self.config.reader).own_text
+    if own is None:
+      return encoded
+    data = self.config.data
+    return dataclasses.replace(
+      encoded,
+      reader_query=own.questions(
+        self.reader_tokenizer,
+        [question.text for question in questions],
+        max_tokens=data.max_query_tokens + own.overhead,
+      ),
+      reader_answers=own.answers(
+        self.reader_tokenizer,
+        [question.answers for question in questions],
+        max_answers=data.max_answers,
+        max_tokens=data.max_answer_tokens,
+      ),
+    )
+
+  def run(
+    self,
+    function: Callable[[model.ModelConfig], Callable[..., Any]],
+    questions: Sequence[types.Question],
+    *,
+    allowed: Iterable[str] | None = None,
+    batch_size: int = 0,
+  ) -> Any:
+    """Runs a compiled function over questions, in batches.
+
+    Args:
+      function: one of those of this module: configuration -> (params, batch,
+        index, allowed) -> a pytree of arrays with a row a question.
+      questions: n questions.
+      allowed: ids of the documents that may be found; None allows all.
+      batch_size: questions a batch; 0 = the smallest of `SIZES` that does.
+
+    Returns:
+      The pytree with n rows, on the host.
+    """
+    count = len(questions)
+    size = batch_size or next((s for s in SIZES if s >= count), SIZES[-1])
+    compiled = function(self.config.model)
+    mask = self._mask(allowed)
+    batches = pipeline.eval_batches(self.encode(questions), batch_size=size)
+    parts = [
+      jax.device_get(compiled(self.params, batch, self.index, mask))
+      for batch in batches
+    ]
+    whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    return jax.tree.map(lambda x: x[:count], whole)
+
+  def answer(
+    self, question: str, found: forward.Answer, row: int
+  ) -> answers.Answer:
+    """One answer of a batch, as plain values."""
+    document = self._document(int(found.read[row]))
+    text, span = self.text(found, row)
+    silent = self.abstains(found, row)
+    return answers.Answer(
+      question=question,
+      text='' if silent else text,
+      probability=float(np.exp(found.log_probability[row])),
+      abstained=silent,
+      document=document,
+      span=span,
+      candidates=self._candidates(found, row),
+    )
+
+  def abstains(self, found: forward.Answer, row: int) -> bool:
+    """Whether one question is given no answer."""
+    threshold = self.config.reader.null_threshold
+    return threshold < base.NEVER and bool(found.no_answer[row] > threshold)
+
+  def text(
+    self, found: forward.Answer, row: int
+  ) -> tuple[str, tuple[int, int] | None]:
+    """The best answer as text, and its characters in the document's text."""
+    reader = readers.make(self.config.reader)
+    if not reader.points:
+      tokens = np.asarray(found.tokens[row])
+      if reader.own_text is not None and self.reader_tokenizer is not None:
+        return reader.own_text.decode(self.reader_tokenizer, tokens), None
+      return tokenizers.decode(self.tokenizer, tokens), None
+    document = self._document(int(found.read[row]))
+    begin, end = pipeline.span(
+      self.tokenizer,
+      document,
+      int(found.start[row]),
+      int(found.end[row]),
+      self.config.data,
+    )
+    whole = pipeline.document_text(document)
+    before = len(whole) - len(document.text)
+    inside = None if begin < before else (begin - before, end - before)
+    return whole[begin:end], inside
+
+  def add(self, documents: corpus.Texts) -> 'System':
+    """A system with more documents; nothing is trained.
+
+    Args:
+      documents: `Document`s, mappings with 'id' and 'text', or plain texts.
+
+    Returns:
+      The new system, which is also what the workdir holds from now on.
+
+    Raises:
+      ValueError: if an id or a text is there already.
+    """
+    new = corpus.as_documents(documents, start=len(self.rows))
+    known = [d.id for d in new if d.id in self.rows]
+    if known:
+      raise ValueError(
+        f'document {known[0]!r} is in the system already. Delete it first, or '
+        'give the new one another id.'
+      )
+    live, params = self._with_room(len(new))
+    tokens = pipeline.encode_documents(
+      self.tokenizer, new, self.config.data
+    ).tokens
+    vectors = changes.vectors(self.config, self.tokenizer, params, new, tokens)
+    live, change = live_indexes.add(
+      live, tokens, vectors, titles=[d.title for d in new]
+    )
+    params = changes.follow(self.config, params, change, vectors)
+    here = dict(zip(change.documents.tolist(), new, strict=True))
+    return self._changed(live, params, here)
+
+  def delete(self, ids: Iterable[str]) -> 'System':
+    """A system without some documents, which no search finds from now on.
+
+    Args:
+      ids: of the documents.
+
+    Returns:
+      The new system, which is also what the workdir holds from now on.
+
+    Raises:
+      ValueError: if one is not there, or none would be left.
+    """
+    gone = self._rows_of(ids, what='ids')
+    live, params = self._with_room(0)
+    live, change = live_indexes.delete(live, gone)
+    params = changes.follow(self.config, params, change, None)
+    return self._changed(live, params, dict.fromkeys(gone))
+
+  def _with_room(
+    self, more: int
+  ) -> tuple[live_indexes.LiveIndex, model.Params]:
+    return changes.with_room(
+      self.config,
+      self.live,
+      self.index,
+      self.quantiser,
+      self.params,
+      len(self.rows) + more,
+    )
+
+  def _changed(
+    self,
+    live: live_indexes.LiveIndex,
+    params: model.Params,
+    here: Mapping[int, types.Document | None],
+  ) -> 'System':
+    """The system with other documents in some rows, saved."""
+    own = dict(enumerate(self.documents)) | dict(here)
+    documents = tuple(own.get(row) for row in range(len(live.alive)))
+    index, vocabulary = corpus.complete(
+      self.config,
+      documents,
+      self.tokenizer,
+      live.index,
+      reader_tokenizer=self.reader_tokenizer,
+    )
+    if self.workdir is not None:
+      changes.save(live, documents, params, self.workdir / store.LIVE)
+    return dataclasses.replace(
+      self,
+      documents=documents,
+      index=index,
+      vocabulary=vocabulary,
+      live=live,
+      params=params,
+    )
+
+  def _candidates(self, found: Any, row: int) -> tuple[answers.Candidate, ...]:
+    own = zip(
+      found.documents[row],
+      found.codes[row],
+      found.docid[row],
+      found.scores[row],
+      found.weights[row],
+      strict=True,
+    )
+    return tuple(
+      answers.Candidate(
+        document=self._document(int(document)),
+        codes=tuple(int(code) for code in codes),
+        log_probability=float(docid),
+        score=float(score),
+        weight=float(weight),
+      )
+      for document, codes, docid, score, weight in own
+      if document >= 0
+    )
+
+  def _document(self, row: int) -> types.Document:
+    """The document of a row that a search has returned."""
+    document = self.documents[row]
+    assert document is not None  # a free row is in no search
+    return document
+
+  def _mask(self, allowed: Iterable[str] | None) -> jax.Array | None:
+    """An allow-list as bool[N]."""
+    if allowed is None:
+      return None
+    mask = np.zeros(len(self.documents), bool)
+    mask[self._rows_of(allowed, what='allowed')] = True
+    return jnp.asarray(mask)
+
+  def _rows_of(self, ids: Iterable[str], *, what: str) -> list[int]:
+    if isinstance(ids, str):
+      raise ValueError(
+        f'{what} must be a list of document ids, got the text {ids!r}. '
+        f'Pass [{ids!r}].'
+      )
+    found = list(ids)
+    unknown = [name for name in found if name not in self.rows]
+    if unknown or not found:
+      got = f'{unknown[0]!r}' if unknown else 'none'
+      raise ValueError(
+        f'{what} must be ids of documents in the system, got {got}. Ids are '
+        f'such as {next(iter(self.rows))!r}.'
+      )
+    return [self.rows[name] for name in found]
+
+
+def _questions(texts: Sequence[str]) -> list[types.Question]:
+  """Questions of texts, or one error."""
+  if isinstance(texts, str):
+    raise ValueError(
+      f'questions must be a list of texts, got the text {texts!r}. '
+      f'Pass [{texts!r}].'
+    )
+  for text in texts:
+    if not isinstance(text, str) or not text.strip():
+      raise ValueError(
+        f'questions must be texts that are not blank, got {text!r}. Leave it '
+        'out.'
+      )
+  if not texts:
+    raise ValueError(
+      'questions must not be empty, got none. Pass at least one.'
+    )
+  return [
+    types.Question(id=str(number), text=text.strip())
+    for number, text in enumerate(texts)
+  ]
+
+
+def _no_answer(
+  question: str, candidates: tuple[answers.Candidate, ...]
+) -> answers.Answer:
+  """What a system without a trained reader says."""
+  return answers.Answer(
+    question=question,
+    text='',
+    probability=0.0,
+    abstained=True,
+    document=None,
+    span=None,
+    candidates=candidates,
+  )

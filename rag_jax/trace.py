@@ -1,0 +1,347 @@
+"""One forward pass of a training step, its parts computed when first read.
+
+Losses read what they need from a `Trace`, and share it: a stage whose losses
+read no document runs no reader, and one whose losses need no ranking runs no
+ranker. A trace lives only while a step is traced by JAX.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import forward, model, readers, types
+from rag_jax import stage as stages
+from rag_jax.components import query_encoder, ranker
+from rag_jax.index import index as indexes
+from rag_jax.ops import sampling
+from rag_jax.readers import base
+
+# A document that lacks the answer counts as one under which it has this
+# likelihood, wherever documents are compared by what the reader says of them.
+LEAST = -20.0  # nats
+
+
+class Trace:
+  """What a step knows of a batch of questions."""
+
+  def __init__(
+    self,
+    params: model.Params,
+    rng: jax.Array,
+    batch: types.Batch,
+    index: indexes.Index,
+    *,
+    config: model.ModelConfig,
+    stage: stages.Stage,
+    shard: tuple[jax.Array | int, int] = (0, 1),
+  ):
+    """Takes the arguments of `objective.loss`; nothing is computed yet."""
+    self.params, self.rng, self.batch, self.index = params, rng, batch, index
+    self.config, self.stage, self.shard = config, stage, shard
+    self.reader = readers.make(config.reader)
+    self.operator = stage.operator or config.ranker.operator
+
+  def key(self, purpose: int) -> jax.Array:
+    """A key a question, the same however the batch is split over devices."""
+    count = self.batch.where.shape[0]
+    own = jax.random.fold_in(self.rng, purpose)
+    return jax.vmap(jax.random.fold_in, (None, 0))(
+      own, self.shard[0] * count + jnp.arange(count)
+    )
+
+  @functools.cached_property
+  def encoding(self) -> query_encoder.Encoding:
+    """The questions, encoded."""
+    return query_encoder.apply(
+      self.params['query_encoder'], self.config.query_encoder, self.batch.query
+    )
+
+  @functools.cached_property
+  def found(self) -> types.Candidates:
+    """What the search finds, without a gradient."""
+    if self.stage.candidates == 'all':
+      return forward.every_document(self.index, self.batch.where.shape[0])
+    return forward.retrieve(
+      jax.lax.stop_gradient(self.params),
+      self.config,
+      self.index,
+      jax.lax.stop_gradient(self.encoding),
+      words=self.batch.words,
+    )
+
+  @functools.cached_property
+  def candidates(self) -> types.Candidates:
+    """The documents that are ranked."""
+    if self.stage.candidates == 'beam+gold':
+      return _include_gold(self.found, self.batch.gold, self.index)
+    return self.found
+
+  @functools.cached_property
+  def has_gold(self) -> jax.Array:
+    """Questions whose gold documents are known, bool[B]."""
+    return (self.batch.gold >= 0).any(axis=1) & self.batch.where
+
+  @functools.cached_property
+  def is_gold(self) -> jax.Array:
+    """Gold documents among the candidates, bool[B, K]."""
+    return gold_among(self.candidates, self.batch.gold)
+
+  @functools.cached_property
+  def compared(self) -> jax.Array:
+    """Candidates that losses compare with gold ones, bool[B, K]."""
+    return compared(
+      self.index,
+      self.candidates.documents,
+      self.is_gold,
+      self.candidates.where,
+    )
+
+  @functools.cached_property
+  def ranking(self) -> forward.Ranking:
+    """The candidates, scored again with a gradient."""
+    return forward.rank(
+      self.params,
+      self.config,
+      self.index,
+      self.batch,
+      self.encoding,
+      self.candidates,
+      select=self.select,
+    )
+
+  @property
+  def select(self) -> ranker.Select:
+    """Scores to weights, as the stage says."""
+    if self.stage.estimator != 'straight_through':
+      rng = jax.random.fold_in(self.rng, 3 + self.shard[0])
+      return ranker.selector(
+        self.config.ranker, operator=self.operator, rng=rng
+      )
+
+    def top_k(scores, where):
+      k = min(self.read_size, scores.shape[-1])
+      hard = sampling.top_k(scores, k=k, where=where)
+      soft = sampling.relaxed_top_k(
+        scores, k=k, temperature=self.stage.temperature, where=where
+      )
+      weights = sampling.straight_through(hard, soft)
+      return weights / jnp.maximum(hard.sum(-1, keepdims=True), 1)
+
+    return top_k
+
+  @property
+  def read_size(self) -> int:
+    """Documents that are read of each question, at most."""
+    return self.stage.read_size or self.config.search.read_size
+
+  @functools.cached_property
+  def gold_docid(self) -> jax.Array:
+    """Differentiable docid scores of the gold documents, float32[B, G]."""
+    if self.stage.candidates == 'beam+gold':  # they come first
+      return self.ranking.docid[:, : self.batch.gold.shape[1]]
+    gold = jnp.maximum(self.batch.gold, 0)
+    return forward.score_docids(
+      self.params, self.config, self.index, self.encoding, gold
+    )
+
+  @functools.cached_property
+  def reading(self) -> forward.Reading:
+    """The documents that are read, with what the reader keeps of them."""
+    if not self.stage.searches:
+      return self._read_gold()
+    first = self.is_gold if self.stage.candidates == 'beam+gold' else None
+    noise = None
+    if self.stage.candidates == 'sampled':
+      shape = self.candidates.where.shape[1:]
+      noise = self.stage.temperature * jax.vmap(
+        lambda key: jax.random.gumbel(key, shape)
+      )(self.key(1))
+    size = min(self.read_size, self.candidates.where.shape[1])
+    reading = forward.choose(
+      self.index, self.ranking, size, first=first, noise=noise
+    )
+    if self.stage.estimator == 'none' or self.costs_search:
+      # What was ranked reaches the reader, but nothing goes back.
+      scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
+      reading = dataclasses.replace(reading, scores=scores, weights=weights)
+    return self._read(reading)
+
+  @property
+  def costs_search(self) -> bool:
+    """Whether documents teach the search by their costs alone."""
+    return self.stage.estimator in stages.OF_COSTS
+
+  def _read(self, reading: forward.Reading) -> forward.Reading:
+    length = self.stage.passage_tokens or reading.passages.shape[-1]
+    passages = reading.passages[..., :length]
+    return forward.read(
+      self.params,
+      self.config,
+      self.batch,
+      dataclasses.replace(reading, passages=passages),
+      select=self.select,
+    )
+
+  def _read_gold(self) -> forward.Reading:
+    """The gold documents, and the hard negative if the batch names one."""
+    documents = self.batch.gold
+    if self.batch.negative is not None:
+      documents = jnp.column_stack([documents, self.batch.negative])
+    where = documents >= 0
+    rows = jnp.maximum(documents, 0)
+    is_gold = where & (jnp.arange(rows.shape[1]) < self.batch.gold.shape[1])
+    weights = is_gold / jnp.maximum(is_gold.sum(1, keepdims=True), 1)
+    zeros = jnp.zeros(rows.shape)
+    reading = self._read(
+      forward.Reading(
+        documents=rows,
+        passages=self.index.passages[rows],
+        places=jnp.zeros_like(rows),
+        scores=zeros,
+        weights=weights,
+        docid=zeros,
+        where=where,
+      )
+    )
+    # Gold documents are read alike, however relevant they look.
+    return dataclasses.replace(reading, weights=weights)
+
+  @functools.cached_property
+  def read_gold(self) -> jax.Array:
+    """Gold documents among those that were read, bool[B, R]."""
+    if self.stage.searches:
+      return jnp.take_along_axis(self.is_gold, self.reading.places, axis=1)
+    width = self.reading.where.shape[1]
+    own = jnp.arange(width) < self.batch.gold.shape[1]
+    return self.reading.where & own
+
+  @functools.cached_property
+  def read_compared(self) -> jax.Array:
+    """Documents read that losses compare with gold ones, bool[B, R]."""
+    if not self.stage.searches:
+      return self.reading.where
+    return compared(
+      self.index, self.reading.documents, self.read_gold, self.reading.where
+    )
+
+  @functools.cached_property
+  def relevance(self) -> jax.Array:
+    """What the reader alone makes of each passage, float32[B, R], nats."""
+    assert self.reader.relevance is not None  # checked by composition
+    return self.reader.relevance(self.reading.memory)
+
+  @functools.cached_property
+  def token_likelihoods(self) -> jax.Array:
+    """Log-likelihood of the answer given each document, float32[B, R, T]."""
+    return self.reader.log_likelihood(
+      self.params['reader'], self.reading.memory, self.batch.read_answers
+    )
+
+  @functools.cached_property
+  def likelihoods(self) -> jax.Array:
+    """The same of the whole answer, float32[B, R]."""
+    tokens = self.token_likelihoods
+    return tokens[..., 0] if self.reader.points else tokens.sum(-1)
+
+  @functools.cached_property
+  def token_where(self) -> jax.Array:
+    """Tokens of the answer that a reader writes, its end too, bool[B, T]."""
+    answer = self.batch.read_answers[:, 0] != types.PAD
+    length = answer.sum(-1, keepdims=True)
+    return jnp.arange(answer.shape[1] + 1) <= length
+
+  @functools.cached_property
+  def holds(self) -> jax.Array:
+    """Documents read under which the answer has a likelihood, bool[B, R]."""
+    if self.reader.points:
+      return (self.likelihoods > base.IMPOSSIBLE / 2) & self.reading.where
+    return self.reading.where & self.has_answer[:, None]
+
+  @functools.cached_property
+  def has_answer(self) -> jax.Array:
+    """Questions with an answer that the reader could give, bool[B]."""
+    answers = self.batch.read_answers
+    if not self.reader.points:  # which writes the first of them
+      answers = answers[:, :1]
+    return self.batch.where & (answers != types.PAD).any((1, 2))
+
+  @functools.cached_property
+  def taught(self) -> jax.Array:
+    """Questions of which the reader can tell documents apart, bool[B]."""
+    return self.holds.any(1) & self.batch.where
+
+  @functools.cached_property
+  def posterior(self) -> jax.Array:
+    """P(document | question, answer) over what was read, float32[B, R]."""
+    scores = self.likelihoods + self.reading.scores
+    return jax.lax.stop_gradient(
+      jax.nn.softmax(jnp.where(self.holds, scores, base.IMPOSSIBLE))
+    )
+
+  @functools.cached_property
+  def search_scores(self) -> jax.Array:
+    """Scores of the documents read as the search is trained by, float32[B, R].
+
+    Where the answer's loss is cut off from the search, these are not.
+    """
+    own = self.reading.scores
+    if not (self.stage.estimator == 'none' or self.costs_search):
+      return own
+    scores = jnp.take_along_axis(
+      self.ranking.scores, self.reading.places, axis=1
+    )
+    return scores + jax.lax.stop_gradient(own - scores)
+
+  def teacher_likelihoods(self) -> jax.Array:
+    """Likelihoods for comparing documents, float32[B, R], at least LEAST."""
+    own = jnp.where(self.holds, self.likelihoods, LEAST)
+    return jax.lax.stop_gradient(jnp.maximum(own, LEAST))
+
+
+def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
+  """Which candidates are gold documents int32[B, G]; bool[B, K]."""
+  same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
+  return same.any(-1) & candidates.where
+
+
+def compared(
+  index: indexes.Index,
+  documents: jax.Array,
+  is_gold: jax.Array,
+  where: jax.Array,
+) -> jax.Array:
+  """The documents that a gold one is compared with, itself among them.
+
+  Documents that are never gold in training would be negatives every time, and
+  come to be found less whatever they say: they are left out.
+
+  Args:
+    index: the corpus; if it does not know what is asked, all are compared.
+    documents: int32[B, K], rows of it, below N.
+    is_gold: bool[B, K], which are gold.
+    where: bool[B, K], which are there.
+
+  Returns:
+    bool[B, K].
+  """
+  if index.asked is None:
+    return where
+  return where & (index.asked[documents] | is_gold)
+
+
+def _include_gold(
+  candidates: types.Candidates, gold: jax.Array, index: indexes.Index
+) -> types.Candidates:
+  """Puts gold documents first; those that the beam found too move there."""
+  is_gold = gold_among(candidates, gold)
+  rows = jnp.maximum(gold, 0)
+  return types.Candidates(
+    documents=jnp.concatenate([rows, candidates.documents], axis=1),
+    codes=jnp.concatenate(
+      [index.codes[rows].astype(jnp.int32), candidates.codes], axis=1
+    ),
+    scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
+    where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
+  )

@@ -1,0 +1,185 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import readers
+from rag_jax.components import query_encoder
+from rag_jax.nn import bert, bert_weights, weights
+from rag_jax.ops import losses
+from rag_jax.readers import base
+
+VOCAB = 40
+WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+
+
+def config_of(**options):
+  sizes = {'width': 16, 'num_layers': 2, 'num_heads': 2, 'hidden': 16}
+  own = sizes | {'max_answer_tokens': 4, 'weights': 'tiny'}
+  return base.ReaderConfig(kind='bert', **(own | options))
+
+
+def bert_reader(**options):
+  """A tiny reader on weights that stand for published ones."""
+  config = config_of(**options)
+  reader = readers.make(config)
+  sizes = dataclasses.replace(
+    query_encoder.bert_config(config), vocab_size=VOCAB, max_positions=32
+  )
+  params = reader.init(
+    jax.random.key(1),
+    vocab_size=VOCAB,
+    pretrained=bert.init(jax.random.key(0), sizes),
+  )
+  params['relevance'] = jnp.linspace(-1, 1, 16)
+  return params, reader, config
+
+
+def test_padding_changes_neither_pointers_nor_relevance(texts):
+  params, reader, _ = bert_reader()
+  query, passages = texts
+  wide = jnp.pad(passages, ((0, 0), (0, 0), (0, 4)))
+  wider = jnp.pad(query, ((0, 0), (0, 3)))
+  read = jax.jit(reader.read)
+  close, far = read(params, query, passages), read(params, wider, wide)
+  np.testing.assert_allclose(
+    close.spans, far.spans[:, :, : passages.shape[-1]], atol=1e-5
+  )
+  np.testing.assert_allclose(
+    reader.relevance(close), reader.relevance(far), atol=1e-5
+  )
+
+
+def test_it_reads_as_bert_reads_a_pair(texts):
+  params, reader, config = bert_reader()
+  query, passages = texts
+  own, passage = query[:1], passages[0, :1]  # the question has padding
+  tokens = jnp.concatenate([own[:, :3], passage], axis=1)
+  segments = jnp.asarray([[0] * 3 + [1] * passage.shape[1]])
+  states = bert.apply(
+    params['bert'],
+    query_encoder.bert_config(config),
+    tokens,
+    segments=segments,
+  )
+  logits = states[:, 3:] @ params['pointer']
+  found = reader.read(params, own, passage[:, None])
+  np.testing.assert_allclose(
+    found.spans[:, 0], jax.nn.log_softmax(logits, axis=1), atol=1e-5
+  )
+  mean = states[0, :3].mean(axis=0)  # of the question, without its padding
+  np.testing.assert_allclose(
+    found.relevance[0, 0], mean @ params['relevance'], atol=1e-5
+  )
+
+
+def test_the_best_span_counts_for_relevance(texts):
+  params, plain, config = bert_reader()
+  _, reader, _ = bert_reader(span_relevance=0.5)
+  query, passages = texts
+  own, passage = query[:1, :3], passages[0, :1]
+  before = plain.read(params, own, passage[:, None])
+  after = reader.read(params, own, passage[:, None])
+  np.testing.assert_array_equal(before.spans, after.spans)
+  tokens = jnp.concatenate([own, passage], axis=1)
+  states = bert.apply(
+    params['bert'],
+    query_encoder.bert_config(config),
+    tokens,
+    segments=(jnp.arange(12) >= 3)[None].astype(int),
+  )
+  logits = np.asarray(states[0, 3:] @ params['pointer'])
+  best = max(
+    logits[i, 0] + logits[j, 1]
+    for i in range(9)
+    for j in range(i, i + 4)
+    if j < 9
+  )
+  change = reader.relevance(after) - plain.relevance(before)
+  np.testing.assert_allclose(change[0, 0], 0.5 * best, rtol=1e-3)
+
+
+def test_a_shared_softmax_is_one_distribution(texts):
+  params, reader, _ = bert_reader(shared_softmax=True)
+  chances = jnp.exp(reader.read(params, *texts).spans)
+  np.testing.assert_allclose(chances.sum((1, 2)), 1, rtol=1e-5)
+
+
+def test_frozen_layers_get_no_gradient(texts):
+  params, reader, _ = bert_reader(frozen_layers=1)
+
+  def total(params):
+    return reader.relevance(reader.read(params, *texts)).sum()
+
+  gradient = jax.grad(total)(params)['bert']
+  for name in ('embedding', 'positions', 'segments', 'norm'):
+    assert float(jnp.abs(gradient[name]).max()) == 0
+  sizes = [
+    max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient[block]))
+    for block in ('block_0', 'block_1')
+  ]
+  assert sizes[0] == 0 < sizes[1]
+
+
+def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
+  params, reader, _ = bert_reader()
+  answers = texts[1][:, 1, None, 2:4]
+
+  def loss(params):
+    memory = reader.read(params, *texts)
+    scores = reader.log_likelihood(params, memory, answers)[..., 0]
+    holds = scores > base.IMPOSSIBLE / 2
+    return losses.sequence_marginal(WEIGHTS, scores, where=holds).sum()
+
+  before, after = losses_of_a_step(loss, params, 0.1)
+  assert after < before - 0.01
+
+
+def test_the_answer_scores_as_its_tokens_do(texts):
+  params, reader, _ = bert_reader(null_document=True)
+  memory = reader.read(params, *texts)
+  where = jnp.asarray([[True, True, False], [True, True, True]])
+  found = reader.answer(params, memory, WEIGHTS, where)
+  rows = jnp.arange(2)
+  own = reader.answer_each(params, memory)[rows, found.place]
+  scores = reader.log_likelihood(params, memory, own[:, None])
+  expected = scores[rows, found.place, 0] + jnp.log(WEIGHTS[rows, found.place])
+  np.testing.assert_allclose(found.log_probability, expected, rtol=1e-5)
+  total = (jnp.exp(memory.relevance) * where).sum(1)
+  np.testing.assert_allclose(
+    found.no_answer, -jnp.log(total) - expected, rtol=1e-5
+  )
+
+
+class TestLoad:
+  @pytest.fixture
+  def folder(self, tmp_path):
+    """A tiny BERT as Hugging Face would hold it."""
+    sizes = dataclasses.replace(
+      query_encoder.bert_config(config_of()), vocab_size=VOCAB, max_positions=32
+    )
+    params = bert.init(jax.random.key(0), sizes)
+    weights.write(
+      tmp_path / 'model.safetensors', bert_weights.to_state_dict(params, sizes)
+    )
+    (tmp_path / 'config.json').write_text(
+      '{"model_type": "bert", "hidden_act": "gelu", "vocab_size": 40, '
+      '"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, '
+      '"intermediate_size": 16, "max_position_embeddings": 32, '
+      '"type_vocab_size": 2, "layer_norm_eps": 1e-12}'
+    )
+    return str(tmp_path), params
+
+  def test_it_finds_what_was_published(self, folder):
+    path, params = folder
+    found = readers.make(config_of(weights=path)).load()
+    assert found.tokenizer is None
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+
+  def test_another_size_is_named(self, folder):
+    path, _ = folder
+    reader = readers.make(config_of(weights=path, num_layers=3))
+    with pytest.raises(ValueError, match='reader.num_layers must be 2 as in'):
+      reader.load()

@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax import readers
+from rag_jax.ops import losses
+from rag_jax.readers import base
+
+VOCAB = 40
+CONFIG = base.ReaderConfig(
+  width=16, num_layers=1, num_heads=2, hidden=16, max_answer_tokens=4
+)
+READER = readers.make(CONFIG)
+WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+read = jax.jit(READER.read)
+
+
+def make_params():
+  init = jax.jit(READER.init, static_argnames='vocab_size')
+  return init(jax.random.key(0), vocab_size=VOCAB)
+
+
+def point(params, query, passages):
+  return read(params, query, passages).spans
+
+
+def test_pointers_are_distributions_over_the_real_tokens(texts):
+  pointers = point(make_params(), *texts)
+  assert pointers.shape == (2, 3, 9, 2)
+  chances = jnp.exp(pointers)
+  np.testing.assert_allclose(chances.sum(2), 1, rtol=1e-5)
+  assert float(chances[1, 2, 6:].max()) == 0
+
+
+def test_padding_does_not_change_the_pointers(texts):
+  params = make_params()
+  query, passages = texts
+  wide = jnp.pad(passages, ((0, 0), (0, 0), (0, 4)))
+  np.testing.assert_allclose(
+    point(params, query, passages),
+    point(params, query, wide)[:, :, :9],
+    atol=1e-5,
+  )
+
+
+def test_each_passage_is_read_on_its_own(texts):
+  params = make_params()
+  query, passages = texts
+  together = point(params, query, passages)
+  alone = point(params, query, passages[:, 1:2])
+  np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-5)
+
+
+def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
+  answers = texts[1][:, 1, None, 2:4]
+
+  def loss(params):
+    memory = READER.read(params, *texts)
+    scores = READER.log_likelihood(params, memory, answers)
+    assert scores.shape == (2, 3, 1)
+    scores = scores[..., 0]
+    holds = scores > base.IMPOSSIBLE / 2
+    return losses.sequence_marginal(WEIGHTS, scores, where=holds).sum()
+
+  before, after = losses_of_a_step(loss, make_params(), 0.1)
+  assert after < before - 0.01
+
+
+def test_the_answer_scores_as_its_tokens_do(texts):
+  params = make_params()
+  memory = read(params, *texts)
+  found = READER.answer(params, memory, WEIGHTS, WEIGHTS > 0)
+  tokens = READER.answer_each(params, memory)
+  rows = jnp.arange(2)
+  own = tokens[rows, found.place]  # no token is twice in a passage
+  scores = READER.log_likelihood(params, memory, own[:, None])
+  expected = scores[rows, found.place, 0] + jnp.log(WEIGHTS[rows, found.place])
+  np.testing.assert_allclose(found.log_probability, expected, rtol=1e-5)
+  length = found.end - found.start + 1
+  assert ((own > 0).sum(1) == length).all()

@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import readers
+from rag_jax.readers import base, fid
+
+VOCAB = 40
+READER = readers.make(
+  base.ReaderConfig(
+    kind='fid',
+    width=16,
+    num_layers=1,
+    num_heads=2,
+    hidden=16,
+    max_answer_tokens=4,
+  )
+)
+WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+ANSWERS = jnp.array([[[7, 0, 0]], [[8, 9, 0]]])
+read = jax.jit(READER.read)
+
+
+@jax.jit
+def score(params, query, passages, weights, answers):
+  memory = READER.read(params, query, passages)
+  return READER.joint_log_likelihood(params, memory, weights, answers)
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(READER.init, static_argnames='vocab_size')
+  return init(jax.random.key(0), vocab_size=VOCAB)
+
+
+def test_what_is_written_scores_as_when_teacher_forced(params, texts):
+  memory = read(params, *texts)
+  found = jax.jit(READER.answer)(params, memory, WEIGHTS, WEIGHTS > 0)
+  tokens = found.tokens
+  assert tokens.shape == (2, 4)
+  scores = score(params, *texts, WEIGHTS, tokens[:, None])
+  # The end is scored where it was written.
+  ended = (tokens != 0).sum(1, keepdims=True) < 4
+  real = (jnp.arange(5) < 4) | ended
+  np.testing.assert_allclose(
+    found.log_probability, (scores * real).sum(1), rtol=1e-4
+  )
+  np.testing.assert_array_equal(found.no_answer, -found.log_probability)
+  assert found.place.tolist() == [0, 2]
+  assert (found.start == -1).all() and (found.end == -1).all()
+
+
+def test_after_each_passage_it_writes_as_after_that_alone(params, texts):
+  memory = read(params, *texts)
+  tokens = jax.jit(READER.answer_each)(params, memory)
+  assert tokens.shape == (2, 3, 4)
+  answer = jax.jit(READER.answer)
+  for k in range(3):
+    one = jnp.tile(jax.nn.one_hot(k, 3), (2, 1))
+    alone = answer(params, memory, one, one > 0)
+    np.testing.assert_array_equal(tokens[:, k], alone.tokens)
+
+
+def test_a_passage_without_weight_is_not_read(params, texts):
+  query, passages = texts
+  weights = jnp.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+  other = passages.at[:, 2].set(5)
+  np.testing.assert_array_equal(
+    score(params, query, passages, weights, ANSWERS),
+    score(params, query, other, weights, ANSWERS),
+  )
+
+
+def test_the_answer_moves_the_weights_of_what_is_read(params, texts):
+  def loss(weights):
+    return -score(params, *texts, weights, ANSWERS).sum()
+
+  gradient = jax.grad(loss)(WEIGHTS)
+  assert bool(jnp.isfinite(gradient).all())
+  assert bool((gradient != 0)[WEIGHTS > 0].all())
+  assert float(gradient[0, 2]) == 0
+
+
+def test_padding_after_the_answer_costs_nothing(params, texts):
+  scores = score(params, *texts, jnp.ones((2, 3)) / 3, ANSWERS)
+  target = base.with_end(ANSWERS[:, 0], fid.EOS)
+  assert target.tolist() == [[7, 2, 0, 0], [8, 9, 2, 0]]
+  assert bool((scores[target == 0] == 0).all())
+  assert bool((scores[target != 0] < 0).all())
+
+
+def test_a_passage_alone_is_one_of_all_the_weight(params, texts):
+  memory = read(params, *texts)
+  alone = jax.jit(READER.log_likelihood)(params, memory, ANSWERS)
+  assert alone.shape == (2, 3, 4)
+  for k in range(3):
+    one = jnp.tile(jax.nn.one_hot(k, 3), (2, 1))
+    joint = score(params, *texts, one, ANSWERS)
+    np.testing.assert_allclose(alone[:, k], joint, rtol=1e-5, atol=1e-6)
+  assert float(jnp.abs(alone[:, 0] - alone[:, 1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_a_step_on_the_answer_lowers_its_loss(
+  params, texts, joint, losses_of_a_step
+):
+  def loss(params):
+    if joint:
+      return -score(params, *texts, WEIGHTS, ANSWERS).sum()
+    memory = READER.read(params, *texts)
+    return -READER.log_likelihood(params, memory, ANSWERS).sum()
+
+  before, after = losses_of_a_step(loss, params, 0.1)
+  assert after < before - 0.01
+
+
+def test_attention_follows_the_weights(params, texts):
+  memory = read(params, *texts)
+  attend = jax.jit(READER.attention)
+  shares = attend(params, memory, WEIGHTS, ANSWERS)
+  np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+  assert float(shares[0, 2]) == 0 and bool((shares >= 0).all())
+  # Log w is added to the scores: odds of two passages grow as their weights'.
+  more = attend(params, memory, WEIGHTS.at[0].set([0.9, 0.1, 0]), ANSWERS)
+  assert float(more[0, 0]) > float(shares[0, 0]) + 0.1
+  none = attend(params, memory, jnp.zeros((2, 3)), ANSWERS)
+  assert not none.any()
+  one = jax.grad(lambda p: READER.attention(p, memory, WEIGHTS, ANSWERS).sum())
+  assert not any(x.any() for x in jax.tree.leaves(one(params)))
+
+
+def test_attention_is_the_softmax_of_the_decoder(params, texts):
+  """One layer, so that its queries can be worked out from the prefix alone."""
+  memory = read(params, *texts)
+  shares = READER.attention(params, memory, WEIGHTS, jnp.zeros((2, 1, 1), int))
+  # The target is the end alone, so the decoder reads the first token alone.
+  block = params['decoder']['block_0']
+  x = params['embedding']['embedding'][jnp.full((2,), fid.BOS)]
+
+  def norm(x, name):
+    size = jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    return x * size * block[name]['scale']
+
+  own = block['attention']
+  value = jnp.einsum(
+    'bw,whd->bhd', norm(x, 'attention_norm'), own['value']['kernel']
+  )
+  x = x + jnp.einsum('bhd,hdw->bw', value, own['out']['kernel'])
+  cross = block['cross_attention']
+  query = jnp.einsum(
+    'bw,whd->bhd', norm(x, 'cross_norm'), cross['query']['kernel']
+  )
+  key = jnp.einsum('bksw,whd->bhksd', memory.states, cross['key']['kernel'])
+  scores = jnp.einsum('bhd,bhksd->bhks', query, key) / query.shape[-1] ** 0.5
+  chances = jnp.exp(scores) * (memory.tokens != 0)[:, None]
+  chances *= WEIGHTS[:, None, :, None]
+  chances /= chances.sum((2, 3), keepdims=True)
+  np.testing.assert_allclose(shares, chances.sum(3).mean(1), rtol=1e-4)

@@ -1,0 +1,106 @@
+"""What `readers.make` takes, and what it refuses."""
+
+import pytest
+
+from rag_jax import readers
+from rag_jax.readers import base
+
+PUBLISHED = ('bert', 't5', 'causal')
+
+
+def make(**options):
+  return readers.make(base.ReaderConfig(**options))
+
+
+def own(kind):
+  """The least that makes a reader of this kind."""
+  return {'kind': kind} | ({'weights': 'tiny'} if kind in PUBLISHED else {})
+
+
+@pytest.mark.parametrize('kind', readers.KINDS)
+def test_every_kind_can_be_made(kind):
+  reader = make(**own(kind))
+  assert reader is make(**own(kind))  # so it may be a static argument
+  assert (reader.load is not None) == (kind in PUBLISHED)
+  assert reader.points == (kind in ('extractive', 'bert'))
+  assert (reader.relevance is not None) == (kind == 'bert')
+  fuses = kind in ('fid', 't5')
+  assert (reader.joint_log_likelihood is not None) == fuses
+  assert (reader.attention is not None) == fuses
+  assert (reader.end_token is not None) == fuses
+  assert (reader.own_text is not None) == (kind == 'causal')
+  for name in reader.marginals:
+    assert make(**own(kind), marginal=name).marginals == reader.marginals
+
+
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('kind', 'abstractive'),
+    ('window', 4),
+    ('window', 0),
+    ('max_answer_tokens', 0),
+    ('num_beams', 0),
+    ('span_relevance', -1.0),
+    ('null_threshold', float('nan')),
+    ('marginal', 'token'),
+    ('num_heads', 3),
+  ],
+)
+def test_bad_values_name_the_field_and_the_remedy(field, value):
+  with pytest.raises(ValueError, match=f'reader.{field} must') as error:
+    make(**{field: value})
+  assert repr(value) in str(error.value)
+  assert f'--config.reader.{field}' in str(error.value)
+
+
+@pytest.mark.parametrize('kind', PUBLISHED)
+def test_weights_are_needed(kind):
+  message = f"reader.kind '{kind}' needs published weights, got reader.weights="
+  with pytest.raises(ValueError, match=message) as error:
+    make(kind=kind)
+  assert '--config.reader.weights' in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['extractive', 'fid'])
+def test_weights_are_refused(kind):
+  with pytest.raises(ValueError, match="from nothing, got .*='tiny'") as error:
+    make(kind=kind, weights='tiny')
+  assert '--config.reader.kind=bert or t5' in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['extractive', 'fid', 't5', 'causal'])
+@pytest.mark.parametrize('field', ['reranks', 'null_document'])
+def test_relevance_is_needed(kind, field):
+  with pytest.raises(
+    ValueError, match=f'reader.{field} needs .* relevant .* got .*{kind}'
+  ) as error:
+    make(**own(kind), **{field: True})
+  assert f'--config.reader.{field}=False or --config.reader.kind=bert' in str(
+    error.value
+  )
+  assert make(**own('bert'), **{field: True}).relevance is not None
+
+
+@pytest.mark.parametrize(
+  'field, value, kind, others',
+  [
+    ('frozen_layers', 1, 'bert', ('extractive', 'fid', 't5', 'causal')),
+    ('num_beams', 2, 'causal', ('extractive', 'bert', 'fid', 't5')),
+    ('copy', True, 'causal', ('extractive', 'bert', 'fid', 't5')),
+  ],
+)
+def test_what_a_kind_does_not_know_is_refused(field, value, kind, others):
+  make(**own(kind), **{field: value})
+  for other in others:
+    with pytest.raises(ValueError, match=f'reader.{field} does noth') as error:
+      make(**own(other), **{field: value})
+    assert f"'{other}', got {value}" in str(error.value)
+    assert f'--config.reader.{field}=' in str(error.value)
+
+
+def test_sizes_of_a_language_model_need_not_cut_a_width():
+  assert make(**own('causal'), num_heads=9).own_text
+  assert make(**own('t5'), num_heads=6)
+  with pytest.raises(ValueError, match='reader.num_heads must cut width 128'):
+    make(**own('bert'), num_heads=6)
