@@ -49,6 +49,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
   except (flags.Error, ValueError) as error:
     sys.exit(f'error: {error}')
+  except KeyError as error:  # all other names have been checked
+    hint = str(error.args[0]).replace('\n', '. ').rstrip('?.')
+    sys.exit(
+      f'error: the experiment has no stage {hint}. '
+      'Set --config.stages.NAME of one that it has.'
+    )
   path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
   if not pathlib.Path(path).is_file():
     sys.exit(

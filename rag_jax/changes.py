@@ -12,11 +12,12 @@ import tokenizers as hf_tokenizers
 from rag_jax import config as configs
 from rag_jax import corpus, model, store, types
 from rag_jax.components import query_encoder
-from rag_jax.index import docids, growth, live_store, node_table
+from rag_jax.index import docids, growth, live_checks, live_store, node_table
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 
 BATCH = 32  # documents that are encoded at a time
+MOST_RESIZES = 8  # for one addition; each doubles the room
 
 
 def with_room(
@@ -37,24 +38,60 @@ def with_room(
     params: of the four components.
     count: documents that there will be.
   """
-  before: live_indexes.LiveIndex | indexes.Index = live or index
-  if live is None:
-    before = _bare(index)
-    room = max(count + 64, count * 5 // 4)
-    live = live_indexes.from_index(
-      before, quantiser, config.docid, capacity=room
-    )
-  elif count > len(live.alive):
-    live = live_indexes.resize(live, 2 * count)
-  else:
+  if live is not None and count <= len(live.alive):
     return live, params
+  if live is not None:
+    while count > len(live.alive):
+      live, params = more_room(config, live, params)
+    return live, params
+  before = _bare(index)
+  room = max(count + 64, count * 5 // 4)
+  live = live_indexes.from_index(before, quantiser, config.docid, capacity=room)
+  return live, _moved(config, before, live, params)
+
+
+def more_room(
+  config: configs.Config, live: live_indexes.LiveIndex, params: model.Params
+) -> tuple[live_indexes.LiveIndex, model.Params]:
+  """The live index with twice the room, and parameters that fit it."""
+  after = live_indexes.resize(live, 2 * len(live.alive))
+  return after, _moved(config, live, after, params)
+
+
+def add(
+  config: configs.Config,
+  live: live_indexes.LiveIndex,
+  params: model.Params,
+  tokens: np.ndarray,
+  vectors: np.ndarray,
+  titles: Sequence[str],
+) -> tuple[live_indexes.LiveIndex, model.Params, node_table.Change]:
+  """`live.add`, with more room where a level of the trie is full."""
+  for _ in range(MOST_RESIZES):
+    try:
+      after, change = live_indexes.add(live, tokens, vectors, titles=titles)
+    except live_checks.NoRoom:
+      live, params = more_room(config, live, params)
+    else:
+      return after, params, change
+  after, change = live_indexes.add(live, tokens, vectors, titles=titles)
+  return after, params, change
+
+
+def _moved(
+  config: configs.Config,
+  before: live_indexes.LiveIndex | indexes.Index,
+  after: live_indexes.LiveIndex,
+  params: model.Params,
+) -> model.Params:
+  """Parameters whose rows are where another index has its nodes."""
   decoder = params['id_decoder']
   table: Any
   if config.id_decoder.output == 'node_table':
-    table = growth.move(decoder['table'], before, live)
+    table = growth.move(decoder['table'], before, after)
   else:
-    table = growth.widen(decoder['table'], live)
-  return live, params | {'id_decoder': decoder | {'table': table}}
+    table = growth.widen(decoder['table'], after)
+  return params | {'id_decoder': decoder | {'table': table}}
 
 
 def follow(

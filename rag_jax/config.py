@@ -23,6 +23,8 @@ from rag_jax.index import docids
 from rag_jax.index import pseudo_queries as crops
 from rag_jax.readers import base as readers
 
+# Fields of a stage that hold a number by name.
+NAMED = {'losses': composition.LOSSES, 'trains': training.COMPONENTS}
 PRECISIONS = ('float32', 'bfloat16')
 START = training.Stage(
   steps=1000,
@@ -203,15 +205,12 @@ def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
   prefix = f'stages.{name}.'
   for field, value in fields.items():
     _check_name(known, field, prefix)
-    if field in ('losses', 'trains'):
-      allowed = {
-        'losses': composition.LOSSES,
-        'trains': training.COMPONENTS,
-      }[field]
-      for key in dict(value):
-        _check_name(dict.fromkeys(allowed), key, f'{prefix}{field}.')
+    if field in NAMED:
+      own = dict(value)
+      for key in own:
+        _check_name(dict.fromkeys(NAMED[field]), key, f'{prefix}{field}.')
       filled[field] = tuple(
-        (key, dict(value)[key]) for key in allowed if dict(value).get(key)
+        (key, own[key]) for key in NAMED[field] if own.get(key)
       )
     else:
       filled[field] = _cast(value, getattr(start, field), prefix + field)
@@ -273,20 +272,19 @@ def check_field(name: str) -> None:
   Args:
     name: dotted, such as 'search.beam_size'.
   """
-  cls: type = Config
-  prefix = ''
-  parts = name.split('.')
-  if parts[0] == 'stages':  # whose names are the experiment's
-    if len(parts) > 2:
-      known = {f.name: f for f in dataclasses.fields(training.Stage)}
-      _check_name(known, parts[2], '.'.join(parts[:2]) + '.')
-    return
-  for part in parts:
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    _check_name(fields, part, prefix)
-    if not dataclasses.is_dataclass(fields[part].default):
-      return
-    cls, prefix = type(fields[part].default), f'{prefix}{part}.'
+  known, prefix = default().to_dict(), ''
+  for part in name.split('.'):
+    if not isinstance(known, dict):
+      raise ValueError(
+        f'config field {prefix[:-1]!r} is one value, got {name!r}. '
+        f'Set --config.{prefix[:-1]}.'
+      )
+    if prefix == 'stages.':  # whose names are the experiment's
+      known = known['joint']
+    else:
+      _check_name(known, part, prefix)
+      known = known[part]
+    prefix += f'{part}.'
 
 
 def _check_name(fields: dict[str, Any], name: str, prefix: str) -> None:

@@ -80,6 +80,29 @@ def _document(own: Any, name: str) -> types.Document:
   return types.Document(**values)
 
 
+def as_questions(texts: Sequence[str]) -> list[types.Question]:
+  """Questions of texts; a ValueError if one is blank or no text."""
+  if isinstance(texts, str):
+    raise ValueError(
+      f'questions must be a list of texts, got the text {texts!r}. '
+      f'Pass [{texts!r}].'
+    )
+  for text in texts:
+    if not isinstance(text, str) or not text.strip():
+      raise ValueError(
+        f'questions must be texts that are not blank, got {text!r}. Leave it '
+        'out.'
+      )
+  if not texts:
+    raise ValueError(
+      'questions must not be empty, got none. Pass at least one.'
+    )
+  return [
+    types.Question(id=str(number), text=text.strip())
+    for number, text in enumerate(texts)
+  ]
+
+
 def complete(
   config: configs.Config,
   documents: Sequence[types.Document | None],

@@ -384,21 +384,6 @@ def answer(
   )
 
 
-def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
-  """All documents as candidates of each query, for small corpora."""
-  count = index.alive.shape[0]
-
-  def rows(x):
-    return jnp.broadcast_to(x, (batch_size, *x.shape))
-
-  return types.Candidates(
-    documents=rows(jnp.arange(count)),
-    codes=rows(index.codes.astype(jnp.int32)),
-    scores=jnp.zeros((batch_size, count)),
-    where=rows(index.alive),
-  )
-
-
 def _reorder(ranking: Ranking, reading: Reading) -> Ranking:
   """Puts the documents that were read first, by their new scores."""
   rows = jnp.arange(reading.places.shape[0])[:, None]

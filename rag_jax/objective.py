@@ -97,14 +97,16 @@ def _metrics(trace: Trace) -> Sums:
   found, ranking, batch = trace.found, trace.ranking, trace.batch
   is_gold, has_gold = trace.is_gold, trace.has_gold
   weight = (ranking.weights * is_gold).sum(1)
-  hits = traces.gold_among(found, batch.gold)
   measured = {
-    'beam_hits': metrics.total(hits.any(1), has_gold),
-    'docid_hits@1': metrics.total(hits[:, 0], has_gold),
     'support': metrics.total((ranking.weights > 0).sum(1), batch.where),
     'gold_weight': metrics.total(weight, has_gold),
     'gold_off_support': metrics.total(weight == 0, has_gold),
   }
+  if trace.stage.candidates == 'all':  # there is no beam
+    return measured
+  hits = traces.gold_among(found, batch.gold)
+  measured['beam_hits'] = metrics.total(hits.any(1), has_gold)
+  measured['docid_hits@1'] = metrics.total(hits[:, 0], has_gold)
   if trace.config.search.scoring in ('log_softmax', 'vocabulary'):
     mass = jnp.exp(beam.beam_mass(found))  # where scores are probabilities
     measured['beam_mass'] = metrics.total(mass, batch.where)

@@ -58,9 +58,15 @@ def _fenchel_young(
 
 
 def list_mle(trace: Trace) -> Sum:
-  """-log P(gold documents before the others), under Plackett-Luce."""
-  gains = trace.is_gold.astype(jnp.float32)
-  nll = losses.list_mle(trace.ranking.scores, gains, where=trace.compared)
+  """-log P(gold documents before the others), under Plackett-Luce.
+
+  Several come in the order in which they are given. How the others follow is
+  nothing to learn: what their order adds is taken away again.
+  """
+  gains, scores = trace.is_gold.astype(jnp.float32), trace.ranking.scores
+  others = trace.compared & ~trace.is_gold
+  nll = losses.list_mle(scores, gains, where=trace.compared)
+  nll -= losses.list_mle(scores, gains, where=others)
   return metrics.total(nll, trace.has_gold & trace.is_gold.any(1))
 
 

@@ -13,7 +13,8 @@ import gzip
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rag_jax import config as configs
@@ -27,6 +28,7 @@ READER_TOKENIZER = 'reader-tokenizer.json'
 INDEX = 'index.npz'
 LIVE = 'live.npz'
 CHECKPOINTS = 'checkpoints'
+STAGES = 'stages'  # the field of the experiment
 
 
 def pack_documents(documents: Sequence[types.Document | None]) -> bytes:
@@ -74,7 +76,7 @@ def load_documents(workdir: pathlib.Path) -> Documents:
   path = workdir / DOCUMENTS
   try:
     return unpack_documents(path.read_bytes())
-  except (OSError, EOFError, ValueError, TypeError) as error:
+  except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
     raise ValueError(
       f'{str(path)!r} cannot be read ({type(error).__name__}). '
       'Set another --workdir, or train again.'
@@ -94,7 +96,7 @@ def read_config(workdir: pathlib.Path) -> configs.Config:
       'experiment. Train first, with --mode=train and the same --workdir.'
     )
   values = _read(path)
-  _check_version(workdir, dict(_flatten(values)), _values(configs.Config()))
+  _check_version(workdir, values)
   return configs.build(values)
 
 
@@ -138,27 +140,25 @@ def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
     os.replace(partial, path)
     return
   values = _read(path)
-  found = dict(_flatten(values))
-  found['stages'] = ', '.join(values.get('stages', {}))
-  ours = _values(config)
-  _check_version(workdir, found, ours)
-  # A field that is younger than the experiment does nothing by default.
-  others = _values(dataclasses.replace(configs.Config(), stages=()))
-  stored = others | found
+  _check_version(workdir, values)
+  stored, ours = _values(values), _values(configs.as_dict(config))
   for name in sorted(ours.keys() | stored.keys()):
     value, was = ours.get(name), stored.get(name)
     if value == was or name in configs.MAY_CHANGE:
       continue
+    remedy = f'--config.{name}={was}'
+    if name == STAGES:  # which is no flag
+      remedy = 'these stages in the experiment, in this order'
     raise ValueError(
       f'workdir {str(workdir)!r} holds an experiment with {name}={was!r}, got '
-      f'{value!r}. Set another --workdir, or --config.{name}={was}.'
+      f'{value!r}. Set another --workdir, or {remedy}.'
     )
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     values = json.loads(path.read_text(encoding='utf-8'))
-    values.items()
+    values.get(STAGES, {}).items()
   except (ValueError, AttributeError) as error:
     raise ValueError(
       f'{str(path)!r} is damaged ({error}). Set another --workdir.'
@@ -166,17 +166,10 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   return values
 
 
-def _check_version(
-  workdir: pathlib.Path, found: dict[str, Any], ours: dict[str, Any]
-) -> None:
+def _check_version(workdir: pathlib.Path, values: dict[str, Any]) -> None:
   """Raises a ValueError on a field that this version does not have."""
-  groups = {name.partition('.')[0] for name in ours}
-  strange = {
-    name
-    for name in found.keys() - ours.keys()
-    # Which stages there are is the experiment's choice.
-    if not name.startswith('stages.') or name.partition('.')[0] not in groups
-  }
+  found = dict(_flatten(values))
+  strange = found.keys() - _defaults(values.get(STAGES, {})).keys()
   if strange:
     name = min(strange)
     raise ValueError(
@@ -186,10 +179,25 @@ def _check_version(
     )
 
 
-def _values(config: configs.Config) -> dict[str, Any]:
-  """Every field by its dotted name, as config.json has it."""
-  values = dict(_flatten(json.loads(json.dumps(configs.as_dict(config)))))
-  return values | {'stages': ', '.join(name for name, _ in config.stages)}
+def _values(values: dict[str, Any]) -> dict[str, Any]:
+  """Every field of an experiment by its dotted name, as config.json has it.
+
+  A field that is younger than the experiment does nothing by default. What a
+  stage does not name among its losses and components is off.
+  """
+  plain = json.loads(json.dumps(values))
+  names = plain.get(STAGES, {})
+  order = {STAGES: ', '.join(names)}
+  return _defaults(names) | dict(_flatten(plain)) | order
+
+
+def _defaults(stages: Iterable[str]) -> dict[str, Any]:
+  """The default of every field by its dotted name, with stages so named."""
+  values = configs.as_dict(dataclasses.replace(configs.Config(), stages=()))
+  nothing: dict[str, Any] = {'losses': {}, 'trains': {}}
+  own = configs.stages(**dict.fromkeys(stages, nothing)).to_dict()
+  plain = json.loads(json.dumps(values | {STAGES: own}))
+  return dict(_flatten(plain))
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> Iterator:

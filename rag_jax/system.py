@@ -103,7 +103,7 @@ class System:
         _no_answer(text, own)
         for text, own in zip(questions, found, strict=True)
       ]
-    asked = _questions(questions)
+    asked = corpus.as_questions(questions)
     found = self.run(compiled.answer, asked, allowed=allowed)
     return [self.answer(asked[i].text, found, i) for i in range(len(asked))]
 
@@ -125,13 +125,13 @@ class System:
     Raises:
       ValueError: if a question is blank or no text, or an id is unknown.
     """
-    asked = _questions(questions)
+    asked = corpus.as_questions(questions)
     found = self.run(compiled.rank, asked, allowed=allowed)
     return [self._candidates(found, i) for i in range(len(asked))]
 
   def embed(self, texts: Sequence[str]) -> np.ndarray:
     """Vectors of questions by the query encoder, float32[n, D], unit length."""
-    return self.run(compiled.vector, _questions(texts))
+    return self.run(compiled.vector, corpus.as_questions(texts))
 
   def encode(self, questions: Sequence[types.Question]) -> pipeline.Questions:
     """Questions as arrays, in the tokens and words of the documents."""
@@ -253,13 +253,14 @@ class System:
         f'document {known[0]!r} is in the system already. Delete it first, or '
         'give the new one another id.'
       )
-    live, params = self._with_room(len(new))
     tokens = pipeline.encode_documents(
       self.tokenizer, new, self.config.data
     ).tokens
+    titles = [document.title for document in new]
+    live, params = self._with_room(len(new))
     vectors = changes.vectors(self.config, self.tokenizer, params, new, tokens)
-    live, change = live_indexes.add(
-      live, tokens, vectors, titles=[d.title for d in new]
+    live, params, change = changes.add(
+      self.config, live, params, tokens, vectors, titles
     )
     params = changes.follow(self.config, params, change, vectors)
     here = dict(zip(change.documents.tolist(), new, strict=True))
@@ -372,29 +373,6 @@ class System:
         f'such as {next(iter(self.rows))!r}.'
       )
     return [self.rows[name] for name in found]
-
-
-def _questions(texts: Sequence[str]) -> list[types.Question]:
-  """Questions of texts, or one error."""
-  if isinstance(texts, str):
-    raise ValueError(
-      f'questions must be a list of texts, got the text {texts!r}. '
-      f'Pass [{texts!r}].'
-    )
-  for text in texts:
-    if not isinstance(text, str) or not text.strip():
-      raise ValueError(
-        f'questions must be texts that are not blank, got {text!r}. Leave it '
-        'out.'
-      )
-  if not texts:
-    raise ValueError(
-      'questions must not be empty, got none. Pass at least one.'
-    )
-  return [
-    types.Question(id=str(number), text=text.strip())
-    for number, text in enumerate(texts)
-  ]
 
 
 def _no_answer(

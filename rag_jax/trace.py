@@ -62,7 +62,7 @@ class Trace:
   def found(self) -> types.Candidates:
     """What the search finds, without a gradient."""
     if self.stage.candidates == 'all':
-      return forward.every_document(self.index, self.batch.where.shape[0])
+      return every_document(self.index, self.batch.where.shape[0])
     return forward.retrieve(
       jax.lax.stop_gradient(self.params),
       self.config,
@@ -298,6 +298,21 @@ class Trace:
     """Likelihoods for comparing documents, float32[B, R], at least LEAST."""
     own = jnp.where(self.holds, self.likelihoods, LEAST)
     return jax.lax.stop_gradient(jnp.maximum(own, LEAST))
+
+
+def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
+  """All documents as candidates of each query, for small corpora."""
+  count = index.alive.shape[0]
+
+  def rows(x):
+    return jnp.broadcast_to(x, (batch_size, *x.shape))
+
+  return types.Candidates(
+    documents=rows(jnp.arange(count)),
+    codes=rows(index.codes.astype(jnp.int32)),
+    scores=jnp.zeros((batch_size, count)),
+    where=rows(index.alive),
+  )
 
 
 def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:

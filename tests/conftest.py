@@ -20,6 +20,7 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = CACHE
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import jax
+import numpy as np
 import pytest
 
 # Eight devices on any machine, so that every test may use several.
@@ -87,11 +88,80 @@ def tiny_values(tiny_folder):
     'search': {'beam_size': 6, 'read_size': 3},
     'pseudo_queries': {'batch_size': 8},
     'train': {
-      'steps': 4,
-      'batch_size': 8,
       'warmup_steps': 1,
       'log_every': 1,
       'checkpoint_every': 2,
       'eval_batch_size': 8,
     },
+    'stages': {
+      'joint': {
+        'steps': 4,
+        'batch_size': 8,
+        'learning_rate': 1e-3,
+        'losses': {
+          'answer': 1.0,
+          'docid': 1.0,
+          'ranking': 1.0,
+          'indexing': 1.0,
+        },
+      },
+    },
   }
+
+
+@pytest.fixture(scope='session')
+def small_config():
+  """Builds the configuration of a small model; groups of fields change it."""
+  from rag_jax import config as configs
+
+  def build(**groups):
+    sizes = {'num_layers': 1, 'num_heads': 2, 'hidden': 16}
+    values = {
+      'docid': {'branching': 3, 'leaf_size': 3},
+      'query_encoder': {'width': 16} | sizes,
+      'id_decoder': sizes,
+      'reader': {'width': 16} | sizes,
+      'search': {'beam_size': 6, 'read_size': 3},
+      'pseudo_queries': {'batch_size': 4},
+    }
+    for name, fields in groups.items():
+      values[name] = values.get(name, {}) | fields
+    return configs.build(values)
+
+  return build
+
+
+@pytest.fixture(scope='session')
+def small_tokens():
+  """A dozen documents of nine tokens out of fifty."""
+  return np.random.default_rng(0).integers(3, 50, (12, 9))
+
+
+@pytest.fixture(scope='session')
+def small_index(small_config, small_tokens):
+  """These documents with their docids."""
+  from rag_jax import model
+  from rag_jax.index import docids
+  from rag_jax.index import index as indexes
+
+  config, tokens = small_config(), jax.numpy.asarray(small_tokens)
+  vectors = model.document_vectors(
+    jax.random.key(0), config.model, tokens, vocab_size=50
+  )
+  codes = docids.assign(np.asarray(vectors), config.docid)
+  return indexes.from_codes(small_tokens, codes)
+
+
+@pytest.fixture(scope='session')
+def small_batch(small_tokens):
+  """Questions of four tokens of a document; the answer is the next two."""
+  from rag_jax import types
+
+  answers = np.zeros((4, 2, 3), np.int64)
+  answers[:, 0, :2] = small_tokens[:4, 4:6]
+  return types.Batch(
+    query=jax.numpy.asarray(small_tokens[:4, :4]),
+    answers=jax.numpy.asarray(answers),
+    gold=jax.numpy.arange(4)[:, None],
+    where=jax.numpy.ones(4, bool),
+  )

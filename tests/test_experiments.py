@@ -1,4 +1,4 @@
-"""Every experiment is one, with other data and without."""
+"""Every experiment is one, with its argument and without."""
 
 import inspect
 import pathlib
@@ -8,27 +8,54 @@ import pytest
 
 from rag_jax import config as configs
 
-FILES = sorted((pathlib.Path(__file__).parents[1] / 'experiments').glob('*.py'))
+FOLDER = pathlib.Path(__file__).parents[1] / 'experiments'
+SHARED = {'minilm'}  # what others build on
+FILES = [p for p in sorted(FOLDER.glob('*.py')) if p.stem not in SHARED]
 
 
-def experiment(path, monkeypatch):
-  monkeypatch.syspath_prepend(str(path.parents[1]))  # they build on each other
-  return runpy.run_path(str(path))['get_config']
+@pytest.fixture
+def experiment(monkeypatch):
+  """Reads `get_config` of an experiment."""
+  monkeypatch.syspath_prepend(str(FOLDER.parent))  # they build on each other
+  return lambda path: runpy.run_path(str(path))['get_config']
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_its_values_fit_together(path, monkeypatch):
-  get_config = experiment(path, monkeypatch)
-  config = configs.build(get_config())
-  assert sum(stage.train.steps for stage in configs.stages(config)) == (
-    config.train.steps
-  )
-  if not inspect.signature(get_config).parameters:
+def test_its_values_fit_together(path, experiment):
+  get_config = experiment(path)
+  values = get_config()
+  config = configs.build(values)
+  assert config.steps > 0
+  assert all(stage.steps for _, stage in config.stages)
+  assert [name for name, _ in config.stages] == list(values.stages)
+  assert configs.build(configs.as_dict(config)) == config
+  # Values of one call are not those of the next.
+  values.stages[list(values.stages)[-1]].steps += 1
+  assert configs.build(get_config()) == config
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_its_argument_makes_another(path, experiment):
+  get_config = experiment(path)
+  arguments = list(inspect.signature(get_config).parameters)
+  if not arguments:
     return
+  config = configs.build(get_config())
   other = configs.build(get_config('other.json'))
-  assert other.data.other_path == 'other.json'
   assert other.name != config.name  # a workdir of its own
-  # Other data come before its own, which keep their steps.
-  assert other.train.steps - config.train.steps == other.train.other_steps
-  last, own_last = configs.stages(other)[-1], configs.stages(config)[-1]
-  assert last.train == own_last.train
+  if arguments == ['other_path']:
+    assert not any(stage.data for _, stage in config.stages)
+    # The reader alone starts with the other data; what follows keeps its steps.
+    [(name, added)] = set(other.stages) - set(config.stages)
+    assert added.data == 'other.json' and added.trains[0][0] == 'reader'
+    assert len(added.trains) == 1
+    names = [own for own, _ in other.stages]
+    reads = [own for own, s in other.stages if s.rate('reader')]
+    assert reads[0] == name
+    names.remove(name)
+    assert [(own, dict(other.stages)[own]) for own in names] == list(
+      config.stages
+    )
+  if arguments == ['control']:
+    [(_, stage)], [(_, cut)] = config.stages, other.stages
+    assert (stage.estimator, cut.estimator) == ('rescore', 'none')

@@ -140,7 +140,12 @@ def error_of(process):
     ('--config.search.beam_size=0', 'at least 1, got 0.*config.search.beam'),
     ('--config.reader.num_heads=3', 'cut width 16.*got 3.*reader.num_heads'),
     ('--config.data.vocab_size=9', 'at least 300.*got 9.*data.vocab_size'),
-    ('--config.train.batch_size=0', 'at least 1, got 0.*train.batch_size'),
+    ('--config.stages.joint.batch_size=0', 'got 0.*stages.joint.batch_size'),
+    ('--config.stages.joint.stps=3', "'stages.joint.stps'.*stages.joint.steps"),
+    ('--config.stages.joint.losses.pdits=1', "'stages.*pdits'.*losses.pdist'"),
+    ('--config.stages.jiont.steps=3', "no stage 'jiont'.*joint"),
+    ('--config.stages.joint.losses.docid=-1', 'got -1.*joint.losses.docid'),
+    ('--config.stages.joint.losses.adist=1', "'extractive'.*losses.adist=0"),
     ('--config.train.parallel=all', "jit, pmap, got 'all'.*train.parallel"),
     ('--config.data.path=/nowhere', "'/nowhere' does not exist.*data.path"),
     ('--config.data.train_split=tune', "split 'tune'.*dev, train.*train_split"),
@@ -167,10 +172,28 @@ def test_a_missing_experiment_is_one_line(tmp_path):
 def test_another_experiment_is_refused_its_workdir(config_file, whole_run):
   workdir = whole_run[0]
   before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
-  flag = '--config.seed=5'
-  error = error_of(launch(config_file, workdir, flag))
-  assert 'holds an experiment with seed=0, got 5' in error
-  assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+  for field, was, got in (
+    ('seed', '0', '5'),
+    ('stages.joint.losses.docid', '1.0', '2.0'),
+    ('stages.joint.losses.pdist', '0.0', '1.0'),
+  ):
+    error = error_of(launch(config_file, workdir, f'--config.{field}={got}'))
+    assert f'holds an experiment with {field}={was}, got {got}' in error
+    assert f'--config.{field}={was}.' in error
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+
+
+@pytest.mark.parametrize('mode', ['train', 'evaluate', 'ask'])
+def test_a_workdir_of_the_version_before_is_one_line(
+  config_file, tmp_path, mode
+):
+  (tmp_path / 'checkpoints').mkdir()
+  config = {'loss': {'answer': 1.0}, 'train': {'steps': 4, 'search_steps': 0}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  error = error_of(launch(config_file, tmp_path, f'--mode={mode}'))
+  assert 'of another version, with loss.answer=1.0' in error
+  names = {path.name for path in tmp_path.rglob('*')}
+  assert names == {'checkpoints', 'config.json'}
 
 
 def test_asking_an_untrained_workdir_is_one_line(config_file, tmp_path):

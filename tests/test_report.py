@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rag_jax import report
 
@@ -29,6 +30,20 @@ def test_the_interval_is_that_of_the_normal_approximation():
   spread = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
   assert found.low == pytest.approx(0.8 - spread, abs=0.005)
   assert found.high == pytest.approx(0.8 + spread, abs=0.005)
+
+
+@pytest.mark.parametrize('count, right', [(1000, 800), (300, 60)])
+def test_the_interval_holds_95_of_100_draws_of_a_binomial(count, right):
+  values = np.arange(count) < right
+  drawn = stats.binom(count, right / count)
+  shares, beside = [], []
+  for seed in range(30):  # of the bootstrap, which draws too
+    found = report.summarise('dev', 'index', 'Hits@1', values, seed=seed)
+    low, high = round(found.low * count), round(found.high * count)
+    shares.append(drawn.cdf(high) - drawn.cdf(low - 1))
+    beside.append((drawn.cdf(low - 1), drawn.sf(high)))
+  assert np.mean(shares) == pytest.approx(0.95, abs=0.015)
+  np.testing.assert_allclose(np.mean(beside, axis=0), 0.025, atol=0.0075)
 
 
 @pytest.mark.parametrize('values', [[], [1.0, float('nan')]])

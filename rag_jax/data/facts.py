@@ -2,8 +2,9 @@
 
 Countries (the 193 members of the United Nations), chemical elements, states of
 the United States, presidents, books and planets. The facts are real and live
-in `tables/`; the sentences are made from `templates.py`, so the set shows that
-a system works, not that it copes with natural text. Where sources disagree (a
+in `tables/`; the sentences are made from `templates.py` and
+`phrasings.py`, so the set shows that a system works, not that it copes with
+natural text. Where sources disagree (a
 capital that is disputed, a year of discovery, a country on two continents) the
 table is left blank and nothing is asked. Oceania counts as a continent.
 
@@ -31,7 +32,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from rag_jax import types
-from rag_jax.data import templates
+from rag_jax.data import phrasings, templates
 
 SPLITS = ('train', 'test_phrasing', 'test_pair', 'test_entity')
 _HELD_OUT = 2  # phrasings of each relation that are never trained
@@ -136,11 +137,11 @@ def questions(
   if no other of the `rows` has the same value.
   """
   directions = (
-    ('forward', templates.QUESTIONS),
-    ('reverse', templates.REVERSED),
+    ('forward', phrasings.QUESTIONS),
+    ('reverse', phrasings.REVERSED),
   )
   for direction, forms in directions:
-    for (table, relation), phrasings in forms.items():
+    for (table, relation), texts in forms.items():
       if table != kind or not row[relation]:
         continue
       same = [r for r in rows if r[relation] == row[relation]]
@@ -157,7 +158,7 @@ def questions(
             answers=(row['name'] if reverse else row[relation],),
             document_ids=(document_id(kind, row),),
           )
-          for number, phrasing in enumerate(phrasings)
+          for number, phrasing in enumerate(texts)
         ],
       )
 

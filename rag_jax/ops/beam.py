@@ -34,11 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
+from rag_jax.ops import edge_scores, reads, trie_nodes
 from rag_jax.ops import trie as tries
 
-DEAD = -1e9  # score of a beam that holds no document
+DEAD = edge_scores.DEAD  # score of a beam that holds no document
 SCORINGS = ('log_softmax', 'vocabulary', 'inner_product', 'absolute')
-_READS_TAILS = ('vocabulary', 'inner_product')
+take = reads.take
 
 StepFn = Callable[[Any, Any, tries.Frontier], tuple[jax.Array, Any]]
 
@@ -102,12 +103,13 @@ def search(
       'Set --config.search.beam_size.'
     )
   check_scoring(scoring, logits=logits)
-  _check_plan(plan, batch_size, trie)
+  edge_scores.check_plan(plan, batch_size, trie)
   flags = _allow(trie, allowed)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
   history = []
-  for level in range(_levels(trie, scoring)):
+  steps = edge_scores.levels(trie, scoring)
+  for level in range(steps):
     alive = scores > DEAD / 2
     # Scores of all codes need no gathering where the trie has a bit for each.
     wide = logits and flags is None and plan is None
@@ -117,7 +119,9 @@ def search(
     else:
       frontier = tries.expand(trie, level, beams, allowed=flags, alive=alive)
     edges, cache = step_fn(params, cache, frontier)
-    totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
+    totals = edge_scores.accumulate(
+      scores, edges, frontier, beams, plan, scoring, logits
+    )
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
       # The next code is known, but has to wait for this score: or XLA makes the
@@ -135,7 +139,7 @@ def search(
       beams, present, cache = reorder((beams, frontier.present, cache), parents)
       nodes = tries.child(trie, level, beams, present, codes)
     else:
-      codes = take(frontier.tokens.reshape(batch_size, -1), chosen)
+      codes = reads.take(frontier.tokens.reshape(batch_size, -1), chosen)
       first, _ = tries.span(trie, level, beams)
       beams, first, cache = reorder((beams, first, cache), parents)
       nodes = first + offsets
@@ -144,12 +148,12 @@ def search(
   where = (scores > DEAD / 2) & beams.ended
   leaves = jnp.where(where, beams.nodes, 0)
   found = types.Candidates(
-    documents=jnp.where(where, tries.documents(trie, leaves), 0),
+    documents=jnp.where(where, trie_nodes.documents(trie, leaves), 0),
     codes=jnp.where(where[..., None], _spell(trie, beams, history), 0),
     scores=jnp.where(where, scores, DEAD),
     where=where,
   )
-  if len(history) < _levels(trie, scoring):  # tails have changed the order
+  if len(history) < steps:  # tails have changed the order
     found = reorder(found, jax.lax.top_k(found.scores, scores.shape[1])[1])
   return _pad(found, beam_size)
 
@@ -189,16 +193,18 @@ def score(
   if scoring == 'absolute' and plain:
     return _score_last(params, cache, trie, codes, step_fn)
   batch_size, count, _ = codes.shape
-  _check_plan(plan, batch_size, trie)
+  edge_scores.check_plan(plan, batch_size, trie)
   flags = _allow(trie, allowed)
   codes = codes.astype(jnp.int32)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
   exists = jnp.ones((batch_size, count), bool)
-  for level in range(_levels(trie, scoring)):
+  for level in range(edge_scores.levels(trie, scoring)):
     frontier = tries.expand(trie, level, beams, allowed=flags)
     edges, cache = step_fn(params, cache, frontier)
-    totals = _accumulate(scores, edges, frontier, beams, plan, scoring, logits)
+    totals = edge_scores.accumulate(
+      scores, edges, frontier, beams, plan, scoring, logits
+    )
     first, _ = tries.span(trie, level, beams)
     everything = (totals, frontier.tokens, frontier.where, first, beams, cache)
     if level == 0:  # the root is scored once and shared by all documents
@@ -211,7 +217,7 @@ def score(
     same = same | (beams.ended[..., None] & where)
     offset = jnp.argmax(same, axis=-1)
     exists = exists & same.any(-1)
-    scores = take(totals, offset[..., None])[..., 0]
+    scores = reads.take(totals, offset[..., None])[..., 0]
     if level < trie.depth:
       beams = tries.descend(trie, level, beams, first + offset, own)
     else:
@@ -321,11 +327,6 @@ def reorder(cache: Any, parents: jax.Array) -> Any:
   )
 
 
-def take(x: jax.Array, index: jax.Array) -> jax.Array:
-  """Gathers along the last axis by indices that are known to be in range."""
-  return jnp.take_along_axis(x, index, axis=-1, mode='promise_in_bounds')
-
-
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """`lax.top_k` of float32[B, n], in two steps where n is large.
 
@@ -346,22 +347,10 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   members = members.reshape(batch_size, -1)
   # From x: from `dealt`, XLA would pad a second time. Padding is in the last of
   # the rows alone, so that k real columns come before it.
-  values = take(x, jnp.minimum(members, count - 1))
+  values = reads.take(x, jnp.minimum(members, count - 1))
   values = jnp.where(members < count, values, -jnp.inf)
   values, chosen = jax.lax.top_k(values, k)
-  return values, take(members, chosen)
-
-
-def _log_sum_exp(rows: jax.Array) -> jax.Array:
-  """`jax.nn.logsumexp` of rows that have a finite maximum, float32[n, 1]."""
-  most = jax.lax.stop_gradient(rows.max(axis=-1, keepdims=True))
-  total = jnp.exp(rows - most).sum(axis=-1, keepdims=True)
-  return most + jnp.log(total)
-
-
-def _levels(trie: tries.Trie, scoring: str) -> int:
-  """Steps to take: where tails do not count, no more than there are choices."""
-  return trie.length if scoring in _READS_TAILS else trie.depth
+  return values, reads.take(members, chosen)
 
 
 def _allow(
@@ -379,69 +368,6 @@ def _allow(
   return tries.allow(trie, jnp.asarray(allowed))
 
 
-def _accumulate(
-  scores: jax.Array,
-  edges: jax.Array,
-  frontier: tries.Frontier,
-  beams: tries.Beams,
-  plan: jax.Array | None,
-  scoring: str,
-  logits: bool,
-) -> jax.Array:
-  """float32[B, K, C] scores of the prefixes one edge longer.
-
-  Worked out over rows, one a beam, as the product of a model is made: on a CPU,
-  XLA is slower where there are more axes, and would not write over the product.
-  """
-  shape = frontier.where.shape
-  where = frontier.where.reshape(-1, shape[-1])
-  edges = edges.astype(jnp.float32).reshape(-1, edges.shape[-1])
-  scores = scores.reshape(-1, 1)
-  if logits:
-    if scoring == 'vocabulary':  # off the beam's score, not each of its edges
-      scores = scores - _log_sum_exp(edges)
-    if frontier.all_codes:  # of the trie, which may have more than the model
-      more = max(shape[-1] - edges.shape[-1], 0)
-      edges = jnp.pad(
-        edges[:, : shape[-1]], ((0, 0), (0, more)), constant_values=DEAD
-      )
-    else:
-      edges = take(edges, frontier.tokens.reshape(where.shape))
-  if plan is not None:
-    edges = edges + _gain(plan, frontier, scoring).reshape(where.shape)
-  if scoring == 'absolute':
-    edges = jnp.where(beams.ended.reshape(-1, 1), scores, edges)
-    return jnp.where(where, edges, DEAD).reshape(shape)
-  if scoring == 'log_softmax':
-    edges = jax.nn.log_softmax(jnp.where(where, edges, DEAD), axis=-1)
-  return jnp.where(where, edges + scores, DEAD).reshape(shape)
-
-
-def _gain(plan: jax.Array, frontier: tries.Frontier, scoring: str) -> jax.Array:
-  """What a plan adds to each edge, float32[B, K, C].
-
-  Where the scores of edges add up, the plan of the node before was counted
-  with the edge into it, and is taken off again. `log_softmax` is the same with
-  and without.
-  """
-  children = frontier.children
-  ahead = take(plan, children.reshape(len(plan), -1)).reshape(children.shape)
-  if frontier.level == 0 or scoring not in _READS_TAILS:
-    return ahead
-  return ahead - take(plan, frontier.nodes)[..., None]
-
-
-def _check_plan(
-  plan: jax.Array | None, batch_size: int, trie: tries.Trie
-) -> None:
-  """Raises a ValueError if a plan is not one value a query and node."""
-  if plan is not None and plan.shape != (batch_size, trie.num_nodes):
-    raise ValueError(
-      f'plan must have shape ({batch_size}, {trie.num_nodes}), a value a query '
-      f'and node, got {plan.shape}. Make it with trie.max_below.'
-    )
-
-
 def _spell(trie: tries.Trie, beams: tries.Beams, history: list) -> jax.Array:
   """Docids of beams that have ended, int32[B, K, L]: what was chosen, the rest.
 
@@ -450,9 +376,9 @@ def _spell(trie: tries.Trie, beams: tries.Beams, history: list) -> jax.Array:
   codes: list[jax.Array] = []
   places = jnp.broadcast_to(jnp.arange(beams.nodes.shape[1]), beams.nodes.shape)
   for parents, chosen in reversed(history):
-    codes.append(take(chosen, places))
-    places = take(parents, places)
-  rest = tries.rest(trie, jnp.where(beams.ended, beams.nodes, 0))
+    codes.append(reads.take(chosen, places))
+    places = reads.take(parents, places)
+  rest = trie_nodes.rest(trie, jnp.where(beams.ended, beams.nodes, 0))
   return jnp.concatenate([jnp.stack(codes[::-1], axis=-1), rest], axis=-1)
 
 

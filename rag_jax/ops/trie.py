@@ -11,9 +11,8 @@ inner nodes from leaves; counting bits numbers either kind. Leaves are numbered
 by the depth at which they end, then in sorted order, so that a level's tail is
 indexed by the number of the leaf.
 
-Few large arrays are read a level, each once and a whole slice at a time: on a
-CPU, XLA splits over threads whatever reads from half a megabyte or more,
-however little of it, and to wake one takes longer than what a few beams need.
+Few large arrays are read a level, each once and a whole slice at a time
+(`reads` says why).
 
 Where a level has few nodes, one of them with many codes below it, as the first
 levels do, nodes keep a bit for every code too (`docid_layout.Capacity.dense`):
@@ -21,103 +20,17 @@ a model that scores all codes need not gather there.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import docid_layout, docid_order
+from rag_jax.ops import docid_layout, docid_packing, reads, trie_nodes
 
-WORD = 32  # bits of a word
-FEW = 16  # slices that are read one by one
-SPLIT = 1 << 19  # bytes from which on XLA splits what reads them over threads
-
-
-@flax.struct.dataclass
-class Trie:
-  """A packed trie; depth 0 is the root.
-
-  There are D levels with inner nodes, n[d] nodes at depth d whose parent is an
-  inner node, m[d] of them inner nodes themselves, and N docids of L codes.
-  Codes are uint8, uint16 or int32, as small as they fit; C, the most children
-  that a node of a level has, are added so that no slice runs over the end.
-  """
-
-  # D x uint[begins[d] + n[d + 1] + C]: the next code of each leaf that has
-  # ended, then the code on the edge into each node.
-  codes: tuple[jax.Array, ...]
-  first: tuple[jax.Array, ...]  # D x int32[m[d] + 1], first child; CSR
-  # D - 1 x uint32[ceil(n / 32), 2], for the nodes at depths 1 to D - 1: a bit
-  # a node, 1 = inner node, and the number of inner nodes before them.
-  inner: tuple[jax.Array, ...]
-  # D x uint32[m[d], ceil(V / 32)], a bit a code; None where there is none.
-  present: tuple[jax.Array | None, ...]
-  ended: jax.Array  # int32[D + 1], leaves that end at depth d or above
-  # uint[leaves, L - D], the codes of each leaf from depth D on, where all have
-  # ended; of the widest type of these levels.
-  rest: jax.Array
-  documents: jax.Array  # int32[N], the docid (row of `codes`) at each leaf
-  rows: tuple[jax.Array, ...] | None  # D - 1 x int32[m[d]], see `Frontier`
-  # D, where the edges of a level begin in `codes`; 0 = no leaf has ended.
-  begins: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  branching: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  num_values: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  num_documents: int = flax.struct.field(pytree_node=False)  # rows of leaves
-
-  @property
-  def depth(self) -> int:
-    """D, levels at which a search has a choice."""
-    return len(self.codes)
-
-  @property
-  def num_nodes(self) -> int:
-    """Rows of a node table: documents, then inner nodes below the root."""
-    parents = sum(first.shape[0] - 1 for first in self.first[1:])
-    return self.num_documents + parents
-
-  @property
-  def length(self) -> int:
-    """L, codes in a docid."""
-    return self.depth + self.rest.shape[1]
-
-
-@flax.struct.dataclass
-class Beams:
-  """Where beams stand: inner nodes of one depth, and leaves above it."""
-
-  nodes: jax.Array  # int32[B, K], number among the inner nodes, or of a leaf
-  ended: jax.Array  # bool[B, K], True = at a leaf
-  codes: jax.Array  # int32[B, K], the code on the edge into it
-  rows: jax.Array  # int32[B, K], its row in a node table
-
-
-@flax.struct.dataclass
-class Frontier:
-  """The edges that leave where beams stand, padded to the widest node.
-
-  Rows number all nodes but the root, for models that keep a vector a node:
-  the leaf of document n is row n, inner nodes come after the documents.
-  """
-
-  nodes: jax.Array  # int32[B, K], row of the node where each beam stands
-  codes: jax.Array  # int32[B, K], the code on the edge into it
-  children: jax.Array  # int32[B, K, C], row of the node at the end of each edge
-  tokens: jax.Array  # int32[B, K, C], the code on each edge; any without one
-  where: jax.Array  # bool[B, K, C], True = this edge exists and is allowed
-  level: int = flax.struct.field(pytree_node=False)
-  # Where the edges are all codes in their order, C = V: `where`, a bit a code,
-  # uint32[B, K, ceil(V / 32)].
-  present: jax.Array | None = None
-
-  @property
-  def all_codes(self) -> bool:
-    """Whether the edges are all codes in their order."""
-    return self.present is not None
+Trie = trie_nodes.Trie
+Beams = trie_nodes.Beams
+Frontier = trie_nodes.Frontier
 
 
 def build(
@@ -167,35 +80,9 @@ def pack(
   if capacity is None:
     capacity = docid_layout.tight(layout)
   docid_layout.check_fits(layout, capacity)
-  depth = len(capacity.nodes)
-
-  def padded(parts, sizes):
-    arrays = []
-    for level, size in enumerate(sizes):
-      part = parts[level] if level < len(parts) else np.zeros(1, np.int32)
-      array = np.full(size, part[-1] if len(part) else 0, np.int32)
-      array[: min(len(part), size)] = part[:size]
-      arrays.append(array)
-    return tuple(arrays)
-
-  ended: Any = np.full(depth + 1, layout.ended[-1], np.int32)
-  ended[: len(layout.ended)] = layout.ended
   trie = Trie(
-    codes=tuple(_join_codes(layout, level, capacity) for level in range(depth)),
-    first=padded(layout.first, [n + 1 for n in capacity.parents]),
-    inner=tuple(
-      _pack_bits(layout.inner[level] if level < len(layout.inner) else (), size)
-      for level, size in enumerate(capacity.nodes[:-1])
-    ),
-    present=tuple(
-      _pack_codes(layout, level, capacity) if has else None
-      for level, has in enumerate(capacity.dense)
-    ),
-    ended=ended,
-    rest=_join_rest(layout, capacity),
-    documents=padded([layout.documents], [capacity.documents])[0],
-    rows=None if rows is None else padded(rows, capacity.parents[1:]),
-    begins=capacity.tails[:depth],
+    **docid_packing.arrays(layout, capacity, rows),
+    begins=capacity.tails[: len(capacity.nodes)],
     branching=capacity.branching,
     num_values=capacity.num_values,
     num_documents=capacity.documents,
@@ -219,7 +106,7 @@ def span(trie: Trie, level: int, beams: Beams) -> tuple[jax.Array, jax.Array]:
   if level >= trie.depth:
     return jnp.zeros_like(beams.nodes), jnp.ones_like(beams.nodes)
   nodes = jnp.where(beams.ended, 0, beams.nodes)
-  bounds = _slices(trie.first[level], nodes, 2)
+  bounds = reads.slices(trie.first[level], nodes, 2)
   first, count = bounds[..., 0], bounds[..., 1] - bounds[..., 0]
   return jnp.where(beams.ended, 0, first), jnp.where(beams.ended, 1, count)
 
@@ -228,24 +115,10 @@ def tail(trie: Trie, level: int, beams: Beams) -> jax.Array:
   """The next code of beams that have ended, int32[B, K]; others get any."""
   leaves = jnp.where(beams.ended, beams.nodes, 0)
   if level >= trie.depth:
-    return rest(trie, leaves)[..., level - trie.depth]
+    return trie_nodes.rest(trie, leaves)[..., level - trie.depth]
   if not trie.begins[level]:
     return jnp.zeros_like(beams.nodes)
-  return _slices(trie.codes[level], leaves, 1)[..., 0].astype(jnp.int32)
-
-
-def documents(trie: Trie, leaves: jax.Array) -> jax.Array:
-  """The document at each leaf int32[...], int32[...]."""
-  if leaves.ndim == 2:  # of beams
-    return _slices(trie.documents, leaves, 1)[..., 0]
-  return _get(trie.documents, leaves)
-
-
-def rest(trie: Trie, leaves: jax.Array) -> jax.Array:
-  """Codes of leaves from depth D on, int32[B, K, L - D]."""
-  if not trie.rest.shape[1]:
-    return jnp.zeros((*leaves.shape, 0), jnp.int32)
-  return _lines(trie.rest, leaves).astype(jnp.int32)
+  return reads.slices(trie.codes[level], leaves, 1)[..., 0].astype(jnp.int32)
 
 
 def expand(
@@ -282,9 +155,9 @@ def expand(
     # Children lie side by side: whole slices are read, several times as fast
     # on a CPU as reading each by its index.
     begin = jnp.where(beams.ended, beams.nodes, trie.begins[level] + first)
-    tokens = _slices(trie.codes[level], begin, width).astype(jnp.int32)
+    tokens = reads.slices(trie.codes[level], begin, width).astype(jnp.int32)
     edges = jnp.where(where, first[..., None] + offsets, 0)
-    children = _rows(trie, level + 1, *locate(trie, level + 1, edges))
+    children = trie_nodes.rows_of(trie, level + 1, edges)
     if allowed is not None:
       flags = jnp.broadcast_to(
         allowed[level], (edges.shape[0], allowed[level].shape[1])
@@ -321,20 +194,19 @@ def expand_codes(
   present = trie.present[level]
   assert present is not None  # the level keeps a bit a code
   ended = beams.ended[..., None]
-  words = _lines(present, jnp.where(beams.ended, 0, beams.nodes))
+  words = reads.lines(present, jnp.where(beams.ended, 0, beams.nodes))
   if trie.begins[level]:  # some may have ended: their tail alone goes on
-    number, below = _word(tail(trie, level, beams)[..., None])
+    number, below = trie_nodes.word_of(tail(trie, level, beams)[..., None])
     places = jnp.arange(words.shape[-1])
     words = jnp.where(ended, (places == number) * (below + 1), words)
   if alive is not None:
     words = jnp.where(alive[..., None], words, 0)
-  bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
-  exists = bits.reshape(*words.shape[:-1], -1)[..., : len(codes)] > 0
+  exists = trie_nodes.unpack(words, len(codes))
   first, _ = span(trie, level, beams)
   # Read by models that score nodes alone; under jit not worked out for others.
   edges = first[..., None] + jnp.cumsum(exists, axis=-1, dtype=jnp.int32) - 1
   edges = jnp.where(exists, edges, 0)
-  children = _rows(trie, level + 1, *locate(trie, level + 1, edges))
+  children = trie_nodes.rows_of(trie, level + 1, edges)
   return Frontier(
     nodes=beams.rows,
     codes=beams.codes,
@@ -366,46 +238,9 @@ def child(
   Returns:
     int32[B, K], for `descend`; any number where the code leads nowhere.
   """
-  number, partial = _word(codes)
-  places = jnp.arange(present.shape[-1])
-  keep = jnp.where(
-    places < number[..., None],
-    jnp.uint32(0xFFFFFFFF),
-    jnp.where(places == number[..., None], partial[..., None], jnp.uint32(0)),
-  )
-  rank = jax.lax.population_count(present & keep).astype(jnp.int32).sum(-1)
+  rank = trie_nodes.rank_of(present, codes)
   first, count = span(trie, level, beams)
   return first + jnp.minimum(rank, count - 1)
-
-
-def _word(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The word that holds each bit int32[...], and one with all bits below it."""
-  mask = (jnp.uint32(1) << (bits & (WORD - 1)).astype(jnp.uint32)) - 1
-  return bits >> (WORD.bit_length() - 1), mask
-
-
-def locate(
-  trie: Trie, depth: int, nodes: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Tells inner nodes of a depth from leaves, and numbers either kind.
-
-  Returns:
-    True where it is a leaf, and the number among the inner nodes of its depth
-    or among all leaves.
-  """
-  above = trie.ended[depth - 1]
-  if depth == trie.depth:
-    return jnp.ones(nodes.shape, bool), nodes + above
-  number, mask = _word(nodes)
-  bits = trie.inner[depth - 1]
-  if nodes.ndim == 2:  # of beams
-    pairs = _lines(bits, number)
-    word, before = pairs[..., 0], pairs[..., 1]
-  else:  # of edges or all: two numbers are read quicker than pairs
-    word, before = (_get(bits, number, column) for column in (0, 1))
-  rank = (before + jax.lax.population_count(word & mask)).astype(jnp.int32)
-  is_leaf = word & (mask + 1) == 0
-  return is_leaf, jnp.where(is_leaf, above + nodes - rank, rank)
 
 
 def descend(
@@ -420,13 +255,15 @@ def descend(
     nodes: int32[B, K], the child of each that has not ended.
     codes: int32[B, K], the code on its edge.
   """
-  is_leaf, number = locate(trie, level + 1, jnp.where(beams.ended, 0, nodes))
+  is_leaf, number = trie_nodes.locate(
+    trie, level + 1, jnp.where(beams.ended, 0, nodes)
+  )
   return Beams(
     nodes=jnp.where(beams.ended, beams.nodes, number),
     ended=beams.ended | is_leaf,
     codes=codes,
     rows=jnp.where(
-      beams.ended, beams.rows, _rows(trie, level + 1, is_leaf, number)
+      beams.ended, beams.rows, trie_nodes.rows(trie, level + 1, is_leaf, number)
     ),
   )
 
@@ -444,8 +281,8 @@ def allow(trie: Trie, allowed: jax.Array) -> tuple[jax.Array, ...]:
   in_order = jnp.atleast_2d(allowed)[:, trie.documents]
   flags: list[jax.Array] = []
   for depth in range(trie.depth, 0, -1):
-    nodes = jnp.arange(_num_edges(trie, depth))
-    is_leaf, number = locate(trie, depth, nodes)
+    nodes = jnp.arange(trie_nodes.num_edges(trie, depth))
+    is_leaf, number = trie_nodes.locate(trie, depth, nodes)
     own = in_order[:, jnp.where(is_leaf, number, 0)]
     if flags:
       counts = jnp.cumsum(flags[-1], axis=1, dtype=jnp.int32)
@@ -467,7 +304,7 @@ def sum_below(trie: Trie, values: jax.Array) -> jax.Array:
     float[num_nodes, ...] in the rows of a node table: the documents' own
     values, then the sums of the inner nodes.
   """
-  return _below(trie, values, largest=False)
+  return trie_nodes.below(trie, values, largest=False)
 
 
 def max_below(trie: Trie, values: jax.Array) -> jax.Array:
@@ -492,27 +329,7 @@ def max_below(trie: Trie, values: jax.Array) -> jax.Array:
     Generation through Simultaneous Decoding, 2024.
   """
   # Whole rows of queries are reduced: vectors on a CPU.
-  return _below(trie, values.T, largest=True).T
-
-
-def _below(trie: Trie, values: jax.Array, *, largest: bool) -> jax.Array:
-  """Sums or maxima of float[N, ...] over the documents below each node."""
-  segments = jax.ops.segment_max if largest else jax.ops.segment_sum
-  shape = (trie.num_nodes, *values.shape[1:])
-  table = jnp.full(shape, -jnp.inf if largest else 0, values.dtype)
-  table = table.at[: len(values)].set(values)
-  for depth in range(trie.depth, 1, -1):
-    nodes = jnp.arange(_num_edges(trie, depth))
-    first = trie.first[depth - 1]
-    parents = jnp.searchsorted(first, nodes, side='right') - 1
-    own = table[_rows(trie, depth, *locate(trie, depth, nodes))]
-    inner = jnp.arange(first.shape[0] - 1)
-    rows = table.at[_rows(trie, depth - 1, jnp.zeros(inner.shape, bool), inner)]
-    # Room left for nodes shares a row with a real one, to which its empty
-    # segment must do nothing.
-    found = segments(own, parents, len(inner))
-    table = rows.max(found) if largest else rows.add(found)
-  return table
+  return trie_nodes.below(trie, values.T, largest=True).T
 
 
 def depths(trie: Trie) -> jax.Array:
@@ -522,14 +339,11 @@ def depths(trie: Trie) -> jax.Array:
   """
   found = jnp.zeros(trie.num_nodes, jnp.int32)
   for depth in range(trie.depth, 0, -1):
-    nodes = jnp.arange(_num_edges(trie, depth) - trie.branching[depth - 1])
-    found = found.at[_rows(trie, depth, *locate(trie, depth, nodes))].set(depth)
+    nodes = jnp.arange(
+      trie_nodes.num_edges(trie, depth) - trie.branching[depth - 1]
+    )
+    found = found.at[trie_nodes.rows_of(trie, depth, nodes)].set(depth)
   return found
-
-
-def _num_edges(trie: Trie, depth: int) -> int:
-  """n[depth] + C, nodes that there is room for and what a slice runs over."""
-  return trie.codes[depth - 1].shape[0] - trie.begins[depth - 1]
 
 
 def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
@@ -571,115 +385,3 @@ def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
     first, _ = span(trie, level, beams)
     beams = descend(trie, level, beams, first + offset, own)
   return tuple(frontiers)
-
-
-def _rows(
-  trie: Trie, depth: int, is_leaf: jax.Array, number: jax.Array
-) -> jax.Array:
-  """Rows of nodes in a node table."""
-  leaf = documents(trie, jnp.where(is_leaf, number, 0))
-  if depth == trie.depth:
-    return leaf
-  inner = jnp.where(is_leaf, 0, number)
-  if trie.rows is not None:
-    inner = trie.rows[depth - 1][inner]
-  else:
-    sizes = [first.shape[0] - 1 for first in trie.first[1:depth]]
-    inner = inner + trie.num_documents + sum(sizes)
-  return jnp.where(is_leaf, leaf, inner)
-
-
-def _get(x: jax.Array, *index: jax.Array | int) -> jax.Array:
-  """x[index], for indices that are known to be in range."""
-  return x.at[index].get(mode='promise_in_bounds')
-
-
-def _slices(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
-  """Gathers x[start : start + width] for int32[...] starts; [..., width]."""
-  read = functools.partial(
-    jax.lax.dynamic_slice, slice_sizes=(width,), allow_negative_indices=False
-  )
-  return _each(lambda start: read(x, (start,)), x, start)
-
-
-def _lines(x: jax.Array, row: jax.Array) -> jax.Array:
-  """Gathers x[row] for int32[...] rows of x[n, width]; [..., width]."""
-  read = functools.partial(
-    jax.lax.dynamic_slice,
-    slice_sizes=(1, x.shape[1]),
-    allow_negative_indices=False,
-  )
-  return _each(lambda row: read(x, (row, jnp.zeros_like(row)))[0], x, row)
-
-
-def _each(
-  read: Callable[[jax.Array], jax.Array], x: jax.Array, place: jax.Array
-) -> jax.Array:
-  """What `read` gets out of x at each place int32[...]; [..., width].
-
-  On a CPU, XLA splits a gather from a large array over threads, and to wake one
-  takes longer than to read a few slices. It does not split slices.
-  """
-  few = place.size <= FEW and x.nbytes >= SPLIT
-  if not few or jax.default_backend() != 'cpu':
-    many = jax.vmap(read)
-    for _ in place.shape[1:]:
-      many = jax.vmap(many)
-    return many(place)
-  # XLA joins at most eight in one loop, so these are joined in two steps, along
-  # different axes or it would take them for one. An odd one is read twice.
-  half = (place.size + 1) // 2
-  places = jnp.resize(place, (2, half))
-  halves = [jnp.concatenate([read(one) for one in row]) for row in places]
-  slices = jnp.stack(halves).reshape(2 * half, -1)
-  return slices[: place.size].reshape(*place.shape, -1)
-
-
-def _join_codes(
-  layout: docid_layout.Layout, level: int, capacity: docid_layout.Capacity
-) -> Any:
-  """The next codes of leaves that have ended, then those on the edges."""
-  begin = capacity.tails[level]
-  size = begin + capacity.nodes[level] + capacity.branching[level]
-  dtype = docid_order.code_type(capacity.num_values[level])
-  codes: Any = np.zeros(size, dtype)
-  codes[: len(layout.tails[level])] = layout.tails[level]
-  if level < len(layout.tokens):  # room for more levels is empty
-    own = layout.tokens[level]
-    codes[begin : begin + len(own)] = own
-  return codes
-
-
-def _join_rest(
-  layout: docid_layout.Layout, capacity: docid_layout.Capacity
-) -> Any:
-  """Codes after all leaves have ended, those of a leaf side by side."""
-  count, dtype = capacity.rest
-  tails = layout.tails[len(capacity.nodes) :]
-  rest = np.zeros((count, len(tails)), dtype)
-  for level, tail in enumerate(tails):
-    rest[: len(tail), level] = tail
-  return rest
-
-
-def _pack_codes(
-  layout: docid_layout.Layout, level: int, capacity: docid_layout.Capacity
-) -> Any:
-  """A bit for every code below the nodes of a level."""
-  size = math.ceil(capacity.num_values[level] / WORD) * WORD
-  bits = np.zeros((capacity.parents[level], size), bool)
-  if level < len(layout.first):  # room for more levels is empty
-    first = layout.first[level]
-    parents = np.repeat(np.arange(len(first) - 1), np.diff(first))
-    bits[parents, layout.tokens[level]] = True
-  return np.packbits(bits, axis=1, bitorder='little').view('<u4')
-
-
-def _pack_bits(flags, size: int) -> Any:
-  """Packs booleans, padded with False, each word beside what comes before."""
-  padded = np.zeros(math.ceil(size / WORD) * WORD, bool)
-  padded[: len(flags)] = flags
-  words: Any = np.packbits(padded, bitorder='little').view('<u4')
-  counts: Any = padded.reshape(-1, WORD).sum(axis=1, dtype=np.uint32)
-  before = np.cumsum(counts, dtype=np.uint32) - counts
-  return np.stack([words, before], axis=1)

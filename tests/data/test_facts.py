@@ -5,7 +5,7 @@ import re
 import pytest
 
 from rag_jax import types
-from rag_jax.data import facts, templates
+from rag_jax.data import facts, phrasings, templates
 
 WORD = re.compile(r'\w+')
 
@@ -47,7 +47,7 @@ def test_counts(dataset, documents):
     118,
     50,
   )
-  assert len(templates.QUESTIONS) >= 15
+  assert len(phrasings.QUESTIONS) >= 15
   assert 6000 <= len(dataset.splits['train']) <= 9000
   for name in ('test_phrasing', 'test_pair', 'test_entity'):
     assert 500 <= len(dataset.splits[name]) <= 700
@@ -127,7 +127,7 @@ def test_phrasings_are_held_out(dataset):
   held_out = {template(q) for q in test}
   assert not trained & held_out
   for kind, relation, direction, number in held_out:
-    forms = {'forward': templates.QUESTIONS, 'reverse': templates.REVERSED}
+    forms = {'forward': phrasings.QUESTIONS, 'reverse': phrasings.REVERSED}
     last = len(forms[direction][kind, relation]) - 1
     assert int(number) in (last - 1, last)
   assert pairs(test) <= pairs(train)
@@ -136,7 +136,7 @@ def test_phrasings_are_held_out(dataset):
 
 
 def test_no_held_out_phrasing_is_trained_for_another_kind():
-  for forms in (templates.QUESTIONS, templates.REVERSED):
+  for forms in (phrasings.QUESTIONS, phrasings.REVERSED):
     trained = {text for texts in forms.values() for text in texts[:-2]}
     held_out = {text for texts in forms.values() for text in texts[-2:]}
     assert not trained & held_out
@@ -165,7 +165,7 @@ def test_every_word_of_held_out_phrasings_is_trained(dataset):
   known = set()
   for question in dataset.splits['train']:
     known |= words_of(question.text)
-  for forms in (templates.QUESTIONS, templates.REVERSED):
+  for forms in (phrasings.QUESTIONS, phrasings.REVERSED):
     for texts in forms.values():
       for text in texts[-2:]:
         assert words_of(re.sub(r'{\w}', '', text)) <= known, text
@@ -223,7 +223,7 @@ def test_tables_are_consistent():
   for kind in templates.OPENINGS:
     rows = facts.read_table(kind)
     assert len({row['name'] for row in rows}) == len(rows)
-    relations = {r for k, r in templates.QUESTIONS if k == kind}
+    relations = {r for k, r in phrasings.QUESTIONS if k == kind}
     assert relations <= set(rows[0])
     for row in rows:
       assert None not in row and None not in row.values(), row

@@ -311,6 +311,16 @@ def test_save_and_load_go_on_as_if_nothing_had_happened(tmp_path):
   np.testing.assert_array_equal(change.nodes, same.nodes)
 
 
+def test_a_known_word_may_come_at_another_place_of_a_title():
+  tokens, vectors = corpus(5)
+  titles = ['an owl', 'an elk', 'an ant', 'an ape']
+  config = docids.DocidConfig(scheme='title', num_levels=3)
+  ours = live.build(tokens[:4], vectors[:4], config, capacity=9, titles=titles)
+  grown, change = live.add(ours, tokens[4:], vectors[4:], titles=['owl an'])
+  # Words are numbered from 1 by their count and the alphabet.
+  assert grown.codes[change.documents].tolist() == [[5, 1, 0, 0]]
+
+
 def test_bad_input(tmp_path):
   index, *_ = make(capacity=62)
   tokens, vectors = corpus(3, seed=5)

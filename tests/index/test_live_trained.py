@@ -346,16 +346,6 @@ def test_room_is_in_proportion_to_the_living_documents():
   assert live.add(ours, more[:990], others[:990])[0].count == 1000
 
 
-def test_a_known_word_may_come_at_another_place_of_a_title():
-  tokens, vectors, _ = corpus(5)
-  titles = ['an owl', 'an elk', 'an ant', 'an ape']
-  config = config_of('title')
-  ours = live.build(tokens[:4], vectors[:4], config, capacity=9, titles=titles)
-  grown, change = live.add(ours, tokens[4:], vectors[4:], titles=['owl an'])
-  # Words are numbered from 1 by their count and the alphabet.
-  assert grown.codes[change.documents].tolist() == [[5, 1, 0, 0]]
-
-
 def test_bad_input():
   scheme = 'hierarchical_kmeans'
   config = config_of(scheme)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_jax.ops import beam, docid_layout, trie
+from rag_jax.ops import beam, docid_layout, reads, trie
 
 SETTINGS = settings(max_examples=6, deadline=None, derandomize=True)
 ON_CPU = pytest.mark.skipif(
@@ -488,18 +488,18 @@ def test_what_a_model_says_of_edges_that_do_not_exist_is_not_heard(
 @pytest.mark.parametrize('count', [1, 2, 5, 15, 16, 17])
 @ON_CPU
 def test_few_slices_of_a_large_array_are_read_one_by_one(monkeypatch, count):
-  monkeypatch.setattr(trie, 'SPLIT', 0)
+  monkeypatch.setattr(reads, 'SPLIT', 0)
   x = np.random.default_rng(0).integers(0, 99, 500).astype(np.uint16)
   starts = np.random.default_rng(1).integers(0, 490, count)
   places = jnp.asarray(starts, jnp.int32).reshape(1, count)
-  read = jax.jit(trie._slices, static_argnums=2)
+  read = jax.jit(reads.slices, static_argnums=2)
   wanted = x[starts[:, None] + np.arange(7)][None]
   np.testing.assert_array_equal(read(jnp.asarray(x), places, 7), wanted)
   table = jnp.asarray(x.reshape(50, 10))
   rows = places % 50
-  np.testing.assert_array_equal(jax.jit(trie._lines)(table, rows), table[rows])
+  np.testing.assert_array_equal(jax.jit(reads.lines)(table, rows), table[rows])
   text = read.lower(jnp.asarray(x), places, 7).as_text()
-  assert ('gather' in text) == (count > trie.FEW)
+  assert ('gather' in text) == (count > reads.FEW)
 
 
 @pytest.mark.parametrize('size', [3, 10])
@@ -515,7 +515,7 @@ def test_a_search_is_the_same_however_slices_are_read(
   index = trie.build(codes)
   assert index.depth == 3 and index.begins[1] and index.present[1] is not None
   together = search(index, params, logits_fn, **options)
-  monkeypatch.setattr(trie, 'SPLIT', 0)
+  monkeypatch.setattr(reads, 'SPLIT', 0)
   one_by_one = search(index, params, logits_fn, **options)
   for name in ('documents', 'codes', 'where'):
     np.testing.assert_array_equal(

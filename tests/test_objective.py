@@ -1,0 +1,426 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import model, objective
+from rag_jax import stage as stages
+from rag_jax.nn import bert, llama
+
+COUNT, VOCAB, BATCH = 12, 50, 4
+ALL_LOSSES = ('answer', 'docid', 'ranking', 'indexing')
+# Softmax weighs every document, so that no part of the path is shut by chance.
+OPEN = {'ranker': {'operator': 'softmax'}, 'search': {'read_size': 6}}
+PUBLISHED = {'weights': 'tiny', 'max_answer_tokens': 12}
+
+
+def stage_of(*losses, **fields):
+  return stages.Stage(losses=tuple((name, 1.0) for name in losses), **fields)
+
+
+@functools.cache
+def initialise(config):
+  """(key, index) -> parameters; tiny weights stand for published ones."""
+  pretrained = None
+  if config.reader.kind == 'bert':
+    sizes = bert.BertConfig(
+      vocab_size=VOCAB,
+      width=16,
+      num_layers=1,
+      num_heads=2,
+      hidden=16,
+      max_positions=32,
+    )
+    pretrained = jax.jit(bert.init, static_argnums=1)(jax.random.key(2), sizes)
+  if config.reader.kind == 'causal':
+    sizes = llama.LlamaConfig(
+      vocab_size=VOCAB,
+      width=16,
+      num_layers=1,
+      num_heads=2,
+      num_key_value_heads=1,
+      head_size=8,
+      hidden=16,
+    )
+    own = jax.jit(llama.init, static_argnums=1)(jax.random.key(2), sizes)
+    pretrained = jax.tree.map(lambda x: 3 * x, own)
+
+  def init(rng, index):
+    start = model.Pretrained(reader=pretrained)
+    return model.init(
+      rng, config.model, index, vocab_size=VOCAB, pretrained=start
+    )
+
+  return jax.jit(init)
+
+
+def init(config, index):
+  return initialise(config)(jax.random.key(0), index)
+
+
+@functools.cache
+def compiled_loss(config, stage):
+  return jax.jit(
+    functools.partial(objective.loss, config=config.model, stage=stage)
+  )
+
+
+@functools.cache
+def values_and_slopes(config, stage):
+  """(params, batch, index) -> each mean of `stage`, and its gradient."""
+
+  def means(params, batch, index):
+    terms, _ = objective.loss(
+      params, jax.random.key(5), batch, index, config=config.model, stage=stage
+    )
+    own = {name: value / count for name, (value, count) in terms.items()}
+    return own, own
+
+  return jax.jit(jax.jacrev(means, has_aux=True))
+
+
+def size(tree):
+  return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(tree)))
+
+
+@pytest.fixture(scope='module')
+def batch_of_words(small_batch):
+  """Answers of one token, which several documents hold."""
+  answers = small_batch.answers.at[:, :, 1:].set(0)
+  return dataclasses.replace(small_batch, answers=answers)
+
+
+class TestLoss:
+  def run(self, config, stage, index, batch):
+    params = init(config, index)
+    run = compiled_loss(config, stage)
+    return run(params, jax.random.key(0), batch, index)
+
+  def test_a_loss_that_is_absent_is_not_computed(
+    self, small_config, small_index, small_batch
+  ):
+    config = small_config()
+    params = init(config, small_index)
+    search = ('docid', 'ranking', 'indexing', 'list_mle', 'margin')
+    search = (*search, 'prefix_margin')
+    for losses, candidates, needs in (
+      (('answer',), 'beam', set(params)),
+      (search, 'beam+gold', set(params) - {'reader'}),
+      (('answer',), 'gold', {'reader'}),
+      (('indexing',), 'gold', {'query_encoder', 'id_decoder', 'ranker'}),
+    ):
+      stage = stage_of(*losses, candidates=candidates)
+      run = functools.partial(objective.loss, config=config.model, stage=stage)
+      args = jax.random.key(0), small_batch, small_index
+      own = {name: params[name] for name in needs}
+      terms, measured = jax.eval_shape(run, own, *args)
+      assert set(terms) == set(losses)
+      assert set(losses) <= set(measured)
+      for name in needs:  # and no component is there for nothing
+        less = {n: value for n, value in own.items() if n != name}
+        with pytest.raises(KeyError, match=name):
+          jax.eval_shape(run, less, *args)
+
+  def test_docid_loss_is_the_same_with_gold_joined_or_not(
+    self, small_config, small_index, small_batch
+  ):
+    values = []
+    for candidates in ('beam+gold', 'beam'):
+      stage = stage_of('docid', candidates=candidates)
+      terms, _ = self.run(small_config(), stage, small_index, small_batch)
+      values.append(float(terms['docid'][0]))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+  def test_questions_without_gold_are_not_counted(
+    self, small_config, small_index, small_batch
+  ):
+    gold = small_batch.gold.at[0].set(-1)
+    changed = dataclasses.replace(small_batch, gold=gold)
+    stage = stage_of(*ALL_LOSSES)
+    terms, measured = self.run(small_config(), stage, small_index, changed)
+    assert float(terms['docid'][1]) == BATCH - 1
+    assert float(terms['ranking'][1]) == BATCH - 1
+    assert float(measured['beam_hits'][1]) == BATCH - 1
+
+  def test_an_answer_in_no_document_is_not_counted(
+    self, small_config, small_index, small_batch
+  ):
+    answers = small_batch.answers.at[0].set(49).at[0, 1].set(0)
+    changed = dataclasses.replace(small_batch, answers=answers)
+    config = small_config(search={'beam_size': COUNT, 'read_size': COUNT})
+    stage = stage_of(*ALL_LOSSES)
+    whole, _ = self.run(config, stage, small_index, small_batch)
+    terms, _ = self.run(config, stage, small_index, changed)
+    assert float(terms['answer'][1]) <= float(whole['answer'][1])
+    assert np.isfinite(float(terms['answer'][0]))
+
+  def test_gold_joins_once_even_if_the_beam_found_it(
+    self, small_config, small_index, small_batch
+  ):
+    config = small_config(search={'beam_size': COUNT, 'read_size': COUNT})
+    stage = stage_of(*ALL_LOSSES)
+    _, measured = self.run(config, stage, small_index, small_batch)
+    value, count = measured['gold_weight']
+    assert 0 < float(value / count) <= 1
+    assert float(measured['beam_hits'][0]) == BATCH
+
+  def test_a_beam_is_measured_where_there_is_one(
+    self, small_config, small_index, small_batch
+  ):
+    of_a_beam = {'beam_hits', 'docid_hits@1', 'beam_mass'}
+    for candidates, there in (('beam', of_a_beam), ('all', set())):
+      stage = stage_of('ranking', candidates=candidates)
+      config = small_config(ranker={'operator': 'softmax'})
+      _, measured = self.run(config, stage, small_index, small_batch)
+      assert set(measured) & of_a_beam == there
+    # Softmax weighs every document, and each document was ranked.
+    assert float(measured['support'][0]) == BATCH * COUNT
+
+  @pytest.mark.parametrize('kind', ['extractive', 'fid'])
+  def test_both_readers_learn(
+    self, small_config, small_index, small_batch, kind
+  ):
+    config = small_config(reader={'kind': kind}, **OPEN)
+    params = init(config, small_index)
+    run = values_and_slopes(config, stage_of('answer', candidates='beam'))
+    losses = []
+    for _ in range(11):
+      gradient, loss = run(params, small_batch, small_index)
+      losses.append(float(loss['answer']))
+      params = jax.tree.map(
+        lambda p, g: p - 0.05 * g, params, gradient['answer']
+      )
+    assert losses[-1] < losses[0]
+
+
+class TestAnswer:
+  """Which questions count, and how much: each alone, then together."""
+
+  @pytest.fixture(scope='class', params=['extractive', 'fid'])
+  def run(self, request, small_config, small_index):
+    config = small_config(reader={'kind': request.param})
+    params = init(config, small_index)
+    stage = stage_of('answer', candidates='beam+gold')
+    compute = compiled_loss(config, stage)
+
+    def run(batch):
+      key = jax.random.key(0)
+      value, count = compute(params, key, batch, small_index)[0]['answer']
+      return float(value), float(count)
+
+    return run
+
+  def test_questions_that_are_padding_do_not_count(self, run, small_batch):
+    alone = [
+      run(dataclasses.replace(small_batch, where=jnp.arange(BATCH) == i))
+      for i in range(BATCH)
+    ]
+    counts = [count for _, count in alone]
+    assert sum(counts) >= 3 and max(counts) == 1
+    assert all(value > 0 for value, count in alone if count)
+    for where in ([True] * 4, [False, True, True, False], [False] * 4):
+      masked = dataclasses.replace(small_batch, where=jnp.array(where))
+      value, count = run(masked)
+      own = [one for one, real in zip(alone, where, strict=True) if real]
+      assert value == pytest.approx(sum(v for v, _ in own), rel=1e-5)
+      assert count == sum(c for _, c in own)
+
+  def test_without_an_answer_there_is_nothing_to_count(self, run, small_batch):
+    whole, count = run(small_batch)
+    first = jnp.arange(BATCH) == 0
+    value, one = run(dataclasses.replace(small_batch, where=first))
+    assert one == 1
+    none = small_batch.answers.at[0].set(0)
+    left = run(dataclasses.replace(small_batch, answers=none))
+    assert left[0] == pytest.approx(whole - value, rel=1e-4)
+    assert left[1] == count - 1
+
+
+def test_an_answer_that_no_document_with_weight_holds_does_not_count(
+  small_config, small_index, small_batch
+):
+  """It is held by one that is read, of which sparsemax thinks nothing."""
+  config = small_config(search={'beam_size': COUNT, 'read_size': COUNT})
+  params = init(config, small_index)
+  stage = stage_of('answer', candidates='beam')
+  tokens = np.asarray(small_index.tokens)
+
+  @jax.jit
+  def look(params, batch):
+    trace = objective.Trace(
+      params,
+      jax.random.key(0),
+      batch,
+      small_index,
+      config=config.model,
+      stage=stage,
+    )
+    reading = trace.reading
+    term = objective.TERMS['answer'](trace)
+    return reading.documents, reading.weights, trace.holds, term
+
+  documents, weights, _, (whole, count) = look(params, small_batch)
+  with_weight = np.asarray(documents[0])[np.asarray(weights[0]) > 0]
+  without = np.setdiff1d(np.arange(COUNT), with_weight)
+  heavy = tokens[with_weight].ravel()
+  light = np.setdiff1d(tokens[without], tokens[with_weight])
+  first = dataclasses.replace(small_batch, where=jnp.arange(BATCH) == 0)
+  own = look(params, first)[3]
+  for token, counts in ((heavy[0], True), (light[0], False)):
+    answers = jnp.zeros_like(small_batch.answers[0]).at[0, 0].set(int(token))
+    changed = small_batch.answers.at[0].set(answers)
+    changed = dataclasses.replace(small_batch, answers=changed)
+    _, _, holds, (value, number) = look(params, changed)
+    assert bool(holds[0].any())
+    assert float(number) == float(count - own[1]) + counts
+    if not counts:
+      assert float(value) == pytest.approx(float(whole - own[0]), rel=1e-5)
+
+
+class TestTotal:
+  def test_each_loss_has_the_weight_of_its_own_name(self):
+    terms = {
+      name: (jnp.float32(i + 1), jnp.float32(i + 2))
+      for i, name in enumerate(objective.TERMS)
+    }
+    counts = {name: count for name, (_, count) in terms.items()}
+    for i, name in enumerate(objective.TERMS):
+      stage = stages.Stage(losses=((name, 3.0),))
+      found = objective.total(terms, counts, stage)
+      assert float(found) == pytest.approx(3 * (i + 1) / (i + 2), rel=1e-6)
+
+  def test_it_adds_up_means_times_weights(self):
+    terms = {
+      'answer': (jnp.float32(6.0), jnp.float32(4.0)),
+      'docid': (jnp.float32(10.0), jnp.float32(2.0)),
+      'ranking': (jnp.float32(0.0), jnp.float32(0.0)),
+    }
+    losses = (('answer', 2.0), ('docid', 0.5), ('ranking', 7.0))
+    stage = stages.Stage(losses=losses)
+    counts = {name: count for name, (_, count) in terms.items()}
+    # 2 * 6 / 4 + 0.5 * 10 / 2 + 7 * 0
+    assert float(objective.total(terms, counts, stage)) == 5.5
+    # Counts of all devices, sums of this one.
+    counts = {name: 2 * count for name, count in counts.items()}
+    assert float(objective.total(terms, counts, stage)) == 2.75
+
+  def test_what_a_step_minimises(self, small_config, small_index, small_batch):
+    config = small_config()
+    gold = small_batch.gold.at[0].set(-1)  # so that counts differ
+    batch = dataclasses.replace(small_batch, gold=gold)
+    stage = stage_of(*ALL_LOSSES)
+    run = compiled_loss(config, stage)
+    args = init(config, small_index), jax.random.key(0), batch, small_index
+    terms, _ = run(*args)
+    weights = {'answer': 0.5, 'docid': 2.0, 'ranking': 3.0, 'indexing': 0.25}
+    own = stages.Stage(losses=tuple(weights.items()))
+    counts = {name: count for name, (_, count) in terms.items()}
+    assert set(map(float, counts.values())) == {3.0, 4.0}
+    wanted = sum(
+      weight * float(terms[name][0]) / float(terms[name][1])
+      for name, weight in weights.items()
+    )
+    found = float(objective.total(terms, counts, own))
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+# Losses by the reader that they are computed with.
+BY_READER = {
+  'extractive': (
+    'answer',
+    'docid',
+    'docid_posterior',
+    'emdr2',
+    'indexing',
+    'list_mle',
+    'loop',
+    'margin',
+    'pdist',
+    'posterior',
+    'prefix_margin',
+    'ranking',
+    'replug',
+  ),
+  'bert': ('answer', 'null_document', 'posterior', 'relevance', 'reranking'),
+  'fid': (
+    'adist',
+    'answer',
+    'docid_posterior',
+    'emdr2',
+    'emdr2_token',
+    'loop',
+    'pdist',
+    'posterior',
+    'replug',
+  ),
+  'causal': ('answer', 'emdr2_token', 'loop', 'pdist'),
+}
+
+
+class TestTerms:
+  """All of them, on a small model: finite, and they move what they should."""
+
+  def run(self, kind, losses, small_config, index, batch, **fields):
+    own = dict(OPEN)
+    own['reader'] = {'kind': kind}
+    if kind in ('bert', 'causal'):
+      own['reader'] |= PUBLISHED
+      own['data'] = {'tokenizer': 'tiny'}
+    if kind == 'bert':
+      own['reader'] |= {'reranks': True, 'null_document': True}
+      own['stages'] = {
+        'joint': {
+          'steps': 1,
+          'read_size': 6,
+          'losses': dict.fromkeys(losses, 1.0),
+        }
+      }
+    config = small_config(**own)
+    params = init(config, index)
+    if kind == 'bert':  # which starts from nothing
+      params['reader']['relevance'] = jnp.linspace(-1, 1, 16)
+    stage = stage_of(*losses, margin=3.0, **fields)
+    slopes, values = values_and_slopes(config, stage)(params, batch, index)
+    assert set(values) == set(losses)
+    return values, slopes
+
+  def test_no_loss_was_forgotten(self):
+    known = {name for names in BY_READER.values() for name in names}
+    assert known | {'expected_cost'} == set(objective.TERMS)
+    unread = {'docid', 'indexing', 'list_mle', 'margin', 'prefix_margin'}
+    assert set(objective.TERMS) - objective.READS == unread | {'ranking'}
+
+  @pytest.mark.parametrize(
+    ('kind', 'name'),
+    [(kind, name) for kind, names in BY_READER.items() for name in names],
+  )
+  def test_it_is_finite_and_moves_what_it_should(
+    self, kind, name, small_config, small_index, batch_of_words
+  ):
+    # Compiled once a reader, then kept.
+    values, slopes = self.run(
+      kind, BY_READER[kind], small_config, small_index, batch_of_words
+    )
+    assert np.isfinite(values[name])
+    gradient = slopes[name]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    found = {part for part, own in gradient.items() if size(own) > 1e-7}
+    if name in ('relevance', 'null_document'):
+      moved = {'reader'}
+    elif name in (
+      'docid',
+      'docid_posterior',
+      'indexing',
+      'margin',
+      'prefix_margin',
+    ):
+      moved = {'query_encoder', 'id_decoder'}
+    else:
+      moved = {'query_encoder', 'id_decoder', 'ranker'}
+    # Teachers hold the reader still, but for its own part in the scores.
+    if name in ('answer', 'reranking') or kind == 'bert':
+      moved.add('reader')
+    assert found == moved

@@ -1,0 +1,193 @@
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import forward, model, objective, ranking_terms, types
+from rag_jax import stage as stages
+from rag_jax import trace as traces
+from rag_jax.components import query_encoder
+
+COUNT, VOCAB, BATCH = 12, 50, 4
+MARGIN = 3.0
+
+
+@pytest.fixture(scope='module')
+def found(small_config, small_index, small_batch):
+  """What search and ranker say of the candidates, and the losses of it.
+
+  Some questions have two gold documents or none, and nobody asks for some of
+  the others.
+  """
+  config = small_config(ranker={'operator': 'softmax'})
+  never = (4, 6, 9)
+  asked = np.ones(small_index.trie.num_nodes, bool)
+  asked[list(never)] = False
+  index = dataclasses.replace(small_index, asked=jnp.asarray(asked))
+  batch = dataclasses.replace(
+    small_batch, gold=jnp.array([[0, 5], [1, -1], [4, 11], [-1, -1]])
+  )
+  stage = stages.Stage(candidates='beam+gold', margin=MARGIN)
+  names = ('docid', 'ranking', 'list_mle', 'margin', 'prefix_margin')
+
+  @jax.jit
+  def run(rng):
+    params = model.init(rng, config.model, index, vocab_size=VOCAB)
+    trace = traces.Trace(
+      params, rng, batch, index, config=config.model, stage=stage
+    )
+    encoding = query_encoder.apply(
+      params['query_encoder'], config.query_encoder, batch.query
+    )
+    everything = jnp.broadcast_to(jnp.arange(COUNT), (BATCH, COUNT))
+    own = (params, config.model, index, encoding, everything)
+    return {
+      'documents': trace.candidates.documents,
+      'where': trace.candidates.where,
+      'scores': trace.ranking.scores,
+      'docid': forward.score_docids(*own),  # of every document
+      'edges': forward.edge_scores(*own),
+      'terms': {name: objective.TERMS[name](trace) for name in names},
+    }
+
+  own = jax.device_get(run(jax.random.key(0)))
+  gold = [{0, 5}, {1}, {4, 11}, set()]
+  rows = []
+  for row, documents in enumerate(own['documents']):
+    real = {
+      int(d): float(own['scores'][row, k])
+      for k, d in enumerate(documents)
+      if own['where'][row, k]
+    }
+    assert gold[row] <= set(real)
+    others = [d for d in real if d not in gold[row] and d not in never]
+    assert len(others) < len(real) - len(gold[row]) or row == 3
+    rows.append((sorted(gold[row]), others, real))
+  return own | {'rows': rows, 'codes': np.asarray(small_index.codes)}
+
+
+class TestAgainstLoops:
+  """Each loss of the table against arithmetic in Python."""
+
+  def check(self, found, name, wanted):
+    value, count = found['terms'][name]
+    assert float(value) == pytest.approx(sum(wanted), rel=1e-4)
+    assert int(count) == len(wanted) == 3
+    assert all(own > 1e-3 for own in wanted)
+
+  def test_docid(self, found):
+    wanted = [
+      -np.mean([found['docid'][row, d] for d in gold])
+      for row, (gold, _, _) in enumerate(found['rows'])
+      if gold
+    ]
+    self.check(found, 'docid', wanted)
+
+  def test_ranking_with_softmax_is_cross_entropy(self, found):
+    wanted = []
+    for gold, others, scores in found['rows'][:3]:
+      total = np.log(sum(np.exp(scores[d]) for d in (*gold, *others)))
+      own = np.mean([total - scores[d] for d in gold])
+      wanted.append(own - np.log(len(gold)))  # less the entropy of the targets
+    self.check(found, 'ranking', wanted)
+
+  def test_list_mle_is_the_chance_that_gold_comes_first(self, found):
+    """All orders are enumerated that begin with the gold documents."""
+    wanted = []
+    for gold, others, scores in found['rows'][:3]:
+      total = 0.0
+      for rest in itertools.permutations(others):
+        order = [np.exp(scores[d]) for d in (*gold, *rest)]
+        total += np.prod([x / sum(order[i:]) for i, x in enumerate(order)])
+      wanted.append(-np.log(total))
+    self.check(found, 'list_mle', wanted)
+
+  def test_margin_is_that_of_ltrgr(self, found):
+    wanted = []
+    for row, (gold, others, _) in enumerate(found['rows'][:3]):
+      docid, total = found['docid'][row], 0.0
+      for one in gold:
+        for other in others:
+          total += max(0.0, MARGIN - docid[one] + docid[other])
+      wanted.append(total / len(gold))
+    self.check(found, 'margin', wanted)
+
+  def test_prefix_margin_is_that_of_ripor(self, found):
+    wanted = []
+    for row, (gold, others, scores) in enumerate(found['rows'][:3]):
+      best = max(gold, key=scores.get)
+      rival = max(others, key=scores.get)
+      codes, edges = found['codes'], found['edges'][row]
+      total, gap = 0.0, 0.0
+      for level in range(codes.shape[1]):
+        gap += edges[best, level] - edges[rival, level]
+        heights = []
+        for own in (best, rival):
+          same = [
+            scores[d]
+            for d in (*gold, *others)
+            if (codes[d, : level + 1] == codes[own, : level + 1]).all()
+          ]
+          heights.append(max(same))
+        total += (gap - MARGIN * (heights[0] - heights[1])) ** 2
+      wanted.append(total)
+    self.check(found, 'prefix_margin', wanted)
+
+  def test_the_rows_tell_the_losses_apart(self, found):
+    """Without a prefix that is shared, or one that is not, RIPOR is LTRGR."""
+    (gold, *_), others = found['rows'][0][0], found['rows'][0][1]
+    codes = found['codes']
+    shared = [(codes[gold] == codes[d]).argmin() for d in others]
+    assert len(set(shared)) > 1
+
+
+def test_relevance_is_learned_without_the_scores_of_search():
+  where = jnp.array([[True, True, False], [True, True, True]])
+  relevance = jnp.array([[1.0, 2.0, 9.0], [0.0, 0.0, 0.0]])
+  gold = jnp.array([[False, True, True], [True, False, False]])
+  known = jnp.array([True, True])
+  loss = functools.partial(ranking_terms.relevance_loss, relevance, gold, where)
+  total, count = loss(known)
+  wanted = np.log(np.exp(1) + np.exp(2)) - 2 + np.log(3)
+  np.testing.assert_allclose(total, wanted, rtol=1e-6)
+  assert int(count) == 2
+  with_null, _ = loss(known, null=True)
+  wanted = np.log(1 + np.exp(1) + np.exp(2)) - 2 + np.log(4)
+  np.testing.assert_allclose(with_null, wanted, rtol=1e-6)
+  total, count = loss(~known)
+  assert float(total) == 0 and int(count) == 0
+
+
+def test_the_null_document_learns_where_nothing_answers():
+  relevance = jnp.array([[2.0, 1.0, -1.0]] * 5)
+  where = jnp.ones((5, 3), bool).at[3, 1:].set(False)
+  # The answer of the first, second and fourth stands in passages one and three.
+  answers = jnp.array([[True, False, True]] * 5)
+  answers &= jnp.array([True, True, False, True, False])[:, None]
+  batch = types.Batch(
+    query=jnp.ones((5, 1), int),
+    answers=jnp.array([[[6]], [[6]], [[0]], [[6]], [[0]]]),
+    gold=jnp.full((5, 1), -1),
+    where=jnp.ones(5, bool),
+    answerable=jnp.array([True, True, False, True, True]),
+  )
+  gold = jnp.array([[True, False, False]]) & (jnp.arange(5) != 1)[:, None]
+  gold &= (jnp.arange(5) != 2)[:, None]
+
+  def null_loss(relevance):
+    return ranking_terms.null_loss(relevance, answers, gold, where, batch)
+
+  total, count = null_loss(relevance)
+  # Less gold and what holds the answer by chance, the first has one passage;
+  # the third, which has no answer, all three. The second may have one anywhere,
+  # the fourth has nothing left, and what answers the last is not known.
+  assert int(count) == 2
+  wanted = np.log1p(np.exp(1.0)) + np.log1p(np.exp([2.0, 1.0, -1.0]).sum())
+  assert float(total) == pytest.approx(wanted, rel=1e-5)
+  slopes = jax.grad(lambda x: null_loss(x)[0])(relevance)
+  expected = [[0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+  assert (np.asarray(slopes) > 0).astype(int).tolist() == expected

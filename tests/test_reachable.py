@@ -1,0 +1,116 @@
+"""No public function of `ops`, `components` and `readers` is out of reach.
+
+Of a flag, that is, or of a `System`: the source is read as a graph of what
+refers to what, from the modules that a command or a user calls.
+"""
+
+import ast
+import functools
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+STARTS = ('train', 'evaluate', 'ask', 'survey', 'loading', 'system')
+# Read by people's own code alone, and documented as such.
+OWN_CODE = {
+  # A model with an output vocabulary of its own in the beam search.
+  ('nn.t5', 'search_step'),
+}
+
+
+@functools.cache
+def sources():
+  """Module name, relative to the package -> its syntax tree."""
+  found = {}
+  for path in sorted((ROOT / 'rag_jax').rglob('*.py')):
+    name = '.'.join(path.relative_to(ROOT / 'rag_jax').with_suffix('').parts)
+    found[name.removesuffix('.__init__')] = ast.parse(path.read_text())
+  return found
+
+
+def aliases(tree):
+  """Local name -> module of the package that it stands for."""
+  found = {}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module.startswith('rag_jax'):
+      base = node.module.removeprefix('rag_jax').lstrip('.')
+      for alias in node.names:
+        name = f'{base}.{alias.name}' if base else alias.name
+        found[alias.asname or alias.name] = name
+  return found
+
+
+def definitions(tree):
+  """Name -> node of what a module defines; '' is all the rest of it."""
+  named = (ast.FunctionDef, ast.ClassDef)
+  found = {node.name: node for node in tree.body if isinstance(node, named)}
+  rest = [node for node in tree.body if not isinstance(node, named)]
+  return found | {'': ast.Module(rest, [])}
+
+
+def references(module, node):
+  """(module, name) that a piece of source refers to."""
+  known = aliases(sources()[module])
+  for part in ast.walk(node):
+    if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+      target = known.get(part.value.id)
+      if target in sources():
+        yield target, part.attr
+    elif isinstance(part, ast.Name):
+      yield module, part.id
+      target = known.get(part.id, '')
+      owner, _, name = target.rpartition('.')
+      if owner in sources() and target not in sources():
+        yield owner, name
+
+
+def reached():
+  """All that can be reached from where a user begins."""
+  everything = {
+    (module, name): node
+    for module, tree in sources().items()
+    for name, node in definitions(tree).items()
+  }
+  todo = [key for key in everything if key[0] in STARTS]
+  seen = set(todo)
+  while todo:
+    module, name = todo.pop()
+    found = set(references(module, everything[module, name]))
+    # To name a module runs the code at its top, with its tables.
+    found |= {(other, '') for other, _ in found}
+    for key in found:
+      if key in everything and key not in seen:
+        seen.add(key)
+        todo.append(key)
+  return seen
+
+
+def test_every_public_function_is_reached_by_a_flag_or_a_system():
+  seen = reached()
+  lost = [
+    (module, name)
+    for module, tree in sources().items()
+    if module.split('.')[0] in ('ops', 'components', 'readers')
+    for name, node in definitions(tree).items()
+    if isinstance(node, ast.FunctionDef) and not name.startswith('_')
+    if (module, name) not in seen | OWN_CODE
+  ]
+  assert not lost
+
+
+def test_the_graph_does_not_reach_what_nothing_refers_to():
+  assert ('ops.estimators', 'leave_one_out') in reached()
+  assert ('nn.t5', 'search_step') not in reached()
+
+
+def test_files_and_functions_stay_short():
+  for path in (ROOT / 'rag_jax').rglob('*.py'):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 400 or path.parent.name in ('ops', 'data'), path
+    for node in ast.walk(ast.parse('\n'.join(lines))):
+      if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        body = node.body
+        text = isinstance(body[0], ast.Expr) and isinstance(
+          getattr(body[0], 'value', None), ast.Constant
+        )
+        start = body[0].end_lineno if text else node.lineno
+        assert node.end_lineno - start <= 60, (path.name, node.name)
