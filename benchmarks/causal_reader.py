@@ -32,6 +32,19 @@ PROMPT, CLOSED, ANSWER = 256, 96, 16  # tokens
 TRAINING = 500  # questions for the temperature
 TEMPERATURES = (0.5, 1, 2, 4, 8, 16)
 TEMPLATES = {True: prompts.SMOLLM2_CLOSED_BOOK, False: prompts.SMOLLM2}
+# Name, passages, how answers add up, word for word; closed book and open.
+WAYS = {
+  True: [('closed book', 1, 'token', False)],
+  False: [
+    (f'{name}{", word for word" if copy else ""}', count, kind, copy)
+    for copy in (False, True)
+    for name, count, kind in (
+      ('best passage', 1, 'token'),
+      (f'{PASSAGES} passages by token', PASSAGES, 'token'),
+      (f'{PASSAGES} passages by sequence', PASSAGES, 'sequence'),
+    )
+  ],
+}
 
 read = jax.jit(
   functools.partial(causal_marginals.read, max_length=ANSWER), static_argnums=1
@@ -94,6 +107,32 @@ def search(index, questions):
   return np.maximum(rows, 0), np.where(rows < 0, -1e9, scores)
 
 
+def encode(tokenizer, questions, pages):
+  """Tokens of the prompts, what of them is real, and what may be copied."""
+  found = prompts.encode(
+    tokenizer,
+    TEMPLATES[pages is None],
+    [question.text for question in questions],
+    pages,
+    max_tokens=CLOSED if pages is None else PROMPT,
+  )
+  return map(jnp.asarray, found[:3])
+
+
+def show(values, times):
+  """Prints the measures of each way, and the ms that each part took."""
+  names = {'exact_match': 'EM', 'f1': 'F1'}
+  results = [
+    report.summarise('dev', name, names[metric], np.array(found))
+    for name, own in values.items()
+    for metric, found in own.items()
+  ]
+  print(report.table(results))
+  print('\nms a question')
+  for name, own in times.items():
+    print(f'{np.median(own[1:] or own):9.0f}  {name}')
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--data', required=True)
@@ -124,41 +163,14 @@ def main():
   def answer(batch, closed, chosen, weights):
     """Reads the prompts of a batch and writes in all ways."""
     pages = [[dataset.documents[row] for row in own] for own in chosen]
-    found = prompts.encode(
-      tokenizer,
-      TEMPLATES[closed],
-      [question.text for question in batch],
-      None if closed else pages,
-      max_tokens=CLOSED if closed else PROMPT,
-    )
-    tokens, where, copied = map(jnp.asarray, found[:3])
+    tokens, where, copied = encode(tokenizer, batch, None if closed else pages)
     what = 'closed-book prompt' if closed else f'{PASSAGES} passages'
     memory = timed(f'read {what}', read, params, config, tokens, where)
-    ways = [('closed book', 1, 'token', False)]
-    if not closed:
-      ways = [
-        (f'{name}{", word for word" if copy else ""}', count, kind, copy)
-        for copy in (False, True)
-        for name, count, kind in (
-          ('best passage', 1, 'token'),
-          (f'{PASSAGES} passages by token', PASSAGES, 'token'),
-          (f'{PASSAGES} passages by sequence', PASSAGES, 'sequence'),
-        )
-      ]
-    for name, count, kind, copy in ways:
+    for name, count, kind, copy in WAYS[closed]:
       own = weights[:, :count] / weights[:, :count].sum(1, keepdims=True)
       given = (params, config, memory, own, tokens, copied)
-      yield (
-        name,
-        timed(
-          f'write {name}',
-          write,
-          *given,
-          kind=kind,
-          end=ends[closed],
-          copy=copy,
-        ),
-      )
+      options = {'kind': kind, 'end': ends[closed], 'copy': copy}
+      yield name, timed(f'write {name}', write, *given, **options)
 
   for first in range(0, len(questions), BATCH):
     # The last batch is filled up, so that nothing is compiled again.
@@ -176,20 +188,11 @@ def main():
             value = getattr(text_metrics, metric)(text, question.answers)
             values[name][metric].append(value)
 
-  names = {'exact_match': 'EM', 'f1': 'F1'}
-  results = [
-    report.summarise('dev', name, names[metric], np.array(found))
-    for name, own in values.items()
-    for metric, found in own.items()
-  ]
   print(
     f'{len(questions)} questions, {len(dataset.documents)} documents, '
     f'temperature {temperature}'
   )
-  print(report.table(results))
-  print('\nms a question')
-  for name, own in times.items():
-    print(f'{np.median(own[1:] or own):9.0f}  {name}')
+  show(values, times)
 
 
 if __name__ == '__main__':

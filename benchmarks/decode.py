@@ -260,6 +260,16 @@ def draw_model(size):
   )
 
 
+def share_of_same(own, other):
+  """Share of the docids [B, K, L] of each query that both have found."""
+  return np.mean(
+    [
+      len(set(map(tuple, a.tolist())) & set(map(tuple, b.tolist()))) / len(a)
+      for a, b in zip(np.asarray(own), np.asarray(other), strict=True)
+    ]
+  )
+
+
 def measure(point, flags):
   """Prints the ms a code of each contender, by search."""
   count, size, length, _ = point
@@ -311,18 +321,13 @@ def measure(point, flags):
     times |= median_times(slow, flags) if slow else {}
     cells = [f'{name} {ms / length:.3f}' for name, ms in times.items()]
     peer = 'STATIC' if static else 'free'
-    other = np.asarray(contenders[peer]()) if static else None
     cells.append(f'| ours/{peer} {times["ours"] / times[peer]:.2f}')
     cells.append(f'edges/{peer} {times["edges"] / times[peer]:.2f}')
     if 'binary' in times:
       cells.append(f'ours/binary {times["ours"] / times["binary"]:.3f}')
-    if other is not None:
-      own = np.asarray(contenders['ours']())
-      same = [
-        len(set(map(tuple, a.tolist())) & set(map(tuple, b.tolist()))) / beams
-        for a, b in zip(own, other, strict=True)
-      ]
-      cells.append(f'same {np.mean(same):.2f}')
+    if static:
+      same = share_of_same(contenders['ours'](), contenders['STATIC']())
+      cells.append(f'same {same:.2f}')
     print(
       f'  batch {batch:>2} beam {beams:>2}: ' + '  '.join(cells), flush=True
     )

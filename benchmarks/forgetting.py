@@ -83,6 +83,25 @@ def read(flags):
   return documents, *sets
 
 
+def show(rows):
+  """Prints a line a run and depth, of what `continual` has measured."""
+  heads = ('old before', 'old after', 'new', 'average', 'forgotten', 'learned')
+  print(f'{"":<20}{"":>8}' + ''.join(f'{head:>12}' for head in heads))
+  for name, run in rows.items():
+    for k, hits in run.items():
+      found = forgetting.summarise(hits)
+      values = (
+        hits[0, 0],
+        hits[1, 0],
+        hits[1, 1],
+        found.average,
+        found.forgetting,
+        found.learning,
+      )
+      cells = ''.join(f'{value:>12.3f}' for value in values)
+      print(f'{name:<20}{f"Hits@{k}":>8}' + cells)
+
+
 def main():
   parser = argparse.ArgumentParser()
   for name in ('data', 'questions', 'train_questions'):
@@ -141,21 +160,7 @@ def main():
     f'{len(sessions) - new:,} old documents, {new:,} new; questions: '
     f'{len(train.vectors):,} to train on, {len(test.vectors):,} to test'
   )
-  heads = ('old before', 'old after', 'new', 'average', 'forgotten', 'learned')
-  print(f'{"":<20}{"":>8}' + ''.join(f'{head:>12}' for head in heads))
-  for name, run in rows.items():
-    for k, hits in run.items():
-      found = forgetting.summarise(hits)
-      values = (
-        hits[0, 0],
-        hits[1, 0],
-        hits[1, 1],
-        found.average,
-        found.forgetting,
-        found.learning,
-      )
-      cells = ''.join(f'{value:>12.3f}' for value in values)
-      print(f'{name:<20}{f"Hits@{k}":>8}' + cells)
+  show(rows)
   print(f'{time.perf_counter() - begin:.0f} s')
 
 

@@ -26,6 +26,39 @@ def step_fn(params, cache, frontier):
   return jnp.einsum('bd,bkcd->bkc', query, table[frontier.children]), cache
 
 
+def draw(count, width):
+  """Tokens and unit vectors of documents that are about 500 topics."""
+  rng = np.random.default_rng(0)
+  centres = rng.normal(size=(500, width))
+  vectors = centres[rng.integers(500, size=count)]
+  vectors = (vectors + rng.normal(size=vectors.shape)).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+  return rng.integers(1, 30_000, (count, 64)).astype(np.int32), vectors
+
+
+def show(times):
+  """Prints ms of the first and of later times, and the share of hits."""
+  hits = statistics.mean(times.pop('found at once'))
+  for name, values in times.items():
+    first, rest = values[0] * 1e3, statistics.median(values[1:]) * 1e3
+    print(f'{name:<16} first {first:8.1f} ms, then {rest:6.1f} ms')
+  print(f'new documents found first by their own vector: {hits:.3f}')
+
+
+def node_vectors(index, vectors):
+  """The normalised sums below each node, with room for as many documents."""
+  padded = np.zeros((2 * len(vectors), vectors.shape[1]), np.float32)
+  padded[: len(vectors)] = vectors
+  table = tries.sum_below(index.index.trie, jnp.asarray(padded))
+  return table / jnp.maximum(jnp.linalg.norm(table, axis=1)[:, None], 1e-6)
+
+
+def since(begin, arrays):
+  """Seconds until the arrays are there."""
+  jax.block_until_ready(arrays)
+  return time.perf_counter() - begin
+
+
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--documents', type=int, default=100_000)
@@ -33,13 +66,8 @@ def main():
   parser.add_argument('--width', type=int, default=384)
   parser.add_argument('--rounds', type=int, default=7)
   flags = parser.parse_args()
-  rng = np.random.default_rng(0)
   count = flags.documents + flags.change * flags.rounds
-  centres = rng.normal(size=(500, flags.width))
-  vectors = centres[rng.integers(500, size=count)]
-  vectors = (vectors + rng.normal(size=vectors.shape)).astype(np.float32)
-  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-  tokens = rng.integers(1, 30_000, (count, 64)).astype(np.int32)
+  tokens, vectors = draw(count, flags.width)
   config = docids.DocidConfig(
     scheme='residual_kmeans', branching=256, num_levels=3
   )
@@ -47,10 +75,7 @@ def main():
   index = live.build(
     tokens[:start], vectors[:start], config, capacity=2 * start
   )
-  padded = np.zeros((2 * start, flags.width), np.float32)
-  padded[:start] = vectors[:start]
-  table = tries.sum_below(index.index.trie, jnp.asarray(padded))
-  table = table / jnp.maximum(jnp.linalg.norm(table, axis=1)[:, None], 1e-6)
+  table = node_vectors(index, vectors[:start])
   traced = []
 
   @jax.jit
@@ -73,16 +98,13 @@ def main():
     rows = slice(start + turn * flags.change, start + (turn + 1) * flags.change)
     for name, donate in (('add and keep', False), ('add', True)):
       begin = time.perf_counter()
-      grown, change = live.add(
-        index, tokens[rows], vectors[rows], donate=donate
-      )
-      jax.block_until_ready(grown.index)
-      times[name].append(time.perf_counter() - begin)
+      new = tokens[rows], vectors[rows]
+      grown, change = live.add(index, *new, donate=donate)
+      times[name].append(since(begin, grown.index))
     index = grown
     begin = time.perf_counter()
     table = node_table.update(table, change, vectors[rows], donate=True)
-    jax.block_until_ready(table)
-    times['table follows'].append(time.perf_counter() - begin)
+    times['table follows'].append(since(begin, table))
     query = jnp.asarray(vectors[rows][:32])
     found = np.asarray(search(table, index.index.trie, query).documents)
     hits = (found[:, 0] == change.documents[:32]).mean()
@@ -90,19 +112,13 @@ def main():
     gone = change.documents[: flags.change // 2]
     begin = time.perf_counter()
     index, change = live.delete(index, gone)
-    jax.block_until_ready(index.index)
-    times['delete'].append(time.perf_counter() - begin)
+    times['delete'].append(since(begin, index.index))
     begin = time.perf_counter()
     table = node_table.update(table, change, donate=True)
-    jax.block_until_ready(table)
-    times['table follows it'].append(time.perf_counter() - begin)
+    times['table follows it'].append(since(begin, table))
     found = search(table, index.index.trie, query)
     assert not np.isin(np.asarray(found.documents), gone)[found.where].any()
-  hits = statistics.mean(times.pop('found at once'))
-  for name, values in times.items():
-    first, rest = values[0] * 1e3, statistics.median(values[1:]) * 1e3
-    print(f'{name:<16} first {first:8.1f} ms, then {rest:6.1f} ms')
-  print(f'new documents found first by their own vector: {hits:.3f}')
+  show(times)
   print(f'search compiled {len(traced)} times in {2 * flags.rounds} calls')
 
 

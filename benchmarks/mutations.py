@@ -58,7 +58,15 @@ def run(mutation: Mutation, folder: pathlib.Path, cache: pathlib.Path) -> bool:
     )
   path.write_text(text.replace(mutation.old, mutation.new))
   try:
-    command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider']
+    command = [
+      sys.executable,
+      '-m',
+      'pytest',
+      '-x',
+      '-q',
+      '-p',
+      'no:cacheprovider',
+    ]
     environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
     found = subprocess.run(
       command + mutation.tests.split(),

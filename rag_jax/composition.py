@@ -14,6 +14,7 @@ from rag_jax.readers import base
 LOSSES = tuple(objective.TERMS)
 # Operators with a regulariser whose weights sum to one.
 FENCHEL_YOUNG = ('softmax', 'sparsemax', 'entmax15', 'entmax')
+RELEVANCE = 'says how relevant a passage is'
 
 
 def reader_of(config: Any) -> base.Reader:
@@ -103,22 +104,20 @@ def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
 
 def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
   reader, kind = reader_of(config), config.reader.kind
+  again = 'reader.reranks=True' if reader.relevance else 'reader.kind=bert'
   needs = {
-    'relevance': (reader.relevance, 'says how relevant a passage is'),
-    'null_document': (reader.relevance, 'says how relevant a passage is'),
-    'reranking': (
-      config.reader.reranks or None,
-      'ranks again (reader.reranks)',
-    ),
-    'adist': (reader.attention, 'attends to all passages, as fid and t5 do'),
-    'emdr2_token': (not reader.points or None, 'writes token by token'),
+    'relevance': (reader.relevance, RELEVANCE, 'reader.kind=bert'),
+    'null_document': (reader.relevance, RELEVANCE, 'reader.kind=bert'),
+    'reranking': (config.reader.reranks, 'ranks again', again),
+    'adist': (reader.attention, 'attends to all passages', 'reader.kind=fid'),
+    'emdr2_token': (not reader.points, 'writes', 'reader.kind=fid'),
   }
-  for loss, (has, what) in needs.items():
-    if stage.weight(loss) and has is None:
+  for loss, (has, what, remedy) in needs.items():
+    if stage.weight(loss) and not has:
       raise ValueError(
         f'{field}.losses.{loss} needs a reader that {what}, got reader.kind '
-        f'{kind!r}. Set --config.{field}.losses.{loss}=0 or '
-        '--config.reader.kind to another.'
+        f'{kind!r} with reader.reranks={config.reader.reranks}. Set '
+        f'--config.{field}.losses.{loss}=0 or --config.{remedy}.'
       )
   if stage.weight('null_document') and not config.reader.null_document:
     raise ValueError(
@@ -163,9 +162,13 @@ def _check_estimator(config: Any, field: str, stage: stages.Stage) -> None:
     'expected_utility': (1, size),
     'top_k': (1, size),
   }.get(stage.estimator, (1, stage.samples))
-  if not least <= stage.samples <= most:
-    raise ValueError(
-      f'{field}.samples must be from {least} to {most} for the estimator '
-      f'{stage.estimator!r} with {size} documents read, got {stage.samples}. '
-      f'Set --config.{field}.samples or --config.{field}.read_size.'
-    )
+  if least <= stage.samples <= most:
+    return
+  remedy = f'samples={min(max(stage.samples, least), most)}'
+  if least > most:  # a set needs a document that is not drawn
+    remedy = f'read_size={least + 1}'
+  raise ValueError(
+    f'{field}.samples must be from {least} to {most} for the estimator '
+    f'{stage.estimator!r} with {size} documents read, got {stage.samples}. '
+    f'Set --config.{field}.{remedy}.'
+  )

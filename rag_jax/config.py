@@ -133,6 +133,14 @@ def default() -> ml_collections.ConfigDict:
   return values.lock()
 
 
+class Ordered(ml_collections.ConfigDict):
+  """Values that keep their order, and so do copies of them."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    """Takes what an `ml_collections.ConfigDict` does."""
+    super().__init__(*args, **kwargs | {'sort_keys': False})
+
+
 def stages(**named: dict[str, Any]) -> ml_collections.ConfigDict:
   """Stages of an experiment file, in order, every field open to flags.
 
@@ -157,7 +165,7 @@ def stages(**named: dict[str, Any]) -> ml_collections.ConfigDict:
       values['trains']
     )
     found[name] = ml_collections.ConfigDict(values)
-  return ml_collections.ConfigDict(found, sort_keys=False)
+  return Ordered(found)
 
 
 def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
@@ -187,6 +195,7 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   named = values.pop('stages', None)
   config = _fill(Config, values, prefix='')
   if named is not None:
+    _check_group(named, 'stages', 'joint.steps')
     own = tuple((name, _stage(name, fields)) for name, fields in named.items())
     config = dataclasses.replace(config, stages=own)
   _ = config.model  # checks values that must go together
@@ -203,12 +212,15 @@ def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
   known = {field.name: field for field in dataclasses.fields(training.Stage)}
   filled: dict[str, Any] = {}
   prefix = f'stages.{name}.'
+  _check_group(fields, prefix[:-1], 'steps')
   for field, value in fields.items():
     _check_name(known, field, prefix)
     if field in NAMED:
-      own = dict(value)
-      for key in own:
+      _check_group(value, f'{prefix}{field}', NAMED[field][0])
+      own = {}
+      for key, weight in value.items():
         _check_name(dict.fromkeys(NAMED[field]), key, f'{prefix}{field}.')
+        own[key] = _cast(weight, 0.0, f'{prefix}{field}.{key}')
       filled[field] = tuple(
         (key, own[key]) for key in NAMED[field] if own.get(key)
       )
@@ -297,6 +309,14 @@ def _check_name(fields: dict[str, Any], name: str, prefix: str) -> None:
   raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
 
 
+def _check_group(value: Any, name: str, first: str) -> None:
+  if not isinstance(value, dict):
+    raise ValueError(
+      f"config field '{name}' is a group, got {value!r}. Set one of its "
+      f"fields, such as '{name}.{first}'."
+    )
+
+
 def _fill(cls: type, values: dict[str, Any], *, prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(cls)}
   filled = {}
@@ -304,12 +324,8 @@ def _fill(cls: type, values: dict[str, Any], *, prefix: str) -> Any:
     _check_name(fields, name, prefix)
     start = fields[name].default
     if dataclasses.is_dataclass(start):
-      if not isinstance(value, dict):
-        raise ValueError(
-          f"config field '{prefix}{name}' is a group, got {value!r}. Set one "
-          f"of its fields, such as '{prefix}{name}."
-          f"{dataclasses.fields(start)[0].name}'."
-        )
+      first = dataclasses.fields(start)[0].name
+      _check_group(value, f'{prefix}{name}', first)
       filled[name] = _fill(type(start), value, prefix=f'{prefix}{name}.')
     else:
       filled[name] = _cast(value, start, f'{prefix}{name}')

@@ -136,7 +136,7 @@ def left_out(trace: Trace) -> jax.Array:
     return scores.sum(-1)
 
   scores = jax.lax.map(one, jnp.moveaxis(weights, 1, 0))  # [R, B]
-  return jax.lax.stop_gradient(jnp.maximum(scores.T, traces.LEAST))
+  return jax.lax.stop_gradient(scores.T)
 
 
 def _adist(trace: Trace) -> jax.Array:

@@ -73,7 +73,7 @@ class Stage:
       for key, value in pairs:
         if not value >= 0:
           raise ValueError(
-            f'stages.{name}.{key} must be at least 0, got {value}. '
+            f'stages.STAGE.{name}.{key} must be at least 0, got {value}. '
             f'Set --config.stages.STAGE.{name}.{key}.'
           )
       kept = tuple((key, float(value)) for key, value in pairs if value)
@@ -83,7 +83,7 @@ class Stage:
       if getattr(self, name) < 1:
         raise _error(name, 'at least 1', getattr(self, name))
     for name in ('steps', 'read_size', 'passage_tokens', 'learning_rate'):
-      if getattr(self, name) < 0:
+      if not getattr(self, name) >= 0:
         raise _error(name, 'at least 0', getattr(self, name))
     if not self.temperature > 0:
       raise _error('temperature', 'above 0', self.temperature)
@@ -105,11 +105,10 @@ class Stage:
       if name not in COMPONENTS:
         raise _error('trains', f'of {", ".join(COMPONENTS)}', repr(name))
     if self.data and self.candidates != 'gold':
-      raise _error(
-        'candidates',
-        "'gold' where stages.STAGE.data names other documents, which no "
-        'search finds',
-        repr(self.candidates),
+      raise ValueError(
+        "stages.STAGE.candidates must be 'gold' where stages.STAGE.data names "
+        f'other documents, which no search finds, got {self.candidates!r}. '
+        'Set --config.stages.STAGE.candidates=gold.'
       )
 
   def weight(self, loss: str) -> float:

@@ -72,19 +72,23 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     np.asarray(queries),
     np.asarray(tokens.gold),
   )
+  note = f'{split}: {len(questions)} questions, untrained vectors'
+  return f'{statistics.table(found)}\n\n{note}\n{_save(found, folder)}'
+
+
+def _save(rows: list[statistics.Row], folder: pathlib.Path) -> str:
+  """Writes docids.json and docids.png, and says what came of the picture."""
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / 'docids.json'
   partial = path.with_suffix('.partial')
-  text = json.dumps([dataclasses.asdict(row) for row in found], indent=1)
+  text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
   partial.write_text(text + '\n', encoding='utf-8')
   os.replace(partial, path)
-  notes = [f'{split}: {len(questions)} questions, untrained vectors']
   try:
-    draw(found, folder / 'docids.png')
-    notes.append(f'picture: {folder / "docids.png"}')
+    draw(rows, folder / 'docids.png')
   except ImportError:
-    notes.append("for a picture, pip install '.[dev]'")
-  return statistics.table(found) + '\n\n' + '\n'.join(notes)
+    return "for a picture, pip install '.[dev]'"
+  return f'picture: {folder / "docids.png"}'
 
 
 def draw(rows: list[statistics.Row], path: pathlib.Path) -> None:

@@ -18,9 +18,9 @@ from rag_jax.index import index as indexes
 from rag_jax.ops import sampling
 from rag_jax.readers import base
 
-# A document that lacks the answer counts as one under which it has this
-# likelihood, wherever documents are compared by what the reader says of them.
-LEAST = -20.0  # nats
+# A document that lacks the answer counts as this much less likely to give it
+# than the best document, wherever documents are compared by likelihood.
+LACKS = -20.0  # nats
 
 
 class Trace:
@@ -295,9 +295,12 @@ class Trace:
     return scores + jax.lax.stop_gradient(own - scores)
 
   def teacher_likelihoods(self) -> jax.Array:
-    """Likelihoods for comparing documents, float32[B, R], at least LEAST."""
-    own = jnp.where(self.holds, self.likelihoods, LEAST)
-    return jax.lax.stop_gradient(jnp.maximum(own, LEAST))
+    """Likelihoods for comparing documents, float32[B, R], all finite."""
+    known = jnp.where(self.holds, self.likelihoods, base.IMPOSSIBLE)
+    best = jnp.max(known, axis=1, keepdims=True)
+    best = jnp.where(self.holds.any(1)[:, None], best, 0.0)
+    own = jnp.where(self.holds, self.likelihoods, best + LACKS)
+    return jax.lax.stop_gradient(own)
 
 
 def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:

@@ -1,4 +1,5 @@
 import atexit
+import collections
 import importlib.metadata
 import json
 import os
@@ -165,3 +166,161 @@ def small_batch(small_tokens):
     gold=jax.numpy.arange(4)[:, None],
     where=jax.numpy.ones(4, bool),
   )
+
+
+@pytest.fixture(scope='session')
+def write_tokenizer():
+  """Writes a tokenizer of word pieces, the same from run to run."""
+  import tokenizers as hf
+  from tokenizers import models, normalizers, pre_tokenizers, processors
+
+  def write(path, texts, *, special, frame, size=200):
+    normalizer = normalizers.BertNormalizer()
+    splitter = pre_tokenizers.BertPreTokenizer()
+    # What the trainer of the library learns differs from run to run.
+    counts = collections.Counter(
+      word
+      for text in texts
+      for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    )
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    letters = sorted(set(''.join(words)))
+    inner = [f'##{letter}' for letter in letters]
+    pieces = dict.fromkeys([*special, '[UNK]', *letters, *inner, *words])
+    vocabulary = {piece: i for i, piece in enumerate(list(pieces)[:size])}
+    tokenizer = hf.Tokenizer(models.WordPiece(vocabulary, unk_token='[UNK]'))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.add_special_tokens([*special, '[UNK]'])
+    tokenizer.post_processor = processors.TemplateProcessing(
+      single=' '.join([*frame[:-1], '$A', frame[-1]]),
+      special_tokens=[(t, tokenizer.token_to_id(t)) for t in frame],
+    )
+    tokenizer.save(str(path))
+
+  return write
+
+
+@pytest.fixture(scope='session')
+def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
+  """A folder as BERTs are published in; its weights know 200 tokens."""
+  from rag_jax.data import formats, pipeline
+  from rag_jax.nn import bert, bert_weights, weights
+
+  folder = tmp_path_factory.mktemp('published')
+  sizes = bert.BertConfig(
+    vocab_size=200,
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    hidden=16,
+    max_positions=64,
+  )
+  params = bert.init(jax.random.key(0), sizes)
+  state = bert_weights.to_state_dict(params, sizes)
+  weights.write(folder / 'model.safetensors', state)
+  described = {
+    'model_type': 'bert',
+    'hidden_act': 'gelu',
+    'vocab_size': sizes.vocab_size,
+    'hidden_size': sizes.width,
+    'num_hidden_layers': sizes.num_layers,
+    'num_attention_heads': sizes.num_heads,
+    'intermediate_size': sizes.hidden,
+    'max_position_embeddings': sizes.max_positions,
+    'type_vocab_size': sizes.num_segments,
+    'layer_norm_eps': sizes.epsilon,
+  }
+  (folder / 'config.json').write_text(json.dumps(described))
+  dataset = formats.load(str(tiny_folder))
+  texts = [pipeline.document_text(d) for d in dataset.documents]
+  texts += [q.text for split in dataset.splits.values() for q in split]
+  frame = ['[CLS]', '[SEP]']
+  path = folder / 'tokenizer.json'
+  write_tokenizer(path, texts, special=['[PAD]', *frame], frame=frame)
+  return str(folder)
+
+
+@pytest.fixture(scope='session')
+def published_values(tiny_values, published_bert):
+  """An experiment that searches, reads, then does both, on published weights."""
+  sizes = {
+    'width': 16,
+    'num_layers': 2,
+    'num_heads': 2,
+    'hidden': 16,
+    'weights': published_bert,
+    'frozen_layers': 1,
+  }
+  own = {'steps': 2, 'batch_size': 8}
+  search = {'docid': 1.0, 'ranking': 1.0}
+  reading = {'answer': 1.0, 'relevance': 1.0}
+  everything = search | reading | {'reranking': 1.0, 'null_document': 1.0}
+  return tiny_values | {
+    'data': tiny_values['data']
+    | {
+      'tokenizer': published_bert,
+      'max_vector_tokens': 24,
+      'max_query_words': 6,
+    },
+    'query_encoder': sizes,
+    'id_decoder': {'num_layers': 0},
+    'search': {
+      'beam_size': 12,
+      'read_size': 3,
+      'scoring': 'absolute',
+      'lexical_weight': 0.3,
+    },
+    'ranker': {'docid_weight': 0.0, 'vector_weight': 10.0},
+    'reader': sizes
+    | {
+      'kind': 'bert',
+      'max_answer_tokens': 4,
+      'null_document': True,
+      'reranks': True,
+    },
+    'train': tiny_values['train'] | {'head_lr_multiplier': 10.0},
+    'stages': {
+      'search': own
+      | {
+        'losses': search,
+        'trains': {'query_encoder': 1.0, 'id_decoder': 1.0, 'ranker': 1.0},
+      },
+      'reading': own
+      | {
+        'candidates': 'gold+negative',
+        'losses': reading,
+        'trains': {'reader': 1.0},
+      },
+      'joint': own | {'losses': everything, 'read_size': 2},
+    },
+  }
+
+
+@pytest.fixture(scope='session')
+def published_run(published_values, tmp_path_factory):
+  """A run on published weights: configuration, workdir and results."""
+  from rag_jax import config as configs
+  from rag_jax import train
+
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
+  config = configs.build(published_values)
+  return config, workdir, train.run(config, workdir)
+
+
+@pytest.fixture(scope='session')
+def published_prepared(published_run):
+  """What that run started from, as its workdir holds it."""
+  from rag_jax import workdir as workdirs
+
+  config, workdir, _ = published_run
+  return workdirs.open(config, workdir)
+
+
+@pytest.fixture(scope='session')
+def published_system(published_run):
+  """What that run has come to."""
+  from rag_jax import loading
+
+  _, workdir, _ = published_run
+  return loading.load(workdir)

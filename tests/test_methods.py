@@ -31,22 +31,27 @@ SMALL = {'num_layers': 1, 'num_heads': 2, 'hidden': 16}
 WIDTH = {'width': 16}
 
 
-def commands():
-  """The flags of every command behind the marker, by the name of its run."""
-  blocks = re.findall(
-    r'```bash\n(.*?)```', PAGE.split('<!-- methods -->')[1], flags=re.DOTALL
-  )
+def commands(text):
+  """The flags of every command of launch.py in a page."""
+  blocks = re.findall(r'```bash\n(.*?)```', text, flags=re.DOTALL)
   lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
-  found = {}
-  for line in lines:
-    words = shlex.split(line)
-    if words[:2] == ['python', 'launch.py']:
-      named = dict(word.split('=', 1) for word in words[2:])
-      found[pathlib.Path(named['--workdir']).name] = words[2:]
-  return found
+  words = [shlex.split(line) for line in lines]
+  return [own[2:] for own in words if own[:2] == ['python', 'launch.py']]
 
 
-COMMANDS = commands()
+def run_of(words):
+  """The name of a command's workdir."""
+  flags = dict(word.split('=', 1) for word in words)
+  return pathlib.Path(flags['--workdir']).name
+
+
+COMMANDS = commands(PAGE.split('<!-- methods -->')[1])
+OTHERS = [
+  words
+  for page in ('README.md', 'docs/results.md')
+  for words in commands((ROOT / page).read_text(encoding='utf-8'))
+  if any(word.startswith('--config=') for word in words)
+]
 
 
 def table(first):
@@ -191,11 +196,16 @@ def moved(before, after):
   }
 
 
-@pytest.mark.parametrize('name', COMMANDS)
+@pytest.mark.parametrize('words', OTHERS, ids=' '.join)
+def test_other_pages_have_commands_that_build(words, parse):
+  assert configs.build(parse(words)).steps > 0
+
+
+@pytest.mark.parametrize('words', COMMANDS, ids=run_of)
 def test_a_method_trains(
-  name, parse, tiny_folder, language_model, prepare, monkeypatch
+  words, parse, tiny_folder, language_model, prepare, monkeypatch
 ):
-  values = parse(COMMANDS[name])
+  values = parse(words)
   config = shrink(values, tiny_folder, language_model)
   prepared = prepare(config)
   # One device and one program: the step is the same, and is compiled sooner.

@@ -186,27 +186,38 @@ def fit(
     )
     codes = rq_vae.encode(quantiser, vectors)
   else:
-    centres, codes = codebooks.residual_kmeans(
-      vectors,
-      config.num_levels,
-      config.branching,
-      iterations=config.iterations,
-      train_rows=config.train_rows,
-      seed=seed,
-    )
-    if config.scheme == 'learned':
-      centres = learned.fit(
-        centres,
-        vectors,
-        queries,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=seed,
-      )
-      codes = codebooks.encode_residual(centres, vectors)
+    centres, codes = _fit_residual(vectors, config, queries, seed)
     quantiser = {'centres': centres}
   return append_uniqueness(codes), quantiser
+
+
+def _fit_residual(
+  vectors: np.ndarray,
+  config: DocidConfig,
+  queries: tuple[np.ndarray, np.ndarray] | None,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Centres of residual k-means, learned further if so named, and codes."""
+  centres, codes = codebooks.residual_kmeans(
+    vectors,
+    config.num_levels,
+    config.branching,
+    iterations=config.iterations,
+    train_rows=config.train_rows,
+    seed=seed,
+  )
+  if config.scheme == 'learned':
+    centres = learned.fit(
+      centres,
+      vectors,
+      queries,
+      steps=config.steps,
+      batch_size=config.batch_size,
+      learning_rate=config.learning_rate,
+      seed=seed,
+    )
+    codes = codebooks.encode_residual(centres, vectors)
+  return centres, codes
 
 
 def encode(

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,34 +59,23 @@ def fit(
     groups[split] = np.arange(len(split))
     owners = groups[node]
     if len(codes) == 0:
-      means, labels = clustering.kmeans(
+      means, labels = _split_root(
         vectors,
         branching,
         iterations=iterations,
         train_rows=train_rows,
         seed=seed,
       )
-      missing = branching - len(means)
-      means = np.pad(means, ((0, missing), (0, 0)))[None]
     else:
-      means = np.zeros((len(split), branching, width), np.float32)
-      labels = np.full(count, -1, np.int32)
-      most_rows = min(ROWS, count)
-      # As many as fit with twice the rows of the smallest that is split.
-      most_groups = max(most_rows // (2 * leaf_size + 2), 1)
-      ends = _runs(sizes[split], most_rows, most_groups)
-      for run, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
-        inside = (owners >= begin) & (owners < end)
-        means[begin:end], some = clustering.kmeans_groups(
-          on_device,
-          np.where(inside, owners - begin, -1),
-          branching,
-          iterations=iterations,
-          seed=seed + total + run,
-          most_groups=most_groups,
-          most_rows=most_rows,
-        )
-        labels[inside] = some[inside]
+      means, labels = _split_groups(
+        on_device,
+        owners,
+        sizes[split],
+        branching=branching,
+        leaf_size=leaf_size,
+        iterations=iterations,
+        seed=seed + total,
+      )
     labels = _split_evenly(owners, labels, branching)
     inside = owners >= 0
     place = np.where(inside, owners * branching + labels, -1)
@@ -113,6 +103,62 @@ def fit(
   if not codes:
     return np.zeros((count, 0), np.int32), tree
   return np.stack(codes, axis=1).astype(np.int32), tree
+
+
+def _split_root(
+  vectors: np.ndarray, branching: int, **options: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """K-means of all vectors; as `_split_groups`, with one group."""
+  means, labels = clustering.kmeans(vectors, branching, **options)
+  missing = branching - len(means)
+  return np.pad(means, ((0, missing), (0, 0)))[None], labels
+
+
+def _split_groups(
+  vectors: jax.Array,
+  owners: np.ndarray,
+  sizes: np.ndarray,
+  *,
+  branching: int,
+  leaf_size: int,
+  iterations: int,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """K-means within each group, a run of groups at a time.
+
+  Args:
+    vectors: float32[N, D].
+    owners: int[N], the group of each, -1 = none.
+    sizes: int[G], vectors in each group.
+    branching: clusters a group, at most.
+    leaf_size: groups are larger than this.
+    iterations: of each k-means.
+    seed: of k-means; the next run of groups has the next.
+
+  Returns:
+    Centres float32[G, branching, D], and the cluster of each vector within its
+    group, int32[N], -1 = none.
+  """
+  count, width = vectors.shape
+  means = np.zeros((len(sizes), branching, width), np.float32)
+  labels = np.full(count, -1, np.int32)
+  most_rows = min(ROWS, count)
+  # As many as fit with twice the rows of the smallest that is split.
+  most_groups = max(most_rows // (2 * leaf_size + 2), 1)
+  ends = _runs(sizes, most_rows, most_groups)
+  for run, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+    inside = (owners >= begin) & (owners < end)
+    means[begin:end], some = clustering.kmeans_groups(
+      vectors,
+      np.where(inside, owners - begin, -1),
+      branching,
+      iterations=iterations,
+      seed=seed + run,
+      most_groups=most_groups,
+      most_rows=most_rows,
+    )
+    labels[inside] = some[inside]
+  return means, labels
 
 
 def _runs(sizes: np.ndarray, most_rows: int, most_groups: int) -> list[int]:

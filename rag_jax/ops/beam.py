@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.ops import edge_scores, reads, trie_nodes
+from rag_jax.ops import beam_ends, edge_scores, reads
 from rag_jax.ops import trie as tries
 
 DEAD = edge_scores.DEAD  # score of a beam that holds no document
@@ -145,17 +145,10 @@ def search(
       nodes = first + offsets
     beams = tries.descend(trie, level, beams, nodes, codes)
     history.append((parents, codes))
-  where = (scores > DEAD / 2) & beams.ended
-  leaves = jnp.where(where, beams.nodes, 0)
-  found = types.Candidates(
-    documents=jnp.where(where, trie_nodes.documents(trie, leaves), 0),
-    codes=jnp.where(where[..., None], _spell(trie, beams, history), 0),
-    scores=jnp.where(where, scores, DEAD),
-    where=where,
-  )
+  found = beam_ends.candidates(trie, beams, scores, history)
   if len(history) < steps:  # tails have changed the order
     found = reorder(found, jax.lax.top_k(found.scores, scores.shape[1])[1])
-  return _pad(found, beam_size)
+  return beam_ends.pad(found, beam_size)
 
 
 def score(
@@ -366,34 +359,3 @@ def _allow(
         f'{int(np.argmax(empty))}. Leave it out to allow all.'
       )
   return tries.allow(trie, jnp.asarray(allowed))
-
-
-def _spell(trie: tries.Trie, beams: tries.Beams, history: list) -> jax.Array:
-  """Docids of beams that have ended, int32[B, K, L]: what was chosen, the rest.
-
-  A beam that has ended before the others has chosen the codes of its tail.
-  """
-  codes: list[jax.Array] = []
-  places = jnp.broadcast_to(jnp.arange(beams.nodes.shape[1]), beams.nodes.shape)
-  for parents, chosen in reversed(history):
-    codes.append(reads.take(chosen, places))
-    places = reads.take(parents, places)
-  rest = trie_nodes.rest(trie, jnp.where(beams.ended, beams.nodes, 0))
-  return jnp.concatenate([jnp.stack(codes[::-1], axis=-1), rest], axis=-1)
-
-
-def _pad(candidates: types.Candidates, size: int) -> types.Candidates:
-  """Adds places that hold no document."""
-  more = size - candidates.where.shape[1]
-
-  def pad(x, value):
-    widths = [(0, 0)] * x.ndim
-    widths[1] = (0, more)
-    return jnp.pad(x, widths, constant_values=value)
-
-  return types.Candidates(
-    documents=pad(candidates.documents, 0),
-    codes=pad(candidates.codes, 0),
-    scores=pad(candidates.scores, DEAD),
-    where=pad(candidates.where, False),
-  )

@@ -28,6 +28,7 @@ import numpy as np
 
 from rag_jax.ops import docid_layout, docid_packing, reads, trie_nodes
 
+# Users know them by these names.
 Trie = trie_nodes.Trie
 Beams = trie_nodes.Beams
 Frontier = trie_nodes.Frontier
