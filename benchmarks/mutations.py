@@ -31,20 +31,506 @@ class Mutation(NamedTuple):
   harmless: str = ''  # why it changes nothing, if it does not
 
 
-OBJECTIVE = 'tests/test_objective.py'
-FORWARD = 'tests/test_forward.py'
-TRAIN = 'tests/test_train.py'
-STAGES = 'tests/test_stages.py'
-OPTIMIZER = 'tests/test_optimizer.py'
-COMPOSITION = 'tests/test_composition.py'
-EVALUATE = 'tests/test_evaluate.py'
-PUBLISHED = 'tests/test_published_run.py'
-SYSTEM = 'tests/test_system.py'
-STORE = 'tests/test_store.py'
-READERS = 'tests/readers'
-INDEX = 'tests/index'
+LOSSES = ' '.join(
+  f'tests/test_{name}.py'
+  for name in ('objective', 'reader_terms', 'ranking_terms', 'trace', 'forward')
+)
+TRAIN = ' tests/test_step.py tests/test_optimizer.py tests/test_train.py'
+PUBLISHED = ' tests/test_published_run.py tests/test_published_stages.py'
+CONFIG = (
+  ' tests/test_config.py tests/test_composition.py tests/test_remedies.py'
+)
+STORE = ' tests/test_store.py tests/test_workdir.py'
+SYSTEM = ' tests/test_system.py'
+REPORT = ' tests/test_report.py'
+DATA = ' tests/data/test_pipeline.py'
+READERS = ' tests/readers'
+COMPONENTS = ' tests/components'
+INDEX = ' tests/index/test_live_trained.py tests/index/test_live.py'
 
-MUTATIONS: tuple[Mutation, ...] = ()
+MUTATIONS: tuple[Mutation, ...] = (
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'nll = -(trace.posterior * trace.reading.docid).sum(1)',
+    'nll = (trace.posterior * trace.reading.docid).sum(1)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'scores = self.likelihoods + self.reading.scores',
+    'scores = -self.likelihoods + self.reading.scores',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'jax.nn.softmax(jnp.where(self.holds, scores, base.IMPOSSIBLE))',
+    'jax.nn.softmax(scores)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'return metrics.total(nll, readable.any(1) & trace.batch.where)',
+    'return metrics.total(nll, readable.any(1))',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'readable = trace.holds & (reading.weights > 0)',
+    'readable = trace.holds',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'reading.weights, trace.likelihoods, where=trace.holds',
+    'reading.weights, trace.likelihoods, where=reading.where',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py', 'return 1.0 - utility', 'return utility', LOSSES
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'return -trace.teacher_likelihoods()',
+    'return trace.teacher_likelihoods()',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'others = where[:, None] & ~jnp.eye(size, dtype=bool)',
+    'others = where[:, None] | jnp.eye(size, dtype=bool)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'rng, z, 1 - c, k=s.samples',
+    'rng, z, c, k=s.samples',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/reader_terms.py',
+    'token_where=trace.token_where,\n    )\n  else',
+    'token_where=None,\n    )\n  else',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/objective.py',
+    'stage.weight(name) * value / jnp.maximum(counts[name], 1.0)',
+    'value / jnp.maximum(counts[name], 1.0)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/objective.py', 'if stage.weight(name)\n', 'if True\n', LOSSES
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'others = trace.compared & ~trace.is_gold\n  gold',
+    'others = trace.compared\n  gold',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'margin=trace.stage.margin,',
+    'margin=-trace.stage.margin,',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'gap = trace.stage.margin * (best[:, 0] - best[:, 1])',
+    'gap = trace.stage.margin * (best[:, 1] - best[:, 0])',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'rest = where & ~is_gold & ~answers',
+    'rest = where & ~is_gold',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'jax.nn.softplus(-odds)',
+    'jax.nn.softplus(odds)',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'everything = jnp.logaddexp(everything, 0.0)',
+    'everything = jnp.logaddexp(everything, 1.0)',
+    LOSSES + PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'return metrics.total(nll, trace.has_gold & is_gold.any(1))',
+    'return metrics.total(nll, trace.has_gold)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'return metrics.total(-scores[:, 0], trace.index.alive[rows])',
+    'return metrics.total(scores[:, 0], trace.index.alive[rows])',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/ranking_terms.py',
+    'positions = trace.shard[0] * count + jnp.arange(count)',
+    'positions = jnp.arange(count)',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'return (self.batch.gold >= 0).any(axis=1) & self.batch.where',
+    'return (self.batch.gold >= 0).any(axis=1)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'candidates.where & ~is_gold], axis=1)',
+    'candidates.where], axis=1)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'return where & (index.asked[documents] | is_gold)',
+    'return where',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    "if self.stage.estimator == 'none' or self.costs_search:\n      # What",
+    'if self.costs_search:\n      # What',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'length = self.stage.passage_tokens or reading.passages.shape[-1]',
+    'length = reading.passages.shape[-1]',
+    LOSSES + TRAIN,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'return self.stage.read_size or self.config.search.read_size',
+    'return self.config.search.read_size',
+    LOSSES + PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'return dataclasses.replace(reading, weights=weights)\n\n  @functools',
+    'return reading\n\n  @functools',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'self.shard[0] * count + jnp.arange(count)',
+    'jnp.arange(count)',
+    TRAIN + LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py',
+    'weights / jnp.maximum(hard.sum(-1, keepdims=True), 1)',
+    'weights',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/trace.py', 'operator=self.operator, rng=rng', 'rng=rng', LOSSES
+  ),
+  Mutation(
+    'rag_jax/forward.py',
+    'order = jnp.where(first & where, jnp.inf, order)',
+    'order = jnp.where(first & where, -jnp.inf, order)',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/forward.py', 'order = order + noise', 'order = order', LOSSES
+  ),
+  Mutation(
+    'rag_jax/forward.py',
+    'scores = reading.scores + reader.relevance(memory)',
+    'scores = reading.scores - reader.relevance(memory)',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/forward.py',
+    'if config.reader.reranks:\n    ranking = _reorder',
+    'if False:\n    ranking = _reorder',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/forward.py',
+    'docid = jnp.where(candidates.where, docid, 0.0)',
+    'docid = docid',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/forward.py',
+    'scores.append(jnp.where(ended, 0.0, edges[..., 0]))',
+    'scores.append(edges[..., 0])',
+    LOSSES,
+  ),
+  Mutation(
+    'rag_jax/forward.py',
+    "plan *= ranker.lexical_growth(params['ranker'], config.ranker)",
+    'plan *= 1.0',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/step.py',
+    'rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)',
+    'rng = jax.random.key(config.seed + 1)',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/step.py',
+    'lambda x: x / count, (loss, gradients)',
+    'lambda x: x, (loss, gradients)',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/step.py',
+    'if own in base.PUBLISHED',
+    'if own not in base.PUBLISHED',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/step.py',
+    "if precision == 'float32':",
+    "if precision != 'int8':",
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/step.py',
+    'jax.random.fold_in(rng, number), part',
+    'rng, part',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/optimizer.py',
+    "mask[part]['bert'] = {",
+    "mask[part]['none'] = {",
+    TRAIN + PUBLISHED,
+  ),
+  Mutation('rag_jax/optimizer.py', 'stage.rate(part) > 0', 'True', TRAIN),
+  Mutation(
+    'rag_jax/optimizer.py',
+    'return rate * (head if is_head else 1.0) * x',
+    'return rate * x',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/optimizer.py', 'name not in base.PUBLISHED and any', 'any', TRAIN
+  ),
+  Mutation(
+    'rag_jax/optimizer.py',
+    'peak_value=stage.learning_rate,',
+    'peak_value=1e-3,',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/optimizer.py',
+    'decay_steps=max(stage.steps, 2),',
+    'decay_steps=10_000,',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/optimizer.py',
+    'weight_decay=config.train.weight_decay',
+    'weight_decay=0.0',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/train.py',
+    'state = start_stage(state, config, stage)',
+    'pass',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/train.py',
+    'questions, index = material[name](state.params)',
+    'questions, index = next(iter(material.values()))(state.params)',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/train.py',
+    'if stage.steps and step <= stage.steps:',
+    'if stage.steps and step < stage.steps:',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/train.py',
+    'size = min(-(-length // LENGTH_STEP) * LENGTH_STEP, most)',
+    'size = min(length // 2, most)',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/curriculum.py',
+    'others = found.where & ~traces.gold_among(found, batch.gold)',
+    'others = found.where',
+    TRAIN + PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/curriculum.py',
+    'own = answered(name, config, own, index)',
+    'pass',
+    TRAIN,
+  ),
+  Mutation('rag_jax/curriculum.py', 'own = labelled(own)', 'pass', TRAIN),
+  Mutation(
+    'rag_jax/curriculum.py',
+    'enough = 2 * stage.steps * stage.batch_size',
+    'enough = 1',
+    TRAIN,
+  ),
+  Mutation(
+    'rag_jax/curriculum.py',
+    'allowed = index.asked[: len(index.tokens)]',
+    'allowed = None',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/data/pipeline.py',
+    'rows = rows[order[place]]',
+    'rows = rows[place]',
+    TRAIN + DATA,
+  ),
+  Mutation(
+    'rag_jax/data/pipeline.py',
+    'own = np.where(read >= 0, lengths[read], 0).max(axis=1)',
+    'own = np.where(read >= 0, lengths[read], 0).min(axis=1)',
+    TRAIN + DATA + PUBLISHED,
+  ),
+  Mutation('rag_jax/evaluate.py', 'value[without] = np.nan', 'pass', PUBLISHED),
+  Mutation(
+    'rag_jax/evaluate.py',
+    'results += _summarise(groups, values)\n    if extra',
+    'results += _summarise({split: groups[split]}, values)\n    if extra',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/evaluate.py',
+    "answers = question.answers if question.answerable else ('',)",
+    'answers = question.answers',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/evaluate.py',
+    'answered[row] = not system.abstains(found, row)',
+    'answered[row] = True',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/report.py',
+    'np.quantile(means, [0.025, 0.975])',
+    'np.quantile(means, [0.05, 0.95])',
+    TRAIN + REPORT,
+  ),
+  Mutation(
+    'rag_jax/config.py',
+    "'reader.null_threshold',",
+    "'reader.null_threshold',\n  'seed',",
+    STORE,
+  ),
+  Mutation(
+    'rag_jax/composition.py', 'if costs and not own:', 'if False:', CONFIG
+  ),
+  Mutation(
+    'rag_jax/composition.py',
+    'if stage.marginal and stage.marginal not in reader.marginals:',
+    'if False:',
+    CONFIG,
+  ),
+  Mutation(
+    'rag_jax/composition.py', 'size > config.search.beam_size', 'False', CONFIG
+  ),
+  Mutation(
+    'rag_jax/store.py',
+    'if value == was or name in configs.MAY_CHANGE:',
+    'if value == was or was is None or name in configs.MAY_CHANGE:',
+    STORE,
+  ),
+  Mutation(
+    'rag_jax/system.py',
+    'threshold < base.NEVER and bool(found.no_answer[row] > threshold)',
+    'threshold < base.NEVER and bool(found.no_answer[row] < threshold)',
+    SYSTEM,
+  ),
+  Mutation(
+    'rag_jax/system.py',
+    'inside = None if begin < before else (begin - before, end - before)',
+    'inside = None if begin < before else (begin, end)',
+    SYSTEM,
+  ),
+  Mutation(
+    'rag_jax/system.py',
+    "mask[self._rows_of(allowed, what='allowed')] = True",
+    'mask[:] = True',
+    SYSTEM,
+  ),
+  Mutation(
+    'rag_jax/system.py',
+    'live, change = live_indexes.delete(live, gone)',
+    '_, change = live_indexes.delete(live, gone)',
+    SYSTEM,
+  ),
+  Mutation(
+    'rag_jax/changes.py',
+    "table = node_table.update(decoder['table'], change, vectors)",
+    "table = decoder['table']",
+    SYSTEM,
+  ),
+  Mutation(
+    'rag_jax/changes.py',
+    "table = growth.move(decoder['table'], before, after)",
+    "table = growth.move(0 * decoder['table'], before, after)",
+    SYSTEM,
+  ),
+  Mutation(
+    'rag_jax/readers/spans.py',
+    'joint = spans.score + jnp.log(jnp.where(support, weights, 1.0))',
+    'joint = spans.score',
+    READERS,
+  ),
+  Mutation(
+    'rag_jax/readers/spans.py',
+    'null = null_log_odds(memory.relevance, where)',
+    'null = -null_log_odds(memory.relevance, where)',
+    READERS + PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/readers/spans.py',
+    'match &= (window == token) | ~real',
+    'match &= (window == token) & real',
+    READERS,
+  ),
+  Mutation(
+    'rag_jax/readers/causal.py',
+    'target = base.with_end(answers[:, 0], config.end_token)[:, None]',
+    'target = base.with_end(answers[:, 0], 0)[:, None]',
+    READERS,
+  ),
+  Mutation(
+    'rag_jax/components/id_decoder.py',
+    'rivals = (depth == level) | (is_leaf & (depth > 0) & (depth < level))',
+    'rivals = depth == level',
+    TRAIN + COMPONENTS,
+  ),
+  Mutation(
+    'rag_jax/components/id_decoder.py',
+    'return total / trie.depth',
+    'return -total / trie.depth',
+    COMPONENTS + PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/components/ranker.py',
+    'return weights / jnp.where(total > 0, total, 1)',
+    'return weights',
+    COMPONENTS,
+  ),
+  Mutation(
+    'rag_jax/index/growth.py',
+    'return moved.at[new.rows].set(table[old.rows])',
+    'return moved.at[new.rows].set(table[: len(new.rows)])',
+    INDEX,
+  ),
+  Mutation('rag_jax/index/live.py', 'sign=-1', 'sign=1', INDEX),
+)
 
 
 def run(mutation: Mutation, folder: pathlib.Path, cache: pathlib.Path) -> bool:
@@ -67,7 +553,7 @@ def run(mutation: Mutation, folder: pathlib.Path, cache: pathlib.Path) -> bool:
       '-p',
       'no:cacheprovider',
     ]
-    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
+    environment = os.environ | {'RAG_JAX_TEST_CACHE': str(cache)}
     found = subprocess.run(
       command + mutation.tests.split(),
       cwd=folder,

@@ -15,8 +15,10 @@ os.environ['XLA_FLAGS'] = (
 # Fusion emitters double the time to compile; later versions know no other way.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-CACHE = tempfile.mkdtemp(prefix='rag_jax-compiled-')
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+CACHE = os.environ.get('RAG_JAX_TEST_CACHE')  # of benchmarks/mutations.py
+if not CACHE:
+  CACHE = tempfile.mkdtemp(prefix='rag_jax-compiled-')
+  atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ['JAX_COMPILATION_CACHE_DIR'] = CACHE
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
@@ -243,7 +245,7 @@ def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
 
 @pytest.fixture(scope='session')
 def published_values(tiny_values, published_bert):
-  """An experiment that searches, reads, then does both, on published weights."""
+  """Published weights that search, then read, then do both."""
   sizes = {
     'width': 16,
     'num_layers': 2,

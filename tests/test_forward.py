@@ -202,14 +202,6 @@ class TestSearch:
       documents = np.asarray(found.documents[query])[found.where[query]]
       assert set(documents.tolist()) == set(range(query, COUNT, BATCH))
 
-  def test_every_document_is_each_living_one_once(self, small_index):
-    alive = jnp.arange(COUNT) != 1
-    index = dataclasses.replace(small_index, alive=alive)
-    found = forward.every_document(index, 2)
-    np.testing.assert_array_equal(found.documents, [range(COUNT)] * 2)
-    np.testing.assert_array_equal(found.where, [alive] * 2)
-    np.testing.assert_array_equal(found.codes, [small_index.codes] * 2)
-
 
 class TestEdgeScores:
   def test_they_add_up_to_docid_scores_once_normalised_among_siblings(

@@ -225,6 +225,14 @@ class TestAll:
     own = everything != 7
     np.testing.assert_allclose(ranking.docid[:, own], docid[:, own], atol=1e-4)
 
+  def test_every_document_is_each_living_one_once(self, small_index):
+    alive = jnp.arange(COUNT) != 1
+    index = dataclasses.replace(small_index, alive=alive)
+    found = traces.every_document(index, 2)
+    np.testing.assert_array_equal(found.documents, [range(COUNT)] * 2)
+    np.testing.assert_array_equal(found.where, [alive] * 2)
+    np.testing.assert_array_equal(found.codes, [small_index.codes] * 2)
+
 
 class TestWhatIsRead:
   def shapes(self, config, stage, batch, index):
