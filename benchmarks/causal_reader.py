@@ -51,11 +51,23 @@ read = jax.jit(
 )
 
 
+def select(memory, count):
+  """The first `count` passages of each question, as if only they were read."""
+  batch, total, _ = memory.logits.shape
+
+  def few(x):
+    x = x.reshape(batch, total, *x.shape[1:])[:, :count]
+    return x.reshape(-1, *x.shape[2:])
+
+  prompt, cache = jax.tree.map(few, (memory.prompt, memory.cache))
+  return causal_marginals.Memory(memory.logits[:, :count], prompt, cache)
+
+
 @functools.partial(jax.jit, static_argnames=('config', 'kind', 'end', 'copy'))
 def write(params, config, memory, weights, tokens, copied, *, kind, end, copy):
   """The best answer int32[B, A] and what of it is real."""
   count = weights.shape[1]
-  memory = causal_marginals.select(memory, count)
+  memory = select(memory, count)
   constraint = None
   if copy:
     own = tokens[:, :count], copied[:, :count]

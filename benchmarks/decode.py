@@ -279,7 +279,7 @@ def measure(point, flags):
   trie = jax.block_until_ready(tries.build(codes))
   seconds = time.perf_counter() - begin
   ordered = codes[docid_order.sort(codes).rows]
-  memory = tries.memory(trie)
+  memory = sum(x.nbytes for x in jax.tree.leaves(trie))
   line = f'\n{name_of(point)}: {memory / count:.1f} B a docid '
   line += f'({memory / count - 4:.1f} without documents)'
   static = None

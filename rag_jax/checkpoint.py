@@ -68,7 +68,12 @@ def restore(
       name: jax.tree.map(ocp_shape, stored[name] if part is None else part)
       for name, part in parts.items()
     }
-    return dict(checkpointer.load_checkpointables(latest.step, abstract))
+    found = dict(checkpointer.load_checkpointables(latest.step, abstract))
+    for name, own in abstract.items():  # Orbax leaves out what was empty
+      loaded: Any = jax.tree.structure(found[name])
+      if loaded != jax.tree.structure(own):
+        raise ValueError(f'{name} has another structure')
+    return found
   except Exception as error:  # Orbax raises many kinds
     reason = str(error).strip().splitlines()[0] if str(error).strip() else ''
     raise ValueError(

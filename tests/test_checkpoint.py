@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rag_jax import checkpoint
@@ -84,3 +85,17 @@ def test_another_structure_is_one_clear_error(tmp_path):
     restore(tmp_path, other)
   with pytest.raises(ValueError, match='step 1 cannot be loaded.*--workdir'):
     restore(tmp_path, {'weights': None})
+
+
+def test_moments_of_what_was_frozen_are_not_left_out(tmp_path):
+  def parts(frozen):
+    own = {'a': jnp.ones(2), 'b': jnp.ones(3)} | {frozen: optax.MaskedNode()}
+    return {'training': {'mu': own}}
+
+  checkpointer = checkpoint.open(tmp_path)
+  checkpoint.save(checkpointer, 1, parts('b'))
+  checkpoint.close(checkpointer)
+  assert_same(restore(tmp_path, parts('b')), parts('b'))
+  message = 'step 1 cannot be loaded.*another structure.*--workdir'
+  with pytest.raises(ValueError, match=message):
+    restore(tmp_path, parts('a'))

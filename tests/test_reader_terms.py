@@ -173,7 +173,7 @@ class TestPosterior:
 
 
 def with_lacking(likelihoods, lacking):
-  """Documents that lack the answer, twenty nats below the best of the others."""
+  """Documents that lack the answer are twenty nats below the best one."""
   known = np.where(lacking, -np.inf, likelihoods)
   best = known.max(1, keepdims=True)
   best = np.where(np.isfinite(best), best, 0.0)

@@ -20,7 +20,6 @@ a model that scores all codes need not gather there.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -89,11 +88,6 @@ def pack(
     num_documents=capacity.documents,
   )
   return jax.device_put(trie)  # all at once: each by itself takes long
-
-
-def memory(trie: Trie) -> int:
-  """Bytes that the arrays of a trie take on the device."""
-  return sum(math.prod(x.shape) * x.itemsize for x in jax.tree.leaves(trie))
 
 
 def root(batch_size: int) -> Beams:

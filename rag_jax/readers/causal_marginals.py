@@ -63,18 +63,6 @@ def read(
   return Memory(logits.reshape(batch, count, -1), prompt, cache)
 
 
-def select(memory: Memory, count: int) -> Memory:
-  """The first `count` passages of each question, as if only they were read."""
-  batch, total, _ = memory.logits.shape
-
-  def few(x):
-    x = x.reshape(batch, total, *x.shape[1:])[:, :count]
-    return x.reshape(-1, *x.shape[2:])
-
-  prompt, cache = jax.tree.map(few, (memory.prompt, memory.cache))
-  return Memory(memory.logits[:, :count], prompt, cache)
-
-
 def answer_log_likelihood(
   params: dict[str, Any],
   config: llama.LlamaConfig,

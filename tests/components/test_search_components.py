@@ -320,6 +320,56 @@ class TestTableAlone:
         total[query, place] += own - np.logaddexp.reduce(scores[query, nodes])
     np.testing.assert_allclose(found, total / trie.depth, rtol=1e-4)
 
+  @pytest.mark.parametrize('asked', [None, (0, 1, 3, 5), (2, 4)])
+  def test_leaves_above_a_level_are_rivals_there_too(self, asked):
+    # Document 3 ends at the first level, 2 and 4 at the second.
+    codes = np.array(
+      [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0]]
+      + [[2, 1, 1]]
+    )
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(len(codes), WIDTH)).astype(np.float32)
+    trie = tries.build(codes)
+    assert np.asarray(tries.depths(trie))[:7].tolist() == [3, 3, 2, 1, 2, 3, 3]
+    config = id_decoder.IdDecoderConfig(num_layers=0, scale=2.0)
+    params = id_decoder.init(
+      jax.random.key(0),
+      config,
+      trie=trie,
+      codes=jnp.asarray(codes),
+      document_vectors=jnp.asarray(vectors),
+    )
+    query = rng.normal(size=(1, WIDTH)).astype(np.float32)
+    query /= np.linalg.norm(query)
+    encoding = query_encoder.Encoding(
+      vector=jnp.asarray(query),
+      memory=jnp.asarray(query)[:, None],
+      where=jnp.ones((1, 1), bool),
+    )
+    known = np.ones(7) if asked is None else np.isin(np.arange(7), asked)
+    found = id_decoder.level_log_likelihood(
+      (params, encoding),
+      trie,
+      jnp.asarray(codes)[None],
+      config=config,
+      where=None if asked is None else tries.sum_below(trie, known * 1.0) > 0,
+    )[0]
+    # Without a trie: documents that share a prefix are one node, however long
+    # it is; one that is alone with its prefix stays alone.
+    total = np.zeros(7)
+    for level in (1, 2, 3):
+      scores, counts = {}, {}
+      for prefix in {tuple(row[:level]) for row in codes}:
+        below = [tuple(row[:level]) == prefix for row in codes]
+        mean = vectors[below].sum(0)
+        scores[prefix] = 2.0 * float(query[0] @ mean / np.linalg.norm(mean))
+        counts[prefix] = known[below].any()
+      for document, row in enumerate(codes):
+        own = tuple(row[:level])
+        against = [scores[p] for p in scores if counts[p] or p == own]
+        total[document] += scores[own] - np.logaddexp.reduce(against)
+    np.testing.assert_allclose(found, total / 3, rtol=1e-4)
+
   def test_documents_left_out_get_no_gradient(self, parts):
     params, config, trie, codes, _, encoding = parts
     asked = jnp.zeros(COUNT).at[jnp.array([5, 7])].set(1.0)

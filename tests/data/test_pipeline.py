@@ -63,6 +63,30 @@ def test_batches_to_read_are_of_like_length(questions):
   assert np.any(np.diff(longest) < 0)  # they do not come by length
 
 
+def test_batches_of_like_length_come_in_no_order(questions):
+  # A length a question, so that the batches of a pool are told apart by it.
+  count = len(questions.query)
+  gold = np.arange(count)[:, None].astype(np.int32)
+  own = dataclasses.replace(questions, gold=gold)
+  lengths = np.random.default_rng(0).permutation(np.arange(10, 10 + count))
+  pool = pipeline.POOL
+  assert 2 * pool * SIZE < count
+  found = {}
+  for seed in (0, 1):
+    longest = [length for _, length in draw(own, lengths, seed, 2 * pool)]
+    found[seed] = longest[:pool], longest[pool:]
+    ranks = []
+    for part in found[seed]:
+      assert part not in (sorted(part), sorted(part, reverse=True))
+      ranks.append(np.argsort(np.argsort(part)).tolist())
+      # Of sixteen in any order, as many as this do not follow one another.
+      assert 3 < (np.diff(part) < 0).sum() < 12
+    found[seed] = ranks
+  # Neither a seed nor a pool has the order of another.
+  orders = [tuple(ranks) for seed in found for ranks in found[seed]]
+  assert len(set(orders)) == 4
+
+
 def test_what_is_read_beside_gold_counts_for_the_length(questions):
   rng = np.random.default_rng(0)
   lengths = rng.integers(10, 200, 50)

@@ -141,7 +141,9 @@ def test_one_passage_of_weight_one_is_plain_generation():
 
   @jax.jit
   def run(params):
-    memory = causal_marginals.select(read(params), 1)
+    memory = causal_marginals.read(
+      params, CONFIG, tokens[:, :1], where[:, :1], max_length=LENGTH
+    )
     by_token = causal_marginals.write_token(params, CONFIG, memory, one, **RUN)
     by_text = causal_marginals.write_sequence(
       params, CONFIG, memory, one, **RUN
