@@ -5,9 +5,8 @@ python benchmarks/end_to_end.py --data=FILE [--config=experiments/NAME.py]
 
 A NAME.py:OTHER gives the experiment other data, as launch.py does.
 
-With each seed the search is trained alone and the reader is trained alone, once
-for all three ways (`train.search_steps`, `train.reader_steps`). The steps that
-are left then train
+With each seed all stages but the last are trained once for all three ways: the
+search alone, the reader alone. The last stage then trains
 
   each alone   the reader, on what a search that stands still finds
   cut off      search and reader side by side: the answer's loss stops short of
@@ -36,6 +35,7 @@ import numpy as np
 
 from rag_jax import config as configs
 from rag_jax import curriculum, evaluate, huge_pages, report, train
+from rag_jax import step as steps
 from rag_jax import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,43 +48,50 @@ MEASURES = (
 
 
 def ways(config):
-  """Name -> configuration of what is left once both have been trained alone."""
-  cut = dataclasses.replace(config.loss, reader_trains_search=False)
-  still = dataclasses.replace(config.train, freeze_search=True)
+  """Name -> configuration, whose last stage is one way to go on."""
+  [*before, (name, stage)] = config.stages
+  losses = [own for own in stage.losses if own[0] != 'expected_cost']
+  cut = dataclasses.replace(stage, estimator='none', losses=losses)
+  alone = [own for own in stage.trains if own[0] == 'reader']
+  found = {
+    'each alone': dataclasses.replace(cut, trains=alone),
+    'cut off': cut,
+    'end to end': stage,
+  }
   return {
-    'each alone': dataclasses.replace(config, train=still, loss=cut),
-    'cut off': dataclasses.replace(config, loss=cut),
-    'end to end': config,
+    way: dataclasses.replace(config, stages=(*before, (name, own)))
+    for way, own in found.items()
   }
 
 
 def warm_start(config, prepared, folder):
-  """Search and reader, each trained alone."""
-  own = config.train
-  first = dataclasses.replace(own, steps=own.search_steps + own.reader_steps)
-  first = dataclasses.replace(config, train=first)
-  return train.fit(first, prepared, folder)
+  """The state after all stages but the last, with no optimiser."""
+  first = dataclasses.replace(config, stages=config.stages[:-1])
+  system = train.fit(first, prepared, folder)
+  step = jnp.asarray(first.steps, jnp.int32)
+  return steps.State(step=step, params=system.params, optimizer=())
 
 
 def go_on(state, config, prepared):
-  """The steps that are left; parameters."""
-  stage = configs.stages(config)[-1]
-  questions = curriculum.training_questions(config, prepared)
-  step = train.step_function(stage, questions, prepared.index)
+  """The last stage; the system that it ends in."""
+  name, stage = config.stages[-1]
+  last = dataclasses.replace(config, stages=config.stages[-1:])
+  material = curriculum.prepare(last, prepared, {})[name](state.params)
+  step = train.step_function(config, stage, *material)
   state = jax.tree.map(jnp.copy, state)  # steps use up what they are given
-  state = train.start_stage(state, stage)
+  state = train.start_stage(state, config, stage)
   sums = []
-  for place in range(stage.train.steps):
+  for place in range(stage.steps):
     state, measured = step(state, place)
     sums.append(measured)
   print(f'    loss {train.averages(sums)["loss"]:.3f}', flush=True)
-  return state.params
+  return prepared.trained(state.params).with_config(config)
 
 
-def measure(params, config, prepared):
+def measure(system, dataset):
   """A row a question, a column a measure; NaN without an answer."""
-  (_, questions), *_ = evaluate.splits(config, prepared)
-  values = evaluate.question_values(params, config, prepared, questions)
+  (_, questions), *_ = evaluate.splits(system, dataset)
+  values = evaluate.question_values(system, questions)
   return np.stack([values[measure] for measure in MEASURES], axis=1)
 
 
@@ -138,7 +145,7 @@ def main():
         if name == flags.without:
           continue
         start = time.perf_counter()
-        values = measure(go_on(state, own, prepared), own, prepared)
+        values = measure(go_on(state, own, prepared), prepared.dataset)
         found.setdefault(name, []).append(values)
         means = np.nanmean(values, axis=0)
         text = '  '.join(f'{m:.3f}' for m in means)

@@ -61,6 +61,15 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
         f'--config.{field}.operator, or --config.{field}.losses.list_mle=1 '
         f'and --config.{field}.losses.{loss}=0.'
       )
+  raw = config.search.scoring == 'inner_product'
+  for loss in ('docid', 'indexing', 'docid_posterior'):
+    if stage.weight(loss) and raw:
+      raise ValueError(
+        f'{field}.losses.{loss} needs scores that are normalised, or it has no '
+        "least value, got search.scoring='inner_product'. Set "
+        '--config.search.scoring=log_softmax or '
+        f'--config.{field}.losses.{loss}=0.'
+      )
   if stage.weight('indexing') and not config.pseudo_queries.batch_size:
     raise ValueError(
       f'{field}.losses.indexing needs pseudo-queries, got '

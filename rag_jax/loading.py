@@ -160,6 +160,8 @@ def from_documents(
 
 def search_config(count: int, encoder: str = '') -> configs.Config:
   """The experiment that `from_documents` takes for so many documents."""
+  # Vectors that nothing has trained tell less than words do.
+  lexical_weight = 0.4 if encoder else 10.0
   values: dict[str, Any] = {
     'name': 'documents',
     'data': {
@@ -171,13 +173,13 @@ def search_config(count: int, encoder: str = '') -> configs.Config:
     'search': {
       'beam_size': min(64, max(count, 4)),
       'scoring': 'absolute',
-      'lexical_weight': 0.4,
+      'lexical_weight': lexical_weight,
     },
     'id_decoder': {'num_layers': 0, 'scale': 20.0},
     'ranker': {
       'docid_weight': 0.0,
       'vector_weight': 20.0,
-      'lexical_weight': 0.4,
+      'lexical_weight': lexical_weight,
     },
   }
   if encoder:

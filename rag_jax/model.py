@@ -23,13 +23,13 @@ class SearchConfig:
 
   beam_size: int = 16  # K, documents that are decoded and ranked
   read_size: int = 4  # documents with the largest weights that are read
-  scoring: str = 'log_softmax'  # one of ops.beam.SCORINGS
+  scoring: str = 'log_softmax'  # of ops.beam.SCORINGS, but for vocabulary
   lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
   lexical_follows: bool = False  # scaled by the learned lexical/vector ratio
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
-    beam.check_scoring(self.scoring)
+    beam.check_scoring(self.scoring, logits=False)  # edges are scored
     for name in ('beam_size', 'read_size'):
       value = getattr(self, name)
       if value < 1:

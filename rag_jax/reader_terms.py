@@ -1,8 +1,9 @@
 """Losses of what is read: the answer, what it costs, and the teachers.
 
 A teacher says what the reader makes of the documents that it read, and so
-trains their scores; its gradient does not reach the reader. To add one is to
-add a function of a trace and a line to `TEACHERS`.
+trains their scores. No gradient flows into the likelihoods; with
+`reader.reranks` the scores include the reader's relevance, which is trained
+too. To add a teacher, add a function of a trace and a line to `TEACHERS`.
 """
 
 import functools

@@ -72,6 +72,14 @@ CASES = [
   *(
     (
       f'losses.{loss}',
+      "'inner_product'",
+      losses(loss, 'answer') | {'search.scoring': 'inner_product'},
+    )
+    for loss in ('docid', 'indexing', 'docid_posterior')
+  ),
+  *(
+    (
+      f'losses.{loss}',
       "candidates='gold'",
       losses(loss, 'answer') | {f'{STAGE}.candidates': 'gold'},
     )
