@@ -1,6 +1,6 @@
 """Do the tests notice? Small faults, one at a time, and the share caught.
 
-python benchmarks/mutations.py [--only=TEXT] [--list]
+python benchmarks/mutations.py [--only=TEXT] [--jobs=2] [--list]
 
 Each mutation changes a sign, a mask, a weight, a stage or a flag at a seam
 between components, in a copy of the sources; then the tests of that seam run. A
@@ -9,8 +9,10 @@ known. About 25 minutes on two CPU cores.
 """
 
 import argparse
+import concurrent.futures
 import os
 import pathlib
+import queue
 import shutil
 import subprocess
 import sys
@@ -571,6 +573,7 @@ def run(mutation: Mutation, folder: pathlib.Path, cache: pathlib.Path) -> bool:
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--only', default='', help='those that hold this text')
+  parser.add_argument('--jobs', type=int, default=2, help='at the same time')
   parser.add_argument('--list', action='store_true', help='print, run nothing')
   flags = parser.parse_args()
   chosen = [m for m in MUTATIONS if flags.only in ' '.join(m)]
@@ -578,23 +581,34 @@ def main():
     for mutation in chosen:
       print(f'{mutation.file}: {mutation.old!r} -> {mutation.new!r}')
     return
-  caught, survivors = 0, []
+  start = time.perf_counter()
   with tempfile.TemporaryDirectory() as name:
-    folder, cache = pathlib.Path(name, 'copy'), pathlib.Path(name, 'cache')
+    parent = pathlib.Path(name)
+    folders: queue.Queue = queue.Queue()
     ignore = shutil.ignore_patterns('.git', '.venv', 'runs', 'build')
-    shutil.copytree(ROOT, folder, ignore=ignore)
-    for number, mutation in enumerate(chosen, 1):
-      start = time.perf_counter()
-      found = run(mutation, folder, cache)
-      caught += found
-      if not found:
-        survivors.append(mutation)
-      print(
-        f'{number}/{len(chosen)} {"caught" if found else "SURVIVED"} '
-        f'{time.perf_counter() - start:.0f} s  {mutation.file}: '
-        f'{mutation.new.strip()[:60]!r}',
-        flush=True,
-      )
+    for number in range(flags.jobs):
+      shutil.copytree(ROOT, parent / str(number), ignore=ignore)
+      folders.put(parent / str(number))
+
+    def one(mutation):
+      folder = folders.get()
+      try:
+        return mutation, run(mutation, folder, parent / 'cache')
+      finally:
+        folders.put(folder)
+
+    results = []
+    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
+      for mutation, caught in pool.map(one, chosen):
+        results.append((mutation, caught))
+        print(
+          f'{len(results)}/{len(chosen)} {"caught" if caught else "SURVIVED"} '
+          f'{time.perf_counter() - start:.0f} s  {mutation.file}: '
+          f'{mutation.new.strip()[:60]!r}',
+          flush=True,
+        )
+  survivors = [mutation for mutation, found in results if not found]
+  caught = len(results) - len(survivors)
   print(f'\n{caught} of {len(chosen)} caught, {caught / len(chosen):.0%}')
   for mutation in survivors:
     why = mutation.harmless or 'no test notices'

@@ -1,8 +1,7 @@
 """Differentiable search: retrieval learned from answers alone.
 
-No gold document is in any loss, and the lexical signal of the ranker is off.
-The reader's posterior over the documents that it read trains the ranker and the
-ID decoder. To cut its gradient off from the search, as a control:
+No gold document is in any loss, and the lexical signal of the ranker is off:
+the reader's posterior trains ranker and ID decoder. The second is the control.
 
   python launch.py --config=experiments/answer_only.py
   python launch.py --config=experiments/answer_only.py:cut_off
@@ -14,6 +13,12 @@ from rag_jax import config
 
 
 def get_config(control=''):
+  """The experiment, or its control 'cut_off'."""
+  if control not in ('', 'cut_off'):
+    raise ValueError(
+      f"the control must be 'cut_off' or nothing, got {control!r}. "
+      'Set --config=experiments/answer_only.py:cut_off.'
+    )
   values = config.default()
   values.name = 'answer_only'
   values.data.max_document_tokens = 128
