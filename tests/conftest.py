@@ -33,6 +33,13 @@ COLOURS = ('red', 'green', 'blue', 'white', 'black', 'brown')
 ANIMALS = ('cat', 'dog', 'owl', 'fox', 'hen', 'bee', 'ant', 'elk')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def forget_compiled():
+  """Compiled programs hold memory maps, and a process has only so many."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def write_lines():
   """Writes records to a path as JSON lines."""
