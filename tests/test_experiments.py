@@ -41,7 +41,8 @@ def test_its_argument_makes_another(path, experiment):
   if not arguments:
     return
   config = configs.build(get_config())
-  other = configs.build(get_config('other.json'))
+  given = {'other_path': 'other.json', 'control': 'cut_off'}[arguments[0]]
+  other = configs.build(get_config(given))
   assert other.name != config.name  # a workdir of its own
   if arguments == ['other_path']:
     assert not any(stage.data for _, stage in config.stages)
@@ -57,5 +58,7 @@ def test_its_argument_makes_another(path, experiment):
       config.stages
     )
   if arguments == ['control']:
+    with pytest.raises(ValueError, match="'cut_off' or nothing, got 'cutoff'"):
+      get_config('cutoff')
     [(_, stage)], [(_, cut)] = config.stages, other.stages
     assert (stage.estimator, cut.estimator) == ('rescore', 'none')
