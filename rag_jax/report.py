@@ -13,6 +13,7 @@ import numpy as np
 import tqdm
 
 SAMPLES = 1000  # of the bootstrap
+KEPT_ONLY = ('ECE', 'AURC')  # measures for results.json, not for the table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ def summarise(
 def table(results: Sequence[Result]) -> str:
   """Results as plain text: a block a split, a row a system.
 
+  Measures in `KEPT_ONLY` are named below it, for they would make it too wide.
+
   Example:
     >>> print(table([summarise('dev', 'BM25', 'EM', np.array([1.0]))]))
     dev (1 questions)
@@ -84,7 +87,7 @@ def table(results: Sequence[Result]) -> str:
   """
   blocks = []
   for split in dict.fromkeys(r.split for r in results):
-    own = [r for r in results if r.split == split]
+    own = [r for r in results if r.split == split and r.metric not in KEPT_ONLY]
     metrics = list(dict.fromkeys(r.metric for r in own))
     cells = {
       (r.system, r.metric): f'{r.value:.3f} {r.low:.2f}-{r.high:.2f}'
@@ -101,6 +104,9 @@ def table(results: Sequence[Result]) -> str:
         f'{system:<{left}}' + ''.join(f'{c:>{width + 1}}' for c in row)
       )
     blocks.append('\n'.join(line.rstrip() for line in lines))
+  kept = [name for name in KEPT_ONLY if name in {r.metric for r in results}]
+  if kept:
+    blocks.append(f'not in the table: {", ".join(kept)} (see results.json)')
   return '\n\n'.join(blocks)
 
 

@@ -120,3 +120,12 @@ def test_progress_shows_loss_speed_and_time_left(capsys):
   assert lines[1].startswith('step 100/100  loss 0.500  ')
   assert lines[1].endswith('  0 s left')
   assert all('examples/s' in line for line in lines)
+
+
+def test_measures_that_are_kept_only_are_named_below_the_table():
+  values = np.array([1.0, 0.0])
+  shown = [report.summarise('dev', 'answers', 'EM', values)]
+  kept = report.summarise('dev', 'answers', 'ECE', values)
+  text = report.table([*shown, kept])
+  assert text.startswith(report.table(shown))
+  assert text.endswith('\n\nnot in the table: ECE (see results.json)')
