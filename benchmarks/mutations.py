@@ -116,6 +116,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'token_where=trace.token_where,\n    )\n  else',
     'token_where=None,\n    )\n  else',
     READ,
+    'padding has likelihood 1 under every document, and so costs nothing',
   ),
   Mutation(
     'rag_jax/objective.py',
@@ -148,13 +149,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     'rag_jax/ranking_terms.py',
     'rest = where & ~is_gold & ~answers',
     'rest = where & ~is_gold',
-    PUBLISHED,
+    RANK,
   ),
   Mutation(
     'rag_jax/ranking_terms.py',
     'jax.nn.softplus(-odds)',
     'jax.nn.softplus(odds)',
-    PUBLISHED,
+    RANK,
   ),
   Mutation(
     'rag_jax/ranking_terms.py',
@@ -184,7 +185,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'rag_jax/trace.py',
     'return (self.batch.gold >= 0).any(axis=1) & self.batch.where',
     'return (self.batch.gold >= 0).any(axis=1)',
-    TRACE,
+    RANK,
   ),
   Mutation(
     'rag_jax/trace.py',

@@ -11,6 +11,7 @@ from rag_jax import forward, model, objective, ranking_terms, types
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder
+from rag_jax.index import pseudo_queries
 
 COUNT, VOCAB, BATCH = 12, 50, 4
 MARGIN = 3.0
@@ -186,3 +187,76 @@ def test_the_null_document_learns_where_nothing_answers():
   slopes = jax.grad(lambda x: null_loss(x)[0])(relevance)
   expected = [[0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
   assert (np.asarray(slopes) > 0).astype(int).tolist() == expected
+
+
+def test_what_is_not_among_the_candidates_is_not_counted(
+  small_config, small_index, small_batch
+):
+  """A beam may miss a gold document: there is nothing to rank it against."""
+  config = small_config(search={'beam_size': 3, 'read_size': 2})
+  stage = stages.Stage(candidates='beam')
+
+  @jax.jit
+  def run(rng):
+    params = model.init(rng, config.model, small_index, vocab_size=VOCAB)
+
+    def trace(gold):
+      where = jnp.arange(BATCH) < BATCH - 1  # the last is padding
+      batch = dataclasses.replace(small_batch, gold=gold, where=where)
+      return traces.Trace(
+        params, rng, batch, small_index, config=config.model, stage=stage
+      )
+
+    documents = trace(small_batch.gold).found.documents
+    missed = jnp.argmax(
+      (documents[:, None] != jnp.arange(COUNT)[:, None]).all(-1), axis=1
+    )
+    gold = documents[:, :1].at[0, 0].set(missed[0])
+    return {
+      name: objective.TERMS[name](trace(gold))[1]
+      for name in ('ranking', 'list_mle', 'docid')
+    }
+
+  counts = jax.device_get(run(jax.random.key(0)))
+  assert counts['ranking'] == counts['list_mle'] == BATCH - 2
+  assert counts['docid'] == BATCH - 1  # which needs no candidates
+
+
+def test_indexing_is_the_docid_loss_of_crops(
+  small_config, small_index, small_batch
+):
+  config = small_config()
+  stage = stages.Stage(losses=(('indexing', 1.0),))
+
+  @jax.jit
+  def run(rng):
+    params = model.init(rng, config.model, small_index, vocab_size=VOCAB)
+    own = traces.Trace(
+      params, rng, small_batch, small_index, config=config.model, stage=stage
+    )
+    query, rows = pseudo_queries.draw(
+      rng,
+      config.pseudo_queries,
+      small_index.tokens,
+      jnp.arange(config.pseudo_queries.batch_size),
+      max_tokens=small_batch.query.shape[1],
+      log_token_weight=params['ranker']['log_token_weight'],
+    )
+    encoding = query_encoder.apply(
+      params['query_encoder'], config.query_encoder, query
+    )
+    everything = jnp.broadcast_to(jnp.arange(COUNT), (len(rows), COUNT))
+    chances = jnp.exp(
+      forward.score_docids(
+        params, config.model, small_index, encoding, everything
+      )
+    )
+    return ranking_terms.indexing(own), chances, rows
+
+  (value, count), chances, rows = jax.device_get(run(jax.random.key(0)))
+  np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-4)
+  wanted = -sum(
+    np.log(own[row]) for own, row in zip(chances, rows, strict=True)
+  )
+  assert float(value) == pytest.approx(wanted, rel=1e-4) and wanted > 0
+  assert int(count) == len(rows)
