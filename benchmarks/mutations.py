@@ -236,7 +236,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     TRACE,
   ),
   Mutation(
-    'rag_jax/trace.py', 'operator=self.operator, rng=rng', 'rng=rng', TRACE
+    'rag_jax/trace.py', 'operator=self.operator, rng=rng', 'rng=rng', RANK
   ),
   Mutation(
     'rag_jax/forward.py',

@@ -260,3 +260,21 @@ def test_indexing_is_the_docid_loss_of_crops(
   )
   assert float(value) == pytest.approx(wanted, rel=1e-4) and wanted > 0
   assert int(count) == len(rows)
+
+
+def test_a_stage_may_have_an_operator_of_its_own(
+  small_config, small_index, small_batch
+):
+  config = small_config(ranker={'operator': 'sparsemax'})
+  stage = stages.Stage(candidates='beam', operator='softmax')
+
+  @jax.jit
+  def run(rng):
+    params = model.init(rng, config.model, small_index, vocab_size=VOCAB)
+    trace = traces.Trace(
+      params, rng, small_batch, small_index, config=config.model, stage=stage
+    )
+    return trace.ranking.scores, trace.ranking.weights
+
+  scores, weights = jax.device_get(run(jax.random.key(0)))
+  np.testing.assert_allclose(weights, jax.nn.softmax(scores), atol=1e-6)
