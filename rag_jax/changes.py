@@ -38,8 +38,6 @@ def with_room(
     params: of the four components.
     count: documents that there will be.
   """
-  if live is not None and count <= len(live.alive):
-    return live, params
   if live is not None:
     while count > len(live.alive):
       live, params = more_room(config, live, params)
@@ -65,16 +63,18 @@ def add(
   tokens: np.ndarray,
   vectors: np.ndarray,
   titles: Sequence[str],
+  *,
+  resizes: int = MOST_RESIZES,
 ) -> tuple[live_indexes.LiveIndex, model.Params, node_table.Change]:
   """`live.add`, with more room where a level of the trie is full."""
-  for _ in range(MOST_RESIZES):
-    try:
-      after, change = live_indexes.add(live, tokens, vectors, titles=titles)
-    except live_checks.NoRoom:
-      live, params = more_room(config, live, params)
-    else:
-      return after, params, change
-  after, change = live_indexes.add(live, tokens, vectors, titles=titles)
+  try:
+    after, change = live_indexes.add(live, tokens, vectors, titles=titles)
+  except live_checks.NoRoom:
+    if not resizes:
+      raise
+    live, params = more_room(config, live, params)
+    given = (config, live, params, tokens, vectors, titles)
+    return add(*given, resizes=resizes - 1)
   return after, params, change
 
 

@@ -136,11 +136,11 @@ def with_negative(
   questions: pipeline.Questions,
   index: indexes.Index,
 ) -> pipeline.Questions:
-  """Questions with the document that search ranks best but for the gold ones.
+  """Questions with a hard negative: the best ranked document that is not gold.
 
-  Where the index knows what training questions ask for, one of them does; see
-  `trace.compared`. It may hold the answer by chance, and is taken for wrong
-  all the same; so is a gold document that is none of the first `data.max_gold`.
+  Where the index knows which documents are gold in training, it is one of
+  these; see `trace.compared`. It may hold the answer by chance, or be a gold
+  document beyond the first `data.max_gold`, and still counts as a negative.
 
   Args:
     config: the experiment.

@@ -346,7 +346,7 @@ def answer(
     index: the corpus.
     config: what to compute.
     allowed: bool[N] or bool[B, N], documents that may be returned.
-    candidates: documents to rank and read, in the place of a search.
+    candidates: documents to rank and read instead of searching.
   """
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
