@@ -221,7 +221,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'rag_jax/trace.py',
     'return dataclasses.replace(reading, weights=weights)\n\n  @functools',
     'return reading\n\n  @functools',
-    PUBLISHED + TRACE,
+    PUBLISHED,
   ),
   Mutation(
     'rag_jax/trace.py',

@@ -18,6 +18,7 @@ from rag_jax import (
   train,
 )
 from rag_jax import config as configs
+from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
 
@@ -225,3 +226,34 @@ def test_a_null_document_needs_what_teaches_it(values):
     other = values | {group: values[group] | changes}
     with pytest.raises(ValueError, match=f'null_document .*{message}'):
       configs.build(other)
+
+
+def test_a_reader_that_reranks_still_reads_gold_documents_alike(
+  run, prepared, system
+):
+  config, _, _ = run
+  questions = system.encode(prepared.dataset.splits['train'])
+  batch = pipeline.take(questions, np.arange(4))
+  batch = dataclasses.replace(
+    batch,
+    gold=jnp.column_stack([batch.gold[:, 0], batch.gold[::-1, 0]]),
+    negative=jnp.full(4, 47),
+  )
+  stage = dict(config.stages)['reading']
+
+  @jax.jit
+  def read(params):
+    trace = traces.Trace(
+      params,
+      jax.random.key(0),
+      batch,
+      prepared.index,
+      config=config.model,
+      stage=stage,
+    )
+    return trace.reading.weights, trace.relevance
+
+  reader = system.params['reader'] | {'relevance': jnp.linspace(-500, 500, 16)}
+  weights, relevance = read(system.params | {'reader': reader})
+  assert float(jnp.ptp(relevance, axis=1).min()) > 0.01
+  np.testing.assert_allclose(weights, [[0.5, 0.5, 0]] * 4)
