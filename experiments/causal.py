@@ -25,20 +25,9 @@ def get_config():
   values.reader.num_heads = 9
   values.reader.copy = True
   values.train.eval_batch_size = 8
-  values.stages = config.stages(
-    search={
-      'steps': 400,
-      'learning_rate': 2e-3,
-      'losses': GOLD,
-      'trains': SEARCH,
-    },
-    joint={
-      'steps': 40,
-      'batch_size': 4,
-      'learning_rate': 2e-4,
-      'candidates': 'beam',
-      'losses': {'replug': 1.0},
-      'trains': SEARCH,
-    },
-  )
+  search = {'steps': 400, 'learning_rate': 2e-3}
+  search |= {'losses': GOLD, 'trains': SEARCH}
+  joint = {'steps': 40, 'batch_size': 4, 'learning_rate': 2e-4}
+  joint |= {'candidates': 'beam', 'losses': {'replug': 1.0}, 'trains': SEARCH}
+  values.stages = config.stages(search=search, joint=joint)
   return values

@@ -22,25 +22,11 @@ def get_config():
   values.name = 'few_labels'
   values.data.path = 'facts'
   values.data.labelled_questions = 200
-  values.stages = config.stages(
-    search={
-      'steps': 100,
-      'batch_size': 64,
-      'losses': GOLD,
-      'trains': dict.fromkeys(SEARCH, 1.0),
-    },
-    read={
-      'steps': 100,
-      'learning_rate': 3e-4,
-      'candidates': 'gold',
-      'losses': {'answer': 1.0},
-      'trains': {'reader': 1.0},
-    },
-    joint={
-      'steps': 300,
-      'batch_size': 16,
-      'learning_rate': 2e-3,
-      'losses': GOLD | TAUGHT,
-    },
-  )
+  search = {'steps': 100, 'batch_size': 64, 'losses': GOLD}
+  search |= {'trains': dict.fromkeys(SEARCH, 1.0)}
+  read = {'steps': 100, 'learning_rate': 3e-4, 'candidates': 'gold'}
+  read |= {'losses': {'answer': 1.0}, 'trains': {'reader': 1.0}}
+  joint = {'steps': 300, 'batch_size': 16, 'learning_rate': 2e-3}
+  joint |= {'losses': GOLD | TAUGHT}
+  values.stages = config.stages(search=search, read=read, joint=joint)
   return values

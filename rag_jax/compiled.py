@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rag_jax import forward, model, types
 from rag_jax.components import id_decoder, query_encoder
+from rag_jax.index import index as indexes
 from rag_jax.ops import beam
 
 Function = Callable[..., Any]
@@ -63,7 +64,7 @@ def rank(config: model.ModelConfig) -> Function:
   """Search and ranking; no document is read."""
 
   def run(params, batch, index, allowed=None):
-    encoding, found = _search(config, params, batch, index, allowed)
+    encoding, found = find(config, params, batch, index, allowed)
     ranking = forward.rank(params, config, index, batch, encoding, found)
     best = forward.choose(index, ranking, found.where.shape[1])
     return Ranked(
@@ -83,7 +84,7 @@ def search(config: model.ModelConfig) -> Function:
   """The search alone: what the beam finds."""
 
   def run(params, batch, index, allowed=None):
-    return _search(config, params, batch, index, allowed)[1]
+    return find(config, params, batch, index, allowed)[1]
 
   return jax.jit(run)
 
@@ -97,7 +98,7 @@ def regret(config: model.ModelConfig) -> Function:
   """
 
   def run(params, batch, index, allowed=None):
-    encoding, found = _search(config, params, batch, index, allowed)
+    encoding, found = find(config, params, batch, index, allowed)
     size, width = encoding.vector.shape
     scores = beam.score_all(
       (params['id_decoder'], encoding),
@@ -129,7 +130,14 @@ def vector(config: model.ModelConfig) -> Function:
   return jax.jit(run)
 
 
-def _search(config, params, batch, index, allowed):
+def find(
+  config: model.ModelConfig,
+  params: model.Params,
+  batch: types.Batch,
+  index: indexes.Index,
+  allowed: jax.Array | None = None,
+) -> tuple[query_encoder.Encoding, types.Candidates]:
+  """Encodes questions and decodes documents for them, within a program."""
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
   )

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax import compiled, corpus, forward, model, objective, readers, types
 from rag_jax import config as configs
-from rag_jax import corpus, forward, model, objective, readers, types
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
-from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline
 from rag_jax.index import index as indexes
 from rag_jax.readers import spans
@@ -157,17 +156,7 @@ def with_negative(
     allowed = None
     if index.asked is not None:
       allowed = index.asked[: len(index.tokens)]
-    encoding = query_encoder.apply(
-      params['query_encoder'], config.query_encoder, batch.query
-    )
-    found = forward.retrieve(
-      params,
-      config.model,
-      index,
-      encoding,
-      words=batch.words,
-      allowed=allowed,
-    )
+    encoding, found = compiled.find(config.model, params, batch, index, allowed)
     others = found.where & ~traces.gold_among(found, batch.gold)
     found = dataclasses.replace(found, where=others)
     ranking = forward.rank(params, config.model, index, batch, encoding, found)
