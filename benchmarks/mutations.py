@@ -66,7 +66,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/trace.py',
-    'jax.nn.softmax(jnp.where(self.holds, scores, base.IMPOSSIBLE))',
+    'jax.nn.softmax(jnp.where(self.holds, scores, masking.NEG_INF))',
     'jax.nn.softmax(scores)',
     TRACE,
   ),

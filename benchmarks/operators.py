@@ -72,8 +72,8 @@ def contenders(shape):
     'ops.entmax(1.3)': jax_contender(
       functools.partial(ops.entmax, alpha=1.3), shape
     ),
-    f'ops.budget({TOP_K})': jax_contender(
-      functools.partial(ops.budget, k=TOP_K), shape
+    f'ops.capped_simplex({TOP_K})': jax_contender(
+      functools.partial(ops.capped_simplex, k=TOP_K), shape
     ),
     'optax simplex': jax_contender(
       rows(optax.projections.projection_simplex), shape

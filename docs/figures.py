@@ -62,7 +62,7 @@ def operators() -> None:
     'entmax15': ops.entmax15,
     'sparsemax': ops.sparsemax,
     'entmax, alpha 4': lambda z: ops.entmax(z, alpha=4.0),
-    'budget, k 2': lambda z: ops.budget(z, k=2),
+    'capped_simplex, k 2': lambda z: ops.capped_simplex(z, k=2),
     'relaxed_top_k, k 2': lambda z: ops.relaxed_top_k(z, k=2, temperature=0.3),
     'perturbed_top_k, k 2': lambda z: ops.perturbed_top_k(
       key, z, k=2, temperature=0.3, num_samples=4000

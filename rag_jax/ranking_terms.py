@@ -7,8 +7,8 @@ from rag_jax import forward, types
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import pseudo_queries
-from rag_jax.ops import losses, metrics
-from rag_jax.readers import base, spans
+from rag_jax.ops import losses, masking, metrics
+from rag_jax.readers import spans
 
 Sum = tuple[jax.Array, jax.Array]  # (sum, count)
 Trace = traces.Trace
@@ -147,8 +147,8 @@ def relevance_loss(
   Returns:
     (sum, count) over the questions with a gold passage.
   """
-  scores = jnp.where(where, relevance, base.IMPOSSIBLE)
-  gold = jnp.where(is_gold & where, scores, base.IMPOSSIBLE)
+  scores = jnp.where(where, relevance, masking.NEG_INF)
+  gold = jnp.where(is_gold & where, scores, masking.NEG_INF)
   everything = jax.nn.logsumexp(scores, axis=1)
   if null:
     everything = jnp.logaddexp(everything, 0.0)

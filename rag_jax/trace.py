@@ -15,8 +15,7 @@ from rag_jax import forward, model, readers, types
 from rag_jax import stage as stages
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
-from rag_jax.ops import sampling
-from rag_jax.readers import base
+from rag_jax.ops import masking, sampling
 
 # A document that lacks the answer counts as this much less likely to give it
 # than the best document, wherever documents are compared by likelihood.
@@ -256,7 +255,7 @@ class Trace:
   def holds(self) -> jax.Array:
     """Documents read under which the answer has a likelihood, bool[B, R]."""
     if self.reader.points:
-      return (self.likelihoods > base.IMPOSSIBLE / 2) & self.reading.where
+      return (self.likelihoods > masking.NEG_INF / 2) & self.reading.where
     return self.reading.where & self.has_answer[:, None]
 
   @functools.cached_property
@@ -277,7 +276,7 @@ class Trace:
     """P(document | question, answer) over what was read, float32[B, R]."""
     scores = self.likelihoods + self.reading.scores
     return jax.lax.stop_gradient(
-      jax.nn.softmax(jnp.where(self.holds, scores, base.IMPOSSIBLE))
+      jax.nn.softmax(jnp.where(self.holds, scores, masking.NEG_INF))
     )
 
   @functools.cached_property
@@ -296,7 +295,7 @@ class Trace:
 
   def teacher_likelihoods(self) -> jax.Array:
     """Likelihoods for comparing documents, float32[B, R], all finite."""
-    known = jnp.where(self.holds, self.likelihoods, base.IMPOSSIBLE)
+    known = jnp.where(self.holds, self.likelihoods, masking.NEG_INF)
     best = jnp.max(known, axis=1, keepdims=True)
     best = jnp.where(self.holds.any(1)[:, None], best, 0.0)
     own = jnp.where(self.holds, self.likelihoods, best + LACKS)

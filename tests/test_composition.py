@@ -148,7 +148,7 @@ def test_what_does_not_go_together_is_named_with_the_remedy(small_config, name):
 
 
 @pytest.mark.parametrize('loss', ['ranking', 'reranking', 'posterior'])
-@pytest.mark.parametrize('operator', ['budget', 'perturbed_top_k'])
+@pytest.mark.parametrize('operator', ['capped_simplex', 'perturbed_top_k'])
 def test_a_fenchel_young_loss_needs_an_operator_of_its_own(
   small_config, loss, operator
 ):

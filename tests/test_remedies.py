@@ -58,15 +58,19 @@ CASES = [
   ('trains', 'none', FROZEN),
   ('batch_size', '31', {f'{STAGE}.batch_size': 31, 'train.accumulate': 2}),
   *(
-    (f'losses.{loss}', "'budget'", losses(loss) | {'ranker.operator': 'budget'})
+    (
+      f'losses.{loss}',
+      "'capped_simplex'",
+      losses(loss) | {'ranker.operator': 'capped_simplex'},
+    )
     for loss in ('ranking', 'posterior')
   ),
   (
     'losses.reranking',
-    "'budget'",
+    "'capped_simplex'",
     losses('reranking')
     | BERT
-    | {'reader.reranks': True, f'{STAGE}.operator': 'budget'},
+    | {'reader.reranks': True, f'{STAGE}.operator': 'capped_simplex'},
   ),
   ('losses.indexing', 'batch_size=0', {'pseudo_queries.batch_size': 0}),
   *(

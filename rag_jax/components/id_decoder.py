@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from rag_jax.components import query_encoder
 from rag_jax.nn import transformer
-from rag_jax.ops import beam
+from rag_jax.ops import beam, masking
 from rag_jax.ops import trie as tries
 
 OUTPUTS = ('node_table', 'codebook')
@@ -289,6 +289,6 @@ def level_log_likelihood(
     own = jnp.take_along_axis(scores, frontier.children, axis=-1)[..., 0]
     # The node itself always counts, whatever `where` says.
     rivals = rivals & (jnp.arange(trie.num_nodes) != frontier.children)
-    scores = jnp.where(rivals, scores, -1e9)
+    scores = jnp.where(rivals, scores, masking.NEG_INF)
     total += own - jnp.logaddexp(own, jax.nn.logsumexp(scores, axis=-1))
   return total / trie.depth

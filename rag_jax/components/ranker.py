@@ -19,6 +19,7 @@ from rag_jax import types
 from rag_jax.ops import sampling, selection
 
 SIGNALS = ('docid', 'vector', 'lexical')
+TOP_K = ('capped_simplex', 'relaxed_top_k', 'perturbed_top_k')
 Select = Callable[[jax.Array, jax.Array], jax.Array]  # scores, where -> weights
 
 
@@ -28,8 +29,8 @@ class RankerConfig:
 
   operator: str = 'sparsemax'  # one of OPERATORS
   alpha: float = 1.5  # of the operator 'entmax', above 1
-  k: int = 2  # documents that 'budget', 'relaxed_top_k', 'perturbed_top_k' take
-  temperature: float = 1.0  # of the last two, nats
+  k: int = 2  # documents chosen by an operator of TOP_K
+  temperature: float = 1.0  # nats, of the last two of TOP_K
   docid_weight: float = 0.1  # initial weights of the signals; 0 leaves one out
   vector_weight: float = 5.0
   lexical_weight: float = 0.3
@@ -193,7 +194,8 @@ def select(
 
   Example:
     >>> scores, where = jnp.array([[3.0, 1.0, 0.75]]), jnp.ones((1, 3), bool)
-    >>> select(RankerConfig(operator='budget', k=2), scores, where=where)
+    >>> config = RankerConfig(operator='capped_simplex', k=2)
+    >>> select(config, scores, where=where)
     Array([[0.5   , 0.3125, 0.1875]], dtype=float32)
   """
   rng = jax.random.key(0) if rng is None else rng
@@ -236,8 +238,8 @@ def _entmax(config, scores, where, rng):
 def _of_k(name, config, scores, where, rng):
   """Operators whose weights sum to k, divided by what they sum to."""
   k = min(config.k, scores.shape[-1])
-  if name == 'budget':
-    weights = selection.budget(scores, k=k, where=where)
+  if name == 'capped_simplex':
+    weights = selection.capped_simplex(scores, k=k, where=where)
   elif name == 'relaxed_top_k':
     weights = sampling.relaxed_top_k(
       scores, k=k, temperature=config.temperature, where=where
@@ -254,5 +256,5 @@ OPERATORS: dict[str, Callable[..., jax.Array]] = {
   name: functools.partial(_closed_form, name) for name in selection.OPERATORS
 }
 OPERATORS['entmax'] = _entmax
-for _name in ('budget', 'relaxed_top_k', 'perturbed_top_k'):
+for _name in TOP_K:
   OPERATORS[_name] = functools.partial(_of_k, _name)

@@ -18,7 +18,7 @@ import optax
 
 from rag_jax.components import query_encoder
 from rag_jax.index import docids, live, node_table
-from rag_jax.ops import beam
+from rag_jax.ops import beam, masking
 from rag_jax.ops import trie as tries
 
 Params = dict[str, jax.Array]
@@ -284,7 +284,7 @@ def _loss(params, query, path, levels, scale):
   total = 0.0
   for level in range(path.shape[1]):
     row = path[:, level, None]
-    among = jnp.where(levels == level, logits, -1e9)
+    among = jnp.where(levels == level, logits, masking.NEG_INF)
     own = jnp.take_along_axis(logits, jnp.maximum(row, 0), axis=1)
     loss = jax.nn.logsumexp(among, axis=1, keepdims=True) - own
     total += jnp.where(row >= 0, loss, 0).mean()

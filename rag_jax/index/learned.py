@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rag_jax.ops import masking
+
 NOISE = 0.5  # length of the noise in made-up queries, of unit vectors
 TEMPERATURE = 0.05  # of the retrieval softmax, in units of a dot product
 SOFTNESS = 0.1  # of the assignment, in units of the mean squared distance
@@ -133,7 +135,9 @@ def _loss(centres, documents, queries, rows):
     chosen = (soft + stop(hard - soft)) @ level
     prefix = prefix + chosen
     residual = stop(residual - hard @ level)
-    scores = jnp.where(rivals, queries @ prefix.T / TEMPERATURE, -1e30)
+    scores = jnp.where(
+      rivals, queries @ prefix.T / TEMPERATURE, masking.NEG_INF
+    )
     found = jnp.diagonal(jax.nn.log_softmax(scores, axis=-1))
     targets = stop(sinkhorn(logits))
     total -= jnp.mean(found) + jnp.mean(jnp.sum(targets * log_soft, axis=-1))

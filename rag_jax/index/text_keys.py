@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.ops import beam
+from rag_jax.ops import beam, masking
 
 
 def digits(numbers: np.ndarray, length: int) -> np.ndarray:
@@ -171,7 +171,7 @@ def by_document(
   found = types.Candidates(
     documents=jnp.where(where, documents, 0),
     codes=jnp.where(where[..., None], candidates.codes, 0),
-    scores=jnp.where(where, candidates.scores, beam.DEAD),
+    scores=jnp.where(where, candidates.scores, masking.NEG_INF),
     where=where,
   )
   return beam.reorder(found, jnp.argsort(~where, axis=1, stable=True))

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-
-HIDDEN = -1e9  # added to the score of what may not be attended to
+from rag_jax.ops import masking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,7 +204,9 @@ def encode(
   Returns:
     float[B, T, W].
   """
-  bias = jnp.where(where, 0.0, HIDDEN)[..., None, None, :]  # [B, 1, 1, T]
+  bias = jnp.where(where, 0.0, masking.NEG_INF)[
+    ..., None, None, :
+  ]  # [B, 1, 1, T]
   layer = jax.checkpoint(_layer, static_argnums=3) if config.remat else _layer
   for i in range(config.num_layers)[first:last]:
     x = layer(params[f'block_{i}'], x, bias, config)

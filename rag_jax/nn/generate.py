@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax.ops import beam as beams
+from rag_jax.ops import masking
 
-DEAD = beams.DEAD  # score of a beam that holds no text
 StepFn = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -210,11 +210,17 @@ def beam(
     where = grown.where.at[..., i].set(True)
     ends = (chosen == end_token) | (i + 1 == max_length)
     top = jnp.arange(2 * beam_size) < beam_size
-    ended = jnp.where(ends & top, scores / (i + 1.0) ** length_penalty, DEAD)
-    ended = jnp.where(_hopeful(running, done, i, length_penalty), ended, DEAD)
-    ended = jnp.where(scores > DEAD / 2, ended, DEAD)
+    ended = jnp.where(
+      ends & top, scores / (i + 1.0) ** length_penalty, masking.NEG_INF
+    )
+    ended = jnp.where(
+      _hopeful(running, done, i, length_penalty), ended, masking.NEG_INF
+    )
+    ended = jnp.where(scores > masking.NEG_INF / 2, ended, masking.NEG_INF)
     done = _top(done, Written(tokens, where, ended))
-    scores, kept = jax.lax.top_k(jnp.where(ends, DEAD, scores), beam_size)
+    scores, kept = jax.lax.top_k(
+      jnp.where(ends, masking.NEG_INF, scores), beam_size
+    )
     rows = Written(tokens, where, scores)
     running = beams.reorder(rows, kept)._replace(scores=scores)
     parents, chosen = beams.take(parents, kept), beams.take(chosen, kept)
@@ -244,11 +250,11 @@ def beam(
     cache,
     constraint.state,
     none(1, 0.0),
-    none(beam_size, DEAD),
+    none(beam_size, masking.NEG_INF),
   )
   found = jax.lax.while_loop(unfinished, go, (1, *first))[-1]
   return found._replace(
-    where=found.where & (found.scores > DEAD / 2)[..., None]
+    where=found.where & (found.scores > masking.NEG_INF / 2)[..., None]
   )
 
 
@@ -264,9 +270,9 @@ def _check(max_length):
 
 
 def _score(logits, constraint, state):
-  """Log-probabilities float32[B, K, V]; DEAD where not allowed."""
+  """Log-probabilities float32[B, K, V]; `NEG_INF` where not allowed."""
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-  return jnp.where(constraint.mask(state), log_probs, DEAD)
+  return jnp.where(constraint.mask(state), log_probs, masking.NEG_INF)
 
 
 def _best(scores, log_probs, count):
@@ -275,10 +281,12 @@ def _best(scores, log_probs, count):
   size = totals.shape[-1]
   flat = totals.reshape(len(totals), -1)
   short = max(count - flat.shape[1], 0)
-  flat = jnp.pad(flat, ((0, 0), (0, short)), constant_values=2 * DEAD)
+  flat = jnp.pad(
+    flat, ((0, 0), (0, short)), constant_values=2 * masking.NEG_INF
+  )
   best, chosen = beams.largest(flat, count)
   chosen = jnp.minimum(chosen, totals.shape[1] * size - 1)
-  return jnp.maximum(best, DEAD), chosen // size, chosen % size
+  return jnp.maximum(best, masking.NEG_INF), chosen // size, chosen % size
 
 
 def _top(done, more):
@@ -291,4 +299,6 @@ def _top(done, more):
 def _hopeful(running, done, i, length_penalty):
   """Whether a running beam of i tokens can still enter; bool[B, 1]."""
   best = running.scores[:, :1] / jnp.maximum(i, 1.0) ** length_penalty
-  return (best > DEAD / 2) & (best > done.scores.min(1, keepdims=True))
+  return (best > masking.NEG_INF / 2) & (
+    best > done.scores.min(1, keepdims=True)
+  )

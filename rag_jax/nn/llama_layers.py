@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-HIDDEN = -1e9  # score of what may not be attended to
+from rag_jax.ops import masking
 
 
 def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
@@ -101,7 +101,9 @@ def _attend(query, both, mask, shared):
 
   def masked(scores, where):
     scores = scores.reshape(*query.shape[:-1], -1)
-    return jnp.where(where, scores, HIDDEN).reshape(*rows.shape[:-1], -1)
+    return jnp.where(where, scores, masking.NEG_INF).reshape(
+      *rows.shape[:-1], -1
+    )
 
   key, value = both[:, :, 0], both[:, :, 1]
   scores = masked(rows @ jnp.swapaxes(key, -1, -2), mask)

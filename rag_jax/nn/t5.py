@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax.nn import t5_layers
+from rag_jax.ops import masking
 from rag_jax.ops import trie as tries
 
 Rows = slice | np.ndarray | jax.Array
@@ -251,7 +252,7 @@ def _decode(params, config, memory, where, tokens, bias):
   places = jnp.arange(length)
   distance = places[:, None] - places
   order = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
-  order = jnp.where(distance[..., None] < 0, t5_layers.HIDDEN, order)
+  order = jnp.where(distance[..., None] < 0, masking.NEG_INF, order)
   order = order.transpose(2, 0, 1)
   x, weights = params['embedding'][tokens], []
   for i in range(config.num_decoder_layers):

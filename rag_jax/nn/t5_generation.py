@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax.nn import t5, t5_layers
+from rag_jax.ops import masking
 
 
 def start(
@@ -77,7 +78,7 @@ def step(
   place = cache['taken'][0, 0]
   distance = place - jnp.arange(cache['block_0'].shape[2])
   bias = shared['bias'][jnp.maximum(distance, 0)]  # [L, H]
-  bias = jnp.where(distance[:, None] < 0, t5_layers.HIDDEN, bias)
+  bias = jnp.where(distance[:, None] < 0, masking.NEG_INF, bias)
   x = params['embedding'][tokens]
   new = {'taken': cache['taken'] + 1}
   for i in range(config.num_decoder_layers):

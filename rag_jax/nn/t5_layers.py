@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-HIDDEN = -1e9  # added to the score of what may not be attended to
+from rag_jax.ops import masking
 
 
 def self_attention(block, config, x, bias):
@@ -103,7 +103,7 @@ def heads(x, config):
 
 def mask(where):
   """What hides padding when added to scores, float32[B, 1, 1, Q]."""
-  return jnp.where(where, 0.0, HIDDEN)[:, None, None]
+  return jnp.where(where, 0.0, masking.NEG_INF)[:, None, None]
 
 
 def position_bias(part, config, distance, *, both):

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rag_jax.ops import masking
+
 
 def apply(
   module: nn.Module, params: dict[str, Any], *args: Any, **options: Any
@@ -104,7 +106,7 @@ def attention_weights(
   if bias is not None:
     scores = scores + bias[:, None]
   where = where[:, None]
-  scores = jnp.where(where, scores, -1e9)
+  scores = jnp.where(where, scores, masking.NEG_INF)
   weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
   return jnp.where(where.any(-1, keepdims=True), weights, 0.0)
 

@@ -28,7 +28,7 @@ from rag_jax.ops.sampling import (
   top_k,
 )
 from rag_jax.ops.selection import (
-  budget,
+  capped_simplex,
   entmax,
   entmax15,
   select,
@@ -36,9 +36,12 @@ from rag_jax.ops.selection import (
   sparsemax,
 )
 
+budget = capped_simplex  # its name until version 0.1
+
 __all__ = [
   'beam',
   'budget',
+  'capped_simplex',
   'distillation',
   'entmax',
   'entmax15',

@@ -34,10 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.ops import beam_ends, edge_scores, reads
+from rag_jax.ops import beam_ends, edge_scores, masking, reads
 from rag_jax.ops import trie as tries
 
-DEAD = edge_scores.DEAD  # score of a beam that holds no document
 SCORINGS = ('log_softmax', 'vocabulary', 'inner_product', 'absolute')
 take = reads.take
 
@@ -110,7 +109,7 @@ def search(
   history = []
   steps = edge_scores.levels(trie, scoring)
   for level in range(steps):
-    alive = scores > DEAD / 2
+    alive = scores > masking.NEG_INF / 2
     # Scores of all codes need no gathering where the trie has a bit for each.
     wide = logits and flags is None and plan is None
     wide = wide and level < trie.depth and trie.present[level] is not None
@@ -127,7 +126,9 @@ def search(
       # The next code is known, but has to wait for this score: or XLA makes the
       # logits of all tails at once, each in memory of its own. A dead beam gets
       # code 0; any would do.
-      codes = jnp.where(scores > DEAD / 2, frontier.tokens[..., 0], 0)
+      codes = jnp.where(
+        scores > masking.NEG_INF / 2, frontier.tokens[..., 0], 0
+      )
       beams = dataclasses.replace(beams, codes=codes)
       continue
     width = totals.shape[-1]
@@ -215,7 +216,7 @@ def score(
       beams = tries.descend(trie, level, beams, first + offset, own)
     else:
       beams = dataclasses.replace(beams, codes=own)
-  return jnp.where(exists, scores, DEAD)
+  return jnp.where(exists, scores, masking.NEG_INF)
 
 
 def _score_last(
@@ -228,7 +229,7 @@ def _score_last(
   for frontier in tries.walk(trie, codes):
     edges, cache = step_fn(params, cache, frontier)
     scores = jnp.where(ended, scores, edges[..., 0].astype(jnp.float32))
-    scores = jnp.where(frontier.where[..., 0], scores, DEAD)
+    scores = jnp.where(frontier.where[..., 0], scores, masking.NEG_INF)
     ended = frontier.children[..., 0] < trie.num_documents  # rows of leaves
   return scores
 
@@ -285,7 +286,7 @@ def regret(
   best, rows = jax.lax.top_k(scores, k)
   same = rows[:, :, None] == candidates.documents[:, None]
   hit = (same & candidates.where[:, None]).any(-1)
-  real = best > DEAD / 2
+  real = best > masking.NEG_INF / 2
   return (real & ~hit).sum(1) / jnp.maximum(real.sum(1), 1)
 
 

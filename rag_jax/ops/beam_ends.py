@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.ops import edge_scores, reads, trie_nodes
+from rag_jax.ops import masking, reads, trie_nodes
 
 
 def candidates(
@@ -18,16 +18,16 @@ def candidates(
   Args:
     trie: the docids.
     beams: where they stand at the end.
-    scores: float32[B, K] in nats, `DEAD` for a beam that holds no document.
+    scores: float32[B, K] in nats, `NEG_INF` for a beam that holds no document.
     history: of each level with a choice, the beam int32[B, K] that each goes
       on from, and the code int32[B, K] by which it does.
   """
-  where = (scores > edge_scores.DEAD / 2) & beams.ended
+  where = (scores > masking.NEG_INF / 2) & beams.ended
   leaves = jnp.where(where, beams.nodes, 0)
   return types.Candidates(
     documents=jnp.where(where, trie_nodes.documents(trie, leaves), 0),
     codes=jnp.where(where[..., None], _spell(trie, beams, history), 0),
-    scores=jnp.where(where, scores, edge_scores.DEAD),
+    scores=jnp.where(where, scores, masking.NEG_INF),
     where=where,
   )
 
@@ -44,7 +44,7 @@ def pad(found: types.Candidates, size: int) -> types.Candidates:
   return types.Candidates(
     documents=widen(found.documents, 0),
     codes=widen(found.codes, 0),
-    scores=widen(found.scores, edge_scores.DEAD),
+    scores=widen(found.scores, masking.NEG_INF),
     where=widen(found.where, False),
   )
 

@@ -6,9 +6,8 @@
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import reads, trie_nodes
+from rag_jax.ops import masking, reads, trie_nodes
 
-DEAD = -1e9  # score of a beam that holds no document
 READS_TAILS = ('vocabulary', 'inner_product')
 
 
@@ -52,7 +51,9 @@ def accumulate(
     if frontier.all_codes:  # of the trie, which may have more than the model
       more = max(shape[-1] - edges.shape[-1], 0)
       edges = jnp.pad(
-        edges[:, : shape[-1]], ((0, 0), (0, more)), constant_values=DEAD
+        edges[:, : shape[-1]],
+        ((0, 0), (0, more)),
+        constant_values=masking.NEG_INF,
       )
     else:
       edges = reads.take(edges, frontier.tokens.reshape(where.shape))
@@ -60,10 +61,12 @@ def accumulate(
     edges = edges + _gain(plan, frontier, scoring).reshape(where.shape)
   if scoring == 'absolute':
     edges = jnp.where(beams.ended.reshape(-1, 1), scores, edges)
-    return jnp.where(where, edges, DEAD).reshape(shape)
+    return jnp.where(where, edges, masking.NEG_INF).reshape(shape)
   if scoring == 'log_softmax':
-    edges = jax.nn.log_softmax(jnp.where(where, edges, DEAD), axis=-1)
-  return jnp.where(where, edges + scores, DEAD).reshape(shape)
+    edges = jax.nn.log_softmax(
+      jnp.where(where, edges, masking.NEG_INF), axis=-1
+    )
+  return jnp.where(where, edges + scores, masking.NEG_INF).reshape(shape)
 
 
 def _gain(

@@ -11,9 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import selection
-
-OFF = -1e9  # log-likelihood that stands for an impossible answer
+from rag_jax.ops import masking, selection
 
 
 def fenchel_young(
@@ -34,10 +32,10 @@ def fenchel_young(
     scores: float[..., K].
     targets: float[..., K], where the weights should be; no gradient flows
       into them.
-    operator: a name in `selection.OPERATORS`, 'entmax' or 'budget'.
+    operator: a name in `selection.OPERATORS`, 'entmax' or 'capped_simplex'.
     where: bool[..., K].
     **options: of the operator: `alpha`, a number above 1, for 'entmax'; `k`
-      for 'budget', whose targets sum to k.
+      for 'capped_simplex', whose targets sum to k.
 
   Returns:
     float32[...].
@@ -105,7 +103,9 @@ def sequence_marginal(
   if where is None:
     where = jnp.ones(weights.shape, bool)
   support = where & (weights > 0)
-  likelihoods = jnp.where(support, log_likelihoods, OFF).astype(jnp.float32)
+  likelihoods = jnp.where(support, log_likelihoods, masking.NEG_INF).astype(
+    jnp.float32
+  )
   best = jax.lax.stop_gradient(likelihoods.max(-1, keepdims=True))
   share = jnp.where(support, weights, 0) * jnp.exp(likelihoods - best)
   total = share.sum(-1)
@@ -222,7 +222,7 @@ def list_mle(
   order = jnp.argsort(jnp.where(where, -gains, jnp.inf), axis=-1, stable=True)
   where = jnp.take_along_axis(where, order, axis=-1)
   scores = jnp.take_along_axis(scores, order, axis=-1)
-  scores = jnp.where(where, scores, OFF).astype(jnp.float32)
+  scores = jnp.where(where, scores, masking.NEG_INF).astype(jnp.float32)
   left = jax.lax.cumlogsumexp(scores, axis=scores.ndim - 1, reverse=True)
   return jnp.where(where, left - scores, 0).sum(-1)
 
@@ -254,7 +254,7 @@ def margin_ranking(
   """
   if where is None:
     where = jnp.ones(negative.shape, bool)
-  negative = jnp.where(where, negative, OFF).astype(jnp.float32)
+  negative = jnp.where(where, negative, masking.NEG_INF).astype(jnp.float32)
   return jnp.maximum(margin - positive[..., None] + negative, 0).sum(-1)
 
 
@@ -315,5 +315,5 @@ _FAMILIES: dict[str, tuple[Callable, Callable]] = {
   'sparsemax': (selection.sparsemax, _half_square),
   'entmax15': (selection.entmax15, _tsallis15),
   'entmax': (selection.entmax, _tsallis),
-  'budget': (selection.budget, _half_square),
+  'capped_simplex': (selection.capped_simplex, _half_square),
 }

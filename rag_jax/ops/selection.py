@@ -124,7 +124,7 @@ def entmax(
   )
 
 
-def budget(
+def capped_simplex(
   scores: jax.Array,
   *,
   k: int,
@@ -149,7 +149,7 @@ def budget(
     ValueError: if k is not between 1 and K.
 
   Example:
-    >>> budget(jnp.array([3.0, 1.0, 0.75, -1.0]), k=2)
+    >>> capped_simplex(jnp.array([3.0, 1.0, 0.75, -1.0]), k=2)
     Array([1.   , 0.625, 0.375, 0.   ], dtype=float32)
 
   Reference:
@@ -158,7 +158,7 @@ def budget(
   """
   check_k(k, scores.shape[axis])
   return along(
-    lambda x, real: thresholds.budget(x, real, k), scores, where, axis
+    lambda x, real: thresholds.capped_simplex(x, real, k), scores, where, axis
   )
 
 

@@ -117,7 +117,7 @@ def _entmax_jvp(primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def budget(x, where, k):
+def capped_simplex(x, where, k):
   """min(max(x - tau, 0), 1) with sum k, by guarded Newton steps."""
   # sum min(max(x - tau, 0), 1) = k; with k or fewer real slots all are taken.
   enough = where.sum(axis=-1, keepdims=True) <= k
@@ -145,9 +145,9 @@ def budget(x, where, k):
   return jnp.where(where, weights, 0)
 
 
-@budget.defjvp
-def _budget_jvp(k, primals, tangents):
-  weights = budget(*primals, k)
+@capped_simplex.defjvp
+def _capped_simplex_jvp(k, primals, tangents):
+  weights = capped_simplex(*primals, k)
   inside = ((weights > 0) & (weights < 1)).astype(weights.dtype)
   return weights, _project(inside, tangents[0])
 

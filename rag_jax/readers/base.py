@@ -19,7 +19,6 @@ import tokenizers as hf
 from rag_jax import types
 
 PUBLISHED = ('bert', 't5', 'llama')  # names of parameters others have trained
-IMPOSSIBLE = -1e9  # log-likelihood of an answer that a passage lacks
 NEVER = 1e9  # a threshold that nothing reaches
 
 Params = dict[str, Any]
@@ -139,7 +138,7 @@ class Reader(NamedTuple):
     log_likelihood: (params, memory, answers int32[B, M, A]) -> float32[B, K,
       T], log P(answer | passage k alone) by token, 0 on padding. A reader that
       points has T = 1, sums over all answers and all their places, and gives
-      `IMPOSSIBLE` where there is none. One that writes scores answers[:, 0]
+      `NEG_INF` where there is none. One that writes scores answers[:, 0]
       and the end token, T = A + 1.
     answer: (params, memory, weights float32[B, K], where bool[B, K]) ->
       `Written`, the best answer over all passages with weight; `where` are

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from rag_jax import types
 from rag_jax.components import query_encoder
 from rag_jax.nn import bert, bert_weights, published, transformer, weights
+from rag_jax.ops import masking
 from rag_jax.readers import base, spans
 
 
@@ -91,7 +92,7 @@ def _point(params, config, query, passages):
   relevance = (mean @ params['relevance']).reshape(batch, count)
   if config.span_relevance:
     real = jnp.where(
-      (passages != types.PAD)[..., None], logits, base.IMPOSSIBLE
+      (passages != types.PAD)[..., None], logits, masking.NEG_INF
     )
     best = spans.best_spans(real, max_tokens=config.max_answer_tokens).score
     relevance += config.span_relevance * best

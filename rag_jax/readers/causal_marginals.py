@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax.nn import generate, llama
-from rag_jax.ops import beam, losses
+from rag_jax.ops import beam, losses, masking
 
 MARGINALS = ('sequence', 'token')
 
@@ -181,7 +181,7 @@ def write_token(
   def mix(logits):  # [B, K, ..., V] to [B, ..., V]
     shape = (batch, count) + (1,) * (logits.ndim - 2)
     log_probs = jax.nn.log_softmax(logits, axis=-1) + bias.reshape(shape)
-    log_probs = jnp.where(support.reshape(shape), log_probs, generate.DEAD)
+    log_probs = jnp.where(support.reshape(shape), log_probs, masking.NEG_INF)
     return jax.nn.logsumexp(log_probs, axis=1)
 
   def split(x):  # [R, n, ...] to [B, n, K, ...]: beams are the second axis
@@ -245,12 +245,12 @@ def write_sequence(
     beam_size=beam_size,
     constraint=constraint,
   )
-  alive = (found.scores > generate.DEAD / 2).reshape(batch, -1)
+  alive = (found.scores > masking.NEG_INF / 2).reshape(batch, -1)
   alive &= jnp.repeat(weights > 0, beam_size, axis=1)
   tokens = found.tokens.reshape(batch, -1, max_length)
   where = found.where.reshape(batch, -1, max_length)
   scores = answer_log_likelihood(params, config, memory, tokens, where)
-  totals = jnp.where(alive, marginal(weights, scores, where), generate.DEAD)
+  totals = jnp.where(alive, marginal(weights, scores, where), masking.NEG_INF)
   totals, order = jax.lax.top_k(totals, totals.shape[1])
   tokens, where = beam.reorder((tokens, where), order)
   return generate.Written(tokens, where, totals)

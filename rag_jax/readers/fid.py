@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rag_jax import types
 from rag_jax.nn import transformer
-from rag_jax.ops import losses
+from rag_jax.ops import losses, masking
 from rag_jax.readers import base, fusion, question_passage
 
 BOS, EOS = 1, 2  # token ids that frame what is written
@@ -92,9 +92,9 @@ class _Network(question_passage.Encoder):
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
     copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
-    copies = jnp.where(where[:, None], copies + bias, base.IMPOSSIBLE)
+    copies = jnp.where(where[:, None], copies + bias, masking.NEG_INF)
     logits = _add_copies(words, copies, tokens)
-    return logits.at[..., types.PAD].set(base.IMPOSSIBLE)  # never written
+    return logits.at[..., types.PAD].set(masking.NEG_INF)  # never written
 
 
 def _add_copies(words, copies, tokens):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
+from rag_jax.ops import masking
 from rag_jax.readers import base
 
 
@@ -57,7 +58,7 @@ def log_probabilities(
     float32[B, K, P, 2], nats.
   """
   where = (passages != types.PAD)[..., None]
-  logits = jnp.where(where, logits.astype(jnp.float32), base.IMPOSSIBLE)
+  logits = jnp.where(where, logits.astype(jnp.float32), masking.NEG_INF)
   return jax.nn.log_softmax(logits, axis=(1, 2) if shared else 2)
 
 
@@ -118,10 +119,10 @@ def answer_log_likelihood(
   ends = jnp.minimum(ends, length - 1)[:, None]  # [B, 1, M, P]
   ends = jnp.broadcast_to(ends, starts.shape)
   end_scores = jnp.take_along_axis(spans[..., None, :, 1], ends, axis=-1)
-  both = jnp.where(starts, spans[..., None, :, 0] + end_scores, base.IMPOSSIBLE)
+  both = jnp.where(starts, spans[..., None, :, 0] + end_scores, masking.NEG_INF)
   found = starts.any(axis=(-2, -1))
   total = jax.nn.logsumexp(both, axis=(-2, -1))
-  return jnp.where(found, total, base.IMPOSSIBLE)
+  return jnp.where(found, total, masking.NEG_INF)
 
 
 def best_spans(spans: jax.Array, *, max_tokens: int) -> Spans:
@@ -145,7 +146,7 @@ def best_spans(spans: jax.Array, *, max_tokens: int) -> Spans:
   padded = jnp.pad(
     end,
     ((0, 0), (0, 0), (0, max_tokens - 1)),
-    constant_values=2 * base.IMPOSSIBLE,
+    constant_values=2 * masking.NEG_INF,
   )
   scores = jnp.stack(
     [start + padded[..., i : i + length] for i in range(max_tokens)], axis=-1
@@ -177,7 +178,7 @@ def null_log_odds(relevance: jax.Array, where: jax.Array) -> jax.Array:
     Guu et al., REALM, 2020.
   """
   return -jax.nn.logsumexp(
-    jnp.where(where, relevance, base.IMPOSSIBLE), axis=-1
+    jnp.where(where, relevance, masking.NEG_INF), axis=-1
   )
 
 
@@ -194,7 +195,7 @@ def _answer(config, params, memory, weights, where):
   spans = best_spans(memory.spans, max_tokens=config.max_answer_tokens)
   support = weights > 0
   joint = spans.score + jnp.log(jnp.where(support, weights, 1.0))
-  joint = jnp.where(support, joint, base.IMPOSSIBLE)
+  joint = jnp.where(support, joint, masking.NEG_INF)
   best = joint.argmax(axis=1)
   null = jnp.zeros(best.shape)
   if config.null_document:

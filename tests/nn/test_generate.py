@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax.nn import generate
+from rag_jax.ops import masking
 
 END, SIZE, LENGTH = 2, 5, 4
 RUN = {'end_token': END, 'max_length': LENGTH}
@@ -61,7 +62,7 @@ def test_wide_beam_equals_enumeration(penalty):
       found.scores[row, : len(every)], [s for s, _ in every], atol=1e-5
     )
     assert spell(found, row) == every[0][1]
-    assert (found.scores[row, len(every) :] == generate.DEAD).all()
+    assert (found.scores[row, len(every) :] == masking.NEG_INF).all()
 
 
 def test_greedy_takes_the_best_token_each_time():
@@ -132,7 +133,7 @@ def test_beams_that_find_nothing_more_stay_dead():
 
   found = run(logits, cache)
   assert found.where.any(-1).sum(1).tolist() == [3, 1]  # 3, 4, 3 4; and 1
-  assert (found.scores[0, 3:] == generate.DEAD).all()
+  assert (found.scores[0, 3:] == masking.NEG_INF).all()
 
 
 def test_mistakes_name_the_field_the_value_and_the_remedy():

@@ -178,7 +178,7 @@ class TestRanking:
     [
       ('entmax', {'alpha': 1.3}, [0.5, 0.5, 0.0, 0.0]),
       ('entmax', {'alpha': 2.0}, [0.5, 0.5, 0.0, 0.0]),
-      ('budget', {'k': 2}, [1.0, 0.5, 0.5, 0.0]),
+      ('capped_simplex', {'k': 2}, [1.0, 0.5, 0.5, 0.0]),
     ],
   )
   def test_fenchel_young_of_operators_with_options(
@@ -199,7 +199,7 @@ class TestRanking:
     assert float(loss(z, target)) > 0
 
   def test_fenchel_young_refuses_what_has_no_regulariser(self):
-    with pytest.raises(ValueError, match="entmax, budget, got 'top_k'"):
+    with pytest.raises(ValueError, match="entmax, capped_simplex, got 'top_k'"):
       losses.fenchel_young(jnp.ones(2), jnp.ones(2), operator='top_k')
 
 

@@ -40,7 +40,7 @@ CASES = {
   'entmax(array)': Case(
     lambda z, **o: ops.entmax(z, alpha=jnp.float32(1.7), **o)
   ),
-  'budget': Case(ops.budget, k=3),
+  'capped_simplex': Case(ops.capped_simplex, k=3),
   'relaxed_top_k': Case(ops.relaxed_top_k, k=3),
   'top_k': Case(ops.top_k, k=3, smooth=False),
   'gumbel_top_k': Case(
@@ -206,7 +206,7 @@ class TestOracles:
   def test_budget_is_the_projection_onto_the_capped_simplex(self, seed):
     with jax.enable_x64(True):
       z = np.random.default_rng(seed).normal(size=6)
-      ours = ops.budget(jnp.asarray(z), k=3)
+      ours = ops.capped_simplex(jnp.asarray(z), k=3)
       np.testing.assert_allclose(ours, solve(z, total=3, cap=1), atol=1e-6)
 
   @pytest.mark.parametrize('alpha', [1.0, 1.2, 1.5, 2.0, 3.0])
@@ -282,7 +282,7 @@ def test_alpha_of_each_row_by_itself():
       r'broadcast to scores \(3,\)',
     ),
     (lambda: ops.entmax(jnp.ones(3), alpha=0.5), 'at least 1, got 0.5'),
-    (lambda: ops.budget(jnp.ones(3), k=4), r'1 and .* \(3\), got 4'),
+    (lambda: ops.capped_simplex(jnp.ones(3), k=4), r'1 and .* \(3\), got 4'),
     (lambda: ops.top_k(jnp.ones(3), k=0), r'1 and .* \(3\), got 0'),
     (
       lambda: ops.relaxed_top_k(jnp.ones(3), k=1, temperature=0.0),

@@ -8,7 +8,7 @@ import pytest
 from rag_jax import readers
 from rag_jax.components import query_encoder
 from rag_jax.nn import bert, bert_weights, weights
-from rag_jax.ops import losses
+from rag_jax.ops import losses, masking
 from rag_jax.readers import base
 
 VOCAB = 40
@@ -130,7 +130,7 @@ def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
   def loss(params):
     memory = reader.read(params, *texts)
     scores = reader.log_likelihood(params, memory, answers)[..., 0]
-    holds = scores > base.IMPOSSIBLE / 2
+    holds = scores > masking.NEG_INF / 2
     return losses.sequence_marginal(WEIGHTS, scores, where=holds).sum()
 
   before, after = losses_of_a_step(loss, params, 0.1)

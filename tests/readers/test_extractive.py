@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import readers
-from rag_jax.ops import losses
+from rag_jax.ops import losses, masking
 from rag_jax.readers import base
 
 VOCAB = 40
@@ -59,7 +59,7 @@ def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
     scores = READER.log_likelihood(params, memory, answers)
     assert scores.shape == (2, 3, 1)
     scores = scores[..., 0]
-    holds = scores > base.IMPOSSIBLE / 2
+    holds = scores > masking.NEG_INF / 2
     return losses.sequence_marginal(WEIGHTS, scores, where=holds).sum()
 
   before, after = losses_of_a_step(loss, make_params(), 0.1)
