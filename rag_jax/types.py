@@ -43,6 +43,7 @@ class Question:
     text: the question.
     answers: acceptable answers; empty if the data has none.
     document_ids: ids of the documents that answer it; empty if unknown.
+    grades: how relevant each of these is, above 0; empty if all count as 1.
     answerable: False if the data says that nothing answers it.
   """
 
@@ -51,6 +52,7 @@ class Question:
   answers: tuple[str, ...] = ()
   document_ids: tuple[str, ...] = ()
   answerable: bool = True
+  grades: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

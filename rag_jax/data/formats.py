@@ -138,19 +138,17 @@ def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
   known = {document.id for document in documents}
   splits: text_io.Splits = {}
   for name, file in files.items():
-    gold: dict[str, dict[str, float]] = {}
-    for where, query, document, score in text_io.read_qrels(file):
+    gold: dict[str, dict[str, int]] = {}
+    for where, query, document, grade in text_io.read_qrels(file):
       if query not in questions:
         raise text_io.unknown('question', query, where, source)
       if document not in known:
         raise text_io.unknown('document', document, where, corpus)
       judged = gold.setdefault(query, {})
-      if score > 0:
-        judged[document] = max(score, judged.get(document, 0))
+      if grade > 0:
+        judged[document] = max(grade, judged.get(document, 0))
     splits[name.removesuffix('.tsv')] = [
-      text_io.with_gold(
-        questions[query], sorted(judged, key=lambda d: -judged[d])
-      )
+      text_io.with_gold(questions[query], judged)
       for query, judged in gold.items()
     ]
   return documents, splits

@@ -85,8 +85,8 @@ def read_json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
     yield where, record
 
 
-def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, float]]:
-  """Place, query, document and score of each line but the header."""
+def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
+  """Place, query, document and grade of each line but the header."""
   for number, line in enumerate(read(path).split('\n'), 1):
     fields = line.rstrip('\r').split('\t')
     where = f'data file {str(path)!r} line {number}'
@@ -94,13 +94,20 @@ def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, float]]:
       continue
     try:
       query, document, score = fields
-      yield where, query, document, float(score)
+      grade = float(score)
     except ValueError as error:
       if number > 1:
         raise ValueError(
           f'{where} must be query-id, corpus-id and score with tabs between, '
           f'got {line[:60]!r}. Correct that line.'
         ) from error
+      continue
+    if not grade.is_integer():  # as TREC has them, whom results are handed to
+      raise ValueError(
+        f'{where}: the score must be a whole number, got {score!r}. '
+        'Correct that line.'
+      )
+    yield where, query, document, int(grade)
 
 
 def string(record: dict, name: str, where: str, default: str = '') -> str:
@@ -187,9 +194,17 @@ def _short(value: Any) -> str:
   return text if len(text) <= 60 else text[:57] + '...'
 
 
-def with_gold(question: types.Question, gold: Iterable[str]) -> types.Question:
-  """The question with other gold documents."""
-  return dataclasses.replace(question, document_ids=tuple(gold))
+def with_gold(
+  question: types.Question, grades: Mapping[str, int]
+) -> types.Question:
+  """The question with other gold documents, each with its grade, best first."""
+  names = sorted(grades, key=lambda name: -grades[name])
+  values = tuple(grades[name] for name in names)
+  return dataclasses.replace(
+    question,
+    document_ids=tuple(names),
+    grades=values if set(values) - {1} else (),
+  )
 
 
 def finish(
@@ -250,8 +265,12 @@ def _without(empty: set[str], splits: Splits, notes: list[str]) -> Splits:
   for split, questions in splits.items():
     found[split] = []
     for question in questions:
-      gold = [d for d in question.document_ids if d not in empty]
-      lost += len(question.document_ids) - len(gold)
+      names = question.document_ids
+      grades = dict(
+        zip(names, question.grades or [1] * len(names), strict=True)
+      )
+      gold = {name: grades[name] for name in names if name not in empty}
+      lost += len(names) - len(gold)
       found[split].append(with_gold(question, gold))
   if lost:
     notes.append(f'{lost} references from questions to them left out.')

@@ -188,6 +188,23 @@ def test_qrels_of_another_shape(tmp_path, row):
   _fails(folder, 'dev.tsv', 'line 2', 'with tabs between', repr(row))
 
 
+@pytest.mark.parametrize('score', ['0.5', 'inf', 'nan'])
+def test_grades_are_whole_numbers(tmp_path, score):
+  folder = _beir(tmp_path, dev=f'q1\td1\t{score}\n')
+  _fails(folder, 'dev.tsv', 'line 2', 'whole number', repr(score))
+
+
+def test_grades_stay_with_their_documents(tmp_path):
+  rows = 'q1\td3\t1\nq1\td1\t2.0\nq2\td1\t1\n'
+  graded, plain = formats.load(_beir(tmp_path, dev=rows)).splits['dev']
+  assert (graded.document_ids, graded.grades) == (('d1', 'd3'), (2, 1))
+  assert (plain.document_ids, plain.grades) == (('d1',), ())  # all count as 1
+  corpus = [CORPUS[0] | {'text': ' '}, *CORPUS[1:]]
+  folder = _beir(tmp_path, corpus=corpus, dev='q1\td1\t2\nq1\td3\t3\n')
+  [kept] = formats.load(folder, on_empty='skip').splits['dev']
+  assert (kept.document_ids, kept.grades) == (('d3',), (3,))
+
+
 def test_duplicate_ids(tmp_path):
   folder = _beir(tmp_path, corpus=[*CORPUS, CORPUS[0]])
   _fails(folder, 'corpus.jsonl', 'line 4', "document id 'd1' occurs twice")
