@@ -85,9 +85,9 @@ def run(config, workdir: pathlib.Path) -> None:
   from rag_jax import report
 
   if _MODE.value == 'index':
-    from rag_jax import survey
+    from rag_jax import compare_docids
 
-    print(survey.run(config, workdir))
+    print(compare_docids.run(config, workdir))
     return
   if _MODE.value == 'train':
     from rag_jax import train

@@ -102,7 +102,7 @@ def schemes(vectors, rounds, steps):
   print('scheme                first s  then s  error  shared  use; entropy')
   for scheme in docids.SCHEMES:
     config = docids.DocidConfig(
-      scheme=scheme, branching=BOOK, num_levels=LEVELS, steps=steps
+      scheme=scheme, codebook_size=BOOK, num_levels=LEVELS, steps=steps
     )
     if scheme == 'hierarchical_kmeans':
       config = docids.DocidConfig(branching=24, leaf_size=LEAF)
@@ -117,7 +117,7 @@ def schemes(vectors, rounds, steps):
     shared, use = '-', ('-', '-')
     if scheme not in ('atomic', 'string'):
       shared = len(base) - len(np.unique(base, axis=0))
-      size = int(base.max()) + 1 if scheme == 'title' else config.branching
+      size = int(base.max()) + 1 if scheme == 'title' else config.num_codes
       use = use_of(base, size)
     print(
       f'{scheme:22}{first:7.2f}{then:8.2f}  {error}{shared:>8}  '

@@ -69,7 +69,7 @@ def main():
   count = flags.documents + flags.change * flags.rounds
   tokens, vectors = draw(count, flags.width)
   config = docids.DocidConfig(
-    scheme='residual_kmeans', branching=256, num_levels=3
+    scheme='residual_kmeans', codebook_size=256, num_levels=3
   )
   start = flags.documents
   index = live.build(

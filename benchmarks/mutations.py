@@ -129,8 +129,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/ranking_terms.py',
-    'others = trace.compared & ~trace.is_gold\n  gold',
-    'others = trace.compared\n  gold',
+    'others = trace.contrasted & ~trace.is_gold\n  gold',
+    'others = trace.contrasted\n  gold',
     RANK,
   ),
   Mutation(
@@ -195,7 +195,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/trace.py',
-    'return where & (index.asked[documents] | is_gold)',
+    'return where & (index.gold_nodes[documents] | is_gold)',
     'return where',
     PUBLISHED,
   ),
@@ -386,7 +386,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/curriculum.py',
-    'allowed = index.asked[: len(index.tokens)]',
+    'allowed = index.gold_nodes[: len(index.tokens)]',
     'allowed = None',
     PUBLISHED,
   ),
@@ -429,8 +429,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/config.py',
-    "'reader.null_threshold',",
-    "'reader.null_threshold',\n  'seed',",
+    "'reader.abstention_threshold',",
+    "'reader.abstention_threshold',\n  'seed',",
     STORE,
   ),
   Mutation(

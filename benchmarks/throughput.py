@@ -113,7 +113,7 @@ def their_minilm(torch, transformers, params):
       hidden_size=MINILM.width,
       num_hidden_layers=MINILM.num_layers,
       num_attention_heads=MINILM.num_heads,
-      intermediate_size=MINILM.hidden,
+      intermediate_size=MINILM.mlp_dim,
       layer_norm_eps=MINILM.epsilon,
     ),
     add_pooling_layer=False,

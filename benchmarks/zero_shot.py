@@ -22,7 +22,7 @@ def main():
     parser.add_argument(f'--{name}', required=True)
   parser.add_argument('--split', default='dev')
   parser.add_argument('--beam', type=int, default=50)
-  parser.add_argument('--branching', type=int, default=256)
+  parser.add_argument('--codebook_size', type=int, default=256)
   parser.add_argument('--levels', type=int, default=4)
   flags = parser.parse_args()
   dataset = formats.load(flags.data)
@@ -51,7 +51,7 @@ def main():
   configs = [
     docids.DocidConfig(
       scheme=name,
-      branching=24 if name == 'hierarchical_kmeans' else flags.branching,
+      codebook_size=flags.codebook_size,
       num_levels=flags.levels,
     )
     for name in docids.SCHEMES

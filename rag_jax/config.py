@@ -114,7 +114,7 @@ MAY_CHANGE = (
   'train.parallel',
   'train.eval_batch_size',
   'train.evaluate_exact',
-  'reader.null_threshold',
+  'reader.abstention_threshold',
   'data.eval_splits',
   'data.eval_questions',
 )

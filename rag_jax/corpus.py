@@ -124,9 +124,11 @@ def complete(
     The index with its lexicon, the tokens around a query and the passages of
     the reader; and the words of the lexicon, if there is one.
   """
-  frame = sum(tokenizers.frame(tokenizer), [])
-  if len(frame) == 2:
-    index = dataclasses.replace(index, frame=jnp.asarray(frame, jnp.int32))
+  special_tokens = sum(tokenizers.special_tokens(tokenizer), [])
+  if len(special_tokens) == 2:
+    index = dataclasses.replace(
+      index, special_tokens=jnp.asarray(special_tokens, jnp.int32)
+    )
   index = dataclasses.replace(
     index, reader_tokens=reader_passages(config, documents, reader_tokenizer)
   )
@@ -171,7 +173,7 @@ def _present(
   return [nothing if d is None else d for d in documents]
 
 
-def framed(
+def with_special_tokens(
   config: configs.Config,
   tokenizer: hf_tokenizers.Tokenizer,
   documents: Sequence[types.Document],
@@ -180,5 +182,5 @@ def framed(
   texts = [pipeline.document_text(document) for document in documents]
   size = config.data.max_vector_tokens
   return tokenizers.encode(
-    tokenizer, texts, max_tokens=size, framed=True
+    tokenizer, texts, max_tokens=size, with_special_tokens=True
   ).tokens

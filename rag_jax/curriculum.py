@@ -30,7 +30,7 @@ Material = tuple[pipeline.Questions, indexes.Index]
 def prepare(
   config: configs.Config,
   prepared: workdirs.Prepared,
-  other: dict[str, types.Dataset],
+  stage_data: dict[str, types.Dataset],
 ) -> dict[str, Callable[[model.Params], Material]]:
   """What each stage trains on, by its name.
 
@@ -40,7 +40,7 @@ def prepare(
   Args:
     config: the experiment.
     prepared: documents, questions and index.
-    other: data of the stages that name their own, by the stage.
+    stage_data: data of the stages that name their own, by the stage.
 
   Returns:
     Stage -> function of the parameters -> questions, and the index that they
@@ -55,11 +55,11 @@ def prepare(
     if not stage.steps:
       continue
     own, index = questions, prepared.index
-    if name in other:
-      own, index = other_questions(name, stage, prepared, other[name])
+    if name in stage_data:
+      own, index = stage_questions(name, stage, prepared, stage_data[name])
     elif not stage.searches:
       own = answered(name, config, own, index)
-    elif not any(loss in objective.READS for loss, _ in stage.losses):
+    elif not any(loss in objective.READER_LOSSES for loss, _ in stage.losses):
       own = labelled(own)
     if stage.candidates == 'gold+negative':
       found[name] = functools.partial(_with_negative, config, own, index)
@@ -138,7 +138,7 @@ def with_negative(
   """Questions with a hard negative: the best ranked document that is not gold.
 
   Where the index knows which documents are gold in training, it is one of
-  these; see `trace.compared`. It may hold the answer by chance, or be a gold
+  these; see `trace.contrasted`. It may hold the answer by chance, or be a gold
   document beyond the first `data.max_gold`, and still counts as a negative.
 
   Args:
@@ -154,8 +154,8 @@ def with_negative(
   @jax.jit
   def find(params, batch, index):
     allowed = None
-    if index.asked is not None:
-      allowed = index.asked[: len(index.tokens)]
+    if index.gold_nodes is not None:
+      allowed = index.gold_nodes[: len(index.tokens)]
     encoding, found = compiled.find(config.model, params, batch, index, allowed)
     others = found.where & ~traces.gold_among(found, batch.gold)
     found = dataclasses.replace(found, where=others)
@@ -170,7 +170,7 @@ def with_negative(
   return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 
 
-def load_other(config: configs.Config) -> dict[str, types.Dataset]:
+def load_stage_data(config: configs.Config) -> dict[str, types.Dataset]:
   """The data of the stages that name their own, by the stage.
 
   Raises:
@@ -201,11 +201,11 @@ def _readable(dataset: types.Dataset, split: str) -> list[types.Question]:
   return [q for q in asked if q.answers and q.document_ids]
 
 
-def other_questions(
+def stage_questions(
   name: str,
   stage: stages.Stage,
   prepared: workdirs.Prepared,
-  other: types.Dataset,
+  stage_data: types.Dataset,
 ) -> Material:
   """Questions of other data, and an index whose tokens hold its documents.
 
@@ -215,7 +215,7 @@ def other_questions(
     name: of the stage.
     stage: that reads it.
     prepared: the experiment's own documents, questions and index.
-    other: what `load_other` found.
+    stage_data: what `load_stage_data` found.
 
   Returns:
     The questions that one of their documents answers, and the index; the other
@@ -228,15 +228,15 @@ def other_questions(
   data, field = system.config.data, f'stages.{name}.data'
   # Some hold no answer that can be pointed at; more are not needed.
   enough = 2 * stage.steps * stage.batch_size
-  asked = pipeline.spread(_readable(other, data.train_split), enough)
-  names = {name for question in asked for name in question.document_ids}
-  documents = [d for d in other.documents if d.id in names]
+  chosen = pipeline.spread(_readable(stage_data, data.train_split), enough)
+  names = {name for question in chosen for name in question.document_ids}
+  documents = [d for d in stage_data.documents if d.id in names]
   own = prepared.index.tokens
   encoded = pipeline.encode_documents(system.tokenizer, documents, data)
   tokens = jnp.concatenate([own, jnp.asarray(encoded.tokens, own.dtype)])
   index = dataclasses.replace(prepared.index, tokens=tokens)
   everything = [*system.documents, *documents]
-  library = dataclasses.replace(
+  with_documents = dataclasses.replace(
     index,
     reader_tokens=corpus.reader_passages(
       system.config, everything, system.reader_tokenizer
@@ -246,7 +246,7 @@ def other_questions(
     system, documents=(None,) * len(own) + tuple(documents)
   )
   try:
-    found = answered(name, system.config, holder.encode(asked), library)
+    found = answered(name, system.config, holder.encode(chosen), with_documents)
   except ValueError as error:
     raise ValueError(
       f'{field} {stage.data!r} must have documents that hold an answer word '
@@ -254,7 +254,9 @@ def other_questions(
       'that has.'
     ) from error
   cut = f'{encoded.truncated} of {len(documents)} documents are cut'
-  used = f'{len(found.query)} of {len(asked)} questions have an answer to point'
-  for note in (*other.notes, f'{cut}, {used} at.'):
+  used = (
+    f'{len(found.query)} of {len(chosen)} questions have an answer to point'
+  )
+  for note in (*stage_data.notes, f'{cut}, {used} at.'):
     print(f'note: {field}: {note}', file=sys.stderr)
-  return found, library
+  return found, with_documents

@@ -92,7 +92,7 @@ def retrieve(
     beam_size=config.search.beam_size,
     allowed=allowed,
     scoring=config.search.scoring,
-    plan=lookahead(params, config, index, words),
+    lookahead=lookahead(params, config, index, words),
   )
 
 
@@ -107,10 +107,10 @@ def lookahead(
     return None
   lexicon, words = _words(index, words)
   matches = lexical.score_all(lexicon, words)
-  plan = config.search.lexical_weight * tries.max_below(index.trie, matches)
+  ahead = config.search.lexical_weight * tries.max_below(index.trie, matches)
   if config.search.lexical_follows:
-    plan *= ranker.lexical_growth(params['ranker'], config.ranker)
-  return plan
+    ahead *= ranker.lexical_growth(params['ranker'], config.ranker)
+  return ahead
 
 
 def _words(
@@ -188,7 +188,7 @@ def level_log_likelihood(
     index.trie,
     index.codes[documents],
     config=config.id_decoder,
-    where=index.asked,
+    where=index.gold_nodes,
   )
 
 

@@ -70,7 +70,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     quantiser=quantiser,
     live=live,
     workdir=path,
-    reads=config.trains_with(objective.READS),
+    has_reader=config.trains_with(objective.READER_LOSSES),
   )
 
 
@@ -154,7 +154,7 @@ def from_documents(
     vocabulary=vocabulary,
     reader_tokenizer=own,
     quantiser=quantiser,
-    reads=False,
+    has_reader=False,
   )
 
 

@@ -87,7 +87,7 @@ TERMS: dict[str, Callable[[Trace], Sum]] = {
   'indexing': ranking_terms.indexing,
 }
 # Losses that need the reader.
-READS = frozenset(
+READER_LOSSES = frozenset(
   ('answer', 'expected_cost', *reader_terms.TEACHERS, 'docid_posterior')
   + ('reranking', 'relevance', 'null_document')
 )

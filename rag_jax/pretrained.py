@@ -52,7 +52,7 @@ def encoder_sizes(source: str) -> dict[str, int]:
   """The sizes of a published encoder, as `query_encoder` takes them."""
   path = published.resolve(source, 'model.safetensors')
   sizes = weights.bert_config(path.parent)
-  names = ('width', 'num_layers', 'num_heads', 'hidden')
+  names = ('width', 'num_layers', 'num_heads', 'mlp_dim')
   return {name: getattr(sizes, name) for name in names}
 
 

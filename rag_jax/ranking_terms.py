@@ -32,14 +32,14 @@ def docid(trace: Trace) -> Sum:
 def ranking(trace: Trace) -> Sum:
   """Fenchel-Young loss of the ranker on the gold candidates."""
   return _fenchel_young(
-    trace, trace.ranking.scores, trace.is_gold, trace.compared
+    trace, trace.ranking.scores, trace.is_gold, trace.contrasted
   )
 
 
 def reranking(trace: Trace) -> Sum:
   """The same of the documents that were read, the reader's relevance added."""
   return _fenchel_young(
-    trace, trace.reading.scores, trace.read_gold, trace.read_compared
+    trace, trace.reading.scores, trace.read_gold, trace.read_contrasted
   )
 
 
@@ -64,15 +64,15 @@ def list_mle(trace: Trace) -> Sum:
   nothing to learn: what their order adds is taken away again.
   """
   gains, scores = trace.is_gold.astype(jnp.float32), trace.ranking.scores
-  others = trace.compared & ~trace.is_gold
-  nll = losses.list_mle(scores, gains, where=trace.compared)
+  others = trace.contrasted & ~trace.is_gold
+  nll = losses.list_mle(scores, gains, where=trace.contrasted)
   nll -= losses.list_mle(scores, gains, where=others)
   return metrics.total(nll, trace.has_gold & trace.is_gold.any(1))
 
 
 def margin(trace: Trace) -> Sum:
   """Hinge loss of whole docids: gold ones a margin ahead (LTRGR)."""
-  others = trace.compared & ~trace.is_gold
+  others = trace.contrasted & ~trace.is_gold
   gold = trace.batch.gold >= 0
   each = losses.margin_ranking(
     trace.gold_docid,
@@ -88,7 +88,7 @@ def margin(trace: Trace) -> Sum:
 
 def prefix_margin(trace: Trace) -> Sum:
   """Gold prefixes ahead by what the ranker has them ahead (RIPOR)."""
-  candidates, where = trace.candidates, trace.compared
+  candidates, where = trace.candidates, trace.contrasted
   scores = jax.lax.stop_gradient(trace.ranking.scores)
   gold = jnp.where(trace.is_gold & where, scores, -jnp.inf).argmax(1)
   other = jnp.where(~trace.is_gold & where, scores, -jnp.inf).argmax(1)
@@ -121,7 +121,7 @@ def relevance(trace: Trace) -> Sum:
   return relevance_loss(
     trace.relevance,
     trace.read_gold,
-    trace.read_compared,
+    trace.read_contrasted,
     trace.has_gold,
     null=trace.config.reader.null_document,
   )
@@ -163,7 +163,7 @@ def null_document(trace: Trace) -> Sum:
     trace.relevance,
     trace.holds,
     trace.read_gold,
-    trace.read_compared,
+    trace.read_contrasted,
     trace.batch,
   )
 
@@ -210,7 +210,7 @@ def indexing(trace: Trace) -> Sum:
     trace.index.tokens,
     positions,
     max_tokens=trace.batch.query.shape[1],
-    frame=trace.index.frame,
+    special_tokens=trace.index.special_tokens,
     log_token_weight=jax.lax.stop_gradient(
       trace.params['ranker']['log_token_weight']
     ),

@@ -55,7 +55,7 @@ class System:
     quantiser: names further documents.
     live: the index with room, once documents came or went.
     workdir: where changes are saved; None keeps them in memory.
-    reads: whether a reader was trained.
+    has_reader: whether a reader was trained.
   """
 
   config: configs.Config
@@ -68,7 +68,7 @@ class System:
   quantiser: docids.Quantiser = dataclasses.field(default_factory=dict)
   live: live_indexes.LiveIndex | None = None
   workdir: pathlib.Path | None = None
-  reads: bool = True
+  has_reader: bool = True
 
   @functools.cached_property
   def rows(self) -> dict[str, int]:
@@ -97,15 +97,15 @@ class System:
     Raises:
       ValueError: if a question is blank or no text, or an id is unknown.
     """
-    if not self.reads:
+    if not self.has_reader:
       found = self.search(questions, allowed=allowed)
       return [
         _no_answer(text, own)
         for text, own in zip(questions, found, strict=True)
       ]
-    asked = corpus.as_questions(questions)
-    found = self.run(compiled.answer, asked, allowed=allowed)
-    return [self.answer(asked[i].text, found, i) for i in range(len(asked))]
+    texts = corpus.as_questions(questions)
+    found = self.run(compiled.answer, texts, allowed=allowed)
+    return [self.answer(texts[i].text, found, i) for i in range(len(texts))]
 
   def search(
     self,
@@ -125,9 +125,9 @@ class System:
     Raises:
       ValueError: if a question is blank or no text, or an id is unknown.
     """
-    asked = corpus.as_questions(questions)
-    found = self.run(compiled.rank, asked, allowed=allowed)
-    return [self._candidates(found, i) for i in range(len(asked))]
+    texts = corpus.as_questions(questions)
+    found = self.run(compiled.rank, texts, allowed=allowed)
+    return [self._candidates(found, i) for i in range(len(texts))]
 
   def embed(self, texts: Sequence[str]) -> np.ndarray:
     """Vectors of questions by the query encoder, float32[n, D], unit length."""
@@ -208,7 +208,7 @@ class System:
 
   def abstains(self, found: forward.Answer, row: int) -> bool:
     """Whether one question is given no answer."""
-    threshold = self.config.reader.null_threshold
+    threshold = self.config.reader.abstention_threshold
     return threshold < base.NEVER and bool(found.no_answer[row] > threshold)
 
   def text(

@@ -88,9 +88,9 @@ class Trace:
     return gold_among(self.candidates, self.batch.gold)
 
   @functools.cached_property
-  def compared(self) -> jax.Array:
-    """Candidates that losses compare with gold ones, bool[B, K]."""
-    return compared(
+  def contrasted(self) -> jax.Array:
+    """Gold candidates and their negatives, bool[B, K]."""
+    return contrasted(
       self.index,
       self.candidates.documents,
       self.is_gold,
@@ -217,11 +217,11 @@ class Trace:
     return self.reading.where & own
 
   @functools.cached_property
-  def read_compared(self) -> jax.Array:
-    """Documents read that losses compare with gold ones, bool[B, R]."""
+  def read_contrasted(self) -> jax.Array:
+    """Gold documents that are read and their negatives, bool[B, R]."""
     if not self.stage.searches:
       return self.reading.where
-    return compared(
+    return contrasted(
       self.index, self.reading.documents, self.read_gold, self.reading.where
     )
 
@@ -323,19 +323,19 @@ def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
   return same.any(-1) & candidates.where
 
 
-def compared(
+def contrasted(
   index: indexes.Index,
   documents: jax.Array,
   is_gold: jax.Array,
   where: jax.Array,
 ) -> jax.Array:
-  """The documents that a gold one is compared with, itself among them.
+  """The documents of a ranking loss: gold ones and their negatives.
 
-  Documents that are never gold in training would be negatives every time, and
-  come to be found less whatever they say: they are left out.
+  Documents that are never gold in training are excluded from the negatives;
+  else every loss would push them down, whatever their text.
 
   Args:
-    index: the corpus; if it does not know what is asked, all are compared.
+    index: the corpus; without `gold_nodes`, nothing is excluded.
     documents: int32[B, K], rows of it, below N.
     is_gold: bool[B, K], which are gold.
     where: bool[B, K], which are there.
@@ -343,9 +343,9 @@ def compared(
   Returns:
     bool[B, K].
   """
-  if index.asked is None:
+  if index.gold_nodes is None:
     return where
-  return where & (index.asked[documents] | is_gold)
+  return where & (index.gold_nodes[documents] | is_gold)
 
 
 def _include_gold(

@@ -48,9 +48,9 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
     The results, which are in `workdir/results.json` too.
   """
   check_devices(config)
-  other = curriculum.load_other(config)
+  stage_data = curriculum.load_stage_data(config)
   prepared = workdirs.open(config, workdir)
-  system = fit(config, prepared, workdir, other=other)
+  system = fit(config, prepared, workdir, stage_data=stage_data)
   results = evaluate.measure(system, prepared.dataset, prepared.pretrained)
   if (workdir / UNTRAINED).exists():
     first = report.load_results(workdir / UNTRAINED)
@@ -64,7 +64,7 @@ def fit(
   prepared: workdirs.Prepared,
   workdir: pathlib.Path,
   *,
-  other: dict[str, types.Dataset] | None = None,
+  stage_data: dict[str, types.Dataset] | None = None,
 ) -> systems.System:
   """Runs the steps that are missing.
 
@@ -72,14 +72,14 @@ def fit(
     config: the experiment.
     prepared: documents, questions and index.
     workdir: where checkpoints and metrics are kept.
-    other: what `curriculum.load_other` found; None loads it.
+    stage_data: what `curriculum.load_stage_data` found; None loads it.
 
   Returns:
     The trained system.
   """
-  if other is None:
-    other = curriculum.load_other(config)
-  material = curriculum.prepare(config, prepared, other)
+  if stage_data is None:
+    stage_data = curriculum.load_stage_data(config)
+  material = curriculum.prepare(config, prepared, stage_data)
   checkpointer = checkpoint.open(
     workdir / store.CHECKPOINTS, keep=config.train.keep_checkpoints
   )
@@ -91,7 +91,7 @@ def fit(
   recent: list[Any] = []
   next_state = None
   with report.Progress(config.steps, start) as progress:
-    for step, name, stage, place in plan(config, start):
+    for step, name, stage, place in schedule(config, start):
       if place == 0 and step:
         state = start_stage(state, config, stage)
       if next_state is None or place == 0:
@@ -204,7 +204,7 @@ def step_function(
   return next_state
 
 
-def plan(
+def schedule(
   config: configs.Config, start: int
 ) -> Iterator[tuple[int, str, stages.Stage, int]]:
   """The steps from `start` on: number, stage by name, number within it."""

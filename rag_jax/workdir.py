@@ -126,7 +126,7 @@ def prepare(
     config,
     dataset.documents,
     tokenizer,
-    _with_asked(config, dataset, index),
+    _with_gold_nodes(config, dataset, index),
     reader_tokenizer=own_tokenizer,
   )
   system = systems.System(
@@ -142,23 +142,24 @@ def prepare(
   return Prepared(dataset=dataset, system=system, pretrained=weights)
 
 
-def _with_asked(
+def _with_gold_nodes(
   config: configs.Config, dataset: types.Dataset, index: indexes.Index
 ) -> indexes.Index:
-  """The index with the documents that are gold in training, if it matters.
+  """The index with the nodes above documents that are gold in training.
 
-  Documents that are never gold would be negatives every time. Crops make every
-  document gold, and a table that starts from nothing has to move them all.
+  Losses exclude other documents from their negatives. There is no such list
+  with the loss `indexing`, whose crops make every document gold, nor with an
+  encoder that is trained from random weights, which has to move every document.
   """
   published = query_encoder.make(config.query_encoder).published
   if not published or config.trains_with(frozenset(('indexing',))):
     return index
   rows = {d.id: i for i, d in enumerate(dataset.documents)}
-  asked = np.zeros(len(rows), np.float32)
+  is_gold = np.zeros(len(rows), np.float32)
   for question in pipeline.train_questions(dataset, config.data):
-    asked[[rows[name] for name in question.document_ids]] = 1
-  below = tries.sum_below(index.trie, jnp.asarray(asked))
-  return dataclasses.replace(index, asked=below > 0)
+    is_gold[[rows[name] for name in question.document_ids]] = 1
+  below = tries.sum_below(index.trie, jnp.asarray(is_gold))
+  return dataclasses.replace(index, gold_nodes=below > 0)
 
 
 def _tokenizer(
@@ -194,11 +195,11 @@ def document_vectors(
       vocab_size=tokenizer.get_vocab_size(),
     )
     return np.asarray(vectors)
-  framed = corpus.framed(config, tokenizer, documents)
+  texts = corpus.with_special_tokens(config, tokenizer, documents)
   return encoding.encode(
     weights.query_encoder,
     query_encoder.bert_config(config.query_encoder),
-    framed,
+    texts,
     folder=folder / 'vectors',
   )
 
@@ -225,9 +226,9 @@ def _notes(
       f'{count} documents; empty places are masked.'
     )
   if config.data.labelled_questions:
-    asked = pipeline.train_questions(dataset, config.data)
-    kept = sum(bool(question.document_ids) for question in asked)
+    training = pipeline.train_questions(dataset, config.data)
+    kept = sum(bool(question.document_ids) for question in training)
     yield (
-      f'{kept} of {len(asked)} training questions keep their gold documents '
+      f'{kept} of {len(training)} training questions keep their gold documents '
       f'(--config.data.labelled_questions={config.data.labelled_questions}).'
     )

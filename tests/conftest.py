@@ -81,7 +81,7 @@ def tiny_folder(tmp_path_factory, write_lines):
 @pytest.fixture(scope='session')
 def tiny_values(tiny_folder):
   """The smallest experiment that does everything, as nested fields."""
-  small = {'num_layers': 1, 'num_heads': 2, 'hidden': 16}
+  small = {'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
   return {
     'name': 'tiny',
     'data': {
@@ -125,7 +125,7 @@ def small_config():
   from rag_jax import config as configs
 
   def build(**groups):
-    sizes = {'num_layers': 1, 'num_heads': 2, 'hidden': 16}
+    sizes = {'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
     values = {
       'docid': {'branching': 3, 'leaf_size': 3},
       'query_encoder': {'width': 16} | sizes,
@@ -222,7 +222,7 @@ def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
     width=16,
     num_layers=2,
     num_heads=2,
-    hidden=16,
+    mlp_dim=16,
     max_positions=64,
   )
   params = bert.init(jax.random.key(0), sizes)
@@ -235,7 +235,7 @@ def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
     'hidden_size': sizes.width,
     'num_hidden_layers': sizes.num_layers,
     'num_attention_heads': sizes.num_heads,
-    'intermediate_size': sizes.hidden,
+    'intermediate_size': sizes.mlp_dim,
     'max_position_embeddings': sizes.max_positions,
     'type_vocab_size': sizes.num_segments,
     'layer_norm_eps': sizes.epsilon,
@@ -257,7 +257,7 @@ def published_values(tiny_values, published_bert):
     'width': 16,
     'num_layers': 2,
     'num_heads': 2,
-    'hidden': 16,
+    'mlp_dim': 16,
     'weights': published_bert,
     'frozen_layers': 1,
   }

@@ -235,7 +235,7 @@ class TestOtherData:
 
   def test_its_documents_come_after_the_own_ones(self, other_config, capsys):
     config, prepared = other_config
-    other = curriculum.load_other(config)
+    other = curriculum.load_stage_data(config)
     assert list(other) == ['warmup']
     found = curriculum.prepare(config, prepared, other)
     first, library = found['warmup'](None)
@@ -258,9 +258,9 @@ class TestOtherData:
   def test_no_more_of_it_is_read_than_is_needed(self, staged, folder):
     fields = READ | {'data': str(folder), 'steps': 1, 'batch_size': 1}
     config, prepared = staged(warmup=fields)
-    other = curriculum.load_other(config)['warmup']
+    other = curriculum.load_stage_data(config)['warmup']
     [(name, stage)] = config.stages
-    questions, library = curriculum.other_questions(
+    questions, library = curriculum.stage_questions(
       name, stage, prepared, other
     )
     assert len(library.tokens) == len(prepared.index.tokens) + 2
@@ -281,15 +281,15 @@ class TestOtherData:
     )
     message = "^stages.warmup.data .*in split 'train'.*splits are test"
     with pytest.raises(ValueError, match=message):
-      curriculum.load_other(config)
+      curriculum.load_stage_data(config)
     question = {'id': 'p', 'question': 'What lives here?'}
     question |= {'answers': ['A horse'], 'document_ids': ['0']}
     write_lines(folder / 'questions-train.jsonl', [question])
-    other = curriculum.load_other(config)
+    other = curriculum.load_stage_data(config)
     with pytest.raises(ValueError, match='word for word, got none in 1'):
       curriculum.prepare(config, prepared, other)
 
   def test_a_stage_without_steps_reads_none(self, staged, tmp_path):
     fields = READ | {'data': str(tmp_path / 'nowhere'), 'steps': 0}
     config, _ = staged(warmup=fields, joint=JOINT)
-    assert curriculum.load_other(config) == {}
+    assert curriculum.load_stage_data(config) == {}

@@ -27,7 +27,7 @@ from rag_jax.readers import base
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'methods.md').read_text(encoding='utf-8')
-SMALL = {'num_layers': 1, 'num_heads': 2, 'hidden': 16}
+SMALL = {'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
 WIDTH = {'width': 16}
 
 
@@ -100,7 +100,7 @@ def language_model(tmp_path_factory):
     num_heads=2,
     num_key_value_heads=1,
     head_size=8,
-    hidden=16,
+    mlp_dim=16,
   )
   params = jax.jit(llama.init, static_argnums=1)(jax.random.key(0), sizes)
   state = llama_weights.to_state_dict(params, sizes)
@@ -114,7 +114,7 @@ def language_model(tmp_path_factory):
     'num_attention_heads': sizes.num_heads,
     'num_key_value_heads': sizes.num_key_value_heads,
     'head_dim': sizes.head_size,
-    'intermediate_size': sizes.hidden,
+    'intermediate_size': sizes.mlp_dim,
     'rms_norm_eps': 1e-5,
     'rope_theta': 1e5,
     'tie_word_embeddings': True,
@@ -139,7 +139,7 @@ def shrink(values, folder, language_model):
   values.data.update(max_query_tokens=10, max_answer_tokens=4)
   # A prompt takes 64 tokens of a subword model, and more where each is a byte.
   values.data.max_document_tokens = 160 if causal else 24
-  values.docid.update(branching=8, leaf_size=8, num_levels=2)
+  values.docid.update(branching=8, codebook_size=8, leaf_size=8, num_levels=2)
   values.query_encoder.update(WIDTH | SMALL)
   values.id_decoder.update(SMALL)
   if values.id_decoder.output == 'node_table':

@@ -32,7 +32,7 @@ def initialise(config):
       width=16,
       num_layers=1,
       num_heads=2,
-      hidden=16,
+      mlp_dim=16,
       max_positions=32,
     )
     pretrained = jax.jit(bert.init, static_argnums=1)(jax.random.key(2), sizes)
@@ -44,7 +44,7 @@ def initialise(config):
       num_heads=2,
       num_key_value_heads=1,
       head_size=8,
-      hidden=16,
+      mlp_dim=16,
     )
     own = jax.jit(llama.init, static_argnums=1)(jax.random.key(2), sizes)
     pretrained = jax.tree.map(lambda x: 3 * x, own)
@@ -151,7 +151,9 @@ class TestTerms:
     known = {name for names in BY_READER.values() for name in names}
     assert known | {'expected_cost'} == set(objective.TERMS)
     unread = {'docid', 'indexing', 'list_mle', 'margin', 'prefix_margin'}
-    assert set(objective.TERMS) - objective.READS == unread | {'ranking'}
+    assert set(objective.TERMS) - objective.READER_LOSSES == unread | {
+      'ranking'
+    }
 
   @pytest.mark.parametrize(
     ('kind', 'name'),

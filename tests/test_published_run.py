@@ -9,10 +9,10 @@ import pytest
 
 from rag_jax import (
   ask,
+  compare_docids,
   compiled,
   evaluate,
   step,
-  survey,
   types,
 )
 from rag_jax import config as configs
@@ -74,7 +74,7 @@ def test_step_0_finds_what_the_exact_hybrid_finds(run, prepared):
   found = evaluate.run(untrained, compiled.search, questions)
   encoded = untrained.encode(questions)
   sizes = bert.BertConfig(
-    width=16, num_layers=2, num_heads=2, hidden=16, vocab_size=200
+    width=16, num_layers=2, num_heads=2, mlp_dim=16, vocab_size=200
   )
   states = bert.apply(prepared.pretrained.query_encoder, sizes, encoded.query)
   query = bert.mean_pool(states, encoded.query != 0)
@@ -163,7 +163,7 @@ def test_no_answer_where_the_null_document_wins(run, system):
   named.append(types.Question(id='b', text=asked, answerable=False))
   values, texts = {}, {}
   for threshold in (-1e3, 1e3):
-    changed = dataclasses.replace(config.reader, null_threshold=threshold)
+    changed = dataclasses.replace(config.reader, abstention_threshold=threshold)
     own = system.with_config(dataclasses.replace(config, reader=changed))
     values[threshold] = evaluate.question_values(own, named)
     texts[threshold] = next(ask.texts(own, [asked]))
@@ -219,9 +219,9 @@ def test_schemes_are_compared_by_published_vectors(
 ):
   monkeypatch.setattr(docids, 'SCHEMES', ('residual_kmeans',))
   config = configs.build(
-    values | {'docid': {'scheme': 'residual_kmeans', 'branching': 4}}
+    values | {'docid': {'scheme': 'residual_kmeans', 'codebook_size': 4}}
   )
-  text = survey.run(config, tmp_path / 'docids')
+  text = compare_docids.run(config, tmp_path / 'docids')
   assert 'residual_kmeans' in text
   vectors = np.load(next((tmp_path / 'vectors').glob('*.npy')))
   assert vectors.shape == (48, 16)

@@ -98,12 +98,16 @@ def test_what_no_question_asks_for_is_never_taken_for_wrong(
     return set(np.flatnonzero(np.abs(slope[:count]).sum(axis=1)).tolist())
 
   before = pushed(index)
-  assert all(bool(index.asked[document]) for document in before)
+  assert all(bool(index.gold_nodes[document]) for document in before)
   other = min(before - set(questions.gold[:4].ravel().tolist()))
-  never = dataclasses.replace(index, asked=index.asked.at[other].set(False))
+  never = dataclasses.replace(
+    index, gold_nodes=index.gold_nodes.at[other].set(False)
+  )
   assert before - pushed(never) == {other}
 
-  nothing = dataclasses.replace(index, asked=jnp.zeros_like(index.asked))
+  nothing = dataclasses.replace(
+    index, gold_nodes=jnp.zeros_like(index.gold_nodes)
+  )
   whole = dataclasses.replace(
     config.model,
     reader=dataclasses.replace(config.reader, null_document=False),
@@ -121,7 +125,9 @@ def test_what_no_question_asks_for_is_never_taken_for_wrong(
 
   own = curriculum.with_negative(config, params, questions, index)
   most = np.bincount(own.negative[own.negative >= 0]).argmax()
-  never = dataclasses.replace(index, asked=index.asked.at[most].set(False))
+  never = dataclasses.replace(
+    index, gold_nodes=index.gold_nodes.at[most].set(False)
+  )
   found = curriculum.with_negative(config, params, questions, never)
   assert most not in found.negative
 
@@ -143,7 +149,7 @@ def test_the_reader_tells_gold_from_the_best_document_found_beside_it(
   for row, gold, negative in zip(
     np.asarray(found.documents), own.gold, own.negative, strict=True
   ):
-    others = (d for d in row if d not in gold and index.asked[d])
+    others = (d for d in row if d not in gold and index.gold_nodes[d])
     assert negative == next(others)
 
   lengths = np.asarray((index.tokens != 0).sum(axis=1))
@@ -199,13 +205,13 @@ def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
   assert 'relevance' in records[4]
 
   prepared = workdirs.open(config, tmp_path / 'killed')
-  plan = train.plan
+  schedule = train.schedule
   for last in (3, 4):  # among these, and at the end
 
     def stop(config, first, last=last):
-      return (step for step in plan(config, first) if step[0] < last)
+      return (step for step in schedule(config, first) if step[0] < last)
 
-    monkeypatch.setattr(train, 'plan', stop)
+    monkeypatch.setattr(train, 'schedule', stop)
     system = train.fit(config, prepared, tmp_path / 'killed')
   for ours, theirs in zip(
     jax.tree.leaves(system.params), jax.tree.leaves(whole.params), strict=True

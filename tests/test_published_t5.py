@@ -24,7 +24,7 @@ def config(tiny_values, tiny_folder, tmp_path, write_tokenizer):
     num_decoder_layers=2,
     num_heads=3,  # which does not cut the width
     head_size=4,
-    hidden=16,
+    mlp_dim=16,
   )
   state = t5_weights.to_state_dict(t5.init(jax.random.key(0), sizes), sizes)
   weights.write(folder / 'model.safetensors', state)

@@ -28,7 +28,7 @@ def found(small_config, small_index, small_batch):
   never = (2, 4, 8)
   asked = np.ones(small_index.trie.num_nodes, bool)
   asked[list(never)] = False
-  index = dataclasses.replace(small_index, asked=jnp.asarray(asked))
+  index = dataclasses.replace(small_index, gold_nodes=jnp.asarray(asked))
   batch = dataclasses.replace(
     small_batch, gold=jnp.array([[0, 5], [5, -1], [4, 11], [-1, -1]])
   )

@@ -9,7 +9,7 @@ import functools
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-STARTS = ('train', 'evaluate', 'ask', 'survey', 'loading', 'system')
+STARTS = ('train', 'evaluate', 'ask', 'compare_docids', 'loading', 'system')
 # Read by people's own code alone, and documented as such.
 OWN_CODE = {
   # A model with an output vocabulary of its own in the beam search.

@@ -123,7 +123,9 @@ class TestAsk:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
   def test_it_abstains_above_the_threshold(self, system):
-    reader = dataclasses.replace(system.config.reader, null_threshold=-1e3)
+    reader = dataclasses.replace(
+      system.config.reader, abstention_threshold=-1e3
+    )
     silent = system.with_config(
       dataclasses.replace(system.config, reader=reader)
     )

@@ -322,7 +322,7 @@ class TestWhatIsRead:
     self, small_index
   ):
     asked = jnp.zeros(small_index.trie.num_nodes, bool).at[4].set(True)
-    index = dataclasses.replace(small_index, asked=asked)
+    index = dataclasses.replace(small_index, gold_nodes=asked)
     documents = jnp.array([[3, 4, 5, 4]])
     is_gold = jnp.array([[True, False, False, False]])
     where = jnp.array([[True, True, True, False]])
@@ -330,7 +330,7 @@ class TestWhatIsRead:
       (index, [[True, True, False, False]]),
       (small_index, [[True, True, True, False]]),
     ):
-      found = traces.compared(own, documents, is_gold, where)
+      found = traces.contrasted(own, documents, is_gold, where)
       assert found.tolist() == wanted
 
 

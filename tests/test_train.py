@@ -133,7 +133,7 @@ class TestPlan:
     )
 
   def test_stages_follow_one_another(self, staged):
-    rows = [(s, name, place) for s, name, _, place in train.plan(staged, 0)]
+    rows = [(s, name, place) for s, name, _, place in train.schedule(staged, 0)]
     assert rows == [
       (0, 'search', 0),
       (1, 'search', 1),
@@ -141,13 +141,13 @@ class TestPlan:
       (3, 'read', 1),
       (4, 'joint', 0),
     ]
-    for _, name, stage, _ in train.plan(staged, 0):
+    for _, name, stage, _ in train.schedule(staged, 0):
       assert stage == dict(staged.stages)[name]
 
   @pytest.mark.parametrize('start', range(6))
   def test_it_goes_on_from_any_step(self, staged, start):
-    whole = list(train.plan(staged, 0))
-    assert list(train.plan(staged, start)) == whole[start:]
+    whole = list(train.schedule(staged, 0))
+    assert list(train.schedule(staged, start)) == whole[start:]
 
   def test_a_checkpoint_has_the_optimiser_of_the_stage_that_made_it(
     self, staged
@@ -262,13 +262,13 @@ class TestFit:
     config = build(
       {'search': search(steps=2), 'read': read(steps=2)}, checkpoint_every=1
     )
-    plan = train.plan
+    schedule = train.schedule
     for last in range(1, 5):
 
       def stop(config, first, last=last):
-        return (row for row in plan(config, first) if row[0] < last)
+        return (row for row in schedule(config, first) if row[0] < last)
 
-      monkeypatch.setattr(train, 'plan', stop)
+      monkeypatch.setattr(train, 'schedule', stop)
       train.fit(config, prepared, tmp_path)
     assert [(row[1], row[4]) for row in counted] == [
       (0, 0.0),
@@ -315,15 +315,15 @@ def test_a_run_killed_anywhere_ends_in_the_same_numbers(
   whole = newest(config, prepared, tmp_path / 'whole')
   assert int(whole.step) == config.steps == 4
 
-  folder, plan = tmp_path / 'killed', train.plan
+  folder, schedule = tmp_path / 'killed', train.schedule
   own = workdirs.open(config, folder)
   kept = [jax.device_get(fresh(config, own).params)]
   for last in (1, 2, 3, 4, 4):  # within stages, between them, and at the end
 
     def stop(config, first, last=last):
-      return (row for row in plan(config, first) if row[0] < last)
+      return (row for row in schedule(config, first) if row[0] < last)
 
-    monkeypatch.setattr(train, 'plan', stop)
+    monkeypatch.setattr(train, 'schedule', stop)
     system = train.fit(config, own, folder)
     kept.append(jax.device_get(system.params))
   state = newest(config, own, folder)

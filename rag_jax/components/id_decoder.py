@@ -38,7 +38,7 @@ class IdDecoderConfig:
   output: str = 'node_table'  # one of OUTPUTS
   num_layers: int = 1  # 0 = a table alone, the query vector its only input
   num_heads: int = 4
-  hidden: int = 256
+  mlp_dim: int = 256
   scale: float = 10.0  # initial factor on the inner product, nats
 
   def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class _Network(nn.Module):
     appended = []
     for layer in range(config.num_layers):
       x, prefix = transformer.PrefixBlock(
-        config.num_heads, config.hidden, name=f'block_{layer}'
+        config.num_heads, config.mlp_dim, name=f'block_{layer}'
       )(x, prefixes[layer], memory, where)
       appended.append(prefix)
     x = nn.RMSNorm(name='norm')(x)

@@ -33,7 +33,7 @@ class QueryEncoderConfig:
   width: int = 128  # D, features of a vector and of a token
   num_layers: int = 1  # transformer blocks over the query
   num_heads: int = 4
-  hidden: int = 256  # features between the two layers of a feed-forward
+  mlp_dim: int = 256  # features between the two layers of a feed-forward
   weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
   frozen_layers: int = 0  # of these weights, from below, kept as they are
   remat: bool = False  # compute their states again for the gradient
@@ -57,7 +57,7 @@ class _Network(nn.Module):
   def __call__(self, embedded, where):
     config = self.config
     memory = transformer.Encoder(
-      config.num_layers, config.num_heads, config.hidden, name='encoder'
+      config.num_layers, config.num_heads, config.mlp_dim, name='encoder'
     )(embedded * config.width**0.5, where)
     residual = nn.Dense(
       config.width,
@@ -203,7 +203,7 @@ def bert_config(config: Any) -> bert.BertConfig:
     width=config.width,
     num_layers=config.num_layers,
     num_heads=config.num_heads,
-    hidden=config.hidden,
+    mlp_dim=config.mlp_dim,
     remat=config.remat,
   )
 

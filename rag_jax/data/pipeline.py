@@ -138,7 +138,10 @@ def encode_questions(
   count = len(questions)
   texts = [q.text for q in questions]
   query = tokenizers.encode(
-    tokenizer, texts, max_tokens=config.max_query_tokens, framed=True
+    tokenizer,
+    texts,
+    max_tokens=config.max_query_tokens,
+    with_special_tokens=True,
   ).tokens
   answers = np.zeros(
     (count, config.max_answers, config.max_answer_tokens), np.int32

@@ -101,7 +101,7 @@ def encode(
   *,
   max_tokens: int,
   eos: bool = False,
-  framed: bool = False,
+  with_special_tokens: bool = False,
 ) -> Encoded:
   """Tokenises texts into one padded array.
 
@@ -111,8 +111,8 @@ def encode(
     max_tokens: a longer text is cut.
     eos: whether each text ends in `end`, which counts as one of its tokens and
       is kept when the text is cut.
-    framed: whether each text stands in the special tokens of a published
-      tokenizer, such as [CLS] and [SEP], which count likewise.
+    with_special_tokens: whether the tokenizer's special tokens, such as [CLS]
+      and [SEP], are added; they count as tokens too.
 
   Returns:
     int32[n, max_tokens] and the number of texts that were cut.
@@ -126,7 +126,7 @@ def encode(
     >>> found.tokens.shape, found.truncated
     ((2, 2), 1)
   """
-  before, after = frame(tokenizer) if framed else ([], [])
+  before, after = special_tokens(tokenizer) if with_special_tokens else ([], [])
   if eos:
     after = [end(tokenizer)]
   taken = len(before) + len(after)
@@ -147,7 +147,7 @@ def encode(
   return Encoded(tokens, truncated)
 
 
-def frame(tokenizer: hf.Tokenizer) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: hf.Tokenizer) -> tuple[list[int], list[int]]:
   """Special tokens before and after a text; none if it was learned here."""
   ids = tokenizer.encode('', add_special_tokens=True).ids
   half = len(ids) // 2

@@ -15,8 +15,8 @@ from rag_jax.index import (
   codebooks,
   hierarchy,
   learned,
+  ngram_ids,
   rq_vae,
-  text_keys,
   uniqueness,
 )
 
@@ -41,7 +41,8 @@ class DocidConfig:
   """How documents are named."""
 
   scheme: str = 'hierarchical_kmeans'  # one of SCHEMES
-  branching: int = 24  # children a node, or codes a level
+  branching: int = 24  # hierarchical: children of a node at most
+  codebook_size: int = 24  # codebooks, random: codes of a level
   leaf_size: int = 24  # hierarchical: a cluster this small is not split
   max_depth: int = 12  # hierarchical: levels of clusters at most
   num_levels: int = 3  # others: codes, or title words, before the last level
@@ -50,7 +51,7 @@ class DocidConfig:
   steps: int = 1000  # rq_vae, learned: training steps
   batch_size: int = 256  # rq_vae, learned: documents a step
   learning_rate: float = 1e-3  # rq_vae, learned: of Adam
-  hidden: tuple[int, ...] = (512, 256, 128)  # rq_vae: of the encoder
+  hidden_dims: tuple[int, ...] = (512, 256, 128)  # rq_vae: of the encoder
   latent: int = 32  # rq_vae: width of the codebooks
 
   def __post_init__(self) -> None:
@@ -62,6 +63,7 @@ class DocidConfig:
       )
     for name, least in (
       ('branching', 2),
+      ('codebook_size', 2),
       ('leaf_size', 1),
       ('max_depth', 1),
       ('num_levels', 1),
@@ -82,6 +84,12 @@ class DocidConfig:
         f'docid.learning_rate must be positive, got {self.learning_rate}. '
         'Set --config.docid.learning_rate.'
       )
+
+  @property
+  def num_codes(self) -> int:
+    """Codes of a level, at most."""
+    tree = self.scheme == 'hierarchical_kmeans'
+    return self.branching if tree else self.codebook_size
 
 
 def assign(
@@ -129,7 +137,7 @@ def fit(
     ValueError: if the vectors, titles or queries do not fit the scheme.
 
   Example:
-    >>> config = DocidConfig(scheme='residual_kmeans', branching=2)
+    >>> config = DocidConfig(scheme='residual_kmeans', codebook_size=2)
     >>> codes, quantiser = fit(np.eye(4), config)
     >>> codes.shape, quantiser['centres'].shape
     ((4, 4), (3, 2, 4))
@@ -142,16 +150,16 @@ def fit(
   if config.scheme == 'atomic':
     return np.arange(count, dtype=np.int32)[:, None], quantiser
   if config.scheme == 'string':
-    codes = text_keys.digits(np.arange(count), len(str(count - 1)))
+    codes = ngram_ids.digits(np.arange(count), len(str(count - 1)))
     size = np.asarray([count, codes.shape[1]], np.int32)
     return codes, {'size': size}
   if config.scheme == 'random':
     rng = np.random.default_rng(seed)
     shape = (count, config.num_levels)
-    codes = rng.integers(0, config.branching, shape)
+    codes = rng.integers(0, config.codebook_size, shape)
   elif config.scheme == 'title':
-    quantiser = text_keys.fit_titles(titles or ())
-    codes = text_keys.title_codes(quantiser, titles or (), config.num_levels)
+    quantiser = ngram_ids.fit_titles(titles or ())
+    codes = ngram_ids.title_codes(quantiser, titles or (), config.num_levels)
   elif config.scheme == 'hierarchical_kmeans':
     codes, quantiser = hierarchy.fit(
       vectors,
@@ -166,7 +174,7 @@ def fit(
     centres, codes = codebooks.product_quantisation(
       vectors,
       config.num_levels,
-      config.branching,
+      config.codebook_size,
       iterations=config.iterations,
       train_rows=config.train_rows,
       seed=seed,
@@ -176,8 +184,8 @@ def fit(
     quantiser = rq_vae.fit(
       vectors,
       num_levels=config.num_levels,
-      num_codes=config.branching,
-      hidden=config.hidden,
+      num_codes=config.codebook_size,
+      hidden_dims=config.hidden_dims,
       latent=config.latent,
       steps=config.steps,
       batch_size=config.batch_size,
@@ -201,7 +209,7 @@ def _fit_residual(
   centres, codes = codebooks.residual_kmeans(
     vectors,
     config.num_levels,
-    config.branching,
+    config.codebook_size,
     iterations=config.iterations,
     train_rows=config.train_rows,
     seed=seed,
@@ -255,11 +263,11 @@ def encode(
     # The buckets that follow the corpus, as far as the digits go.
     numbers = (count + np.arange(len(vectors))) // 10
     numbers = np.minimum(numbers, 10 ** (length - 1) - 1)
-    return text_keys.digits(numbers, length - 1)
+    return ngram_ids.digits(numbers, length - 1)
   if config.scheme == 'random':
     return _hash(vectors, config)
   if config.scheme == 'title':
-    return text_keys.title_codes(quantiser, titles or (), config.num_levels)
+    return ngram_ids.title_codes(quantiser, titles or (), config.num_levels)
   if config.scheme == 'hierarchical_kmeans':
     return hierarchy.encode(quantiser, vectors)
   if config.scheme == 'product_quantisation':
@@ -276,7 +284,7 @@ def _hash(vectors: np.ndarray, config: DocidConfig) -> np.ndarray:
   shape = (vectors.shape[1], config.num_levels)
   odd = rng.integers(0, 1 << 63, shape).astype(np.uint64) * 2 + 1
   mixed = (words @ odd) >> np.uint64(32)
-  return (mixed % np.uint64(config.branching)).astype(np.int32)
+  return (mixed % np.uint64(config.codebook_size)).astype(np.int32)
 
 
 def _check(

@@ -48,7 +48,7 @@ def room(
   most = {
     'string': 10,
     'title': len(quantiser.get('words', ())) + 1,
-  }.get(config.scheme, config.branching)
+  }.get(config.scheme, config.num_codes)
   values = [max(n, most) for n in tight.num_values]
   values[-1] = max(256, _wider(tight.num_values[-1], factor))
   nodes, parents, branching = [], [], []
@@ -86,7 +86,7 @@ def move(
 
   Args:
     table: [num_nodes, ...] of any dtype, a row a node of `before`: a node
-      table, what an optimiser keeps for it, or `index.asked`.
+      table, what an optimiser keeps for it, or `index.gold_nodes`.
     before: the index that it belongs to.
     after: the index with more room, from `live.from_index` or `live.resize`.
 

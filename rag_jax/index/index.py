@@ -33,9 +33,11 @@ class Index:
   alive: jax.Array  # bool[N], False = must not be returned
   mean_length: jax.Array  # float32[], tokens a document on average
   lexicon: lexical.Lexicon | None = None  # words of documents, for BM25
-  # bool[num_nodes], documents first: those that training questions ask for.
-  asked: jax.Array | None = None
-  frame: jax.Array | None = None  # int32[2], tokens before and after a query
+  # bool[num_nodes], documents first: whether a node is, or is above, a document
+  # that is gold in training.
+  gold_nodes: jax.Array | None = None
+  # int32[2], special tokens before and after a query.
+  special_tokens: jax.Array | None = None
   # int32[N, P'], documents in the tokens of a reader that has its own.
   reader_tokens: jax.Array | None = None
 

@@ -68,8 +68,8 @@ def load(
   names = ('tokens', 'codes', 'alive', 'rows', 'about')
   arrays = indexes.read(path, names)
   about = json.loads(str(arrays['about']))
-  hidden = tuple(about['config'].pop('hidden'))
-  stored = docids.DocidConfig(hidden=hidden, **about['config'])
+  hidden_dims = tuple(about['config'].pop('hidden_dims'))
+  stored = docids.DocidConfig(hidden_dims=hidden_dims, **about['config'])
   if config is not None and config != stored:
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(stored)
     name = next(name for name in ours if ours[name] != theirs[name])

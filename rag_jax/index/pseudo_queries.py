@@ -42,7 +42,7 @@ def draw(
   positions: jax.Array,
   *,
   max_tokens: int,
-  frame: jax.Array | None = None,
+  special_tokens: jax.Array | None = None,
   log_token_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws crops.
@@ -59,7 +59,7 @@ def draw(
     tokens: int32[N, P], the documents.
     positions: int32[B], numbers of the examples in the global batch.
     max_tokens: Q, longest crop.
-    frame: int32[2], special tokens before and after a crop; None adds none.
+    special_tokens: int32[2], before and after a crop; None adds none.
     log_token_weight: float32[V], log w of each token as a keyword, such as its
       inverse document frequency; None weighs all alike.
 
@@ -78,7 +78,7 @@ def draw(
     Random Sampling with a Reservoir, 2006, here as the largest of log weights
     with Gumbel noise.
   """
-  if frame is not None:
+  if special_tokens is not None:
     max_tokens -= 2
 
   def keywords(rng, document, size):
@@ -119,8 +119,8 @@ def draw(
       which, what = jax.random.split(jax.random.fold_in(own, 1))
       instead = jax.random.bernoulli(which, config.keyword_rate)
       crop = jnp.where(instead, keywords(what, document, size), crop)
-    if frame is not None:
-      crop = jnp.concatenate([frame[:1], crop, frame[1:]])
+    if special_tokens is not None:
+      crop = jnp.concatenate([special_tokens[:1], crop, special_tokens[1:]])
     return crop, row
 
   return jax.vmap(one)(positions)

@@ -21,7 +21,7 @@ def fit(
   *,
   num_levels: int,
   num_codes: int,
-  hidden: Sequence[int] = (512, 256, 128),
+  hidden_dims: Sequence[int] = (512, 256, 128),
   latent: int = 32,
   steps: int = 1000,
   batch_size: int = 256,
@@ -41,7 +41,7 @@ def fit(
     vectors: float32[N, D].
     num_levels: codebooks.
     num_codes: V, codes in each.
-    hidden: widths between D and the latent; the decoder mirrors them.
+    hidden_dims: widths between D and the latent; the decoder mirrors them.
     latent: width of the latent and its codes.
     steps: of Adam.
     batch_size: vectors a step, drawn with repetition.
@@ -58,7 +58,7 @@ def fit(
     2022.
   """
   rng = np.random.default_rng(seed)
-  widths = [vectors.shape[1], *hidden, latent]
+  widths = [vectors.shape[1], *hidden_dims, latent]
   params: dict[str, Any] = {
     'encoder': _layers(rng, widths),
     'decoder': _layers(rng, widths[::-1]),

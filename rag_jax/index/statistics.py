@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.index import docids, text_keys
+from rag_jax.index import docids, ngram_ids
 from rag_jax.ops import beam, docid_layout, docid_order
 from rag_jax.ops import trie as tries
 
@@ -155,7 +155,7 @@ def zero_shot(
     padded[: len(part)] = part
     result = search(table, trie, jnp.asarray(padded))
     if owners is not None:
-      result = text_keys.by_document(result, jnp.asarray(owners))
+      result = ngram_ids.by_document(result, jnp.asarray(owners))
     rows = jnp.where(result.where, result.documents, -1)
     found.append(np.asarray(rows)[: len(part)])
   return np.concatenate(found)
@@ -208,7 +208,7 @@ def compare(
     codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
     seconds = time.perf_counter() - begin
     clusters = config.scheme not in ('atomic', 'string', 'title')
-    found = describe(codes, num_values=config.branching if clusters else None)
+    found = describe(codes, num_values=config.num_codes if clusters else None)
     modes = list(MODES[:2])
     if config.scheme in ('residual_kmeans', 'learned'):
       modes.append('inner_product')
@@ -260,7 +260,7 @@ def ngrams(
     A row a mode; collisions are among keys, memory is a document's.
   """
   begin = time.perf_counter()
-  keys, owners = text_keys.ngram_keys(
+  keys, owners = ngram_ids.ngram_keys(
     tokens,
     length=min(length, tokens.shape[1]),
     stride=max(1, tokens.shape[1] // num_keys),

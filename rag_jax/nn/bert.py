@@ -32,7 +32,7 @@ class BertConfig:
   width: int = 384  # features of a token
   num_layers: int = 6
   num_heads: int = 12
-  hidden: int = 1536  # features between the two feed-forward layers
+  mlp_dim: int = 1536  # features between the two feed-forward layers
   max_positions: int = 512  # tokens
   num_segments: int = 2
   epsilon: float = 1e-12  # of the norms
@@ -70,7 +70,7 @@ def init(rng: jax.Array, config: BertConfig) -> dict[str, Any]:
     >>> params['embedding'].shape, params['block_0']['qkv'].shape
     ((30522, 384), (384, 1152))
   """
-  width, hidden = config.width, config.hidden
+  width, mlp_dim = config.width, config.mlp_dim
   keys = iter(jax.random.split(rng, 3 + 4 * config.num_layers))
 
   def normal(rows, columns):
@@ -84,9 +84,9 @@ def init(rng: jax.Array, config: BertConfig) -> dict[str, Any]:
       'out_bias': jnp.zeros(width),
       'norm': jnp.ones(width),
       'norm_bias': jnp.zeros(width),
-      'up': normal(width, hidden),
-      'up_bias': jnp.zeros(hidden),
-      'down': normal(hidden, width),
+      'up': normal(width, mlp_dim),
+      'up_bias': jnp.zeros(mlp_dim),
+      'down': normal(mlp_dim, width),
       'down_bias': jnp.zeros(width),
       'hidden_norm': jnp.ones(width),
       'hidden_norm_bias': jnp.zeros(width),

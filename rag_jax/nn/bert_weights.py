@@ -61,7 +61,7 @@ def _plain(name):
 
 def _table(config):
   """Which published arrays make each parameter."""
-  width, hidden = config.width, config.hidden
+  width, mlp_dim = config.width, config.mlp_dim
 
   def rows(name, count):
     shape = (count, width)
@@ -91,8 +91,8 @@ def _table(config):
       product('qkv', f'{own}.self', ('query', 'key', 'value'), width, width)
       | product('out', f'{own}.output', ('dense',), width, width)
       | norm(f'{own}.output', 'norm')
-      | product('up', f'{prefix}.intermediate', ('dense',), hidden, width)
-      | product('down', f'{prefix}.output', ('dense',), width, hidden)
+      | product('up', f'{prefix}.intermediate', ('dense',), mlp_dim, width)
+      | product('down', f'{prefix}.output', ('dense',), width, mlp_dim)
       | norm(f'{prefix}.output', 'hidden_norm')
     )
 

@@ -114,7 +114,7 @@ def _config(fields, arrays, path):
     num_heads=heads,
     num_key_value_heads=take('attention.head_count_kv', heads),
     head_size=take('attention.key_length', width // heads),
-    hidden=take('feed_forward_length'),
+    mlp_dim=take('feed_forward_length'),
     rope_base=take('rope.freq_base', 10000.0),
     tied='output.weight' not in arrays,
     epsilon=take('attention.layer_norm_rms_epsilon'),

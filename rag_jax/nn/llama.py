@@ -35,7 +35,7 @@ class LlamaConfig:
   num_heads: int = 9
   num_key_value_heads: int = 3  # each serves a group of heads
   head_size: int = 64  # features of a head
-  hidden: int = 1536  # features between the two feed-forward layers
+  mlp_dim: int = 1536  # features between the two feed-forward layers
   rope_base: float = 1e5  # the slowest rotation, in tokens a radian
   tied: bool = True  # True = the output matrix is the embedding
   epsilon: float = 1e-5  # of the norms
@@ -77,7 +77,7 @@ def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
     >>> params['embedding'].shape, params['block_0']['qkv'].shape
     ((8, 576), (576, 960))
   """
-  width, hidden = config.width, config.hidden
+  width, mlp_dim = config.width, config.mlp_dim
   inner = config.num_heads * config.head_size
   both = 2 * config.num_key_value_heads * config.head_size
   keys = iter(jax.random.split(rng, 2 + 4 * config.num_layers))
@@ -91,8 +91,8 @@ def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
       'qkv': normal(width, inner + both, width**-0.5),
       'out': normal(inner, width, inner**-0.5),
       'hidden_norm': jnp.ones(width),
-      'up': normal(width, 2 * hidden, width**-0.5),
-      'down': normal(hidden, width, hidden**-0.5),
+      'up': normal(width, 2 * mlp_dim, width**-0.5),
+      'down': normal(mlp_dim, width, mlp_dim**-0.5),
     }
 
   params = {
@@ -131,7 +131,7 @@ def sizes(
     num_heads=num_heads,
     num_key_value_heads=(block['qkv'].shape[1] - inner) // (2 * head_size),
     head_size=head_size,
-    hidden=block['down'].shape[0],
+    mlp_dim=block['down'].shape[0],
     rope_base=rope_base,
     tied='output' not in params,
     epsilon=epsilon,

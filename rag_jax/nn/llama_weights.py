@@ -103,7 +103,7 @@ def to_state_dict(
 
 def _table(config):
   """Which published arrays make each parameter."""
-  width, hidden, size = config.width, config.hidden, config.head_size
+  width, mlp_dim, size = config.width, config.mlp_dim, config.head_size
   inner = config.num_heads * size
   shared = config.num_key_value_heads * size
 
@@ -119,8 +119,8 @@ def _table(config):
       'qkv': weight_tables.Entry(shapes, transposed=True),
       'out': weight_tables.dense(own, ('o_proj',), width, inner),
       'hidden_norm': vector(f'{prefix}.post_attention_layernorm'),
-      'up': weight_tables.dense(mlp, ('gate_proj', 'up_proj'), hidden, width),
-      'down': weight_tables.dense(mlp, ('down_proj',), width, hidden),
+      'up': weight_tables.dense(mlp, ('gate_proj', 'up_proj'), mlp_dim, width),
+      'down': weight_tables.dense(mlp, ('down_proj',), width, mlp_dim),
     }
 
   rows = (config.vocab_size, width)

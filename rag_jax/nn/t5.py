@@ -41,7 +41,7 @@ class T5Config:
   num_decoder_layers: int = 6
   num_heads: int = 8
   head_size: int = 64  # features of a head
-  hidden: int = 2048  # features between the two feed-forward layers
+  mlp_dim: int = 2048  # features between the two feed-forward layers
   gated: bool = False  # False = ReLU, True = GELU times a linear gate
   tied: bool = True  # True = the output matrix is the embedding
   num_buckets: int = 32  # of relative positions
@@ -103,8 +103,8 @@ def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
       'qkv': jnp.concatenate([query(), key_value()], axis=1),
       'out': normal(inner, width, inner**-0.5),
       'hidden_norm': jnp.ones(width),
-      'up': normal(width, config.hidden * (1 + config.gated), width**-0.5),
-      'down': normal(config.hidden, width, config.hidden**-0.5),
+      'up': normal(width, config.mlp_dim * (1 + config.gated), width**-0.5),
+      'down': normal(config.mlp_dim, width, config.mlp_dim**-0.5),
     }
     if crosses:
       part |= {
@@ -159,7 +159,7 @@ def sizes(params: dict[str, Any], *, num_heads: int) -> T5Config:
     num_decoder_layers=layers(decoder),
     num_heads=num_heads,
     head_size=block['out'].shape[0] // num_heads,
-    hidden=block['down'].shape[0],
+    mlp_dim=block['down'].shape[0],
     gated=block['up'].shape[1] != block['down'].shape[0],
     tied='output' not in params,
     num_buckets=encoder['bias'].shape[0],

@@ -82,8 +82,8 @@ def _table(config):
       'qkv': weight_tables.dense(attention, 'qkv', inner, width),
       'out': weight_tables.dense(attention, 'o', width, inner),
       'hidden_norm': norm(f'{last}.layer_norm'),
-      'up': weight_tables.dense(feed, ups, config.hidden, width),
-      'down': weight_tables.dense(feed, ('wo',), width, config.hidden),
+      'up': weight_tables.dense(feed, ups, config.mlp_dim, width),
+      'down': weight_tables.dense(feed, ('wo',), width, config.mlp_dim),
     }
     if crosses:
       attention = f'{prefix}.layer.1.EncDecAttention'

@@ -22,9 +22,9 @@ def check_heads(part: str, width: int, config: Any) -> None:
   Args:
     part: its name in the experiment, for the message.
     width: features of a token.
-    config: `num_layers`, `num_heads` and `hidden`.
+    config: `num_layers`, `num_heads` and `mlp_dim`.
   """
-  for name, least in (('num_layers', 0), ('num_heads', 1), ('hidden', 1)):
+  for name, least in (('num_layers', 0), ('num_heads', 1), ('mlp_dim', 1)):
     if getattr(config, name) < least:
       raise ValueError(
         f'{part}.{name} must be at least {least}, got '
@@ -148,12 +148,12 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
   """Two dense layers with a ReLU between them."""
 
-  hidden: int
+  mlp_dim: int
 
   @nn.compact
   def __call__(self, x):
     """Maps [..., W] to [..., W]."""
-    hidden = nn.relu(nn.Dense(self.hidden, use_bias=False, name='up')(x))
+    hidden = nn.relu(nn.Dense(self.mlp_dim, use_bias=False, name='up')(x))
     return nn.Dense(x.shape[-1], use_bias=False, name='down')(hidden)
 
 
@@ -180,7 +180,7 @@ class EncoderBlock(nn.Module):
   """Self-attention and feed-forward, each after a norm, both residual."""
 
   num_heads: int
-  hidden: int
+  mlp_dim: int
 
   @nn.compact
   def __call__(self, x, where):
@@ -190,7 +190,7 @@ class EncoderBlock(nn.Module):
       normed, normed, where[:, None], rotary=True
     )
     normed = nn.RMSNorm(name='hidden_norm')(x)
-    return x + FeedForward(self.hidden, name='feed_forward')(normed)
+    return x + FeedForward(self.mlp_dim, name='feed_forward')(normed)
 
 
 class Encoder(nn.Module):
@@ -198,13 +198,13 @@ class Encoder(nn.Module):
 
   num_layers: int
   num_heads: int
-  hidden: int
+  mlp_dim: int
 
   @nn.compact
   def __call__(self, x, where):
     """Maps x [B, T, W] under where bool[B, T] to [B, T, W]."""
     for layer in range(self.num_layers):
-      x = EncoderBlock(self.num_heads, self.hidden, name=f'block_{layer}')(
+      x = EncoderBlock(self.num_heads, self.mlp_dim, name=f'block_{layer}')(
         x, where
       )
     return nn.RMSNorm(name='norm')(x)
@@ -214,7 +214,7 @@ class DecoderBlock(nn.Module):
   """Causal self-attention, cross-attention and feed-forward."""
 
   num_heads: int
-  hidden: int
+  mlp_dim: int
 
   @nn.compact
   def __call__(self, x, memory, where, *, bias=None):
@@ -229,7 +229,7 @@ class DecoderBlock(nn.Module):
       normed, memory, where[:, None], bias=bias
     )
     normed = nn.RMSNorm(name='hidden_norm')(x)
-    return x + FeedForward(self.hidden, name='feed_forward')(normed)
+    return x + FeedForward(self.mlp_dim, name='feed_forward')(normed)
 
 
 class Decoder(nn.Module):
@@ -237,13 +237,13 @@ class Decoder(nn.Module):
 
   num_layers: int
   num_heads: int
-  hidden: int
+  mlp_dim: int
 
   @nn.compact
   def __call__(self, x, memory, where, *, bias=None):
     """Maps x [B, T, W] over memory [B, S, W], where bool[B, S]."""
     for layer in range(self.num_layers):
-      x = DecoderBlock(self.num_heads, self.hidden, name=f'block_{layer}')(
+      x = DecoderBlock(self.num_heads, self.mlp_dim, name=f'block_{layer}')(
         x, memory, where, bias=bias
       )
     return nn.RMSNorm(name='norm')(x)
@@ -257,7 +257,7 @@ class PrefixBlock(nn.Module):
   """
 
   num_heads: int
-  hidden: int
+  mlp_dim: int
 
   @nn.compact
   def __call__(self, x, prefix, memory, where):
@@ -285,4 +285,4 @@ class PrefixBlock(nn.Module):
       normed, memory, where[:, None]
     )
     normed = nn.RMSNorm(name='hidden_norm')(x)
-    return x + FeedForward(self.hidden, name='feed_forward')(normed), prefix
+    return x + FeedForward(self.mlp_dim, name='feed_forward')(normed), prefix

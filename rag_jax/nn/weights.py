@@ -169,7 +169,7 @@ def bert_config(folder: Path) -> bert.BertConfig:
     'width': 'hidden_size',
     'num_layers': 'num_hidden_layers',
     'num_heads': 'num_attention_heads',
-    'hidden': 'intermediate_size',
+    'mlp_dim': 'intermediate_size',
     'max_positions': 'max_position_embeddings',
     'num_segments': 'type_vocab_size',
     'epsilon': 'layer_norm_eps',
@@ -195,7 +195,7 @@ def t5_config(folder: Path) -> t5.T5Config:
     'num_layers': 'num_layers',
     'num_heads': 'num_heads',
     'head_size': 'd_kv',
-    'hidden': 'd_ff',
+    'mlp_dim': 'd_ff',
     'num_buckets': 'relative_attention_num_buckets',
     'epsilon': 'layer_norm_epsilon',
   }
@@ -226,7 +226,7 @@ def llama_config(folder: Path) -> llama.LlamaConfig:
     'width': 'hidden_size',
     'num_layers': 'num_hidden_layers',
     'num_heads': 'num_attention_heads',
-    'hidden': 'intermediate_size',
+    'mlp_dim': 'intermediate_size',
     'epsilon': 'rms_norm_eps',
   }
   form = {

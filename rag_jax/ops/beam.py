@@ -17,12 +17,12 @@ the scores of all documents are log-probabilities that sum to one;
 alone. The first and the last stop where a docid is told from all others; the
 other two go on to its last code.
 
-A plan says how much may still be gained below each node, float32[B, num_nodes]
-from `trie.max_below`. It is added to the score of the prefix that ends there,
-so that the beam keeps prefixes that lead to a document which, say, shares rare
-words with the query. A document's score is then the model's plus its own value
-in the plan, under any scoring but `log_softmax`, which normalises the sum of
-both over the edges of each node.
+Lookahead scores say how much may still be gained below each node,
+float32[B, num_nodes] from `trie.max_below`. They are added to the score of the
+prefix that ends there, so that the beam keeps prefixes of a document which,
+say, shares rare words with the query. A document's score is then the model's
+plus its own lookahead score, under any scoring but `log_softmax`, which
+normalises the sum of both over the edges of each node.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def search(
   batch_size: int,
   beam_size: int,
   allowed: jax.Array | None = None,
-  plan: jax.Array | None = None,
+  lookahead: jax.Array | None = None,
   scoring: str = 'log_softmax',
   logits: bool = False,
 ) -> types.Candidates:
@@ -70,7 +70,8 @@ def search(
     batch_size: B.
     beam_size: K, documents to return.
     allowed: bool[N] or bool[B, N], documents that may be returned.
-    plan: float32[B, num_nodes] in nats, added to prefixes; None is all zeros.
+    lookahead: float32[B, num_nodes] in nats, added to prefixes; None adds
+      nothing.
     scoring: one of `SCORINGS`.
     logits: whether `step_fn` scores all codes, float32[B, K, V], and not the
       edges.
@@ -80,7 +81,7 @@ def search(
 
   Raises:
     ValueError: if `beam_size` is below 1, `scoring` is unknown, an allow-list
-      is empty, or a plan has another shape.
+      is empty, or a lookahead has another shape.
 
   Example:
     >>> trie = tries.build(np.array([[0, 0], [0, 1], [1, 0]]))
@@ -94,7 +95,7 @@ def search(
 
   Reference:
     Tay et al., Transformer Memory as a Differentiable Search Index, 2022;
-    with a plan, Zeng et al., Planning Ahead in Generative Retrieval, 2024.
+    with a lookahead, Zeng et al., Planning Ahead in Generative Retrieval, 2024.
   """
   if beam_size < 1:
     raise ValueError(
@@ -102,7 +103,7 @@ def search(
       'Set --config.search.beam_size.'
     )
   check_scoring(scoring, logits=logits)
-  edge_scores.check_plan(plan, batch_size, trie)
+  edge_scores.check_lookahead(lookahead, batch_size, trie)
   flags = _allow(trie, allowed)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
@@ -111,7 +112,7 @@ def search(
   for level in range(steps):
     alive = scores > masking.NEG_INF / 2
     # Scores of all codes need no gathering where the trie has a bit for each.
-    wide = logits and flags is None and plan is None
+    wide = logits and flags is None and lookahead is None
     wide = wide and level < trie.depth and trie.present[level] is not None
     if wide:
       frontier = tries.expand_codes(trie, level, beams, alive=alive)
@@ -119,7 +120,7 @@ def search(
       frontier = tries.expand(trie, level, beams, allowed=flags, alive=alive)
     edges, cache = step_fn(params, cache, frontier)
     totals = edge_scores.accumulate(
-      scores, edges, frontier, beams, plan, scoring, logits
+      scores, edges, frontier, beams, lookahead, scoring, logits
     )
     if level >= trie.depth:  # all have ended: nothing is left to choose
       scores = totals[..., 0]
@@ -160,7 +161,7 @@ def score(
   *,
   step_fn: StepFn,
   allowed: jax.Array | None = None,
-  plan: jax.Array | None = None,
+  lookahead: jax.Array | None = None,
   scoring: str = 'log_softmax',
   logits: bool = False,
 ) -> jax.Array:
@@ -175,7 +176,7 @@ def score(
     codes: int[B, K, L], docids.
     step_fn: the model.
     allowed: bool[N] or bool[B, N].
-    plan: as for `search`.
+    lookahead: as for `search`.
     scoring: one of `SCORINGS`.
     logits: as for `search`.
 
@@ -183,11 +184,11 @@ def score(
     float32[B, K] in nats; -1e9 for what is not in the trie or not allowed.
   """
   check_scoring(scoring, logits=logits)
-  plain = allowed is None and plan is None and not logits
+  plain = allowed is None and lookahead is None and not logits
   if scoring == 'absolute' and plain:
     return _score_last(params, cache, trie, codes, step_fn)
   batch_size, count, _ = codes.shape
-  edge_scores.check_plan(plan, batch_size, trie)
+  edge_scores.check_lookahead(lookahead, batch_size, trie)
   flags = _allow(trie, allowed)
   codes = codes.astype(jnp.int32)
   beams = tries.root(batch_size)
@@ -197,7 +198,7 @@ def score(
     frontier = tries.expand(trie, level, beams, allowed=flags)
     edges, cache = step_fn(params, cache, frontier)
     totals = edge_scores.accumulate(
-      scores, edges, frontier, beams, plan, scoring, logits
+      scores, edges, frontier, beams, lookahead, scoring, logits
     )
     first, _ = tries.span(trie, level, beams)
     everything = (totals, frontier.tokens, frontier.where, first, beams, cache)

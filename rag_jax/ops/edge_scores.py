@@ -1,6 +1,6 @@
 """From the scores of edges to those of the prefixes that they end.
 
-`beam` explains the scorings, and what a plan is.
+`beam` explains the scorings, and what a lookahead is.
 """
 
 import jax
@@ -16,14 +16,14 @@ def levels(trie: trie_nodes.Trie, scoring: str) -> int:
   return trie.length if scoring in READS_TAILS else trie.depth
 
 
-def check_plan(
-  plan: jax.Array | None, batch_size: int, trie: trie_nodes.Trie
+def check_lookahead(
+  lookahead: jax.Array | None, batch_size: int, trie: trie_nodes.Trie
 ) -> None:
-  """Raises a ValueError if a plan is not one value a query and node."""
-  if plan is not None and plan.shape != (batch_size, trie.num_nodes):
+  """Raises a ValueError if a lookahead is not one value a query and node."""
+  if lookahead is not None and lookahead.shape != (batch_size, trie.num_nodes):
     raise ValueError(
-      f'plan must have shape ({batch_size}, {trie.num_nodes}), a value a query '
-      f'and node, got {plan.shape}. Make it with trie.max_below.'
+      f'lookahead must have shape ({batch_size}, {trie.num_nodes}), a value a '
+      f'query and node, got {lookahead.shape}. Make it with trie.max_below.'
     )
 
 
@@ -32,7 +32,7 @@ def accumulate(
   edges: jax.Array,
   frontier: trie_nodes.Frontier,
   beams: trie_nodes.Beams,
-  plan: jax.Array | None,
+  lookahead: jax.Array | None,
   scoring: str,
   logits: bool,
 ) -> jax.Array:
@@ -57,8 +57,8 @@ def accumulate(
       )
     else:
       edges = reads.take(edges, frontier.tokens.reshape(where.shape))
-  if plan is not None:
-    edges = edges + _gain(plan, frontier, scoring).reshape(where.shape)
+  if lookahead is not None:
+    edges = edges + _gain(lookahead, frontier, scoring).reshape(where.shape)
   if scoring == 'absolute':
     edges = jnp.where(beams.ended.reshape(-1, 1), scores, edges)
     return jnp.where(where, edges, masking.NEG_INF).reshape(shape)
@@ -70,21 +70,21 @@ def accumulate(
 
 
 def _gain(
-  plan: jax.Array, frontier: trie_nodes.Frontier, scoring: str
+  lookahead: jax.Array, frontier: trie_nodes.Frontier, scoring: str
 ) -> jax.Array:
-  """What a plan adds to each edge, float32[B, K, C].
+  """What a lookahead adds to each edge, float32[B, K, C].
 
-  Where the scores of edges add up, the plan of the node before was counted
+  Where the scores of edges add up, the lookahead of the node before was counted
   with the edge into it, and is taken off again. `log_softmax` is the same with
   and without.
   """
   children = frontier.children
-  ahead = reads.take(plan, children.reshape(len(plan), -1)).reshape(
+  ahead = reads.take(lookahead, children.reshape(len(lookahead), -1)).reshape(
     children.shape
   )
   if frontier.level == 0 or scoring not in READS_TAILS:
     return ahead
-  return ahead - reads.take(plan, frontier.nodes)[..., None]
+  return ahead - reads.take(lookahead, frontier.nodes)[..., None]
 
 
 def _log_sum_exp(rows: jax.Array) -> jax.Array:

@@ -32,7 +32,7 @@ class ReaderConfig:
   width: int = 128
   num_layers: int = 2  # encoder, and decoder of a reader that writes
   num_heads: int = 4
-  hidden: int = 256
+  mlp_dim: int = 256
   window: int = 5  # tokens that a token sees before attention, odd
   max_answer_tokens: int = 16  # longest answer that is pointed at or written
   weights: str = ''  # published ones, of the model that the kind names
@@ -42,7 +42,8 @@ class ReaderConfig:
   span_relevance: float = 0.0  # of the best span's score, in the relevance
   reranks: bool = False  # its relevance joins the scores of the ranker
   null_document: bool = False  # one that says nothing, beside those read
-  null_threshold: float = NEVER  # nats of no answer over the best: give none
+  # No answer is given if its log-odds over the best answer are above, nats.
+  abstention_threshold: float = NEVER
   marginal: str = ''  # over passages, when it answers; '' = the kind's first
   num_beams: int = 1  # answers that a language model keeps while it writes
   copy: bool = False  # True = it may only write what stands in a passage
@@ -68,10 +69,10 @@ class ReaderConfig:
         f'reader.span_relevance must be at least 0, got {self.span_relevance}. '
         'Set --config.reader.span_relevance.'
       )
-    if math.isnan(self.null_threshold):
+    if math.isnan(self.abstention_threshold):
       raise ValueError(
-        'reader.null_threshold must be a number of nats, got nan. '
-        'Set --config.reader.null_threshold.'
+        'reader.abstention_threshold must be a number of nats, got nan. '
+        'Set --config.reader.abstention_threshold.'
       )
 
 
@@ -222,7 +223,7 @@ def check_sizes(
   part: str,
   ours: Any,
   sizes: Any,
-  names: Sequence[str] = ('width', 'num_layers', 'num_heads', 'hidden'),
+  names: Sequence[str] = ('width', 'num_layers', 'num_heads', 'mlp_dim'),
 ) -> None:
   """Raises a ValueError if a size is not that of the published weights.
 

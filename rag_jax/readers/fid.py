@@ -72,7 +72,7 @@ class _Network(question_passage.Encoder):
     super().setup()
     config = self.config
     self.decoder = transformer.Decoder(
-      config.num_layers, config.num_heads, config.hidden
+      config.num_layers, config.num_heads, config.mlp_dim
     )
     self.copy_query = nn.Dense(config.width, use_bias=False)
 

@@ -25,7 +25,7 @@ class Encoder(nn.Module):
     self.window = transformer.Window(config.window)
     self.segment = nn.Embed(3, config.width)
     self.encoder = transformer.Encoder(
-      config.num_layers, config.num_heads, config.hidden
+      config.num_layers, config.num_heads, config.mlp_dim
     )
 
   def encode(self, query, passages):

@@ -22,7 +22,9 @@ def corpus():
 
 @pytest.fixture
 def encoder(corpus):
-  config = query_encoder.QueryEncoderConfig(width=WIDTH, num_heads=2, hidden=16)
+  config = query_encoder.QueryEncoderConfig(
+    width=WIDTH, num_heads=2, mlp_dim=16
+  )
   weights = query_encoder.inverse_document_frequency(corpus, vocab_size=VOCAB)
   params = query_encoder.init(
     jax.random.key(0), config, vocab_size=VOCAB, token_weights=weights
@@ -71,7 +73,7 @@ class TestIdDecoder:
     codes = docids.assign(np.asarray(vectors), config)
     trie = tries.build(codes)
     config = id_decoder.IdDecoderConfig(
-      output=request.param, num_heads=2, hidden=16
+      output=request.param, num_heads=2, mlp_dim=16
     )
     params = jax.jit(functools.partial(id_decoder.init, config=config))(
       jax.random.key(1),

@@ -8,8 +8,14 @@ SCHEMES = docids.SCHEMES
 
 def small(scheme, **changes):
   """The smallest sizes of a scheme that still do everything."""
-  sizes = {'branching': 4, 'leaf_size': 3, 'steps': 5, 'batch_size': 16}
-  sizes |= {'hidden': (16,), 'latent': 4} | changes
+  sizes = {
+    'branching': 4,
+    'codebook_size': 4,
+    'leaf_size': 3,
+    'steps': 5,
+    'batch_size': 16,
+  }
+  sizes |= {'hidden_dims': (16,), 'latent': 4} | changes
   return docids.DocidConfig(scheme=scheme, **sizes)
 
 
@@ -88,7 +94,7 @@ def test_residual_kmeans_comes_closer_with_every_level():
 def test_product_quantisation_codes_each_slice_by_itself(width):
   vectors = vectors_of(100, width=width)
   config = docids.DocidConfig(
-    scheme='product_quantisation', num_levels=3, branching=8
+    scheme='product_quantisation', num_levels=3, codebook_size=8
   )
   codes, quantiser = docids.fit(vectors, config)
   part = -(-width // 3)
@@ -146,7 +152,7 @@ def test_string_docids_are_the_digits_of_the_row():
 @pytest.mark.parametrize('scheme', ['residual_kmeans', 'hierarchical_kmeans'])
 def test_the_depth_is_capped(scheme):
   vectors = np.random.default_rng(0).normal(size=(60, 2)) ** 9
-  config = small(scheme, leaf_size=1, branching=2, max_depth=3)
+  config = small(scheme, leaf_size=1, branching=2, codebook_size=2, max_depth=3)
   codes = docids.assign(vectors, config)
   assert codes.shape == (60, 4)
   assert len(np.unique(codes, axis=0)) == 60

@@ -8,7 +8,7 @@ from rag_jax.index import encoding
 from rag_jax.nn import bert
 
 CONFIG = bert.BertConfig(
-  vocab_size=30, width=8, num_layers=1, num_heads=2, hidden=8, max_positions=40
+  vocab_size=30, width=8, num_layers=1, num_heads=2, mlp_dim=8, max_positions=40
 )
 
 

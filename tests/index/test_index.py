@@ -47,7 +47,13 @@ def test_the_quantiser_that_is_loaded_names_documents_as_before(
   vectors = rng.normal(size=(30, 4)).astype(np.float32)
   titles = [f'the {n % 4} of {n}' for n in range(30)]
   config = docids.DocidConfig(
-    scheme=scheme, branching=3, leaf_size=3, num_levels=2, steps=3, hidden=(4,)
+    scheme=scheme,
+    branching=3,
+    codebook_size=3,
+    leaf_size=3,
+    num_levels=2,
+    steps=3,
+    hidden_dims=(4,),
   )
   tokens = np.ones((20, 2), np.int32)
   index, quantiser = indexes.build(

@@ -78,7 +78,7 @@ def test_sinkhorn_uses_every_code_alike():
 
 def test_rq_vae_learns_to_rebuild_and_keeps_its_codes_in_use():
   vectors = skewed()
-  sizes = {'num_levels': 3, 'num_codes': 8, 'hidden': (32,), 'latent': 8}
+  sizes = {'num_levels': 3, 'num_codes': 8, 'hidden_dims': (32,), 'latent': 8}
   errors = []
   for steps in (0, 300):
     fitted = rq_vae.fit(vectors, steps=steps, **sizes)

@@ -25,7 +25,12 @@ def corpus(count, seed=0):
 
 def make(scheme='residual_kmeans', count=60, capacity=100):
   config = docids.DocidConfig(
-    scheme=scheme, branching=4, leaf_size=4, num_levels=3, steps=5
+    scheme=scheme,
+    branching=4,
+    codebook_size=4,
+    leaf_size=4,
+    num_levels=3,
+    steps=5,
   )
   tokens, vectors = corpus(count)
   index = live.build(tokens, vectors, config, capacity=capacity)
@@ -247,7 +252,7 @@ def below(change):
 def test_many_changes_are_a_fresh_build_of_what_survives(branching, levels):
   rng = np.random.default_rng(levels)
   config = docids.DocidConfig(
-    scheme='random', branching=branching, num_levels=levels
+    scheme='random', codebook_size=branching, num_levels=levels
   )
   tokens, vectors = corpus(400)
   vectors = vectors[rng.integers(0, 300, 400)]  # some share all codes but one
@@ -369,7 +374,12 @@ def test_bad_input(tmp_path):
 def test_vectors_of_another_width_are_refused(scheme, width):
   tokens, vectors = corpus(20)
   config = docids.DocidConfig(
-    scheme=scheme, branching=3, num_levels=3, steps=2, hidden=(4,)
+    scheme=scheme,
+    branching=3,
+    codebook_size=3,
+    num_levels=3,
+    steps=2,
+    hidden_dims=(4,),
   )
   ours = live.build(tokens[:19], vectors[:19], config, capacity=30)
   new = np.resize(vectors[19:], (1, width))

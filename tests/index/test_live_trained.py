@@ -31,7 +31,7 @@ SCORINGS = ('log_softmax', 'absolute')
 
 def config_of(scheme):
   return docids.DocidConfig(
-    scheme=scheme, branching=3, leaf_size=3, num_levels=3
+    scheme=scheme, branching=3, codebook_size=3, leaf_size=3, num_levels=3
   )
 
 
@@ -163,7 +163,7 @@ def test_a_live_index_holds_the_documents_of_the_index(scheme):
   np.testing.assert_array_equal(ours.index.tokens[:COUNT], index.tokens)
   np.testing.assert_array_equal(ours.codes[:COUNT][alive], index.codes[alive])
   np.testing.assert_allclose(ours.index.mean_length, index.mean_length)
-  optional = ('lexicon', 'asked', 'frame')
+  optional = ('lexicon', 'gold_nodes', 'special_tokens')
   assert [getattr(ours.index, name) for name in optional] == [None] * 3
 
 
@@ -224,7 +224,7 @@ def test_the_id_decoder_scores_as_before(output, num_layers):
   scheme = 'hierarchical_kmeans'
   index, quantiser, _ = trained(scheme)
   sizes = id_decoder.IdDecoderConfig(
-    output=output, num_layers=num_layers, num_heads=2, hidden=8
+    output=output, num_layers=num_layers, num_heads=2, mlp_dim=8
   )
   rng = np.random.default_rng(3)
   params = jax.jit(id_decoder.init, static_argnums=1)(
@@ -313,7 +313,7 @@ def test_a_full_index_takes_more_once_it_has_room(scheme):
 
 def test_a_level_without_room_is_told_and_given_room_by_resize():
   tokens, vectors, _ = corpus(300)
-  config = docids.DocidConfig(scheme='random', branching=2, num_levels=1)
+  config = docids.DocidConfig(scheme='random', codebook_size=2, num_levels=1)
   ours = live.build(tokens[:4], vectors[:4], config, capacity=400)
   tokens[:, 0] = np.arange(1, 301)
   vectors[4:] = vectors[4]  # all in one bucket

@@ -36,7 +36,7 @@ def test_a_wide_beam_finds_what_the_exact_inner_product_finds():
 
 def test_summed_codebooks_rank_by_the_quantised_documents():
   vectors, queries = unit(60), unit(5, seed=2)
-  config = docids.DocidConfig(scheme='residual_kmeans', branching=6)
+  config = docids.DocidConfig(scheme='residual_kmeans', codebook_size=6)
   codes, quantiser = docids.fit(vectors, config)
   found = statistics.zero_shot(
     codes,
@@ -56,7 +56,9 @@ def test_summed_codebooks_rank_by_the_quantised_documents():
 def test_every_scheme_is_compared_and_exact_ones_find_all():
   vectors = unit(40)
   configs = [
-    docids.DocidConfig(scheme=name, branching=4, leaf_size=4, steps=2)
+    docids.DocidConfig(
+      scheme=name, branching=4, codebook_size=4, leaf_size=4, steps=2
+    )
     for name in SCHEMES
   ]
   gold = np.arange(40)[:, None]

@@ -13,7 +13,7 @@ CONFIG = bert.BertConfig(
   width=12,
   num_layers=2,
   num_heads=2,
-  hidden=20,
+  mlp_dim=20,
   max_positions=9,
 )
 apply = jax.jit(bert.apply, static_argnums=1)
@@ -181,8 +181,10 @@ def test_an_empty_row_has_a_finite_gradient():
 
 
 def test_mistakes_name_the_field_the_value_and_the_remedy():
-  with pytest.raises(ValueError, match='hidden must be at least 1, got 0. The'):
-    bert.BertConfig(hidden=0)
+  with pytest.raises(
+    ValueError, match='mlp_dim must be at least 1, got 0. The'
+  ):
+    bert.BertConfig(mlp_dim=0)
   with pytest.raises(ValueError, match='num_heads .* width 384 .* got 7. The'):
     bert.BertConfig(num_heads=7)
   params, _ = model()

@@ -14,7 +14,7 @@ CONFIG = bert.BertConfig(
   width=16,
   num_layers=2,
   num_heads=2,
-  hidden=24,
+  mlp_dim=24,
   max_positions=60,
 )
 apply = jax.jit(bert.apply, static_argnums=1)
@@ -62,7 +62,7 @@ def test_queries_keys_and_values_are_told_apart():
 
 def test_all_that_is_wrong_is_told():
   state = bert_weights.to_state_dict(draw(), CONFIG)
-  config = dataclasses.replace(CONFIG, num_layers=3, hidden=8)
+  config = dataclasses.replace(CONFIG, num_layers=3, mlp_dim=8)
   told = 'the 53 tensors .* 16 missing .* 6 of another shape .*not'
   with pytest.raises(ValueError, match=told):
     bert_weights.from_state_dict(state, config)

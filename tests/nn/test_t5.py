@@ -10,7 +10,7 @@ import pytest
 from rag_jax.nn import t5
 from rag_jax.ops import beam, trie
 
-SIZES = {'width': 16, 'num_heads': 2, 'head_size': 8, 'hidden': 24}
+SIZES = {'width': 16, 'num_heads': 2, 'head_size': 8, 'mlp_dim': 24}
 LAYERS = {'num_layers': 2, 'num_decoder_layers': 2}
 VERSIONS = pytest.mark.parametrize(
   'version',

@@ -11,7 +11,7 @@ CONFIG = t5.T5Config(
   width=16,
   num_heads=2,
   head_size=8,
-  hidden=24,
+  mlp_dim=24,
   num_layers=1,
   num_decoder_layers=2,
 )

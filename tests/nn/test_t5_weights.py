@@ -7,7 +7,7 @@ import pytest
 
 from rag_jax.nn import t5, t5_weights, weights
 
-SIZES = {'width': 16, 'num_heads': 2, 'head_size': 8, 'hidden': 24}
+SIZES = {'width': 16, 'num_heads': 2, 'head_size': 8, 'mlp_dim': 24}
 LAYERS = {'num_layers': 3, 'num_decoder_layers': 2}
 VERSIONS = pytest.mark.parametrize(
   'version',
@@ -73,7 +73,7 @@ def test_against_transformers(tmp_path, version):
       vocab_size=40,
       d_model=SIZES['width'],
       d_kv=SIZES['head_size'],
-      d_ff=SIZES['hidden'],
+      d_ff=SIZES['mlp_dim'],
       num_heads=SIZES['num_heads'],
       **LAYERS,
       feed_forward_proj='gated-gelu' if version['gated'] else 'relu',

@@ -184,7 +184,7 @@ def test_a_wide_beam_with_a_plan_is_exact(scoring, tail):
   params, logits_fn, _ = model(2, 3 + tail, 3, seed=0)
   values = rng.normal(size=(2, len(codes))) * 3
   options = {
-    'plan': trie.max_below(index, jnp.asarray(values, jnp.float32)),
+    'lookahead': trie.max_below(index, jnp.asarray(values, jnp.float32)),
     'scoring': scoring,
     'logits': True,
   }
@@ -714,7 +714,9 @@ def test_bad_search():
     run(beam_size=1, scoring='cosine')
   with pytest.raises(ValueError, match="'vocabulary' needs logits"):
     run(beam_size=1, scoring='vocabulary', logits=False)
-  with pytest.raises(ValueError, match=r'plan must have shape \(1, 2\).*3'):
-    run(beam_size=1, plan=jnp.zeros((1, 3)))
+  with pytest.raises(
+    ValueError, match=r'lookahead must have shape \(1, 2\).*3'
+  ):
+    run(beam_size=1, lookahead=jnp.zeros((1, 3)))
   with pytest.raises(ValueError, match='got none for query 1'):
     run(beam_size=1, allowed=np.array([[True, False], [False, False]]))

@@ -16,7 +16,7 @@ WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
 
 
 def config_of(**options):
-  sizes = {'width': 16, 'num_layers': 2, 'num_heads': 2, 'hidden': 16}
+  sizes = {'width': 16, 'num_layers': 2, 'num_heads': 2, 'mlp_dim': 16}
   own = sizes | {'max_answer_tokens': 4, 'weights': 'tiny'}
   return base.ReaderConfig(kind='bert', **(own | options))
 

@@ -20,7 +20,7 @@ CONFIG = llama.LlamaConfig(
   num_heads=4,
   num_key_value_heads=2,
   head_size=4,
-  hidden=24,
+  mlp_dim=24,
 )
 RUN = {'end_token': END, 'max_length': LENGTH}
 WEIGHTS = jnp.array([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]])

@@ -8,7 +8,7 @@ from rag_jax.readers import base
 
 VOCAB = 40
 CONFIG = base.ReaderConfig(
-  width=16, num_layers=1, num_heads=2, hidden=16, max_answer_tokens=4
+  width=16, num_layers=1, num_heads=2, mlp_dim=16, max_answer_tokens=4
 )
 READER = readers.make(CONFIG)
 WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])

@@ -13,7 +13,7 @@ READER = readers.make(
     width=16,
     num_layers=1,
     num_heads=2,
-    hidden=16,
+    mlp_dim=16,
     max_answer_tokens=4,
   )
 )

@@ -42,7 +42,7 @@ def test_every_kind_can_be_made(kind):
     ('max_answer_tokens', 0),
     ('num_beams', 0),
     ('span_relevance', -1.0),
-    ('null_threshold', float('nan')),
+    ('abstention_threshold', float('nan')),
     ('marginal', 'token'),
     ('num_heads', 3),
   ],

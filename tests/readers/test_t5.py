@@ -19,7 +19,7 @@ CONFIG = base.ReaderConfig(
   width=16,
   num_layers=2,
   num_heads=2,
-  hidden=24,
+  mlp_dim=24,
   max_answer_tokens=6,
   weights='tiny',
 )
@@ -31,7 +31,7 @@ SIZES = t5.T5Config(
   num_decoder_layers=1,
   num_heads=2,
   head_size=8,
-  hidden=24,
+  mlp_dim=24,
   gated=True,
   tied=False,
 )
@@ -214,8 +214,8 @@ class TestLoad:
     jax.tree.map(np.testing.assert_array_equal, found.params, params['t5'])
 
   def test_another_size_is_named(self, folder):
-    own = dataclasses.replace(CONFIG, weights=folder(), hidden=32)
-    with pytest.raises(ValueError, match='reader.hidden must be 24 as in'):
+    own = dataclasses.replace(CONFIG, weights=folder(), mlp_dim=32)
+    with pytest.raises(ValueError, match='reader.mlp_dim must be 24 as in'):
       readers.make(own).load()
 
   def test_a_t5_of_another_form_is_refused(self, folder):

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from rag_jax import compare_docids
 from rag_jax import config as configs
-from rag_jax import survey
 from rag_jax.index import docids
 
 SCHEMES = ('hierarchical_kmeans', 'residual_kmeans', 'title')
@@ -11,8 +11,10 @@ SCHEMES = ('hierarchical_kmeans', 'residual_kmeans', 'title')
 
 def test_every_scheme_is_measured_and_drawn(tiny_values, tmp_path, monkeypatch):
   monkeypatch.setattr(docids, 'SCHEMES', SCHEMES)  # all take a minute
-  values = tiny_values | {'docid': {'branching': 8, 'leaf_size': 8, 'steps': 2}}
-  text = survey.run(configs.build(values), tmp_path / 'out')
+  values = tiny_values | {
+    'docid': {'branching': 8, 'codebook_size': 8, 'leaf_size': 8, 'steps': 2}
+  }
+  text = compare_docids.run(configs.build(values), tmp_path / 'out')
   rows = json.loads((tmp_path / 'out' / 'docids.json').read_text())
   assert {row['scheme'] for row in rows} == {*SCHEMES, 'ngram_keys'}
   for row in rows:
@@ -36,5 +38,5 @@ def test_questions_without_documents_are_refused(
     (folder / f'{name}.jsonl').write_text(text)
   values = tiny_values | {'data': tiny_values['data'] | {'path': str(folder)}}
   with pytest.raises(ValueError, match="'dev' has no question whose documents"):
-    survey.run(configs.build(values), tmp_path / 'out')
+    compare_docids.run(configs.build(values), tmp_path / 'out')
   assert not (tmp_path / 'out').exists()

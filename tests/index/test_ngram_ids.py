@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.index import text_keys, uniqueness
+from rag_jax.index import ngram_ids, uniqueness
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
@@ -16,7 +16,7 @@ def test_ngram_keys_agree_with_a_loop(stride):
   for owner, row in enumerate(tokens):
     keys = [tuple(row[i : i + 2].tolist()) for i in range(0, 8, stride)]
     expected += [(owner, k) for k in dict.fromkeys(keys) if 0 not in k]
-  codes, owners = text_keys.ngram_keys(tokens, length=2, stride=stride)
+  codes, owners = ngram_ids.ngram_keys(tokens, length=2, stride=stride)
   got = [
     (int(o), tuple(c.tolist())) for o, c in zip(owners, codes, strict=True)
   ]
@@ -32,20 +32,20 @@ def test_ngram_keys_agree_with_a_loop(stride):
 )
 def test_bad_sizes_are_named(sizes, words):
   with pytest.raises(ValueError, match=words):
-    text_keys.ngram_keys(np.ones((2, 3), int), **sizes)
+    ngram_ids.ngram_keys(np.ones((2, 3), int), **sizes)
 
 
 def test_frequent_words_have_small_codes_and_new_words_none():
-  table = text_keys.fit_titles(['b a', 'B c', 'b'])
+  table = ngram_ids.fit_titles(['b a', 'B c', 'b'])
   assert table['words'].tolist() == ['b', 'a', 'c']
-  codes = text_keys.title_codes(table, ['c B x a', ''], 3)
+  codes = ngram_ids.title_codes(table, ['c B x a', ''], 3)
   assert codes.tolist() == [[3, 1, 0], [0, 0, 0]]
 
 
 def test_a_search_by_keys_returns_each_document_once_by_its_best_key():
   rng = np.random.default_rng(1)
   tokens = rng.integers(1, 7, (12, 6))
-  keys, owners = text_keys.ngram_keys(tokens, length=3)
+  keys, owners = ngram_ids.ngram_keys(tokens, length=3)
   codes = uniqueness.append_uniqueness(keys)
   trie = tries.build(codes)
   queries = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
@@ -64,7 +64,7 @@ def test_a_search_by_keys_returns_each_document_once_by_its_best_key():
       query, (), trie, batch_size=5, beam_size=len(keys), **options
     )
     scores = beam.score(query, (), trie, everything, **options)
-    return text_keys.by_document(found, owners), scores
+    return ngram_ids.by_document(found, owners), scores
 
   once, scores = jax.tree.map(np.asarray, search(queries))
   best = np.array([scores[:, owners == n].max(1) for n in range(12)]).T

@@ -1,6 +1,6 @@
 """A fusion-in-decoder reader from nothing: it writes its answers.
 
-  python launch.py --config=experiments/fusion.py
+  python launch.py --config=experiments/fid.py
 
 docs/results.md has its results on facts.
 """
@@ -10,6 +10,6 @@ from experiments import quickstart
 
 def get_config():
   values = quickstart.get_config()
-  values.name = 'fusion'
+  values.name = 'fid'
   values.reader.kind = 'fid'
   return values
