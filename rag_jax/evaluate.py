@@ -1,30 +1,59 @@
 """Measuring: every split, every system, on the same questions."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import (
-  comparison,
+  answers,
+  baseline_runs,
   compiled,
-  forward,
+  measures,
   model,
   objective,
   readers,
   report,
+  trec,
   types,
 )
 from rag_jax import system as systems
 from rag_jax.data import pipeline
-from rag_jax.ops import metrics, text_metrics
 from rag_jax.readers import base
 
-DEPTHS = comparison.DEPTHS
+DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
+RECALL = 100  # k of Recall@k, of rankings that are as deep
 RESAMPLES = 100  # of the bootstrap of measures that are no mean
-# A question's value for each system and measure; NaN where it has none.
-Values = dict[tuple[str, str], np.ndarray]
+INDEX, RANKED = 'generative index', 'after ranker'
+ANSWERS, FROM_GOLD = 'answers', 'answers from gold documents'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+  """One split, question by question.
+
+  Attributes:
+    split: its name.
+    questions: n of them.
+    values: float[n] for each system and measure, NaN where there is none.
+    runs: what each system returned, by its name.
+    answers: n answers of the system.
+  """
+
+  split: str
+  questions: Sequence[types.Question]
+  values: measures.Values
+  runs: dict[str, trec.Run]
+  answers: Sequence[answers.Answer]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """What was measured: numbers with intervals, and all that is behind them."""
+
+  system: systems.System
+  results: list[report.Result]
+  splits: list[Measured]
 
 
 def measure(
@@ -34,6 +63,19 @@ def measure(
   *,
   with_baselines: bool = True,
 ) -> list[report.Result]:
+  """The results of `evaluate`."""
+  return evaluate(
+    system, dataset, pretrained, with_baselines=with_baselines
+  ).results
+
+
+def evaluate(
+  system: systems.System,
+  dataset: types.Dataset,
+  pretrained: model.Pretrained,
+  *,
+  with_baselines: bool = True,
+) -> Evaluation:
   """Measures the index, the ranker, the reader and baselines on each split.
 
   Args:
@@ -43,35 +85,35 @@ def measure(
     with_baselines: whether those that do not learn are measured beside them.
 
   Returns:
-    One `Result` a split, system and measure, with 95% bootstrap intervals.
-    Where some documents of a split were asked for in training and some were
-    not, or some questions have an answer and some have none, these are told
-    apart in splits of their own.
+    One `Result` a split, system and measure, with 95% bootstrap intervals, and
+    what each system gave for each question. Where training has seen gold
+    documents of some questions and not of others, or some have an answer and
+    some have none, these are told apart in splits of their own.
   """
-  results = []
   others = None
   if with_baselines:
-    others = comparison.Baselines(system, dataset, pretrained)
-  reads = system.config.trains_with(objective.READS)
-  published = readers.make(system.config.reader).load is not None
+    others = baseline_runs.Baselines(system, dataset, pretrained)
+  results, found = [], []
   for split, questions in splits(system, dataset):
-    values: Values = {}
+    own, chance = _measured(system, split, questions)
     if others is not None:
-      values = _retrieval(system, questions, others.search(questions))
-    own, extra = _measured(system, questions)
-    values |= own
-    if reads and published:
-      values |= _from_gold(system, questions)
-    groups = _groups(system, dataset, split, questions)
-    results += _summarise(groups, values)
-    if extra is not None:
-      results += _calibration(split, *extra)
-  return results
+      runs = others.search(questions)
+      own = dataclasses.replace(
+        own,
+        runs=runs | own.runs,
+        values=_retrieval(system, questions, runs) | own.values,
+      )
+    results += _summarise(
+      _groups(system, dataset, split, questions), own.values
+    )
+    results += _calibration(own, chance)
+    found.append(own)
+  return Evaluation(system=system, results=results, splits=found)
 
 
 def question_values(
   system: systems.System, questions: Sequence[types.Question]
-) -> Values:
+) -> measures.Values:
   """What index, ranker and reader are worth on each question.
 
   Args:
@@ -82,34 +124,50 @@ def question_values(
     (system, measure) -> float[n], NaN where a question has no such value.
     Answers are left out where no stage has trained the reader.
   """
-  return _measured(system, questions)[0]
+  return _measured(system, '', questions)[0].values
 
 
 def _measured(
-  system: systems.System, questions: Sequence[types.Question]
-) -> tuple[Values, tuple[np.ndarray, np.ndarray] | None]:
-  """Values of each question; chances of answers, and which are right."""
+  system: systems.System, split: str, questions: Sequence[types.Question]
+) -> tuple[Measured, np.ndarray]:
+  """The system on each question, and the probabilities of its answers."""
+  reads = system.config.trains_with(objective.READER_LOSSES)
+  system = dataclasses.replace(system, has_reader=reads)
   found = run(system, compiled.answer, questions)
-  values = _retrieval(
-    system,
-    questions,
-    {
-      'generative index': (found.candidates.documents, found.candidates.where),
-      'after ranker': (found.documents, found.documents >= 0),
-    },
-  )
-  values['generative index', 'real documents'] = _share_real(
+  runs = {
+    INDEX: _decoded(found.candidates),
+    RANKED: trec.Run(
+      rows=found.documents, scores=found.scores, where=found.documents >= 0
+    ),
+  }
+  values = _retrieval(system, questions, runs)
+  values[INDEX, 'valid docids'] = measures.valid_docids(
     found.candidates, len(system.documents)
   )
   if system.config.train.evaluate_exact:
-    values['generative index', 'beam regret'] = run(
-      system, compiled.regret, questions
-    )
-  if not system.config.trains_with(objective.READS):
-    return values, None
-  answers = _answers('answers', system, questions, found)
-  chance = np.exp(np.asarray(found.log_probability, np.float64))
-  return values | answers, (chance, answers['answers', 'EM'])
+    values[INDEX, 'beam regret'] = run(system, compiled.regret, questions)
+  given = [
+    system.answer(question.text, found, row)
+    for row, question in enumerate(questions)
+  ]
+  if reads:
+    texts = [None if answer.abstained else answer.text for answer in given]
+    values |= _answers(ANSWERS, system, questions, texts)
+    if readers.make(system.config.reader).load is not None:
+      values |= _from_gold(system, questions)
+  own = Measured(
+    split=split, questions=questions, values=values, runs=runs, answers=given
+  )
+  return own, np.exp(np.asarray(found.log_probability, np.float64))
+
+
+def _decoded(candidates: types.Candidates) -> trec.Run:
+  """The order in which a search has decoded documents."""
+  return trec.Run(
+    rows=np.asarray(candidates.documents),
+    scores=np.asarray(candidates.scores),
+    where=np.asarray(candidates.where),
+  )
 
 
 def measure_search(
@@ -119,9 +177,7 @@ def measure_search(
   results = []
   for split, questions in splits(system, dataset):
     found = run(system, compiled.search, questions)
-    values = _retrieval(
-      system, questions, {'generative index': (found.documents, found.where)}
-    )
+    values = _retrieval(system, questions, {INDEX: _decoded(found)})
     groups = _groups(system, dataset, split, questions)
     results += _summarise(groups, values)
   return results
@@ -149,10 +205,14 @@ def splits(
 
 def _from_gold(
   system: systems.System, questions: Sequence[types.Question]
-) -> Values:
-  """Answers that are read from the gold document."""
+) -> measures.Values:
+  """Answers that are read from the gold documents."""
   read = run(system, compiled.answer_from_gold, questions)
-  own = _answers('answers from the gold document', system, questions, read)
+  texts = [
+    None if system.abstains(read, row) else system.text(read, row)[0]
+    for row in range(len(questions))
+  ]
+  own = _answers(FROM_GOLD, system, questions, texts)
   without = [not question.document_ids for question in questions]
   for value in own.values():  # without one there was nothing to read
     value[without] = np.nan
@@ -167,7 +227,7 @@ def _groups(
 ) -> dict[str, np.ndarray]:
   """All questions of a split, and kinds of them where they mix; bool[n] each.
 
-  Told apart are those that ask for documents that training asked for or did
+  Told apart are those whose gold documents were some of training's too, or were
   not, and those that have an answer or have none.
   """
   training = pipeline.train_questions(dataset, system.config.data)
@@ -178,20 +238,20 @@ def _groups(
   groups = {split: np.ones(len(questions), bool)}
   if seen.any() and unseen.any():
     groups |= {
-      f'{split}, documents asked for in training': seen,
-      f'{split}, documents never asked for': unseen,
+      f'{split} / documents seen in training': seen,
+      f'{split} / documents unseen in training': unseen,
     }
   answerable = np.asarray([question.answerable for question in questions])
   if answerable.any() and not answerable.all():
     groups |= {
-      f'{split}, with an answer': answerable,
-      f'{split}, without an answer': ~answerable,
+      f'{split} / with an answer': answerable,
+      f'{split} / without an answer': ~answerable,
     }
   return groups
 
 
 def _summarise(
-  groups: dict[str, np.ndarray], values: Values
+  groups: dict[str, np.ndarray], values: measures.Values
 ) -> list[report.Result]:
   """Means with intervals, of each group of questions."""
   results = []
@@ -206,115 +266,60 @@ def _summarise(
 def _retrieval(
   system: systems.System,
   questions: Sequence[types.Question],
-  found_by: dict[str, tuple[types.Array, types.Array]],
-) -> Values:
-  """Hits@k and MRR@10 where the gold documents are known.
-
-  With several gold documents a question, nDCG@10 and R-precision too.
-  """
-  gold = comparison.gold_rows(system, questions)
-  count = (gold >= 0).sum(axis=1)
-  values = {}
-  relevant = jnp.asarray(gold)
-  ideal = jnp.asarray(gold >= 0, jnp.float32)
-  for name, found in found_by.items():
-    documents, where = map(jnp.asarray, found)
-    ranked = metrics.from_ranking(documents, relevant)
-    own = {
-      f'Hits@{k}': metrics.hits(*ranked, k=k, where=where)
-      for k in DEPTHS
-      if k <= max(10, system.config.search.beam_size)
-    }
-    own['MRR@10'] = metrics.reciprocal_rank(*ranked, k=10, where=where)
-    if (count > 1).any():
-      own['nDCG@10'] = metrics.ndcg(*ranked, k=10, where=where, ideal=ideal)
-      own['R-precision'] = metrics.r_precision(
-        *ranked, where=where, num_relevant=jnp.asarray(count)
-      )
-    for measure_name, value in own.items():
-      values[name, measure_name] = np.where(
-        count == 0, np.nan, np.asarray(value)
-      )
+  runs: dict[str, trec.Run],
+) -> measures.Values:
+  """Measures of each run, at the depths that the search or the run has."""
+  gold, grades = measures.gold(questions, system.rows)
+  widest = max(10, system.config.search.beam_size)
+  values: measures.Values = {}
+  for name, own in runs.items():
+    deep = own.rows.shape[1] >= min(RECALL, len(system.rows))
+    found = measures.retrieval(
+      own,
+      gold,
+      grades,
+      depths=[k for k in DEPTHS if k <= widest],
+      recall=RECALL if deep else 0,
+    )
+    values |= {(name, measure): value for measure, value in found.items()}
   return values
-
-
-def _share_real(candidates: types.Candidates, count: int) -> np.ndarray:
-  """1.0 for each question whose candidates all exist and differ."""
-  shares = []
-  for documents, where in zip(
-    candidates.documents, candidates.where, strict=True
-  ):
-    real = documents[where]
-    exist = bool(len(real)) and real.min() >= 0 and real.max() < count
-    shares.append(float(exist and len(set(real.tolist())) == len(real)))
-  return np.asarray(shares)
 
 
 def _answers(
   name: str,
   system: systems.System,
   questions: Sequence[types.Question],
-  found: forward.Answer,
-) -> Values:
-  """Exact match and F1 of the answers, where the data has answers.
-
-  No answer is the right one where the data says that there is none. Answers
-  that are written get ROUGE-L too.
-  """
-  exact, overlap, longest, answered = np.full((4, len(questions)), np.nan)
-  for row, question in enumerate(questions):
-    answers = question.answers if question.answerable else ('',)
-    answered[row] = not system.abstains(found, row)
-    text = system.text(found, row)[0] if answered[row] else ''
-    if answers:
-      exact[row] = text_metrics.exact_match(text, answers)
-      overlap[row] = text_metrics.f1(text, answers)
-      longest[row] = max(
-        text_metrics.rouge(text, answer)['f1'] for answer in answers
-      )
-  values = {(name, 'EM'): exact, (name, 'F1'): overlap}
-  if not readers.make(system.config.reader).points:
-    values[name, 'ROUGE-L'] = longest
-  if system.config.reader.null_threshold < base.NEVER:
-    values[name, 'answered'] = answered
-  return values
+  texts: Sequence[str | None],
+) -> measures.Values:
+  """Measures of answers, by the name of what gave them."""
+  reader = system.config.reader
+  found = measures.answers(
+    questions,
+    texts,
+    written=not readers.make(reader).points,
+    may_abstain=reader.abstention_threshold < base.NEVER,
+  )
+  return {(name, measure): value for measure, value in found.items()}
 
 
-def _calibration(
-  split: str, chance: np.ndarray, right: np.ndarray
-) -> list[report.Result]:
-  """How far to trust the probabilities of answers, over a whole split.
-
-  ECE is the expected calibration error; AURC the area under the risk-coverage
-  curve, where the least probable answers are withheld first.
-  """
-  known = np.isfinite(right)
+def _calibration(own: Measured, chance: np.ndarray) -> list[report.Result]:
+  """How far to trust the probabilities of answers, over a whole split."""
+  exact = own.values.get((ANSWERS, 'EM'), np.zeros(0))
+  known = np.isfinite(exact)
   if not known.any():
     return []
-  chance, right = chance[known], right[known] > 0
-  both = {
-    'ECE': jax.jit(metrics.expected_calibration_error),
-    'AURC': jax.jit(lambda c, r: metrics.risk_coverage(c, r)[1]),
-  }
-  rng = np.random.default_rng(0)
-  draws = rng.integers(0, len(chance), (RESAMPLES, len(chance)))
-  results = []
-  for name, function in both.items():
-    value = float(function(jnp.asarray(chance), jnp.asarray(right)))
-    others = [
-      float(function(jnp.asarray(chance[d]), jnp.asarray(right[d])))
-      for d in draws
-    ]
-    low, high = np.quantile(others, [0.025, 0.975])
-    results.append(
-      report.Result(
-        split=split,
-        system='answers',
-        metric=name,
-        value=value,
-        low=float(low),
-        high=float(high),
-        count=len(chance),
-      )
+  found = measures.calibration(
+    chance[known], exact[known] > 0, resamples=RESAMPLES
+  )
+  return [
+    report.Result(
+      split=own.split,
+      system=ANSWERS,
+      metric=name,
+      value=value,
+      low=low,
+      high=high,
+      count=int(known.sum()),
     )
-  return results
+    for name, (value, low, high) in found.items()
+  ]

@@ -1,19 +1,30 @@
 """What a run shows and keeps: progress, metrics, results. The only output."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
-import tqdm
 
 SAMPLES = 1000  # of the bootstrap
+WIDTH = 80  # columns of a table
+CELL = 12  # of them for one number, such as .922 .90-.94
 KEPT_ONLY = ('ECE', 'AURC')  # measures for results.json, not for the table
+# With one gold document a question these say what Hits@k and MRR@10 say.
+SEVERAL = ('nDCG@10', 'MAP', 'Recall@100')
+ANSWERS = ('EM', 'F1', 'ROUGE-L', 'answered')  # measures below retrieval's
+ORDER = (
+  *('Hits@1', 'Hits@10', 'MRR@10', 'nDCG@10', 'Hits@100', 'MAP', 'R-precision'),
+  *('Recall@100', 'valid docids', 'beam regret', *ANSWERS),
+)
+BOLD, DIM, PLAIN = '\033[1m', '\033[2m', '\033[0m'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,40 +85,112 @@ def summarise(
   )
 
 
-def table(results: Sequence[Result]) -> str:
-  """Results as plain text: a block a split, a row a system.
+def table(results: Sequence[Result], *, color: bool = False) -> str:
+  """Results as plain text of at most 80 columns: a block a split.
 
-  Measures in `KEPT_ONLY` are named below it, for they would make it too wide.
+  A row is a system. Retrieval stands above answers. A cell is the mean and its
+  95% interval, with .922 for 0.922. Measures that would say nothing new are
+  named below instead.
+
+  Args:
+    results: of all splits and systems.
+    color: whether to set off headers and intervals by terminal codes; see
+      `wants_color`.
 
   Example:
     >>> print(table([summarise('dev', 'BM25', 'EM', np.array([1.0]))]))
-    dev (1 questions)
-                      EM
-    BM25 1.000 1.00-1.00
+    dev (1 question)
+                   EM
+    BM25 1.00 1.0-1.0
   """
   blocks = []
+  kept: dict[str, None] = {}
   for split in dict.fromkeys(r.split for r in results):
-    own = [r for r in results if r.split == split and r.metric not in KEPT_ONLY]
-    metrics = list(dict.fromkeys(r.metric for r in own))
-    cells = {
-      (r.system, r.metric): f'{r.value:.3f} {r.low:.2f}-{r.high:.2f}'
-      for r in own
-    }
-    systems = list(dict.fromkeys(r.system for r in own))
-    left = max(map(len, systems))
-    width = max(15, *map(len, metrics))
-    lines = [f'{split} ({max(r.count for r in own)} questions)']
-    lines.append(' ' * left + ''.join(f'{m:>{width + 1}}' for m in metrics))
-    for system in systems:
-      row = [cells.get((system, m), '') for m in metrics]
-      lines.append(
-        f'{system:<{left}}' + ''.join(f'{c:>{width + 1}}' for c in row)
-      )
-    blocks.append('\n'.join(line.rstrip() for line in lines))
-  kept = [name for name in KEPT_ONLY if name in {r.metric for r in results}]
+    own = [r for r in results if r.split == split]
+    names = _columns(own)
+    kept |= dict.fromkeys(r.metric for r in own if r.metric not in names)
+    count = max(r.count for r in own)
+    title = f'{split} ({count:,} question{"s" * (count != 1)})'
+    lines = [styled(line, BOLD, color) for line in textwrap.wrap(title, WIDTH)]
+    left = max(len(r.system) for r in own)
+    found = [name for name in names if name not in ANSWERS]
+    for group in (found, [name for name in names if name in ANSWERS]):
+      lines += _rows(own, group, left, color)
+    blocks.append('\n'.join(lines))
   if kept:
-    blocks.append(f'not in the table: {", ".join(kept)} (see results.json)')
+    note = f'not in the table: {", ".join(kept)} (see results.json)'
+    blocks.append(textwrap.fill(note, WIDTH))
   return '\n\n'.join(blocks)
+
+
+def _columns(results: Sequence[Result]) -> list[str]:
+  """Measures of one split that are shown, in the order of `ORDER`."""
+  names = dict.fromkeys(r.metric for r in results)
+  several = 'R-precision' in names  # gold documents a question
+  shown = [
+    name
+    for name in names
+    if name not in KEPT_ONLY and (several or name not in SEVERAL)
+  ]
+  rank = {name: place for place, name in enumerate(ORDER)}
+  return sorted(shown, key=lambda name: rank.get(name, len(ORDER)))
+
+
+def _rows(
+  results: Sequence[Result], names: Sequence[str], left: int, color: bool
+) -> list[str]:
+  """Lines of one group of measures, as many side by side as there is room."""
+  width = min(max([CELL, *map(len, names)]), WIDTH // 2)
+  left = min(left, WIDTH - width - 1)
+  most = (WIDTH - left) // (width + 1)
+  cells = {(r.system, r.metric): r for r in results}
+  lines = []
+  for start in range(0, len(names), most):
+    part = names[start : start + most]
+    header = ' ' * left + ''.join(f' {name[:width]:>{width}}' for name in part)
+    lines.append(styled(header, BOLD, color))
+    for system in dict.fromkeys(r.system for r in results if r.metric in part):
+      row = [_cell(cells.get((system, name)), width, color) for name in part]
+      lines.append(f'{system[:left]:<{left}} {" ".join(row)}'.rstrip())
+  return lines
+
+
+def _cell(result: Result | None, width: int, color: bool) -> str:
+  """The mean and its interval, in so many characters that are seen."""
+  if result is None:
+    return ' ' * width
+  interval = f'{short(result.low, 2)}-{short(result.high, 2)}'
+  mean = f'{short(result.value, 3):>{width - len(interval) - 1}}'
+  return f'{mean} {styled(interval, DIM, color)}'
+
+
+def short(value: float, digits: int) -> str:
+  """A share in so many digits, without the zero before the point.
+
+  Example:
+    >>> short(0.9216, 3), short(1.0, 3), short(-0.05, 2)
+    ('.922', '1.00', '-.05')
+  """
+  text = f'{value:.{digits}f}'
+  if abs(float(text)) >= 1:
+    return f'{value:.{digits - 1}f}'
+  return text.replace('0.', '.', 1)
+
+
+def styled(text: str, code: str, color: bool) -> str:
+  """The text between terminal codes, if colour is wanted."""
+  return f'{code}{text}{PLAIN}' if color else text
+
+
+def wants_color(stream: TextIO) -> bool:
+  """Whether a stream is a terminal, and NO_COLOR is not set to anything."""
+  plain = os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb'
+  return stream.isatty() and not plain
+
+
+def show(results: Sequence[Result]) -> None:
+  """Prints the table, with colour where that is wanted."""
+  print(table(results, color=wants_color(sys.stdout)), flush=True)
 
 
 def merge(
@@ -134,73 +217,43 @@ def merge(
 
 
 def save_results(
-  path: str | os.PathLike[str], results: Sequence[Result]
+  path: str | os.PathLike[str],
+  results: Sequence[Result],
+  provenance: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes results as a JSON list, atomically."""
-  path = pathlib.Path(path)
+  """Writes {"provenance": ..., "results": [...]} as JSON, atomically.
+
+  Args:
+    path: the file.
+    results: the numbers, which depend on the experiment alone.
+    provenance: what made them, and when; see `provenance.collect`.
+
+  Raises:
+    OSError: if the file cannot be written; an older one is left as it was.
+  """
   rows = [dataclasses.asdict(result) for result in results]
-  text = json.dumps(rows, indent=1, allow_nan=False)
-  partial = path.with_suffix('.partial')
-  partial.write_text(text + '\n', encoding='utf-8')
-  os.replace(partial, path)
+  both = {'provenance': dict(provenance or {}), 'results': rows}
+  write(path, json.dumps(both, indent=1, allow_nan=False) + '\n')
 
 
 def load_results(path: str | os.PathLike[str]) -> list[Result]:
-  """Reads what `save_results` wrote."""
-  rows = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  """Reads what `save_results` wrote, or a plain list of an older version."""
+  both = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  rows = both if isinstance(both, list) else both['results']
   return [Result(**row) for row in rows]
 
 
-class Progress:
-  """Loss, speed and time left: a bar on a terminal, else a line at times."""
-
-  def __init__(self, total: int, start: int = 0, *, every: float = 10.0):
-    """Counts from `start` to `total`; `every` is seconds between lines."""
-    self._bar = tqdm.tqdm(
-      total=total,
-      initial=start,
-      unit='step',
-      disable=not sys.stderr.isatty(),
-    )
-    self._total, self._every = total, every
-    self._last = start
-    self._then = self._shown = time.monotonic()
-
-  def __enter__(self) -> 'Progress':
-    """Starts the clock."""
-    self._then = time.monotonic()
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    """Ends the bar."""
-    self._bar.close()
-
-  def update(self, step: int, *, loss: float, examples: int) -> None:
-    """Shows where training stands.
-
-    Speed and time left are those since the update before, so that the time
-    to compile is forgotten after the first.
-
-    Args:
-      step: steps done.
-      loss: mean since the update before, nats.
-      examples: questions seen since the update before.
-    """
-    now = time.monotonic()
-    pace = max(now - self._then, 1e-9)
-    rate, pace = examples / pace, pace / max(step - self._last, 1)
-    self._then, self._last = now, step
-    if not self._bar.disable:
-      self._bar.set_postfix_str(f'loss {loss:.3f}, {rate:.0f} examples/s')
-      self._bar.update(step - self._bar.n)
-    elif step == self._total or now - self._shown >= self._every:
-      self._shown = now
-      print(
-        f'step {step}/{self._total}  loss {loss:.3f}  {rate:.0f} examples/s  '
-        f'{pace * (self._total - step):.0f} s left',
-        file=sys.stderr,
-        flush=True,
-      )
+def write(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file whole or not at all."""
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + '.partial')
+  try:
+    partial.write_text(text, encoding='utf-8')
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
+    raise
 
 
 class MetricsWriter:

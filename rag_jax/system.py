@@ -193,6 +193,8 @@ class System:
     self, question: str, found: forward.Answer, row: int
   ) -> answers.Answer:
     """One answer of a batch, as plain values."""
+    if not self.has_reader:
+      return _no_answer(question, self._candidates(found, row))
     document = self._document(int(found.read[row]))
     text, span = self.text(found, row)
     silent = self.abstains(found, row)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,10 @@ from rag_jax import (
   evaluate,
   objective,
   optimizer,
+  outputs,
   parallel,
+  progress,
+  provenance,
   report,
   store,
   types,
@@ -34,7 +38,12 @@ UNTRAINED = 'results-untrained.json'  # in the workdir, if measured
 LENGTH_STEP = 32  # tokens; lengths are rounded up, so that few are compiled
 
 
-def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
+def run(
+  config: configs.Config,
+  workdir: pathlib.Path,
+  *,
+  show: outputs.Show | None = None,
+) -> list[report.Result]:
   """Trains an experiment to its last step and measures it.
 
   Takes up again from what the workdir holds. All that can be wrong with the
@@ -43,20 +52,33 @@ def run(config: configs.Config, workdir: pathlib.Path) -> list[report.Result]:
   Args:
     config: the experiment.
     workdir: where index, checkpoints, metrics and results are kept.
+    show: what to do with the results before they are written.
 
   Returns:
-    The results, which are in `workdir/results.json` too.
+    The results, which are in `workdir/results.json` too, beside the other files
+    of `outputs`.
+
+  Raises:
+    ValueError: if something is wrong, or the results cannot be written; they
+      have been shown then.
   """
+  began = time.monotonic()
   check_devices(config)
   stage_data = curriculum.load_stage_data(config)
   prepared = workdirs.open(config, workdir)
   system = fit(config, prepared, workdir, stage_data=stage_data)
-  results = evaluate.measure(system, prepared.dataset, prepared.pretrained)
+  found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
   if (workdir / UNTRAINED).exists():
     first = report.load_results(workdir / UNTRAINED)
-    results = report.merge(results, first)
-  report.save_results(workdir / 'results.json', results)
-  return results
+    merged = report.merge(found.results, first)
+    found = dataclasses.replace(found, results=merged)
+  if show is not None:
+    show(found.results)
+  made = provenance.collect(
+    config, prepared.dataset, seconds=time.monotonic() - began
+  )
+  outputs.save(workdir, found, made)
+  return found.results
 
 
 def fit(
@@ -90,26 +112,27 @@ def fit(
     _measure_untrained(state, config, prepared, writer, workdir)
   recent: list[Any] = []
   next_state = None
-  with report.Progress(config.steps, start) as progress:
+  with progress.Progress(config.steps, start) as shown:
     for step, name, stage, place in schedule(config, start):
       if place == 0 and step:
         state = start_stage(state, config, stage)
-      if next_state is None or place == 0:
+      if fresh := next_state is None or place == 0:
+        shown.compiling(name)
         questions, index = material[name](state.params)
         next_state = step_function(config, stage, questions, index)
       state, sums = next_state(state, place)
+      if fresh:
+        jax.block_until_ready(sums)
+        shown.compiled(step + 1)
       recent.append(sums)
+      loss = None
       ends = place + 1 == stage.steps
       if (step + 1) % config.train.log_every == 0 or ends:
         values = averages(recent)
         check_finite(values, step + 1, name)
         writer.write(step + 1, 'train', values)
-        progress.update(
-          step + 1,
-          loss=values['loss'],
-          examples=len(recent) * stage.batch_size,
-        )
-        recent = []
+        recent, loss = [], values['loss']
+      shown.step(step + 1, examples=stage.batch_size, loss=loss)
       every = config.train.evaluate_every
       if every and (step + 1) % every == 0:
         _measure(prepared.trained(state.params), prepared, writer, step + 1)

@@ -1,4 +1,7 @@
+import dataclasses
+import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -56,9 +59,34 @@ def test_results_come_back_as_they_were(tmp_path):
   results = [result('BM25', 0.25), result('reader', 1.0)]
   report.save_results(tmp_path / 'results.json', results)
   assert report.load_results(tmp_path / 'results.json') == results
-  row = json.loads((tmp_path / 'results.json').read_text())[0]
+  row = json.loads((tmp_path / 'results.json').read_text())['results'][0]
   fields = ['split', 'system', 'metric', 'value', 'low', 'high', 'count']
   assert list(row) == fields
+  assert [p.name for p in tmp_path.iterdir()] == ['results.json']
+
+
+def test_provenance_stands_apart_from_the_numbers(tmp_path):
+  results = [result('BM25', 0.25)]
+  report.save_results(tmp_path / 'results.json', results, {'seed': 3})
+  both = json.loads((tmp_path / 'results.json').read_text())
+  assert list(both) == ['provenance', 'results']
+  assert both['provenance'] == {'seed': 3}
+  assert report.load_results(tmp_path / 'results.json') == results
+
+
+def test_results_of_an_older_version_are_read(tmp_path):
+  results = [result('BM25', 0.25)]
+  rows = [dataclasses.asdict(r) for r in results]
+  (tmp_path / 'results.json').write_text(json.dumps(rows))
+  assert report.load_results(tmp_path / 'results.json') == results
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / 'results.json'
+  report.write(path, 'before')
+  with pytest.raises(UnicodeEncodeError):
+    report.write(path, 'half \ud800')
+  assert path.read_text() == 'before'
   assert [p.name for p in tmp_path.iterdir()] == ['results.json']
 
 
@@ -76,7 +104,92 @@ def test_the_table_has_a_block_a_split_and_a_row_a_system():
   blocks = text.split('\n\n')
   assert [block.split()[0] for block in blocks] == ['dev', 'test']
   assert len(blocks[0].splitlines()) == 4
-  assert '0.500 0.50-0.50' in blocks[0]
+  assert '.500 .50-.50' in blocks[0]
+
+
+def everything(split):
+  """A result for all that can be measured, of systems with long names."""
+  found = {
+    'dense + BM25, exact': report.ORDER[:8],
+    'generative index, untrained': report.ORDER[:10],
+    'answers from gold documents': report.ANSWERS,
+    'answers': (*report.ANSWERS, *report.KEPT_ONLY),
+  }
+  return [
+    result(system, value, split, metric)
+    for value, (system, metrics) in zip(
+      (0.0, 0.5, 0.9999, 1.0), found.items(), strict=True
+    )
+    for metric in metrics
+  ]
+
+
+@pytest.mark.parametrize('color', [False, True])
+@pytest.mark.parametrize('split', ['dev', 'a split ' * 20, 'x' * 200])
+def test_no_line_is_wider_than_a_terminal(split, color):
+  text = report.table(everything(split), color=color)
+  for code in (report.BOLD, report.DIM, report.PLAIN):
+    assert (code in text) == color
+    text = text.replace(code, '')
+  lines = text.splitlines()
+  assert max(map(len, lines)) <= 80
+  seen, wanted = (re.sub(r'\s', '', part) for part in (text, split))
+  assert seen.startswith(wanted)
+  for metric in (*report.ORDER, *report.KEPT_ONLY):
+    assert metric in text
+  headers = [line for line in lines if 'EM' in line or 'Hits@1 ' in line]
+  assert len(headers) == 2  # retrieval, and answers below it
+
+
+def test_each_cell_stands_below_its_measure():
+  results = everything('dev')
+  lines = report.table(results).splitlines()
+  known = {(r.system, r.metric): r.value for r in results}
+  seen = 0
+  header: list[tuple[str, int]] = []
+  for line in lines[1:-2]:
+    if line.startswith('  '):
+      names = re.findall(r'\S+(?: \S+)?', line)
+      header = [(name, line.index(name) + len(name)) for name in names]
+      continue
+    system = re.split(r' +[.\d]', line)[0].strip()
+    for metric, end in header:
+      cell = line[end - report.CELL : end].strip()
+      if (system, metric) in known:
+        value = report.short(known[system, metric], 3)
+        assert cell.split()[0] == value, (system, metric, cell)
+        seen += 1
+      else:
+        assert not cell
+  assert seen == len([r for r in results if r.metric not in report.KEPT_ONLY])
+
+
+def test_what_one_gold_document_makes_redundant_is_not_in_the_table():
+  one = [result('BM25', 0.5, metric=m) for m in ('MRR@10', 'nDCG@10', 'MAP')]
+  text = report.table(one)
+  assert 'not in the table: nDCG@10, MAP (see results.json)' in text
+  several = report.table([*one, result('BM25', 0.5, metric='R-precision')])
+  assert 'not in the table' not in several
+
+
+@pytest.mark.parametrize(
+  'terminal, variables, wanted',
+  [
+    (True, {}, True),
+    (False, {}, False),
+    (True, {'NO_COLOR': '1'}, False),
+    (True, {'NO_COLOR': ''}, True),  # as no-color.org has it
+    (True, {'TERM': 'dumb'}, False),
+  ],
+)
+def test_colour_is_for_terminals(monkeypatch, terminal, variables, wanted):
+  for name in ('NO_COLOR', 'TERM'):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  stream = io.StringIO()
+  monkeypatch.setattr(stream, 'isatty', lambda: terminal, raising=False)
+  assert report.wants_color(stream) == wanted
 
 
 class TestMetricsWriter:
@@ -109,17 +222,6 @@ class TestMetricsWriter:
     assert self.records(tmp_path) == [
       {'step': 1, 'split': 'train', 'hits': 0.5}
     ]
-
-
-def test_progress_shows_loss_speed_and_time_left(capsys):
-  with report.Progress(100, every=0) as progress:
-    progress.update(10, loss=1.5, examples=320)
-    progress.update(100, loss=0.5, examples=2880)
-  lines = capsys.readouterr().err.splitlines()
-  assert lines[0].startswith('step 10/100  loss 1.500  ')
-  assert lines[1].startswith('step 100/100  loss 0.500  ')
-  assert lines[1].endswith('  0 s left')
-  assert all('examples/s' in line for line in lines)
 
 
 def test_measures_that_are_kept_only_are_named_below_the_table():

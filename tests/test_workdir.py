@@ -100,7 +100,7 @@ def test_a_beam_wider_than_the_corpus_returns_real_documents(
     untrained(config, prepared), prepared.dataset, prepared.pretrained
   )
   values = {(r.system, r.metric): r.value for r in results}
-  assert values['generative index', 'real documents'] == 1.0
+  assert values['generative index', 'valid docids'] == 1.0
   assert values['after ranker', 'Hits@10'] == 1.0
 
 

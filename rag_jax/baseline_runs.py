@@ -1,15 +1,15 @@
-"""What the tables compare with: baselines on the questions of a system."""
+"""What baselines return for the questions of a system."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from rag_jax import baselines, compiled, model, types
+from rag_jax import baselines, compiled, measures, model, trec, types
 from rag_jax import system as systems
 from rag_jax.data import pipeline
 
-DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
+DEPTH = 100  # documents a question
 TUNING = 10_000  # training questions that weights of baselines are chosen by
 
 
@@ -37,19 +37,16 @@ class Baselines:
       self._documents = np.asarray(pretrained.vectors)
       self._weight = self._tune(self._documents)
 
-  def search(
-    self, questions: Sequence[types.Question]
-  ) -> dict[str, tuple[types.Array, types.Array]]:
-    """Documents of each system, best first, and which are real."""
+  def search(self, questions: Sequence[types.Question]) -> dict[str, trec.Run]:
+    """What each baseline returns, in rows of the system's documents."""
     texts = [question.text for question in questions]
-    depth = min(max(DEPTHS), len(self._dataset.documents))
-    rows = baselines.bm25_search(self._bm25, texts, k=depth)[0]
-    found = {'BM25': rows}
+    depth = min(DEPTH, len(self._dataset.documents))
+    found = {'BM25': baselines.bm25_search(self._bm25, texts, k=depth)}
     if self._documents is not None:
       vectors = self._vectors(questions)
       found['dense, exact'] = baselines.dense_search(
         self._documents, vectors, k=depth
-      )[0]
+      )
       if self._weight is not None:
         found['dense + BM25, exact'] = baselines.hybrid_search(
           self._bm25,
@@ -58,8 +55,15 @@ class Baselines:
           vectors,
           weight=self._weight,
           k=depth,
-        )[0]
-    return {name: (rows, rows >= 0) for name, rows in found.items()}
+        )
+    return {name: self._run(*own) for name, own in found.items()}
+
+  def _run(self, rows: np.ndarray, scores: np.ndarray) -> trec.Run:
+    """A run in rows of the system, without documents that it has lost."""
+    own = self._system.rows
+    known = [own.get(document.id, -1) for document in self._dataset.documents]
+    rows = np.where(rows >= 0, np.asarray(known)[rows], -1)
+    return trec.Run(rows=rows, scores=scores, where=rows >= 0)
 
   def _tune(self, documents: np.ndarray) -> float | None:
     """Weight of BM25 beside published vectors, by training questions.
@@ -75,7 +79,7 @@ class Baselines:
       [question.text for question in sample],
       documents,
       self._vectors(sample),
-      gold_rows(self._system, sample),
+      measures.gold(sample, self._system.rows)[0],
       sample=TUNING,
     )
 
@@ -85,17 +89,3 @@ class Baselines:
     system = dataclasses.replace(self._system, params=own)
     size = system.config.train.eval_batch_size
     return system.run(compiled.vector, questions, batch_size=size)
-
-
-def gold_rows(
-  system: systems.System, questions: Sequence[types.Question]
-) -> np.ndarray:
-  """Rows of the documents that answer each question, int32[n, G]; -1 = none."""
-  rows = system.rows
-  most = max([1, *(len(q.document_ids) for q in questions)])
-  gold = np.full((len(questions), most), -1, np.int32)
-  for i, question in enumerate(questions):
-    gold[i, : len(question.document_ids)] = [
-      rows.get(name, -1) for name in question.document_ids
-    ]
-  return gold

@@ -1,0 +1,202 @@
+"""What a ranking, or an answer, is worth on each question.
+
+Values are float64[n], a row a question, NaN where it has no such value.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rag_jax import trec, types
+from rag_jax.ops import metrics, text_metrics
+
+# A question's value for each system and measure; NaN where it has none.
+Values = dict[tuple[str, str], np.ndarray]
+
+
+def gold(
+  questions: Sequence[types.Question], rows: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Gold documents of each question, with their grades.
+
+  Args:
+    questions: n of them.
+    rows: row of each document by its id; others cannot be found.
+
+  Returns:
+    int32[n, G] rows, -1 where there is none, and float32[n, G] grades.
+
+  Example:
+    >>> question = types.Question(
+    ...   id='q', text='Who?', document_ids=('a', 'gone'), grades=(2, 1)
+    ... )
+    >>> found, grades = gold([question], {'a': 7})
+    >>> found.tolist(), grades.tolist()
+    ([[7, -1]], [[2.0, 1.0]])
+  """
+  most = max([1, *(len(q.document_ids) for q in questions)])
+  found = np.full((len(questions), most), -1, np.int32)
+  grades = np.ones((len(questions), most), np.float32)
+  for i, question in enumerate(questions):
+    for j, (name, grade) in enumerate(trec.grades(question).items()):
+      found[i, j], grades[i, j] = rows.get(name, -1), grade
+  return found, grades
+
+
+def retrieval(
+  run: trec.Run,
+  gold_rows: np.ndarray,
+  grades: np.ndarray,
+  *,
+  depths: Sequence[int] = (1, 10),
+  recall: int = 0,
+) -> dict[str, np.ndarray]:
+  """Measures of a ranking, as trec_eval computes them.
+
+  Args:
+    run: n rankings.
+    gold_rows: int[n, G], from `gold`.
+    grades: float[n, G], from `gold`.
+    depths: k of Hits@k.
+    recall: k of Recall@k; 0 leaves it out.
+
+  Returns:
+    Hits@k, MRR@10, nDCG@10, MAP and Recall@k, and R-precision if a question has
+    several gold documents; NaN for questions that have none.
+
+  Example:
+    >>> run = trec.Run(
+    ...   rows=np.array([[4, 7]]), scores=np.array([[2.0, 1.0]]),
+    ...   where=np.array([[True, True]]),
+    ... )
+    >>> found = retrieval(run, np.array([[7]]), np.ones((1, 1)))
+    >>> {name: round(float(value[0]), 3) for name, value in found.items()}
+    {'Hits@1': 0.0, 'Hits@10': 1.0, 'MRR@10': 0.5, 'nDCG@10': 0.631, 'MAP': 0.5}
+  """
+  known = (gold_rows >= 0).sum(axis=1)
+  found = _ranked(
+    jnp.asarray(np.where(run.where, run.rows, -1)),
+    jnp.asarray(gold_rows),
+    jnp.asarray(grades),
+    depths=tuple(depths),
+    recall=recall,
+    several=bool((known > 1).any()),
+  )
+  names = [f'Hits@{k}' for k in depths] + ['MRR@10', 'nDCG@10', 'MAP']
+  names += sorted(found.keys() - set(names))
+  return {
+    name: np.where(known == 0, np.nan, np.asarray(found[name], np.float64))
+    for name in names
+  }
+
+
+@functools.partial(jax.jit, static_argnames=('depths', 'recall', 'several'))
+def _ranked(rows, gold_rows, grades, *, depths, recall, several):
+  """`retrieval` on the device; documents without a row stand at the end."""
+  order = jnp.argsort(rows < 0, axis=1, stable=True)
+  rows = jnp.take_along_axis(rows, order, axis=1)
+  ranked = metrics.from_ranking(rows, gold_rows, grades=grades)
+  values = {f'Hits@{k}': metrics.hits(*ranked, k=k) for k in depths}
+  values['MRR@10'] = metrics.reciprocal_rank(*ranked, k=10)
+  values['nDCG@10'] = metrics.ndcg(*ranked, k=10)
+  values['MAP'] = metrics.average_precision(*ranked)
+  if several:
+    values['R-precision'] = metrics.r_precision(*ranked)
+  if recall:
+    values[f'Recall@{recall}'] = metrics.recall(*ranked, k=recall)
+  return values
+
+
+def valid_docids(candidates: types.Candidates, count: int) -> np.ndarray:
+  """1.0 for each question whose candidates all exist and differ.
+
+  Args:
+    candidates: n rows; those that are masked do not count.
+    count: documents in the corpus.
+  """
+  shares = []
+  for documents, where in zip(
+    candidates.documents, candidates.where, strict=True
+  ):
+    real = documents[where]
+    exist = bool(len(real)) and real.min() >= 0 and real.max() < count
+    shares.append(float(exist and len(set(real.tolist())) == len(real)))
+  return np.asarray(shares)
+
+
+def answers(
+  questions: Sequence[types.Question],
+  texts: Sequence[str | None],
+  *,
+  written: bool = False,
+  may_abstain: bool = False,
+) -> dict[str, np.ndarray]:
+  """Exact match and F1 of answers, where the data has answers.
+
+  No answer is the right one where the data says that there is none.
+
+  Args:
+    questions: n of them.
+    texts: n answers; None where none is given.
+    written: whether ROUGE-L is measured too.
+    may_abstain: whether the share that is answered is measured too.
+
+  Example:
+    >>> asked = types.Question(id='q', text='Who sleeps?', answers=('a cat',))
+    >>> answers([asked], ['The cat'])
+    {'EM': array([1.]), 'F1': array([1.])}
+  """
+  exact, overlap, longest = np.full((3, len(questions)), np.nan)
+  for row, (question, given) in enumerate(zip(questions, texts, strict=True)):
+    right = question.answers if question.answerable else ('',)
+    if right:
+      text = given or ''
+      exact[row] = text_metrics.exact_match(text, right)
+      overlap[row] = text_metrics.f1(text, right)
+      if written:
+        longest[row] = max(
+          text_metrics.rouge(text, answer)['f1'] for answer in right
+        )
+  values = {'EM': exact, 'F1': overlap}
+  if written:
+    values['ROUGE-L'] = longest
+  if may_abstain:
+    values['answered'] = np.asarray([float(t is not None) for t in texts])
+  return values
+
+
+def calibration(
+  chance: np.ndarray, right: np.ndarray, *, resamples: int
+) -> dict[str, tuple[float, float, float]]:
+  """How far to trust the probabilities of answers.
+
+  ECE is the expected calibration error; AURC the area under the risk-coverage
+  curve, where the least probable answers are withheld first.
+
+  Args:
+    chance: float[n], of each answer.
+    right: bool[n].
+    resamples: of the bootstrap.
+
+  Returns:
+    The value and its 95% interval, by measure.
+  """
+  both: dict[str, Callable[..., jax.Array]] = {
+    'ECE': jax.jit(metrics.expected_calibration_error),
+    'AURC': jax.jit(lambda c, r: metrics.risk_coverage(c, r)[1]),
+  }
+  rng = np.random.default_rng(0)
+  draws = rng.integers(0, len(chance), (resamples, len(chance)))
+  found = {}
+  for name, function in both.items():
+    value = float(function(jnp.asarray(chance), jnp.asarray(right)))
+    others = [
+      float(function(jnp.asarray(chance[d]), jnp.asarray(right[d])))
+      for d in draws
+    ]
+    low, high = np.quantile(others, [0.025, 0.975])
+    found[name] = value, float(low), float(high)
+  return found

@@ -1,0 +1,220 @@
+"""The files of an evaluation, read by tools that know nothing of rag_jax."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import pytest
+
+from rag_jax import config as configs
+from rag_jax import evaluate, model, outputs, provenance, report, store
+from rag_jax import workdir as workdirs
+
+SYSTEMS = ('BM25', 'generative index', 'after ranker')
+SIZES = ('small', 'large', 'old')
+
+
+@pytest.fixture(scope='module')
+def beir_folder(tmp_path_factory, write_lines):
+  """Animals of which several are asked for at once, some more than others.
+
+  Their ids hold white space, and many have the same score for BM25.
+  """
+  folder = tmp_path_factory.mktemp('beir')
+  (folder / 'qrels').mkdir()
+  colours = ('red', 'green', 'blue', 'white', 'black', 'brown')
+  animals = [f'animal{i}' for i in range(20)]
+  documents, queries, rows = [], [], ['query-id\tcorpus-id\tscore']
+  for i, colour in enumerate(colours):
+    queries.append({'_id': f'all {i}', 'text': f'Which animals are {colour}?'})
+    for j, animal in enumerate(animals):
+      name = f'{colour} {animal}'
+      size = SIZES[(i + j) % 3]
+      text = f'The {colour} {animal} is {size}.'
+      documents.append({'_id': name, 'title': animal, 'text': text})
+      if (i + j) % 3 == 0:
+        rows.append(f'all {i}\t{name}\t{1 + j // 3 % 3}')
+  queries.append({'_id': 'none', 'text': 'xyzzy'})  # BM25 finds nothing
+  rows.append('none\tred animal0\t1')
+  queries.append({'_id': 'no gold', 'text': 'Is red animal1 old?'})
+  rows.append('no gold\tred animal1\t0')
+  write_lines(folder / 'corpus.jsonl', documents)
+  write_lines(folder / 'queries.jsonl', queries)
+  for split in ('train', 'dev'):
+    (folder / 'qrels' / f'{split}.tsv').write_text('\n'.join(rows) + '\n')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def measured(tiny_values, beir_folder, tmp_path_factory):
+  """Folder and evaluation of an untrained system, by the name of its data."""
+
+  @functools.cache
+  def make(name):
+    path = 'facts' if name == 'facts' else str(beir_folder)
+    data = tiny_values['data'] | {'path': path, 'eval_questions': 40}
+    search = tiny_values['search'] | {'beam_size': 104}
+    changed = {'data': data, 'search': search}
+    config = configs.build(tiny_values | changed)
+    workdir = tmp_path_factory.mktemp(name) / 'run'
+    prepared = workdirs.open(config, workdir)
+    init = functools.partial(
+      model.init, config=config.model, vocab_size=prepared.vocab_size
+    )
+    key = workdirs.init_key(config)
+    system = prepared.trained(jax.jit(init)(key, index=prepared.index))
+    shown = []
+    folder = outputs.run_evaluation(
+      system, prepared, workdir, show=shown.append
+    )
+    found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
+    assert shown == [found.results]
+    return folder, found
+
+  return make
+
+
+@pytest.mark.parametrize('name', ['beir', 'facts'])
+def test_trec_tools_measure_the_same_of_the_runs(measured, name):
+  ir_measures = pytest.importorskip('ir_measures')
+  folder, found = measured(name)
+  theirs = {
+    'Hits@1': ir_measures.Success @ 1,
+    'Hits@10': ir_measures.Success @ 10,
+    'MRR@10': ir_measures.RR @ 10,
+    'nDCG@10': ir_measures.nDCG @ 10,
+    'MAP': ir_measures.AP,
+    'Recall@100': ir_measures.R @ 100,
+  }
+  if name == 'beir':
+    theirs['R-precision'] = ir_measures.Rprec
+  ours = {(r.split, r.system, r.metric): r for r in found.results}
+  for split in {own.split for own in found.splits}:
+    qrels = folder / f'qrels-{split}.trec'
+    for system in SYSTEMS:
+      run = folder / f'run-{split}-{outputs.slug(system)}.trec'
+      values = ir_measures.calc_aggregate(
+        list(theirs.values()),
+        list(ir_measures.read_trec_qrels(str(qrels))),
+        list(ir_measures.read_trec_run(str(run))),
+      )
+      for metric, measure in theirs.items():
+        own = ours[split, system, metric]
+        place = split, system, metric
+        assert own.value == pytest.approx(values[measure], abs=1e-6), place
+
+
+def test_bm25_has_ties_for_the_tools_to_break(measured):
+  _, found = measured('beir')
+  [own] = found.splits
+  run = own.runs['BM25']
+  scores, where = run.scores, run.where
+  assert (where[:, 1:] & (scores[:, 1:] == scores[:, :-1])).sum() > 100
+
+
+def test_scores_are_those_of_the_systems(measured):
+  folder, found = measured('beir')
+  [own] = found.splits
+  path = outputs.answers_path(folder, own.split)
+  answers = [json.loads(line) for line in path.read_text().splitlines()]
+  for system, field in (
+    ('generative index', 'log_probability'),
+    ('after ranker', 'score'),
+  ):
+    slug = outputs.slug(system)
+    lines = (folder / f'run-dev-{slug}.trec').read_text().splitlines()
+    rows = [line.split() for line in lines]
+    assert all(len(row) == 6 and row[5] == slug for row in rows)
+    scores = {(row[0], row[2]): float(row[4]) for row in rows}
+    for answer in answers:
+      for candidate in answer['candidates']:
+        key = answer['id'], candidate['document']['id']
+        score = scores[tuple(part.replace(' ', '%20') for part in key)]
+        assert score == pytest.approx(candidate[field], rel=1e-5)
+
+
+def test_a_line_says_all_of_a_question(measured):
+  folder, found = measured('beir')
+  [own] = found.splits
+  path = outputs.answers_path(folder, 'dev')
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [line['id'] for line in lines] == [q.id for q in own.questions]
+  first = lines[0]
+  assert first['gold_documents']['red animal0'] == 1  # of 1 to 3
+  assert first['gold_documents']['red animal6'] == 3
+  weights = [candidate['weight'] for candidate in first['candidates']]
+  assert weights == sorted(weights, reverse=True)
+  assert sum(weights) == pytest.approx(1, abs=1e-5)
+  assert first['document']['id'] in {
+    candidate['document']['id'] for candidate in first['candidates']
+  }
+  assert first['measures'].keys() == set(SYSTEMS)  # the data has no answers
+  values = {
+    metric: [line['measures'].get('BM25', {}).get(metric) for line in lines]
+    for metric in ('Hits@1', 'MAP')
+  }
+  for result in found.results:
+    if result.system == 'BM25' and result.metric in values:
+      known = [v for v in values[result.metric] if v is not None]
+      assert len(known) == result.count == len(lines) - 1  # one has no gold
+      assert sum(known) / len(known) == pytest.approx(result.value, abs=1e-6)
+
+
+def test_results_say_what_made_them(measured, tiny_values):
+  folder, found = measured('facts')
+  both = json.loads((folder / 'results.json').read_text())
+  made = both['provenance']
+  assert made['seed'] == 0
+  assert made['data']['documents'] == len(found.system.documents)
+  assert made['packages']['jax'] == jax.__version__
+  assert made['seconds'] > 0
+  assert {'version', 'git', 'command', 'python', 'devices', 'date'} < set(made)
+  assert report.load_results(folder / 'results.json') == found.results
+  stored = store.read_config(folder)
+  assert stored == found.system.config
+
+
+def test_evaluations_are_numbered_and_none_is_written_over(tmp_path):
+  assert outputs.new_folder(tmp_path).name == '001'
+  (tmp_path / 'evaluations' / 'notes.txt').write_text('mine')
+  assert outputs.new_folder(tmp_path).name == '002'
+  (tmp_path / 'evaluations' / '001').rmdir()
+  assert outputs.new_folder(tmp_path).name == '003'
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(measured, tmp_path):
+  _, found = measured('beir')
+  (tmp_path / 'evaluations').write_text('a file where the folder should be')
+  message = 'evaluations.* cannot be written|cannot be written to .*evaluations'
+  with pytest.raises(ValueError, match=message):
+    outputs.new_folder(tmp_path)
+  (tmp_path / 'results.json').mkdir()
+  with pytest.raises(ValueError, match='cannot be written to .*evaluate'):
+    outputs.save(tmp_path, found, {})
+  assert not list(tmp_path.glob('*.partial'))
+
+
+def test_the_same_data_has_the_same_hash(measured):
+  _, found = measured('beir')
+  documents = found.system.documents
+  questions = found.splits[0].questions
+  from rag_jax import types
+
+  dataset = types.Dataset(documents=documents, splits={'dev': questions})
+  changed = dataclasses.replace(questions[0], grades=())
+  other = {'dev': (changed, *questions[1:])}
+  same = dataclasses.replace(dataset, notes=('a note',))
+  assert provenance.data_hash(dataset) == provenance.data_hash(same)
+  same = dataclasses.replace(dataset, splits=other)
+  assert provenance.data_hash(dataset) != provenance.data_hash(same)
+
+
+def test_a_folder_outside_any_checkout_has_no_commit(tmp_path):
+  assert provenance.git(tmp_path) is None
+
+
+def test_numbers_are_finite(measured):
+  _, found = measured('facts')
+  assert all(math.isfinite(r.value) for r in found.results)
