@@ -16,9 +16,9 @@ what `from_ranking` gives:
   ties: documents of equal score have no order: 'expected' is the mean over all
     orders, 'optimistic' and 'pessimistic' the best and the worst.
 
-A score of -inf is the lowest and +inf the highest. A document whose score is
-NaN was not retrieved: it is never found, and still counts in `relevance` where
-`ideal` is None, so that a model that gives NaN has no perfect result.
+A document whose score is -inf or NaN was not retrieved: it is never found, and
+still counts as relevant where `ideal` is None, so that a model that gives NaN
+has no perfect result. +inf is the highest score.
 
 Values are float32[...]; `total` sums them up for a device, so that division
 happens once, over all batches. Time is O(K log K) and memory O(K) a row. All
@@ -596,7 +596,7 @@ def _order(
   k = most if k is None else _positive('k', k)
   if binary:
     gains, best = (_positive_part(gains), _positive_part(best))
-  retrieved = where & ~jnp.isnan(scores)
+  retrieved = where & ~(jnp.isnan(scores) | jnp.isneginf(scores))
   gains = jnp.where(retrieved, gains, 0.0)
   key = None
   if ties != 'expected':

@@ -165,18 +165,16 @@ def test_scores_of_a_ranking_make_it_fair_to_ties():
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('ties', metrics.TIES)
-def test_a_score_of_nan_finds_nothing(name, ties):
+def test_a_score_of_nan_or_minus_infinity_finds_nothing(name, ties):
   relevance = jnp.array([1.0, 0.0, 1.0])
-  nothing = measure(name, jnp.full(3, jnp.nan), relevance, ties=ties)
-  assert float(nothing) == 0
-  nan, inf = jnp.nan, jnp.inf
-  found = measure(name, jnp.array([nan, inf, -inf]), relevance, ties=ties)
+  for value in (jnp.nan, -jnp.inf):
+    nothing = measure(name, jnp.full(3, value), relevance, ties=ties)
+    assert float(nothing) == 0
+  found = measure(
+    name, jnp.array([jnp.nan, jnp.inf, -3e38]), relevance, ties=ties
+  )
   same = measure(
-    name,
-    jnp.array([2.0, 1.0]),
-    relevance[1:],
-    jnp.array([1.0, 1.0]),
-    ties=ties,
+    name, jnp.array([2.0, 1.0]), relevance[1:], jnp.ones(2), ties=ties
   )
   assert float(found) == float(same)
 
