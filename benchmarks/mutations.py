@@ -46,6 +46,8 @@ CONFIG = (
 STORE = ' tests/test_store.py tests/test_workdir.py'
 SYSTEM = ' tests/test_system.py'
 REPORT = ' tests/test_report.py'
+OUTPUTS = ' tests/test_outputs.py'
+COMPARE = ' tests/test_compare.py'
 DATA = ' tests/data/test_pipeline.py'
 READERS = ' tests/readers'
 COMPONENTS = ' tests/components'
@@ -405,21 +407,41 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation('rag_jax/evaluate.py', 'value[without] = np.nan', 'pass', PUBLISHED),
   Mutation(
     'rag_jax/evaluate.py',
-    'results += _summarise(groups, values)\n    if extra',
-    'results += _summarise({split: groups[split]}, values)\n    if extra',
+    'results += _summarise(groups, own.values)',
+    'results += _summarise({split: groups[split]}, own.values)',
+    PUBLISHED,
+  ),
+  Mutation(
+    'rag_jax/measures.py',
+    "right = question.answers if question.answerable else ('',)",
+    'right = question.answers',
     PUBLISHED,
   ),
   Mutation(
     'rag_jax/evaluate.py',
-    "answers = question.answers if question.answerable else ('',)",
-    'answers = question.answers',
+    'None if answer.abstained else answer.text',
+    'answer.text',
     PUBLISHED,
   ),
   Mutation(
-    'rag_jax/evaluate.py',
-    'answered[row] = not system.abstains(found, row)',
-    'answered[row] = True',
-    PUBLISHED,
+    'rag_jax/trec.py', 'min(found[place], below)', 'found[place]', OUTPUTS
+  ),
+  Mutation('rag_jax/trec.py', 'escape(d.id)', 'd.id', OUTPUTS),
+  Mutation(
+    'rag_jax/measures.py', 'gold_rows, grades=grades)', 'gold_rows)', OUTPUTS
+  ),
+  Mutation('rag_jax/outputs.py', 'show(found.results)\n', 'pass\n', OUTPUTS),
+  Mutation(
+    'rag_jax/compare.py',
+    'rng.binomial(count, 0.5, DRAWS)',
+    'rng.binomial(count, 0.45, DRAWS)',
+    COMPARE,
+  ),
+  Mutation(
+    'rag_jax/compare.py',
+    'change = both[1] - both[0]',
+    'change = both[0] - both[1]',
+    COMPARE,
   ),
   Mutation(
     'rag_jax/report.py',

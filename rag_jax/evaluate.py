@@ -103,9 +103,8 @@ def evaluate(
         runs=runs | own.runs,
         values=_retrieval(system, questions, runs) | own.values,
       )
-    results += _summarise(
-      _groups(system, dataset, split, questions), own.values
-    )
+    groups = _groups(system, dataset, split, questions)
+    results += _summarise(groups, own.values)
     results += _calibration(own, chance)
     found.append(own)
   return Evaluation(system=system, results=results, splits=found)

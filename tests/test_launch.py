@@ -86,7 +86,7 @@ def test_a_run_ends_in_a_table_and_its_results(whole_run):
     for metric in ('Hits@1', 'Hits@10', 'MRR@10'):
       assert (system, metric) in found
   assert {('answers', 'EM'), ('answers', 'F1')} <= found
-  real = [r.value for r in results if r.metric == 'real documents']
+  real = [r.value for r in results if r.metric == 'valid docids']
   assert real == [1.0]
   assert all(r.low <= r.value <= r.high and r.count == 8 for r in results)
   assert 'dev (8 questions)' in output
@@ -104,6 +104,13 @@ def test_evaluate_gives_the_same_numbers_again(config_file, whole_run):
   _, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
   assert (workdir / 'results.json').read_bytes() == before
+  folder = workdir / 'evaluations' / '001'
+  names = {path.name for path in folder.iterdir()}
+  assert {'config.json', 'answers-dev.jsonl', 'qrels-dev.trec'} < names
+  again = report.load_results(folder / 'results.json')
+  assert again == report.load_results(workdir / 'results.json')
+  for name in ('answers-dev.jsonl', 'run-dev-after-ranker.trec'):
+    assert (folder / name).read_text() == (workdir / name).read_text()
 
 
 def test_ask_answers_from_standard_input(config_file, whole_run):

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import evaluate, model, outputs, provenance, report, store
+from rag_jax import evaluate, model, outputs, provenance, report, store, types
 from rag_jax import workdir as workdirs
 
 SYSTEMS = ('BM25', 'generative index', 'after ranker')
@@ -65,12 +65,10 @@ def measured(tiny_values, beir_folder, tmp_path_factory):
     )
     key = workdirs.init_key(config)
     system = prepared.trained(jax.jit(init)(key, index=prepared.index))
-    shown = []
-    folder = outputs.run_evaluation(
-      system, prepared, workdir, show=shown.append
-    )
     found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
-    assert shown == [found.results]
+    made = provenance.collect(config, prepared.dataset, seconds=1.5)
+    folder = outputs.new_folder(workdir)
+    outputs.save(folder, found, made, config=config)
     return folder, found
 
   return make
@@ -169,7 +167,7 @@ def test_results_say_what_made_them(measured, tiny_values):
   assert made['seed'] == 0
   assert made['data']['documents'] == len(found.system.documents)
   assert made['packages']['jax'] == jax.__version__
-  assert made['seconds'] > 0
+  assert made['seconds'] == 1.5
   assert {'version', 'git', 'command', 'python', 'devices', 'date'} < set(made)
   assert report.load_results(folder / 'results.json') == found.results
   stored = store.read_config(folder)
@@ -196,12 +194,41 @@ def test_a_folder_that_cannot_be_written_is_one_line(measured, tmp_path):
   assert not list(tmp_path.glob('*.partial'))
 
 
+def test_the_table_is_shown_before_anything_is_written(
+  measured, tmp_path, monkeypatch
+):
+  _, found = measured('beir')
+  (tmp_path / 'evaluations').write_text('a file where the folder should be')
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *a: found)
+  questions = {own.split: own.questions for own in found.splits}
+  dataset = types.Dataset(documents=found.system.documents, splits=questions)
+  prepared = workdirs.Prepared(
+    dataset=dataset, system=found.system, pretrained=model.Pretrained()
+  )
+  shown = []
+  with pytest.raises(ValueError, match='cannot be written'):
+    outputs.run_evaluation(found.system, prepared, tmp_path, show=shown.append)
+  assert shown == [found.results]
+  (tmp_path / 'evaluations').unlink()
+  folder = outputs.run_evaluation(
+    found.system, prepared, tmp_path, show=shown.append
+  )
+  assert folder == tmp_path / 'evaluations' / '001'
+  assert {path.name for path in folder.iterdir()} == {
+    'config.json',
+    'results.json',
+    'answers-dev.jsonl',
+    'qrels-dev.trec',
+    'run-dev-BM25.trec',
+    'run-dev-generative-index.trec',
+    'run-dev-after-ranker.trec',
+  }
+
+
 def test_the_same_data_has_the_same_hash(measured):
   _, found = measured('beir')
   documents = found.system.documents
   questions = found.splits[0].questions
-  from rag_jax import types
-
   dataset = types.Dataset(documents=documents, splits={'dev': questions})
   changed = dataclasses.replace(questions[0], grades=())
   other = {'dev': (changed, *questions[1:])}

@@ -52,10 +52,10 @@ def test_every_system_is_in_the_table(run):
     'generative index',
     'after ranker',
     'answers',
-    'answers from the gold document',
+    'answers from gold documents',
   }
   values = {(r.system, r.metric): r.value for r in results}
-  assert values['generative index', 'real documents'] == 1.0
+  assert values['generative index', 'valid docids'] == 1.0
   assert list((workdir.parent / 'vectors').glob('*.npy'))
 
 
@@ -105,10 +105,10 @@ def test_the_beam_weighs_words_as_the_ranker_has_come_to(run, prepared, system):
 
   as_it_was = search(start)
   np.testing.assert_array_equal(search(grown).scores, as_it_was.scores)
-  kept = search(start, lexical_follows=True)
+  kept = search(start, learned_lexical_weight=True)
   np.testing.assert_allclose(kept.scores, as_it_was.scores, rtol=1e-5)
   # Words count twice as much and vectors half: four times as much beside them.
-  found = search(grown, lexical_follows=True)
+  found = search(grown, learned_lexical_weight=True)
   expected = search(start, lexical_weight=4 * config.search.lexical_weight)
   np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
   assert not np.allclose(found.scores, as_it_was.scores, rtol=1e-3)
@@ -123,12 +123,14 @@ def test_the_beam_weighs_words_as_the_ranker_has_come_to(run, prepared, system):
     ('ranker.docid_weight', 0.1),
   ],
 )
-def test_a_weight_that_follows_needs_the_same_signals(values, name, value):
+def test_a_learned_lexical_weight_needs_both_signals(values, name, value):
   group, field = name.split('.')
-  changed = {**values, 'search': values['search'] | {'lexical_follows': True}}
+  search = values['search'] | {'learned_lexical_weight': True}
+  changed = {**values, 'search': search}
   configs.build(changed)
   changed[group] = changed[group] | {field: value}
-  with pytest.raises(ValueError, match=f'lexical_follows.*{name}={value}'):
+  words = f'learned_lexical_weight.*{name}={value}'
+  with pytest.raises(ValueError, match=words):
     configs.build(changed)
 
 
@@ -152,7 +154,7 @@ def test_it_answers_and_ranks_what_it_read_first(prepared, system):
   assert (np.diff(weights_of, axis=1) <= 1e-6).all()
   rows = [set(row.tolist()) for row in np.asarray(found.documents)]
   assert all(len(row) == 12 for row in rows)
-  text = next(ask.texts(system, ['How much does the red cat weigh?']))
+  text = ask.show(system.ask(['How much does the red cat weigh?'])[0])
   assert text.startswith('question  How much')
 
 
@@ -166,7 +168,7 @@ def test_no_answer_where_the_null_document_wins(run, system):
     changed = dataclasses.replace(config.reader, abstention_threshold=threshold)
     own = system.with_config(dataclasses.replace(config, reader=changed))
     values[threshold] = evaluate.question_values(own, named)
-    texts[threshold] = next(ask.texts(own, [asked]))
+    texts[threshold] = ask.show(own.ask([asked])[0])
   never, always = values.values()
   assert never['answers', 'answered'].tolist() == [0, 0]
   assert never['answers', 'EM'].tolist() == [0, 1]
@@ -187,7 +189,7 @@ def test_data_without_gold_documents_are_measured(prepared, system):
   results = evaluate.measure(system, dataset, prepared.pretrained)
   # No document to be found or read, and no weight of the hybrid to choose.
   assert {(r.split, r.system, r.metric) for r in results} == {
-    ('dev', 'generative index', 'real documents'),
+    ('dev', 'generative index', 'valid docids'),
     ('dev', 'answers', 'EM'),
     ('dev', 'answers', 'F1'),
     ('dev', 'answers', 'ECE'),
@@ -207,11 +209,11 @@ def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(
     system, dataset, prepared.pretrained, with_baselines=False
   )
   counts = {(r.split, r.system, r.metric): r.count for r in results}
-  apart = ('dev, with an answer', 'dev, without an answer')
+  apart = ('dev / with an answer', 'dev / without an answer')
   assert {split for split, *_ in counts} == {'dev', *apart}
   assert [counts[split, 'answers', 'EM'] for split in apart] == [1, 1]
   assert counts['dev', 'answers', 'EM'] == 2
-  assert counts['dev', 'answers from the gold document', 'EM'] == 1
+  assert counts['dev', 'answers from gold documents', 'EM'] == 1
 
 
 def test_schemes_are_compared_by_published_vectors(
