@@ -275,8 +275,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/forward.py',
-    "plan *= ranker.lexical_growth(params['ranker'], config.ranker)",
-    'plan *= 1.0',
+    "ahead *= ranker.lexical_growth(params['ranker'], config.ranker)",
+    'ahead *= 1.0',
     PUBLISHED,
   ),
   Mutation(
