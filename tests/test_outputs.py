@@ -1,6 +1,5 @@
 """The files of an evaluation, read by tools that know nothing of rag_jax."""
 
-import dataclasses
 import functools
 import json
 import math
@@ -223,23 +222,6 @@ def test_the_table_is_shown_before_anything_is_written(
     'run-dev-generative-index.trec',
     'run-dev-after-ranker.trec',
   }
-
-
-def test_the_same_data_has_the_same_hash(measured):
-  _, found = measured('beir')
-  documents = found.system.documents
-  questions = found.splits[0].questions
-  dataset = types.Dataset(documents=documents, splits={'dev': questions})
-  changed = dataclasses.replace(questions[0], grades=())
-  other = {'dev': (changed, *questions[1:])}
-  same = dataclasses.replace(dataset, notes=('a note',))
-  assert provenance.data_hash(dataset) == provenance.data_hash(same)
-  same = dataclasses.replace(dataset, splits=other)
-  assert provenance.data_hash(dataset) != provenance.data_hash(same)
-
-
-def test_a_folder_outside_any_checkout_has_no_commit(tmp_path):
-  assert provenance.git(tmp_path) is None
 
 
 def test_numbers_are_finite(measured):

@@ -1,0 +1,94 @@
+"""Run and qrels files: what any tool reads of them is what the system said."""
+
+import urllib.parse
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from rag_jax import trec, types
+
+TEXT = st.text(min_size=1, max_size=12)
+FLOATS = st.floats(-1e9, 1e9, width=32)
+
+
+@hypothesis.given(TEXT)
+def test_an_id_is_one_field_and_comes_back(name):
+  field = trec.escape(name)
+  assert field.split() == [field]
+  assert urllib.parse.unquote(field) == name
+
+
+@hypothesis.given(st.lists(TEXT, min_size=2, max_size=2, unique=True))
+def test_no_two_ids_become_one(names):
+  assert len({trec.escape(name) for name in names}) == 2
+
+
+@pytest.mark.parametrize('name', ['a b', 'a%20b', 'a\tb', 'a\u00a0b', '100% b'])
+def test_white_space_and_what_looks_like_it(name):
+  field = trec.escape(name)
+  assert ' ' not in field and urllib.parse.unquote(field) == name
+
+
+@hypothesis.given(st.lists(FLOATS, min_size=1, max_size=20))
+def test_scores_fall_and_stay_what_they_were(values):
+  scores = -np.sort(-np.asarray(values, np.float32))
+  found = trec.strictly_falling(scores)
+  assert found.dtype == np.float32
+  written = [float(f'{score:.9g}') for score in found.tolist()]
+  assert (np.diff(written) < 0).all()  # as float64
+  assert (np.diff(np.asarray(written, np.float32)) < 0).all()
+  np.testing.assert_allclose(found, scores, rtol=1e-5, atol=1e-40)
+  if (np.diff(scores) < 0).all():
+    np.testing.assert_array_equal(found, scores)
+
+
+def test_equal_scores_keep_their_order_whichever_way_ids_are_sorted():
+  documents = [types.Document(id=name, text=name) for name in 'bdaec']
+  run = trec.Run(
+    rows=np.array([[3, 0, 4, 1, 2]]),
+    scores=np.array([[2, 1, 1, 1, 0]], np.float32),
+    where=np.ones((1, 5), bool),
+  )
+  question = types.Question(id='q', text='Which?')
+  lines = list(trec.run_lines(run, [question], documents, tag='t'))
+  rows = [line.split() for line in lines]
+  assert [row[2] for row in rows] == list('ebcda')
+  assert [row[3] for row in rows] == list('12345')
+  for upwards in (False, True):
+    by_id = sorted(rows, key=lambda row: row[2], reverse=upwards)
+    by_score = sorted(by_id, key=lambda row: -float(row[4]))
+    assert by_score == rows
+
+
+def test_what_was_not_returned_is_not_written():
+  documents = [types.Document(id='a', text='a'), None]
+  run = trec.Run(
+    rows=np.array([[0, 1], [-1, 0]]),
+    scores=np.array([[1, -1e9], [-1e9, np.nan]], np.float32),
+    where=np.array([[True, False], [False, False]]),
+  )
+  questions = [types.Question(id=name, text='?') for name in ('q', 'r')]
+  lines = list(trec.run_lines(run, questions, documents, tag='t'))
+  assert lines == ['q Q0 a 1 1 t\n']
+
+
+@pytest.mark.parametrize('scores', [[1.0, 2.0], [np.nan, 1.0], [1.0, -np.inf]])
+def test_scores_that_are_no_order_are_refused(scores):
+  with pytest.raises(ValueError, match='must be finite and fall'):
+    trec.Run(
+      rows=np.array([[0, 1]]),
+      scores=np.array([scores]),
+      where=np.ones((1, 2), bool),
+    )
+  masked = np.array([[1.0, 5.0, 0.5]])  # what is masked may stand anywhere
+  where = np.array([[True, False, True]])
+  trec.Run(rows=np.array([[0, 1, 2]]), scores=masked, where=where)
+
+
+def test_documents_that_cannot_be_found_are_not_gold():
+  question = types.Question(
+    id='q 1', text='?', document_ids=('a', 'gone'), grades=(3, 1)
+  )
+  assert list(trec.qrels_lines([question], ['a'])) == ['q%201 0 a 3\n']
