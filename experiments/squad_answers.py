@@ -21,7 +21,7 @@ def get_config(other_path=''):
   minilm.squad_data(values)
   values.data.eval_questions = 500
   values.docid.branching = 32
-  values.search.update(lexical_weight=0.1, lexical_follows=True)
+  values.search.update(lexical_weight=0.1, learned_lexical_weight=True)
   values.ranker.lexical_weight = 0.1
   values.train.weight_decay = 0.0  # it would draw the ranker's weights to 1
   read = {'batch_size': 8, 'learning_rate': 4e-4, 'candidates': 'gold'}

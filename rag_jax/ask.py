@@ -1,14 +1,39 @@
-"""Answers to typed questions, as text to show."""
+"""Answers to typed questions, as text to show or as JSON."""
 
+import json
+import sys
 from collections.abc import Iterable, Iterator
 
 from rag_jax import answers
 from rag_jax import system as systems
 
 SHOWN = 5  # documents that are shown with an answer
+PROMPT = 'question> '
 
 
-def texts(system: systems.System, questions: Iterable[str]) -> Iterator[str]:
+def loop(
+  system: systems.System, question: str | None = None, *, as_json: bool = False
+) -> None:
+  """Prints the answer to a question, or to every line of standard input.
+
+  On a terminal a prompt says when a question can be typed.
+
+  Args:
+    system: from `rag_jax.load`.
+    question: the question; None reads standard input.
+    as_json: whether each answer is a line of JSON.
+  """
+  questions = _typed() if question is None else [question]
+  for answer in replies(system, questions):
+    if as_json:
+      print(json.dumps(answer.to_dict(), ensure_ascii=False), flush=True)
+    else:
+      print(show(answer), end='\n\n', flush=True)
+
+
+def replies(
+  system: systems.System, questions: Iterable[str]
+) -> Iterator[answers.Answer]:
   """Yields the answer to each question; blank ones are passed over.
 
   Args:
@@ -17,7 +42,7 @@ def texts(system: systems.System, questions: Iterable[str]) -> Iterator[str]:
   """
   for question in questions:
     if question.strip():
-      yield show(system.ask([question])[0])
+      yield system.ask([question.strip()])[0]
 
 
 def show(answer: answers.Answer) -> str:
@@ -40,6 +65,21 @@ def show(answer: answers.Answer) -> str:
     document = candidate.document
     lines.append(f'  {candidate.weight:.3f}   {document.id}  {document.title}')
   return '\n'.join(lines)
+
+
+def _typed() -> Iterator[str]:
+  """Lines of standard input, with a prompt on a terminal."""
+  if not sys.stdin.isatty():
+    yield from sys.stdin
+    return
+  print('Type a question, or end with ctrl-D.', file=sys.stderr)
+  while True:
+    print(PROMPT, end='', file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+      print(file=sys.stderr)
+      return
+    yield line
 
 
 def _around(text: str, answer: str, *, width: int = 90) -> str:

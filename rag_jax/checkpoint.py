@@ -51,7 +51,8 @@ def restore(
   Args:
     checkpointer: from `open`.
     parts: by name, arrays or shapes of the same structure; where they carry
-      shardings, what is loaded gets them. None takes a part as it was saved.
+      shardings, what is loaded gets them. None takes a part in the structure
+      that was saved, on the first device, whatever devices had saved it.
 
   Returns:
     The parts, or None if there is no checkpoint.
@@ -65,8 +66,9 @@ def restore(
   try:
     stored = checkpointer.checkpointables_metadata(latest.step).metadata
     abstract = {
-      name: jax.tree.map(ocp_shape, stored[name] if part is None else part)
+      name: jax.tree.map(_anywhere if part is None else ocp_shape, own)
       for name, part in parts.items()
+      for own in [stored[name] if part is None else part]
     }
     found = dict(checkpointer.load_checkpointables(latest.step, abstract))
     for name, own in abstract.items():  # Orbax leaves out what was empty
@@ -86,6 +88,11 @@ def restore(
 def close(checkpointer: Checkpointer) -> None:
   """Waits for what is being saved."""
   checkpointer.close()
+
+
+def _anywhere(x: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of what other devices may have saved."""
+  return ocp_shape(jax.ShapeDtypeStruct(x.shape, x.dtype))
 
 
 def ocp_shape(x: Any) -> jax.ShapeDtypeStruct:

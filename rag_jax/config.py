@@ -36,19 +36,23 @@ START = training.Stage(
 class TrainConfig:
   """What all stages of training share."""
 
-  warmup_steps: int = 50  # of each stage
-  weight_decay: float = 0.0
-  clip_norm: float = 1.0
-  head_lr_multiplier: float = 1.0  # of what a reader adds to published weights
-  precision: str = 'float32'  # or 'bfloat16', of published weights in a step
-  accumulate: int = 1  # parts of a batch, one after the other: less memory
-  parallel: str = 'jit'  # one of parallel.MODES
+  warmup_steps: int = 50  # steps of linear warm-up of each stage
+  weight_decay: float = 0.0  # Adam's decoupled weight decay
+  clip_norm: float = 1.0  # largest norm of a gradient
+  # learning-rate multiplier of a reader's head on published weights
+  head_lr_multiplier: float = 1.0
+  # precision of published weights in a step: 'float32' or 'bfloat16'
+  precision: str = 'float32'
+  # parts of a batch whose gradients are added up, to save memory
+  accumulate: int = 1
+  parallel: str = 'jit'  # 'jit' over a mesh of all devices, or 'pmap'
   log_every: int = 50  # steps between records in metrics.jsonl
-  checkpoint_every: int = 500
-  keep_checkpoints: int = 2
-  evaluate_every: int = 0  # steps between measurements; 0: only at the end
-  evaluate_exact: bool = False  # score every document too: the beam's regret
-  eval_batch_size: int = 64
+  checkpoint_every: int = 500  # steps between checkpoints
+  keep_checkpoints: int = 2  # checkpoints that are kept
+  evaluate_every: int = 0  # steps between measurements; 0 = only at the end
+  # score every document too, which gives the beam's regret
+  evaluate_exact: bool = False
+  eval_batch_size: int = 64  # questions a batch, when measured
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -74,8 +78,9 @@ class TrainConfig:
 class Config:
   """Everything an experiment is."""
 
+  # name of the experiment; the default workdir is runs/NAME
   name: str = 'facts'
-  seed: int = 0
+  seed: int = 0  # seed of parameters, batches and docids
   data: pipeline.DataConfig = pipeline.DataConfig()
   docid: docids.DocidConfig = docids.DocidConfig()
   query_encoder: encoders.QueryEncoderConfig = encoders.QueryEncoderConfig()
@@ -122,15 +127,28 @@ MAY_CHANGE = (
 
 def default() -> ml_collections.ConfigDict:
   """Every field with its default value, locked against new names."""
-  values = dataclasses.asdict(Config())
-  own = dict(values.pop('stages'))
-  own['joint'] |= {
-    name: dict(own['joint'][name]) for name in ('losses', 'trains')
-  }
-  values = ml_collections.ConfigDict(values)
-  values.unlock()
-  values.stages = stages(**own)
-  return values.lock()
+  return values(Config())
+
+
+def values(config: Config) -> ml_collections.ConfigDict:
+  """The fields of an experiment, open to changes and to flags.
+
+  Args:
+    config: the experiment.
+
+  Returns:
+    Nested fields, locked against new names, which `build` takes back.
+
+  Example:
+    >>> build(values(Config(seed=3))).seed
+    3
+  """
+  fields = as_dict(config)
+  own = fields.pop('stages')
+  found = ml_collections.ConfigDict(fields)
+  found.unlock()
+  found.stages = stages(**own)
+  return found.lock()
 
 
 class Ordered(ml_collections.ConfigDict):

@@ -77,10 +77,10 @@ def retrieve(
 ) -> types.Candidates:
   """Decodes documents for encoded queries; see `ops.beam.search`.
 
-  With `search.lexical_weight` the beam plans ahead: a node also gets the best
-  BM25 score of the documents below it, a document its own. With
-  `search.lexical_follows` that weight has grown by as much as the ranker's has
-  beside its weight of vectors.
+  With `search.lexical_weight` the beam has lookahead scores: a node also gets
+  the best BM25 score of the documents below it, a document its own. With
+  `search.learned_lexical_weight` their weight is scaled by the ranker's learned
+  ratio of lexical to vector weight.
   """
   batch_size, width = encoding.vector.shape
   return beam.search(
@@ -108,7 +108,7 @@ def lookahead(
   lexicon, words = _words(index, words)
   matches = lexical.score_all(lexicon, words)
   ahead = config.search.lexical_weight * tries.max_below(index.trie, matches)
-  if config.search.lexical_follows:
+  if config.search.learned_lexical_weight:
     ahead *= ranker.lexical_growth(params['ranker'], config.ranker)
   return ahead
 

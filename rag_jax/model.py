@@ -21,11 +21,15 @@ Params = dict[str, Any]
 class SearchConfig:
   """How documents are found."""
 
-  beam_size: int = 16  # K, documents that are decoded and ranked
-  read_size: int = 4  # documents with the largest weights that are read
-  scoring: str = 'log_softmax'  # of ops.beam.SCORINGS, but for vocabulary
-  lexical_weight: float = 0.0  # nats a unit of BM25 adds to nodes in the beam
-  lexical_follows: bool = False  # scaled by the learned lexical/vector ratio
+  beam_size: int = 16  # documents that the beam search returns
+  read_size: int = 4  # documents that are read
+  # scores of a prefix: 'log_softmax' over children, 'inner_product' summed over
+  # codes, or 'absolute', of the node alone
+  scoring: str = 'log_softmax'
+  # weight in the beam search of the best BM25 below each node, nats
+  lexical_weight: float = 0.0
+  # scale that weight by the learned ratio of lexical to vector weight
+  learned_lexical_weight: bool = False
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -68,7 +72,7 @@ class ModelConfig:
         f"'node_table', got {self.id_decoder.output!r}. "
         'Set --config.id_decoder.output=node_table.'
       )
-    if self.search.lexical_follows:
+    if self.search.learned_lexical_weight:
       self._check_lexical()
 
   def _check_lexical(self) -> None:
@@ -82,11 +86,11 @@ class ModelConfig:
     if not all(weights.values()) or own.docid_weight:
       given = ', '.join(f'{name}={value}' for name, value in weights.items())
       raise ValueError(
-        'search.lexical_follows needs a ranker that weighs words beside '
+        'search.learned_lexical_weight needs a ranker that weighs words beside '
         'vectors alone, and words in the search, got '
         f'{given}, ranker.docid_weight={own.docid_weight}. Set the first '
         'three above 0 and --config.ranker.docid_weight=0, or '
-        '--config.search.lexical_follows=False.'
+        '--config.search.learned_lexical_weight=False.'
       )
 
 

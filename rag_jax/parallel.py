@@ -74,6 +74,15 @@ def compile_step(
   )
 
 
+def replicate(tree: Any) -> Any:
+  """A pytree on all devices of the mesh, as a compiled step returns it.
+
+  A state that is not yet there has another type, and its step would be
+  compiled a second time.
+  """
+  return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+
+
 def _by_pmap(step: Callable[..., Any]) -> Callable[..., Any]:
   count = jax.local_device_count()
 

@@ -48,19 +48,24 @@ EVERYTHING = tuple((name, 1.0) for name in COMPONENTS)
 class Stage:
   """One stage of training; see the module's docstring."""
 
-  steps: int = 0
+  steps: int = 0  # training steps; 0 leaves the stage out
   batch_size: int = 32  # questions a step, over all devices
-  learning_rate: float = 1e-3  # peak; cosine decay to zero
-  data: str = ''  # other data to read; '' = the experiment's own questions
-  candidates: str = 'beam+gold'  # one of CANDIDATES
-  losses: tuple[tuple[str, float], ...] = ()  # name, weight; absent = off
-  trains: tuple[tuple[str, float], ...] = EVERYTHING  # component, multiplier
-  read_size: int = 0  # documents that are read; 0 = search.read_size
-  passage_tokens: int = 0  # of a document, that are read; 0 = all
-  operator: str = ''  # of the ranker, in this stage; '' = ranker.operator
-  marginal: str = ''  # over documents; '' = the first that the reader has
-  estimator: str = 'rescore'  # one of ESTIMATORS
-  cost: str = 'nll'  # of a document, for the estimator: one of COSTS
+  learning_rate: float = 1e-3  # peak of the learning rate; cosine decay to 0
+  # path of other data to train the reader on; '' = the experiment's own
+  data: str = ''
+  candidates: str = 'beam+gold'  # which documents a question meets
+  # weight of each loss: `losses.answer`; 0 = off
+  losses: tuple[tuple[str, float], ...] = ()
+  # learning-rate multiplier of each component: `trains.reader`; 0 = frozen
+  trains: tuple[tuple[str, float], ...] = EVERYTHING
+  read_size: int = 0  # documents that are read; 0 = `search.read_size`
+  passage_tokens: int = 0  # tokens of a document that are read; 0 = all
+  # the ranker's operator in this stage; '' = `ranker.operator`
+  operator: str = ''
+  # marginal of the loss 'answer'; '' = the first of the reader's kind
+  marginal: str = ''
+  estimator: str = 'rescore'  # how the answer's loss reaches the search
+  cost: str = 'nll'  # cost of a document, for the estimator
   samples: int = 2  # documents that an estimator draws
   temperature: float = 1.0  # of draws and of teachers, nats
   margin: float = 1.0  # of the losses 'margin' and 'prefix_margin', nats

@@ -120,6 +120,8 @@ def fit(
         shown.compiling(name)
         questions, index = material[name](state.params)
         next_state = step_function(config, stage, questions, index)
+        if config.train.parallel == 'jit':
+          state = parallel.replicate(state)
       state, sums = next_state(state, place)
       if fresh:
         jax.block_until_ready(sums)

@@ -338,3 +338,21 @@ def test_a_run_killed_anywhere_ends_in_the_same_numbers(
   # The first step of a stage only warms up.
   parts = [moved(a, b) for a, b in zip(kept, kept[1:], strict=False)]
   assert parts == [set(), {'reader'}, set(), {*SEARCH}, set()]
+
+
+def test_a_stage_is_compiled_once(tiny_values, tmp_path, caplog):
+  values = tiny_values | {'stages': two_stages(tiny_values)}
+  with jax.log_compiles(), caplog.at_level('WARNING'):
+    train.run(configs.build(values), tmp_path / 'run')
+  compiled = [
+    record
+    for record in caplog.records
+    if 'Finished XLA compilation of jit(train_step)' in record.getMessage()
+  ]
+  assert len(compiled) == 2
+
+
+def two_stages(values):
+  """Its stage twice, two steps each."""
+  own = values['stages']['joint'] | {'steps': 2}
+  return {'search': own, 'joint': own}

@@ -35,11 +35,14 @@ WHOLE = 32
 class IdDecoderConfig:
   """Sizes of the ID decoder."""
 
-  output: str = 'node_table'  # one of OUTPUTS
-  num_layers: int = 1  # 0 = a table alone, the query vector its only input
-  num_heads: int = 4
-  mlp_dim: int = 256
-  scale: float = 10.0  # initial factor on the inner product, nats
+  # 'node_table': a vector for each node of the trie; 'codebook': one for each
+  # code of a level
+  output: str = 'node_table'
+  # transformer layers over the prefix; 0 = the output table alone
+  num_layers: int = 1
+  num_heads: int = 4  # attention heads
+  mlp_dim: int = 256  # width inside a feed-forward layer
+  scale: float = 10.0  # initial factor on cosines, nats
 
   def __post_init__(self) -> None:
     """Raises a ValueError on an unknown output."""

@@ -30,13 +30,14 @@ from rag_jax.nn import bert, transformer
 class QueryEncoderConfig:
   """Sizes of the query encoder; those of the weights, where there are some."""
 
-  width: int = 128  # D, features of a vector and of a token
-  num_layers: int = 1  # transformer blocks over the query
-  num_heads: int = 4
-  mlp_dim: int = 256  # features between the two layers of a feed-forward
-  weights: str = ''  # published weights of a BERT; see rag_jax.nn.weights
-  frozen_layers: int = 0  # of these weights, from below, kept as they are
-  remat: bool = False  # compute their states again for the gradient
+  width: int = 128  # width of vectors and token states
+  num_layers: int = 1  # transformer layers over the question
+  num_heads: int = 4  # attention heads
+  mlp_dim: int = 256  # width inside a feed-forward layer
+  weights: str = ''  # published weights of a BERT; '' = none
+  frozen_layers: int = 0  # lowest layers of a BERT that are frozen
+  # recompute a BERT's states in the backward pass, to save memory
+  remat: bool = False
 
 
 @flax.struct.dataclass

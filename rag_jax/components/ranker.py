@@ -27,15 +27,19 @@ Select = Callable[[jax.Array, jax.Array], jax.Array]  # scores, where -> weights
 class RankerConfig:
   """What the ranker looks at, and how it selects."""
 
-  operator: str = 'sparsemax'  # one of OPERATORS
+  operator: str = 'sparsemax'  # operator from scores to weights
   alpha: float = 1.5  # of the operator 'entmax', above 1
-  k: int = 2  # documents chosen by an operator of TOP_K
-  temperature: float = 1.0  # nats, of the last two of TOP_K
-  docid_weight: float = 0.1  # initial weights of the signals; 0 leaves one out
+  # documents that 'capped_simplex', 'relaxed_top_k' and 'perturbed_top_k' take
+  k: int = 2
+  temperature: float = 1.0  # of 'relaxed_top_k' and 'perturbed_top_k', nats
+  # initial weight of the docid's log-probability; 0 leaves it out
+  docid_weight: float = 0.1
+  # initial weight of the inner product of vectors; 0 leaves it out
   vector_weight: float = 5.0
-  lexical_weight: float = 0.3
-  saturation: float = 1.2  # BM25's k1
-  length_norm: float = 0.5  # BM25's b
+  lexical_weight: float = 0.3  # initial weight of BM25; 0 leaves it out
+  # k1 of the ranker's BM25 over tokens, without `data.max_query_words`
+  saturation: float = 1.2
+  length_norm: float = 0.5  # b of the same
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""

@@ -27,25 +27,32 @@ class DataConfig:
   """Which data, and how much of each text is kept."""
 
   path: str = 'facts'  # 'facts', a file or folder, or 'tfds:NAME'
-  format: str = 'auto'  # see rag_jax.data.formats
-  on_empty: str = 'error'  # or 'skip': what to do with a document without text
-  train_split: str = 'train'
-  eval_splits: tuple[str, ...] = ()  # empty: every split but the trained one
-  eval_questions: int = 0  # at most so many, spread over a split; 0: all
-  vocab_size: int = 8000
-  max_query_tokens: int = 24
-  max_document_tokens: int = 176
-  max_answers: int = 3
+  # 'facts', 'beir', 'squad', 'dpr', 'jsonl' or 'tfds'; 'auto' recognises it
+  format: str = 'auto'
+  # what to do with a document without text: 'error' or 'skip'
+  on_empty: str = 'error'
+  train_split: str = 'train'  # split to train on
+  eval_splits: tuple[str, ...] = ()  # splits to measure; () = all others
+  # questions a split to measure, spread evenly; 0 = all
+  eval_questions: int = 0
+  vocab_size: int = 8000  # tokens of the tokenizer that is learned
+  max_query_tokens: int = 24  # tokens kept of a question
+  max_document_tokens: int = 176  # tokens kept of a document
+  max_answers: int = 3  # answers kept of a question
+  # tokens of an answer; a longer one is left out of training
   max_answer_tokens: int = 12
-  max_gold: int = 1
-  labelled_questions: int = 0  # so many train with gold documents; 0: all
-  tokenizer: str = ''  # published one; see rag_jax.nn.weights. Empty: learned
-  max_vector_tokens: int = 192  # of a document, for its published vector
-  max_query_words: int = 0  # whole words kept for a lexicon; 0: no lexicon
-  bm25_k1: float = 1.2  # of the lexicon, and of BM25 in the table
-  bm25_b: float = 0.75
-  title_weight: int = 1  # how often a title counts for these
-  pair_weight: float = 0.0  # in the lexicon, of two neighbouring words as one
+  max_gold: int = 1  # gold documents kept of a question
+  # training questions that keep their gold documents; 0 = all
+  labelled_questions: int = 0
+  tokenizer: str = ''  # published tokenizer; '' = one learned from the data
+  # tokens of a document that a published encoder reads
+  max_vector_tokens: int = 192
+  # whole words kept of a question for BM25 in the search; 0 = no BM25 there
+  max_query_words: int = 0
+  bm25_k1: float = 1.2  # BM25's k1, in the search and in the table of results
+  bm25_b: float = 0.75  # BM25's b
+  title_weight: int = 1  # times that a title counts for BM25
+  pair_weight: float = 0.0  # weight of pairs of neighbouring words in BM25
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""

@@ -40,18 +40,21 @@ Quantiser = dict[str, np.ndarray]
 class DocidConfig:
   """How documents are named."""
 
-  scheme: str = 'hierarchical_kmeans'  # one of SCHEMES
-  branching: int = 24  # hierarchical: children of a node at most
-  codebook_size: int = 24  # codebooks, random: codes of a level
-  leaf_size: int = 24  # hierarchical: a cluster this small is not split
+  # how docids are made: one of `rag_jax.index.docids.SCHEMES`
+  scheme: str = 'hierarchical_kmeans'
+  branching: int = 24  # hierarchical_kmeans: children of a node at most
+  codebook_size: int = 24  # codebooks and random: codes of a level
+  leaf_size: int = 24  # hierarchical: the largest cluster that is not split
   max_depth: int = 12  # hierarchical: levels of clusters at most
-  num_levels: int = 3  # others: codes, or title words, before the last level
-  iterations: int = 15  # Lloyd iterations of each k-means, at most
-  train_rows: int = 256  # rows a centre that k-means learns from
+  # other schemes: codes, or title words, before the last level
+  num_levels: int = 3
+  iterations: int = 15  # Lloyd iterations of each k-means at most
+  train_rows: int = 256  # documents a centre that k-means learns from
   steps: int = 1000  # rq_vae, learned: training steps
   batch_size: int = 256  # rq_vae, learned: documents a step
-  learning_rate: float = 1e-3  # rq_vae, learned: of Adam
-  hidden_dims: tuple[int, ...] = (512, 256, 128)  # rq_vae: of the encoder
+  learning_rate: float = 1e-3  # rq_vae, learned: Adam's learning rate
+  # rq_vae: widths of the encoder's layers
+  hidden_dims: tuple[int, ...] = (512, 256, 128)
   latent: int = 32  # rq_vae: width of the codebooks
 
   def __post_init__(self) -> None:

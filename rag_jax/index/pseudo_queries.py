@@ -18,11 +18,12 @@ from rag_jax import types
 class PseudoQueryConfig:
   """How crops are drawn."""
 
-  batch_size: int = 64  # crops a step; 0 turns them off
-  min_tokens: int = 3
+  batch_size: int = 64  # crops a step, for the loss 'indexing'
+  min_tokens: int = 3  # tokens of a crop at least
   title_rate: float = 0.5  # share of crops that start at the title
-  drop_rate: float = 0.2  # share of a crop's tokens that are left out
-  keyword_rate: float = 0.0  # share of crops that are keywords, not a piece
+  drop_rate: float = 0.2  # share of a crop's tokens that are dropped
+  # share of crops that are keywords from the whole document
+  keyword_rate: float = 0.0
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""

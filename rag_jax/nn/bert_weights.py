@@ -52,6 +52,16 @@ def to_state_dict(
   return weight_tables.give(params, _table(config))
 
 
+def table_sizes(params: dict[str, Any]) -> dict[str, int]:
+  """Those sizes of a `BertConfig` that its tables show."""
+  tables = {
+    'vocab_size': 'embedding',
+    'max_positions': 'positions',
+    'num_segments': 'segments',
+  }
+  return {size: len(params[table]) for size, table in tables.items()}
+
+
 def _plain(name):
   """A name without the model's own, and with those of today for old ones."""
   name = name.removeprefix('bert.')

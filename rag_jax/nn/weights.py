@@ -158,29 +158,38 @@ def check(
     )
 
 
+_BERT_NAMES = {
+  'vocab_size': 'vocab_size',
+  'width': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'mlp_dim': 'intermediate_size',
+  'max_positions': 'max_position_embeddings',
+  'num_segments': 'type_vocab_size',
+  'epsilon': 'layer_norm_eps',
+}
+
+
 def bert_config(folder: Path) -> bert.BertConfig:
   """The sizes of a BERT, from the config.json of its folder.
 
   Raises:
     ValueError: if that describes another kind of model.
   """
-  names = {
-    'vocab_size': 'vocab_size',
-    'width': 'hidden_size',
-    'num_layers': 'num_hidden_layers',
-    'num_heads': 'num_attention_heads',
-    'mlp_dim': 'intermediate_size',
-    'max_positions': 'max_position_embeddings',
-    'num_segments': 'type_vocab_size',
-    'epsilon': 'layer_norm_eps',
-  }
   form = {
     'model_type': ('bert',),
     'hidden_act': ('gelu',),
     'position_embedding_type': ('absolute', None),
   }
-  _, fields = _sizes(folder, names, form)
+  _, fields = _sizes(folder, _BERT_NAMES, form)
   return bert.BertConfig(**fields)
+
+
+def bert_description(config: bert.BertConfig) -> dict[str, Any]:
+  """The config.json of a BERT; `bert_config` takes it back."""
+  sizes = {own: getattr(config, name) for name, own in _BERT_NAMES.items()}
+  form = {'architectures': ['BertModel'], 'model_type': 'bert'}
+  return form | {'hidden_act': 'gelu'} | sizes
 
 
 def t5_config(folder: Path) -> t5.T5Config:

@@ -28,28 +28,35 @@ Params = dict[str, Any]
 class ReaderConfig:
   """Kind and sizes of the reader; `readers.make` checks what a kind needs."""
 
-  kind: str = 'extractive'  # one of readers.KINDS
-  width: int = 128
-  num_layers: int = 2  # encoder, and decoder of a reader that writes
-  num_heads: int = 4
-  mlp_dim: int = 256
-  window: int = 5  # tokens that a token sees before attention, odd
-  max_answer_tokens: int = 16  # longest answer that is pointed at or written
-  weights: str = ''  # published ones, of the model that the kind names
-  frozen_layers: int = 0  # of a BERT, from below, kept as they are
-  remat: bool = False  # compute their states again for the gradient
-  shared_softmax: bool = False  # True = spans of all passages compete
-  span_relevance: float = 0.0  # of the best span's score, in the relevance
-  reranks: bool = False  # its relevance joins the scores of the ranker
-  null_document: bool = False  # one that says nothing, beside those read
-  # No answer is given if its log-odds over the best answer are above, nats.
+  kind: str = 'extractive'  # kind of reader
+  width: int = 128  # width of token states
+  # transformer layers of the encoder, and of the decoder of 'fid'
+  num_layers: int = 2
+  num_heads: int = 4  # attention heads
+  mlp_dim: int = 256  # width inside a feed-forward layer
+  # 'extractive', 'fid': tokens of the convolution before attention, odd
+  window: int = 5
+  max_answer_tokens: int = 16  # longest answer
+  # published weights: of a BERT, T5 or Llama, as the kind says
+  weights: str = ''
+  frozen_layers: int = 0  # 'bert': lowest layers that are frozen
+  remat: bool = False  # recompute states in the backward pass, to save memory
+  # softmax of spans over all passages, and not over each alone
+  shared_softmax: bool = False
+  # 'bert': weight of the best span's score in the relevance
+  span_relevance: float = 0.0
+  reranks: bool = False  # 'bert': add the relevance to the ranker's scores
+  # 'bert': a null document (REALM) competes with the passages
+  null_document: bool = False
+  # abstain if the log-odds of no answer over the best one are above this, nats
   abstention_threshold: float = NEVER
-  marginal: str = ''  # over passages, when it answers; '' = the kind's first
-  num_beams: int = 1  # answers that a language model keeps while it writes
-  copy: bool = False  # True = it may only write what stands in a passage
-  rope_base: float = 1e5  # of a language model, as in its weights
-  epsilon: float = 1e-5  # of its norms, as in its weights
-  end_token: int = 2  # of a language model, what ends an answer
+  marginal: str = ''  # marginal of answers; '' = the kind's first
+  num_beams: int = 1  # 'causal': beams of generation
+  copy: bool = False  # 'causal': generate only spans of passages
+  # 'causal': base of rotary positions, as in the weights
+  rope_base: float = 1e5
+  epsilon: float = 1e-5  # 'causal': epsilon of norms, as in the weights
+  end_token: int = 2  # 'causal': token that ends an answer
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""

@@ -1,0 +1,266 @@
+"""The command line: `rag-jax COMMAND [flags]`, or `python launch.py [flags]`.
+
+Flags become one configuration and one call; nothing below knows of flags.
+"""
+
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+COMMANDS = {
+  'train': 'train an experiment and measure it; a stopped run goes on',
+  'evaluate': 'measure a trained workdir again, on its splits or on others',
+  'ask': 'answer questions with a trained workdir',
+  'compare-docids': 'compare the docid schemes on a corpus, untrained',
+  'compare': 'test two or more trained workdirs against each other',
+  'sweep': 'train one run for each combination of values',
+  'export': 'write the parts of a trained workdir in common formats',
+}
+ALIASES = {'index': 'compare-docids'}
+QUICKSTART = 'quickstart'
+USAGE = """\
+usage: rag-jax COMMAND [--config=EXPERIMENT] [--workdir=FOLDER] [flags]
+       python launch.py [--mode=COMMAND] [flags]
+
+commands
+{commands}
+
+flags
+  --config=EXPERIMENT
+      an experiment file, or one of
+      {experiments}.
+      EXPERIMENT:ARGUMENT gives its get_config an argument. Without it, the
+      workdir's own configuration; in a new workdir, quickstart.
+  --config.FIELD=VALUE
+      changes a field of the experiment; the fields are below
+  --workdir=FOLDER
+      where a run is kept; default: runs/NAME
+  --question=TEXT
+      ask: one question, instead of standard input
+  --json
+      ask: each answer as a line of JSON
+  --grid=FIELD=VALUE,VALUE
+      sweep: values of a field; give it once a field
+  --to=FOLDER
+      export: where to write
+  --helpfull
+      every flag, those of libraries too
+
+examples
+  rag-jax train                                   trains the quickstart
+  rag-jax ask --workdir=runs/facts                asks it
+  rag-jax train --config=beir --config.data.path=PATH --workdir=runs/mine
+  rag-jax sweep --grid=search.beam_size=8,24 --grid=seed=0,1,2
+  rag-jax compare runs/one runs/other
+
+fields, with their defaults
+{fields}"""
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where a run is kept. Default: runs/NAME.'
+)
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', [*COMMANDS, *ALIASES], 'What to do; the command, as a flag.'
+)
+_QUESTION = flags.DEFINE_string(
+  'question', None, 'ask: one question. Default: standard input.'
+)
+_JSON = flags.DEFINE_bool('json', False, 'ask: each answer as a line of JSON.')
+_GRID = flags.DEFINE_multi_string(
+  'grid', [], 'sweep: FIELD=VALUE,VALUE, given once a field.'
+)
+_TO = flags.DEFINE_string('to', None, 'export: where to write.')
+
+
+def main() -> None:
+  """Runs the command of `sys.argv`; the entry point of `rag-jax`."""
+  from rag_jax import huge_pages
+
+  huge_pages.use()
+  with _one_line_errors():
+    app.run(_run, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags, and makes `--config` of the experiment's values."""
+  if len(argv) > 1 and argv[1] in (*COMMANDS, *ALIASES):
+    argv = [argv[0], f'--mode={argv[1]}', *argv[2:]]
+  if {'-h', '--help', '-help', 'help'} & set(argv[1:]):
+    print(usage())
+    sys.exit()
+  from rag_jax import config as configs
+  from rag_jax import experiment_files
+
+  argv, name = _take(argv, 'config')
+  try:
+    for argument in argv[1:]:
+      field = argument.lstrip('-').partition('=')[0]
+      if argument[0] == '-' and field.startswith('config.'):
+        configs.check_field(field.removeprefix('config.'))
+    workdir = _take(argv, 'workdir')[1] or f'runs/{configs.Config().name}'
+    if not name and (pathlib.Path(workdir) / 'config.json').exists():
+      values = experiment_files.saved(workdir)
+    else:
+      values = experiment_files.load(name or QUICKSTART)
+    config_flags.DEFINE_config_dict('config', values, sys_argv=argv)
+    return flags.FLAGS(argv)
+  except (flags.Error, ValueError) as error:
+    sys.exit(f'error: {error}')
+  except KeyError as error:  # all other names have been checked
+    hint = str(error.args[0]).replace('\n', '. ').rstrip('?.')
+    sys.exit(
+      f'error: the experiment has no stage {hint}. '
+      'Set --config.stages.NAME of one that it has.'
+    )
+
+
+def _take(argv: list[str], name: str) -> tuple[list[str], str]:
+  """The arguments without a flag, and the flag's last value."""
+  rest, value, words = argv[:1], '', iter(argv[1:])
+  for word in words:
+    flag, equals, own = word.lstrip('-').partition('=')
+    if word[:1] == '-' and flag == name:
+      value = own if equals else next(words, '')
+    else:
+      rest.append(word)
+  return rest, value
+
+
+def usage() -> str:
+  """What `--help` prints: commands, flags, and the fields by group."""
+  import textwrap
+
+  from rag_jax import experiment_files, field_help
+
+  width = max(map(len, COMMANDS)) + 2
+  commands = [f'  {name:{width}}{text}' for name, text in COMMANDS.items()]
+  names = textwrap.fill(
+    ', '.join(experiment_files.names()), 72, subsequent_indent=' ' * 6
+  )
+  return USAGE.format(
+    commands='\n'.join(commands),
+    experiments=names,
+    fields=field_help.show(),
+  )
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+  """Turns mistakes and interruptions into one line and an exit code."""
+  try:
+    yield
+  except ValueError as error:
+    sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    print('\ninterrupted; the same command goes on', file=sys.stderr)
+    os._exit(130)  # waits for no thread: what is saved is saved atomically
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _run(argv: list[str]) -> None:
+  """Turns flags into one call."""
+  with _one_line_errors():
+    mode = ALIASES.get(_MODE.value, _MODE.value)
+    if len(argv) > 1 and mode != 'compare':
+      sys.exit(
+        f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
+        f'are {", ".join(COMMANDS)}.'
+      )
+    _use_compilation_cache()
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
+    _command(mode, argv[1:])
+
+
+def _use_compilation_cache() -> None:
+  """Keeps compiled programs in the user's cache folder, from run to run."""
+  import jax
+
+  if getattr(jax.config, 'jax_compilation_cache_dir', None):
+    return
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  folder = pathlib.Path(base).expanduser() / 'rag_jax' / 'compiled'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:  # without a cache it is slower, and all else is the same
+    return
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+def _command(mode: str, arguments: list[str]) -> None:
+  from rag_jax import config as configs
+
+  if mode == 'compare':
+    from rag_jax import compare
+
+    print(compare.compare(arguments))
+    return
+  config = configs.build(flags.FLAGS['config'].value)
+  name = config.name + ('-docids' if mode == 'compare-docids' else '')
+  workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
+  if mode == 'train':
+    _train(config, workdir)
+  elif mode == 'compare-docids':
+    from rag_jax import compare_docids
+
+    print(compare_docids.run(config, workdir))
+  elif mode == 'sweep':
+    from rag_jax import sweep
+
+    print(sweep.run(flags.FLAGS['config'].value, _GRID.value, workdir))
+  else:
+    _use(mode, config, workdir)
+
+
+def _train(config, workdir: pathlib.Path) -> None:
+  from rag_jax import report, train
+
+  results = train.run(config, workdir)
+  print(report.table(results, color=sys.stdout.isatty()))
+  print(f'\nresults: {workdir / "results.json"}')
+
+
+def _use(mode: str, config, workdir: pathlib.Path) -> None:
+  """What needs a trained workdir."""
+  from rag_jax import store
+
+  store.check_trained(workdir)
+  store.claim(workdir, config)  # the same experiment, or an error
+  if mode == 'export' and not _TO.value:
+    sys.exit('error: export needs a folder. Set --to=FOLDER.')
+  print(f'loading {_shown(workdir)} ...', file=sys.stderr, flush=True)
+  from rag_jax import loading
+
+  system = loading.load(workdir).with_config(config)
+  if mode == 'ask':
+    from rag_jax import ask
+
+    ask.loop(system, _QUESTION.value, as_json=_JSON.value)
+  elif mode == 'export':
+    from rag_jax import export
+
+    print(export.export(system, _TO.value or ''))
+  else:
+    _evaluate(system, workdir)
+
+
+def _evaluate(system, workdir: pathlib.Path) -> None:
+  from rag_jax import evaluate, report
+  from rag_jax import workdir as workdirs
+
+  data = workdirs.open(system.config, workdir)
+  results = evaluate.measure(system, data.dataset, data.pretrained)
+  report.save_results(workdir / 'results.json', results)
+  print(report.table(results, color=sys.stdout.isatty()))
+
+
+def _shown(path: pathlib.Path) -> str:
+  """A path from here, where that is shorter."""
+  return min(str(path), os.path.relpath(path), key=len)

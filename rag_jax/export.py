@@ -1,0 +1,100 @@
+"""A system in formats that other programs read.
+
+A folder with the documents and their docids, the tokenizer, the parameters of
+each component as safetensors, and each BERT as a folder that `transformers`
+and `--config.query_encoder.weights` read.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from rag_jax import config as configs
+from rag_jax import system as systems
+from rag_jax.components import query_encoder
+from rag_jax.data import tokenizers
+from rag_jax.nn import bert_weights, weights
+
+
+def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
+  """Writes a system to a new folder.
+
+  Args:
+    system: from `rag_jax.load`.
+    folder: must not exist, or be empty.
+
+  Returns:
+    What was written, a line a file: `documents.jsonl` (id, title, text and
+    codes of each document), `config.json`, `tokenizer.json`,
+    `COMPONENT.safetensors` with parameters under names such as
+    'encoder/block_0/attention/query/kernel', and for a component on a published
+    BERT the folder `COMPONENT-bert` in Hugging Face's form.
+
+  Raises:
+    ValueError: if the folder holds files.
+  """
+  path = pathlib.Path(folder)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise ValueError(
+      f'export needs a new or empty folder, got {str(path)!r}. '
+      'Set --to to another.'
+    )
+  path.mkdir(parents=True, exist_ok=True)
+  _write_documents(system, path / 'documents.jsonl')
+  text = json.dumps(configs.as_dict(system.config), indent=2) + '\n'
+  (path / 'config.json').write_text(text, encoding='utf-8')
+  tokenizers.save(system.tokenizer, path / 'tokenizer.json')
+  if system.reader_tokenizer is not None:
+    tokenizers.save(system.reader_tokenizer, path / 'reader-tokenizer.json')
+  for name, params in system.params.items():
+    weights.write(path / f'{name}.safetensors', flatten(params))
+    if isinstance(params, dict) and 'bert' in params:
+      _write_bert(system, name, path / f'{name}-bert')
+  files = sorted(p for p in path.rglob('*') if p.is_file())
+  return '\n'.join(
+    f'{p.stat().st_size:>12,} bytes  {p.relative_to(path)}' for p in files
+  )
+
+
+def flatten(params: object) -> dict[str, np.ndarray]:
+  """A pytree of arrays by names such as 'block_0/query/kernel'.
+
+  Example:
+    >>> list(flatten({'a': {'b': np.ones(2)}}))
+    ['a/b']
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
+    for path, leaf in leaves
+  }
+
+
+def _write_documents(system: systems.System, path: pathlib.Path) -> None:
+  codes = np.asarray(system.index.codes)
+  with path.open('w', encoding='utf-8') as file:
+    for document, own in zip(system.documents, codes, strict=False):
+      if document is not None:
+        row = dataclasses.asdict(document) | {'codes': own.tolist()}
+        file.write(json.dumps(row, ensure_ascii=False) + '\n')
+
+
+def _write_bert(
+  system: systems.System, component: str, folder: pathlib.Path
+) -> None:
+  """A component's BERT in the form in which it is published."""
+  params = system.params[component]['bert']
+  own = getattr(system.config, component)
+  config = dataclasses.replace(
+    query_encoder.bert_config(own), **bert_weights.table_sizes(params)
+  )
+  folder.mkdir()
+  state = bert_weights.to_state_dict(params, config)
+  weights.write(folder / 'model.safetensors', state)
+  text = json.dumps(weights.bert_description(config), indent=2) + '\n'
+  (folder / 'config.json').write_text(text, encoding='utf-8')
+  tokenizers.save(system.tokenizer, folder / 'tokenizer.json')

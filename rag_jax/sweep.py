@@ -1,0 +1,167 @@
+"""One run for each combination of values, each in a workdir of its own."""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import ml_collections
+
+from rag_jax import config as configs
+from rag_jax import report, store
+
+SHOWN = (
+  ('after ranker', 'Hits@1'),
+  ('after ranker', 'MRR@10'),
+  ('answers', 'EM'),
+  ('answers', 'F1'),
+)
+SEED = 'seed'  # runs that differ in it alone are averaged
+Combination = dict[str, str]
+
+
+def run(
+  values: ml_collections.ConfigDict, grid: Sequence[str], folder: pathlib.Path
+) -> str:
+  """Trains every combination that is not trained yet, one after the other.
+
+  Every combination is checked before the first is trained. A run is a process
+  of its own, in `folder`/FIELD=VALUE,...; one that was cut off goes on.
+
+  Args:
+    values: the experiment.
+    grid: texts of the form 'search.beam_size=8,24'.
+    folder: of the workdirs.
+
+  Returns:
+    A table: the mean of each measure over seeds, and its standard deviation.
+
+  Raises:
+    ValueError: if a field or value is wrong, or a run has failed.
+  """
+  combinations = list(expand(grid))
+  for own in combinations:
+    configs.build(_with(values, own))
+  folder.mkdir(parents=True, exist_ok=True)
+  results = {}
+  for number, own in enumerate(combinations, 1):
+    name = ','.join(f'{field}={value}' for field, value in own.items())
+    workdir = folder / name.replace('/', '_')
+    print(f'run {number}/{len(combinations)}: {name}', file=sys.stderr)
+    if not (workdir / 'results.json').exists():
+      _train(_with(values, own), workdir)
+    results[name] = report.load_results(workdir / 'results.json')
+  return table(combinations, list(results.values()))
+
+
+def expand(grid: Sequence[str]) -> Iterator[Combination]:
+  """Every combination of the values of a grid, the last field the fastest.
+
+  Raises:
+    ValueError: if a text has no field or no value, or a field comes twice.
+
+  Example:
+    >>> list(expand(['search.beam_size=8,24', 'seed=0']))
+    [{'search.beam_size': '8', 'seed': '0'}, \
+{'search.beam_size': '24', 'seed': '0'}]
+  """
+  fields: dict[str, list[str]] = {}
+  for text in grid:
+    field, _, values = text.partition('=')
+    field = field.removeprefix('config.')
+    if not field or not values or field in fields:
+      raise ValueError(
+        f'grid must be FIELD=VALUE,VALUE with each field once, got {text!r}. '
+        'Set --grid=search.beam_size=8,24.'
+      )
+    configs.check_field(field)
+    fields[field] = values.split(',')
+  if not fields:
+    raise ValueError(
+      'grid names no field to sweep over. Set --grid=search.beam_size=8,24.'
+    )
+  for values in itertools.product(*fields.values()):
+    yield dict(zip(fields, values, strict=True))
+
+
+def table(
+  combinations: Sequence[Combination], results: Sequence[list[report.Result]]
+) -> str:
+  """Measures of each combination, a block a split; seeds are averaged."""
+  groups: dict[str, list[dict[tuple[str, str, str], float]]] = {}
+  for own, rows in zip(combinations, results, strict=True):
+    others = [f'{k}={v}' for k, v in own.items() if k != SEED]
+    values = {(r.split, r.system, r.metric): r.value for r in rows}
+    groups.setdefault(' '.join(others) or 'all seeds', []).append(values)
+  splits = dict.fromkeys(r.split for rows in results for r in rows)
+  blocks = []
+  for split in splits:
+    lines = [f'{split} (mean and standard deviation over seeds)']
+    lines.append(' ' * 20 + ''.join(f'{name:>15}' for _, name in SHOWN))
+    for name, runs in groups.items():
+      lines.append(name)
+      cells = [_cell([r.get((split, *m)) for r in runs]) for m in SHOWN]
+      lines.append(f'  {len(runs)} runs'.ljust(20) + ''.join(cells))
+    blocks.append('\n'.join(line.rstrip() for line in lines))
+  return '\n\n'.join(blocks)
+
+
+def _cell(values: Sequence[float | None]) -> str:
+  known = [value for value in values if value is not None]
+  if not known:
+    return ' ' * 15
+  spread = f' {statistics.stdev(known):.3f}' if len(known) > 1 else ''
+  return f'{statistics.mean(known):.3f}{spread}'.rjust(15)
+
+
+def _with(
+  values: ml_collections.ConfigDict, own: Combination
+) -> ml_collections.ConfigDict:
+  """The experiment with the values of a combination."""
+  changed = configs.values(configs.build(values))
+  for field, text in own.items():
+    group, _, name = field.rpartition('.')
+    holder = changed
+    for part in group.split('.') if group else ():
+      holder = holder[part]
+    holder[name] = _parse(text, holder[name], field)
+  return changed
+
+
+def _parse(text: str, start: object, field: str) -> object:
+  """A value in the type of the default."""
+  if isinstance(start, str):
+    return text
+  with contextlib.suppress(ValueError):
+    value = json.loads(text.lower() if isinstance(start, bool) else text)
+    if isinstance(start, float):
+      return float(value)
+    if type(value) is type(start):
+      return value
+  raise ValueError(
+    f'grid value of {field} must be {type(start).__name__}, got {text!r}. '
+    f'Set --grid={field}=VALUE,VALUE.'
+  )
+
+
+def _train(values: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Trains in a process of its own, which gives all of its memory back."""
+  store.claim(workdir, configs.build(values))
+  package = str(pathlib.Path(__file__).parents[1])
+  paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
+  done = subprocess.run(
+    [sys.executable, '-m', 'rag_jax', 'train', f'--workdir={workdir}'],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
+    stdout=subprocess.DEVNULL,  # its table is in results.json
+    check=False,
+  )
+  if done.returncode:
+    raise ValueError(
+      f'run {workdir.name!r} failed with exit code {done.returncode}. Mend '
+      'what is said above; the same command goes on with what is missing.'
+    )

@@ -1,0 +1,68 @@
+"""A sweep trains each combination once, in a workdir of its own."""
+
+import json
+
+import pytest
+
+from rag_jax import config as configs
+from rag_jax import report, sweep
+
+
+@pytest.fixture
+def values(tiny_values):
+  small = tiny_values | {
+    'stages': {'joint': tiny_values['stages']['joint'] | {'steps': 2}}
+  }
+  return configs.values(configs.build(small))
+
+
+def test_each_combination_is_a_run_and_a_second_sweep_adds_none(
+  values, tmp_path, capfd
+):
+  grid = ['search.beam_size=4,6', 'seed=0,1']
+  text = sweep.run(values, grid, tmp_path / 'sweep')
+  names = sorted(path.name for path in (tmp_path / 'sweep').iterdir())
+  assert names == [
+    f'search.beam_size={size},seed={seed}' for size in (4, 6) for seed in (0, 1)
+  ]
+  for name in names:
+    own = json.loads((tmp_path / 'sweep' / name / 'config.json').read_text())
+    assert f'search.beam_size={own["search"]["beam_size"]},' in name
+    assert name.endswith(f'seed={own["seed"]}')
+  lines = text.splitlines()
+  assert [x for x in lines if 'beam' in x] == [
+    'search.beam_size=4',
+    'search.beam_size=6',
+  ]
+  assert text.count('2 runs') == 2
+  hits = [
+    next(
+      r.value
+      for r in report.load_results(tmp_path / 'sweep' / name / 'results.json')
+      if (r.system, r.metric) == ('after ranker', 'Hits@1')
+    )
+    for name in names[:2]
+  ]
+  assert f'{sum(hits) / 2:.3f}' in lines[lines.index('search.beam_size=4') + 1]
+  capfd.readouterr()
+  assert sweep.run(values, grid, tmp_path / 'sweep') == text
+  assert 'compiling' not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'grid, words',
+  [
+    ([], 'names no field.*--grid=search.beam_size=8,24'),
+    (['seed'], "got 'seed'"),
+    (['seed=0', 'seed=1'], 'each field once'),
+    (['sead=0,1'], "no field 'sead'. Did you mean 'seed'"),
+    (['seed=0,one'], "seed must be int, got 'one'"),
+    (['search.beam_size=4,0'], 'at least 1, got 0'),
+  ],
+)
+def test_a_mistake_is_said_before_anything_is_trained(
+  values, tmp_path, grid, words
+):
+  with pytest.raises(ValueError, match=words):
+    sweep.run(values, grid, tmp_path / 'sweep')
+  assert not (tmp_path / 'sweep').exists()
