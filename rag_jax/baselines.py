@@ -310,12 +310,25 @@ def _quality(score: Callable[[slice], np.ndarray], gold: np.ndarray) -> float:
 
 
 def _reciprocal_ranks(scores: np.ndarray, gold: np.ndarray) -> float:
-  """Sum of 1 / rank of the best of gold [n, G] in [n, N], 0 below ten."""
+  """Sum of 1 / rank of the first of gold [n, G] in [n, N], 0 below ten.
+
+  The mean over the orders of equal scores, as `metrics.reciprocal_rank`, since
+  scores that are all equal would win with any other rank.
+  """
   own = np.take_along_axis(scores, np.maximum(gold, 0), axis=1)
-  best = np.where(gold >= 0, own, -np.inf).max(axis=1, keepdims=True)
-  ranks = 1 + (scores > best).sum(axis=1)
-  found = (ranks <= 10) & (best[:, 0] > -np.inf)
-  return float(np.where(found, 1 / ranks, 0).sum())
+  own = np.where(gold >= 0, own, -np.inf)
+  best = own.max(axis=1, keepdims=True)
+  before = (scores > best).sum(axis=1)
+  equal = (scores == best).sum(axis=1)
+  relevant = (own == best).sum(axis=1)
+  values, none = np.zeros(len(gold)), best[:, 0] > -np.inf
+  for place in range(10):  # the chance that the first of gold is there
+    left = np.maximum(equal - place, 0)
+    hit = np.where(left, np.minimum(relevant / np.maximum(left, 1), 1), 0)
+    rank = before + place + 1
+    values += np.where(rank <= 10, none * hit / rank, 0)
+    none = none * (1 - hit)
+  return float(values.sum())
 
 
 def _chunks(count: int) -> list[slice]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rag_jax import baselines
 from rag_jax.ops import metrics
 
 DOCUMENTS = jnp.array([[4, 7, 9], [1, 2, 3], [5, 6, 8]])
@@ -458,3 +459,19 @@ def test_mistakes_are_one_error_that_names_the_argument(message, function):
 def test_unknown_ties_list_what_there_is():
   with pytest.raises(ValueError, match="expected, optimistic.*got 'lucky'"):
     metrics.hits(jnp.ones(3), jnp.ones(3), k=1, ties='lucky')
+
+
+def test_baselines_are_tuned_by_a_measure_that_is_fair_to_ties():
+  rng = np.random.default_rng(0)
+  scores = rng.integers(0, 4, (40, 30)).astype(np.float32)
+  scores[scores == 0] = -np.inf  # no result
+  gold = np.stack([rng.choice(30, 3, replace=False) for _ in scores])
+  gold[rng.random(gold.shape) < 0.3] = -1
+  relevance = np.zeros(scores.shape, bool)
+  for row, documents in enumerate(gold):
+    relevance[row, documents[documents >= 0]] = True
+  expected = metrics.reciprocal_rank(scores, relevance, k=10).sum()
+  found = baselines._reciprocal_ranks(scores, gold)
+  assert found == pytest.approx(float(expected), abs=1e-4)
+  equal = baselines._reciprocal_ranks(np.zeros((1, 1000)), np.array([[7]]))
+  assert equal < 0.01  # not the perfect ranking
