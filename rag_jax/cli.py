@@ -198,9 +198,10 @@ def _command(mode: str, arguments: list[str]) -> None:
   from rag_jax import config as configs
 
   if mode == 'compare':
-    from rag_jax import compare
+    from rag_jax import compare, report
 
-    print(compare.compare(arguments))
+    color = report.wants_color(sys.stdout)
+    print(compare.compare(arguments, color=color))
     return
   config = configs.build(flags.FLAGS['config'].value)
   name = config.name + ('-docids' if mode == 'compare-docids' else '')
@@ -222,8 +223,7 @@ def _command(mode: str, arguments: list[str]) -> None:
 def _train(config, workdir: pathlib.Path) -> None:
   from rag_jax import report, train
 
-  results = train.run(config, workdir)
-  print(report.table(results, color=sys.stdout.isatty()))
+  train.run(config, workdir, show=report.show)
   print(f'\nresults: {workdir / "results.json"}')
 
 
@@ -252,13 +252,12 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
 
 
 def _evaluate(system, workdir: pathlib.Path) -> None:
-  from rag_jax import evaluate, report
+  from rag_jax import outputs
   from rag_jax import workdir as workdirs
 
   data = workdirs.open(system.config, workdir)
-  results = evaluate.measure(system, data.dataset, data.pretrained)
-  report.save_results(workdir / 'results.json', results)
-  print(report.table(results, color=sys.stdout.isatty()))
+  folder = outputs.run_evaluation(system, data, workdir)
+  print(f'\nresults: {folder / "results.json"}')
 
 
 def _shown(path: pathlib.Path) -> str:

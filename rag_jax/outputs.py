@@ -174,5 +174,5 @@ def _unwritable(folder: pathlib.Path, error: OSError) -> ValueError:
   reason = os.strerror(error.errno) if error.errno else str(error)
   return ValueError(
     f'results cannot be written to {str(folder)!r} ({reason}). Make room there '
-    'or allow writing, and run --mode=evaluate with the same --workdir.'
+    'or allow writing, and run rag-jax evaluate with the same --workdir.'
   )
