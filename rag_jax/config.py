@@ -209,6 +209,12 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   """
   if isinstance(values, ml_collections.ConfigDict):
     values = values.to_dict()
+  if not isinstance(values, dict):
+    raise ValueError(
+      f'config must be nested fields, got {values!r}. Pass '
+      'rag_jax.config.default() with changes, or what '
+      'rag_jax.experiment_files.load(name) returns.'
+    )
   values = dict(values)
   named = values.pop('stages', None)
   config = _fill(Config, values, prefix='')
@@ -222,6 +228,15 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     if stage.steps:
       composition.check(config, name, stage)
   return config
+
+
+def check(config: Any) -> None:
+  """Raises a ValueError if a configuration was not built."""
+  if not isinstance(config, Config):
+    raise ValueError(
+      f'config must be a rag_jax.config.Config, got {type(config).__name__}. '
+      'Pass rag_jax.config.build(values).'
+    )
 
 
 def _stage(name: str, fields: dict[str, Any]) -> training.Stage:

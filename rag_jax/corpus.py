@@ -1,6 +1,7 @@
 """Documents: from what a user gives, to what an index needs beside docids."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,11 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
   if isinstance(texts, (str, Mapping, types.Document)):
     raise ValueError(
       f'documents must be a list, got {texts!r}. Pass [document].'
+    )
+  if isinstance(texts, os.PathLike) or not isinstance(texts, Iterable):
+    raise ValueError(
+      f'documents must be a list of texts, got {texts!r}. Read the file first; '
+      'rag_jax.data.formats.load(path).documents gives those of a data set.'
     )
   found = [_document(own, str(start + i)) for i, own in enumerate(texts)]
   if not found:
@@ -87,6 +93,11 @@ def as_questions(texts: Sequence[str]) -> list[types.Question]:
       f'questions must be a list of texts, got the text {texts!r}. '
       f'Pass [{texts!r}].'
     )
+  if not isinstance(texts, Iterable):
+    raise ValueError(
+      f'questions must be a list of texts, got {texts!r}. Pass a list.'
+    )
+  texts = list(texts)
   for text in texts:
     if not isinstance(text, str) or not text.strip():
       raise ValueError(

@@ -89,9 +89,7 @@ def _write_bert(
   """A component's BERT in the form in which it is published."""
   params = system.params[component]['bert']
   own = getattr(system.config, component)
-  config = dataclasses.replace(
-    query_encoder.bert_config(own), **bert_weights.table_sizes(params)
-  )
+  config = bert_weights.with_table_sizes(query_encoder.bert_config(own), params)
   folder.mkdir()
   state = bert_weights.to_state_dict(params, config)
   weights.write(folder / 'model.safetensors', state)

@@ -42,6 +42,11 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     ValueError: if the workdir holds no trained experiment, or one of another
       version.
   """
+  if not isinstance(workdir, (str, os.PathLike)):
+    raise ValueError(
+      f'workdir must be a path, got {workdir!r}. Pass that of a trained run, '
+      "such as 'runs/facts'."
+    )
   path = pathlib.Path(workdir)
   config = store.read_config(path)
   store.check_trained(path)
@@ -117,6 +122,8 @@ def from_documents(
     'Dogs bark at night.'
   """
   rows = corpus.as_documents(documents)
+  if config is not None:
+    configs.check(config)
   config = config or search_config(len(rows), encoder)
   dataset = types.Dataset(documents=tuple(rows), splits={})
   weights, own = pretrained.load(config)

@@ -89,8 +89,11 @@ class Progress:
       self._bar.set_postfix_str(f'{self._loss}{rate:.0f} examples/s')
 
   def _begin(self, step: int) -> None:
+    now = time.monotonic()
     self._first, self._examples = step, 0
-    self._start = self._shown = self._then = time.monotonic()
+    self._start: float = now
+    self._shown: float = now  # when the last line was printed
+    self._then: float = now  # when the compilation began
 
   def _print(self, line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -90,6 +90,10 @@ def read_config(workdir: pathlib.Path) -> configs.Config:
     ValueError: if it holds none, a damaged one, or one of another version.
   """
   path = workdir / CONFIG
+  if workdir.is_file():
+    raise ValueError(
+      f'workdir {str(workdir)!r} is a file. Give the folder of a trained run.'
+    )
   if not path.exists():
     raise ValueError(
       f'workdir {str(workdir)!r} holds no {CONFIG}, so it is not of an '
@@ -133,11 +137,17 @@ def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
         f'workdir {str(workdir)!r} holds files but no config.json, so it is '
         'not of an experiment. Set --workdir to a new or empty folder.'
       )
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
     text = json.dumps(configs.as_dict(config), indent=2)
-    partial.write_text(text + '\n', encoding='utf-8')
-    os.replace(partial, path)
+    partial = path.with_suffix('.partial')
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      partial.write_text(text + '\n', encoding='utf-8')
+      os.replace(partial, path)
+    except OSError as error:
+      raise ValueError(
+        f'workdir {str(workdir)!r} cannot be written ({error.strerror}). '
+        'Set --workdir to a folder that can.'
+      ) from error
     return
   values = _read(path)
   _check_version(workdir, values)

@@ -85,8 +85,8 @@ def expand(grid: Sequence[str]) -> Iterator[Combination]:
     raise ValueError(
       'grid names no field to sweep over. Set --grid=search.beam_size=8,24.'
     )
-  for values in itertools.product(*fields.values()):
-    yield dict(zip(fields, values, strict=True))
+  for combination in itertools.product(*fields.values()):
+    yield dict(zip(fields, combination, strict=True))
 
 
 def table(

@@ -77,6 +77,7 @@ class System:
 
   def with_config(self, config: configs.Config) -> 'System':
     """The system with other values of fields that change no parameter."""
+    configs.check(config)
     return dataclasses.replace(self, config=config)
 
   def ask(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ LENGTH_STEP = 32  # tokens; lengths are rounded up, so that few are compiled
 
 def run(
   config: configs.Config,
-  workdir: pathlib.Path,
+  workdir: str | os.PathLike[str],
   *,
   show: outputs.Show | None = None,
 ) -> list[report.Result]:
@@ -62,7 +63,8 @@ def run(
     ValueError: if something is wrong, or the results cannot be written; they
       have been shown then.
   """
-  began = time.monotonic()
+  began, workdir = time.monotonic(), pathlib.Path(workdir)
+  configs.check(config)
   check_devices(config)
   stage_data = curriculum.load_stage_data(config)
   prepared = workdirs.open(config, workdir)

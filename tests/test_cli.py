@@ -161,3 +161,20 @@ def test_ctrl_c_is_no_traceback(tiny_values, tmp_path):
   assert process.returncode == 130, ''.join(said)[-3000:]
   assert not any('Traceback' in line for line in said)
   assert said[-1].startswith('interrupted')
+
+
+def test_an_exported_bert_is_one_that_can_be_loaded(published_system, tmp_path):
+  import numpy as np
+
+  from rag_jax import export
+  from rag_jax.nn import bert_weights, weights
+
+  export.export(published_system, tmp_path / 'out')
+  for component in ('query_encoder', 'reader'):
+    folder = tmp_path / 'out' / f'{component}-bert'
+    state = weights.read(folder / 'model.safetensors')
+    found = bert_weights.from_state_dict(state, weights.bert_config(folder))
+    own = published_system.params[component]['bert']
+    assert found.keys() == own.keys()
+    for name in ('embedding', 'positions'):
+      np.testing.assert_array_equal(found[name], own[name])

@@ -1,5 +1,6 @@
 """Weights of a BERT from elsewhere, in the form that `bert` takes."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,14 +53,16 @@ def to_state_dict(
   return weight_tables.give(params, _table(config))
 
 
-def table_sizes(params: dict[str, Any]) -> dict[str, int]:
-  """Those sizes of a `BertConfig` that its tables show."""
-  tables = {
-    'vocab_size': 'embedding',
-    'max_positions': 'positions',
-    'num_segments': 'segments',
-  }
-  return {size: len(params[table]) for size, table in tables.items()}
+def with_table_sizes(
+  config: bert.BertConfig, params: dict[str, Any]
+) -> bert.BertConfig:
+  """A configuration with the sizes of the embedding tables."""
+  return dataclasses.replace(
+    config,
+    vocab_size=len(params['embedding']),
+    max_positions=len(params['positions']),
+    num_segments=len(params['segments']),
+  )
 
 
 def _plain(name):

@@ -1,0 +1,114 @@
+"""Mistakes in Python: each gives one line that says what to do instead."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+import rag_jax
+from rag_jax import config as configs
+from rag_jax import experiment_files, train
+
+DOCUMENTS = ['A cat sleeps.', 'Dogs bark at night.', 'Fish swim in the sea.']
+NOWHERE = pathlib.Path('/proc/nothing/run')  # where nothing can be written
+
+
+@pytest.fixture(scope='module')
+def system():
+  return rag_jax.from_documents(DOCUMENTS)
+
+
+OF_SYSTEM = {
+  'ask, a text': (lambda s: s.ask('Who sleeps?'), r"Pass \['Who sleeps\?'\]"),
+  'ask, nothing': (lambda s: s.ask([]), 'Pass at least one'),
+  'ask, a blank': (lambda s: s.ask(['x', ' ']), "got ' '. Leave it out"),
+  'ask, None': (lambda s: s.ask(None), 'got None. Pass a list'),
+  'search, a number': (lambda s: s.search([3]), 'got 3'),
+  'embed, a text': (lambda s: s.embed('x'), r"Pass \['x'\]"),
+  'allowed, an id': (lambda s: s.search(['x'], allowed='0'), r"Pass \['0'\]"),
+  'allowed, a mask': (
+    lambda s: s.search(['x'], allowed=np.array([True, False, False])),
+    "ids of documents.*such as '0'",
+  ),
+  'add, a text': (lambda s: s.add('new'), r'Pass \[document\]'),
+  'add, a misspelt field': (
+    lambda s: s.add([{'id': 'a', 'txt': 'b'}]),
+    'Rename or leave out',
+  ),
+  'delete, an id': (lambda s: s.delete('0'), r"Pass \['0'\]"),
+  'delete, all': (lambda s: s.delete(list(s.rows)), 'Keep at least one'),
+  'with_config, a dict': (lambda s: s.with_config({}), 'config.build'),
+}
+OTHERS = {
+  'load, nothing there': (lambda: rag_jax.load('/nowhere'), 'Train first'),
+  'load, a file': (lambda: rag_jax.load(__file__), 'is a file. Give the fol'),
+  'load, None': (lambda: rag_jax.load(None), "such as 'runs/facts'"),
+  'documents, a text': (lambda: rag_jax.from_documents('x'), r'\[document\]'),
+  'documents, a path': (
+    lambda: rag_jax.from_documents(pathlib.Path('x')),
+    'Read the file first',
+  ),
+  'documents, an id twice': (
+    lambda: rag_jax.from_documents([{'id': 'a', 'text': t} for t in 'xy']),
+    "got 'a' twice",
+  ),
+  'config, a dict': (
+    lambda: rag_jax.from_documents(DOCUMENTS, config={'seed': 1}),
+    'got dict. Pass rag_jax.config.build',
+  ),
+  'build, a name': (lambda: configs.build('quickstart'), 'experiment_files'),
+  'build, a number for a group': (
+    lambda: configs.build({'search': 3}),
+    "'search.beam_size'",
+  ),
+  'build, weights that are missing': (
+    lambda: configs.build({'reader': {'kind': 'causal'}}),
+    "got reader.weights=''",
+  ),
+  'train, values that were not built': (
+    lambda: train.run(configs.default(), NOWHERE),
+    'got ConfigDict. Pass rag_jax.config.build',
+  ),
+  'train, a folder that cannot be written': (
+    lambda: train.run(configs.Config(), NOWHERE),
+    'cannot be written .*Set --workdir to a folder that can',
+  ),
+  'load an experiment, a saved configuration': (
+    lambda: experiment_files.load('runs/facts/config.json'),
+    'set --workdir alone',
+  ),
+}
+
+
+def error_of(call):
+  with pytest.raises(ValueError) as error:
+    call()
+  text = str(error.value)
+  assert '\n' not in text
+  return text
+
+
+@pytest.mark.parametrize('name', OF_SYSTEM)
+def test_a_mistake_with_a_system(system, name):
+  call, words = OF_SYSTEM[name]
+  text = error_of(lambda: call(system))
+  assert re.search(words, text), text
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_a_mistake_elsewhere(name):
+  call, words = OTHERS[name]
+  text = error_of(call)
+  assert re.search(words, text), text
+
+
+def test_a_missing_extra_names_its_command(monkeypatch, tmp_path):
+  import sys
+
+  from rag_jax.nn import gguf_file
+
+  monkeypatch.setitem(sys.modules, 'gguf', None)
+  (tmp_path / 'model.gguf').write_bytes(b'GGUF')
+  text = error_of(lambda: gguf_file.read(tmp_path / 'model.gguf'))
+  assert "pip install 'rag_jax[gguf]'" in text
