@@ -24,6 +24,7 @@ class Progress:
     )
     self._total, self._every = total, every
     self._loss = ''
+    self._shown = self._then = 0.0  # last line, start of the compilation
     self._begin(start)
 
   def __enter__(self) -> 'Progress':
@@ -91,9 +92,7 @@ class Progress:
   def _begin(self, step: int) -> None:
     now = time.monotonic()
     self._first, self._examples = step, 0
-    self._start: float = now
-    self._shown: float = now  # when the last line was printed
-    self._then: float = now  # when the compilation began
+    self._start = self._shown = self._then = now
 
   def _print(self, line: str) -> None:
     print(line, file=sys.stderr, flush=True)
