@@ -400,8 +400,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/data/pipeline.py',
-    'own = np.where(read >= 0, lengths[read], 0).max(axis=1)',
-    'own = np.where(read >= 0, lengths[read], 0).min(axis=1)',
+    'longest = np.where(documents >= 0, lengths[documents], 0).max(axis=1)',
+    'longest = np.where(documents >= 0, lengths[documents], 0).min(axis=1)',
     TRAIN + DATA + PUBLISHED,
   ),
   Mutation('rag_jax/evaluate.py', 'value[without] = np.nan', 'pass', PUBLISHED),

@@ -1,1 +1,1 @@
-"""Data: readers, tokenizers, batches and the embedded facts."""
+"""Data: file formats, tokenizers, batches and the embedded facts dataset."""

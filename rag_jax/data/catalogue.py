@@ -1,4 +1,4 @@
-"""Data sets of the TensorFlow Datasets catalogue, without TensorFlow."""
+"""Datasets from TensorFlow Datasets (TFDS); TensorFlow is not needed."""
 
 import contextlib
 import urllib.error
@@ -17,7 +17,18 @@ _HOSTS = {
 
 
 def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
-  """SQuAD or TriviaQA through TensorFlow Datasets, without TensorFlow."""
+  """Loads SQuAD or TriviaQA from TFDS, downloading it if necessary.
+
+  Args:
+    name: one of `NAMES`.
+
+  Returns:
+    The documents, and the questions of the splits train and validation.
+
+  Raises:
+    ValueError: if the name is unknown, the dataset has no documents, or the
+      download fails.
+  """
   if name not in NAMES:
     raise ValueError(
       f'data.path must be tfds:NAME with a NAME of {", ".join(NAMES)}, '
@@ -41,7 +52,7 @@ def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
       split: [read(row, corpus) for row in builder.as_data_source(split)]
       for split in ('train', 'validation')
     }
-  except Exception as error:  # whatever the network, disk or builder raises
+  except Exception as error:  # network, disk and TFDS share no base class
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise ValueError(
       f"data.path 'tfds:{name}' cannot be downloaded or read "
@@ -52,9 +63,9 @@ def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
 
 
 def _check_reachable(url: str) -> None:
-  """Fails in seconds where TFDS, without a network, retries for minutes."""
+  """Raises within seconds if there is no network; TFDS retries for minutes."""
   request = urllib.request.Request(url, method='HEAD')
-  # Any answer will do, even a refusal: only no answer at all is an error.
+  # Any HTTP response shows that the host is reachable, even an error status.
   with contextlib.suppress(urllib.error.HTTPError):
     urllib.request.urlopen(request, timeout=20).close()
 
@@ -70,7 +81,7 @@ def _squad(row: Mapping, corpus: text_io.Corpus) -> types.Question:
 
 
 def _trivia_qa(row: Mapping, corpus: text_io.Corpus) -> types.Question:
-  """Its gold documents are the pages that its makers found for it."""
+  """TriviaQA; the evidence pages of a question are its gold documents."""
   gold = []
   for pages, key in (
     ('entity_pages', 'wiki_context'),

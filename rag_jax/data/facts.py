@@ -1,25 +1,24 @@
-"""The embedded set `facts`: real facts in templated sentences.
+"""The embedded dataset `facts`: real facts in templated sentences.
 
-Countries (the 193 members of the United Nations), chemical elements, states of
-the United States, presidents, books and planets. The facts are real and live
-in `tables/`; the sentences are made from `templates.py` and
-`phrasings.py`, so the set shows that a system works, not that it copes with
-natural text. Where sources disagree (a
-capital that is disputed, a year of discovery, a country on two continents) the
-table is left blank and nothing is asked. Oceania counts as a continent.
+It covers countries (the 193 members of the United Nations), chemical elements,
+US states, US presidents, books and planets. The facts in `tables/` are real;
+sentences come from `templates.py` and questions from `phrasings.py`. The
+dataset shows that a system works, not that it copes with natural text. A table
+cell is blank if sources disagree (a disputed capital, a year of discovery, a
+country on two continents), and no question asks for it. Oceania counts as a
+continent.
 
-A question has one gold document. Most answers are values ("Paris"); a
-`reverse` question asks for the entity ("Which element has the symbol Au?"),
-only where one entity has that value. Splits:
+Each question has one gold document. A forward question asks for a value
+("Paris"). A reverse question asks for the entity ("Which element has the symbol
+Au?") and exists only if exactly one entity has that value. Splits:
 
-  train: some of the trained phrasings of most questions.
-  test_phrasing: pairs of entity and relation that were trained, in the same
-    direction, in phrasings that never were. Every content word of a held-out
-    phrasing occurs in training questions or in the documents, so this measures
-    a recombined wording and not an unknown word.
-  test_pair: a relation of an entity that was never asked in training, neither
-    forwards nor backwards; other questions about the entity were.
-  test_entity: documents that no training question is about, a tenth of each
+  train: up to three training phrasings of most questions.
+  test_phrasing: held-out phrasings of questions (entity, relation, direction)
+    that are in train. Every content word of a held-out phrasing occurs in train
+    or in the documents, so the split measures new wording, not unknown words.
+  test_pair: (entity, relation) pairs that no training question asks about, in
+    either direction; other training questions ask about the entity.
+  test_entity: entities that no training question asks about, a tenth of each
     kind.
 """
 
@@ -35,16 +34,16 @@ from rag_jax import types
 from rag_jax.data import phrasings, templates
 
 SPLITS = ('train', 'test_phrasing', 'test_pair', 'test_entity')
-_HELD_OUT = 2  # phrasings of each relation that are never trained
-_TEST_SIZE = 600  # questions of a test split, at most
-_MIN_WORDS = 52  # fillers are added to a document until it has as many
+_HELD_OUT = 2  # held-out phrasings of each relation
+_TEST_SIZE = 600  # maximum number of questions in a test split
+_MIN_WORDS = 52  # minimum document length; filler sentences make it up
 _SEED = 20261123
 
 Row = dict[str, str]
 
 
 def load() -> types.Dataset:
-  """The documents and questions; the same at every call.
+  """Returns the documents and questions; every call returns the same.
 
   Example:
     >>> dataset = load()
@@ -66,7 +65,7 @@ def read_table(kind: str) -> list[Row]:
 
 
 def document(kind: str, row: Row, rows: list[Row]) -> types.Document:
-  """The document of an entity; `rows` lend it names as distractors."""
+  """The document of an entity; other `rows` supply distractor names."""
   rng = random.Random(f'{_SEED} {kind} {row["name"]}')
   parts = [
     rng.choice(forms).replace('{v}', value(row, relation))
@@ -96,7 +95,7 @@ def document(kind: str, row: Row, rows: list[Row]) -> types.Document:
 
 
 def summary(kind: str, row: Row) -> str:
-  """A reference summary: one or two sentences of key facts."""
+  """A reference summary: one or two sentences with key facts."""
   parts = []
   for template in templates.SUMMARIES[kind]:
     names = re.findall(r'{(\w+)}', template)
@@ -108,7 +107,7 @@ def summary(kind: str, row: Row) -> str:
 
 
 def entity_name(kind: str, row: Row) -> str:
-  """What texts call an entity, so that it fits one document only."""
+  """The name of an entity in texts; it is unique to one document."""
   return templates.NAMES.get((kind, row['name']), row['name'])
 
 
@@ -118,7 +117,7 @@ def document_id(kind: str, row: Row) -> str:
 
 
 def value(row: Row, relation: str) -> str:
-  """A value as it is written in a sentence."""
+  """A value as written in a sentence, with at most three neighbours."""
   if relation != 'neighbours':
     return row[relation]
   names = [
@@ -131,10 +130,10 @@ def value(row: Row, relation: str) -> str:
 def questions(
   kind: str, row: Row, rows: list[Row]
 ) -> Iterator[tuple[str, list[types.Question]]]:
-  """Each relation of an entity with its questions, one list a direction.
+  """Yields (relation, questions) of an entity, forward and reverse.
 
-  The held-out phrasings are the last of a list. A reverse list is given only
-  if no other of the `rows` has the same value.
+  Each list has one question per phrasing; the last two phrasings are held out.
+  Reverse questions are omitted if another of the `rows` has the same value.
   """
   directions = (
     ('forward', phrasings.QUESTIONS),
@@ -169,19 +168,19 @@ def _splits(
   splits: dict[str, list[types.Question]] = {name: [] for name in SPLITS}
   rng = random.Random(_SEED)
   for kind, rows in tables.items():
-    new = rng.sample(range(len(rows)), max(1, round(len(rows) / 10)))
+    unseen = rng.sample(range(len(rows)), max(1, round(len(rows) / 10)))
     for number, row in enumerate(rows):
-      draws: dict[str, float] = {}  # one a relation, for both directions
-      for relation, asked in questions(kind, row, rows):
+      draws: dict[str, float] = {}  # by relation, shared by both directions
+      for relation, phrased in questions(kind, row, rows):
         draw = draws.setdefault(relation, rng.random())
-        trained = rng.sample(asked[:-_HELD_OUT], len(asked) - _HELD_OUT)
-        if number in new:
+        trained = rng.sample(phrased[:-_HELD_OUT], len(phrased) - _HELD_OUT)
+        if number in unseen:
           splits['test_entity'] += trained[:2]
         elif draw < 0.1:
           splits['test_pair'] += trained[:2]
         else:
           splits['train'] += trained[:3]
-          splits['test_phrasing'].append(rng.choice(asked[-_HELD_OUT:]))
+          splits['test_phrasing'].append(rng.choice(phrased[-_HELD_OUT:]))
   for name, split in splits.items():
     if name != 'train' and len(split) > _TEST_SIZE:
       keep = sorted(rng.sample(range(len(split)), _TEST_SIZE))
@@ -190,21 +189,21 @@ def _splits(
 
 
 def _fill(text: str, slots: dict[str, str]) -> str:
-  """Puts values into a template; braces in a value are left alone."""
+  """Fills the slots of a template; braces inside a value are kept."""
   return re.sub(r'{\w+}', lambda slot: slots[slot[0]], text)
 
 
 def _polish(text: str) -> str:
-  """A text with a capital at its start, the right article and one full stop."""
+  """Fixes the initial capital, the article a/an and a double full stop."""
   text = re.sub(r'\ba (?=[aeio])', 'an ', text).replace('D.C..', 'D.C.')
   return text[:1].upper() + text[1:]
 
 
 class Facts(tfds.core.GeneratorBasedBuilder):
-  """The set as a TensorFlow dataset, in array_record and without TensorFlow.
+  """The dataset as a TFDS builder (array_record; TensorFlow is not needed).
 
-  Questions are in the splits of `load`, documents in the split `documents`;
-  both have the same features, those that do not apply are empty.
+  Questions are in the splits of `load`, documents in the split `documents`.
+  Both have the same features; those that do not apply are empty.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -237,8 +236,8 @@ class Facts(tfds.core.GeneratorBasedBuilder):
     empty = {'title': '', 'summary': '', 'answers': [], 'document_ids': []}
     if split == 'documents':
       for doc in dataset.documents:
-        own = {'title': doc.title, 'summary': doc.summary, 'text': doc.text}
-        yield doc.id, empty | own | {'id': doc.id}
+        texts = {'title': doc.title, 'summary': doc.summary, 'text': doc.text}
+        yield doc.id, empty | texts | {'id': doc.id}
       return
     for question in dataset.splits[split]:
       yield (

@@ -1,7 +1,7 @@
-"""Documents and questions from the formats people have, as one `Dataset`.
+"""Loads BEIR, SQuAD, DPR, JSON lines, TFDS and the facts as a `Dataset`.
 
-`load` is all there is to call. Answers that occur in none of their gold
-documents are kept and counted in `Dataset.notes`.
+`load` is the only public function. An answer that occurs in no gold document of
+its question is kept and counted in `Dataset.notes`.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ def load(
   format: str = 'auto',
   on_empty: str = 'error',
 ) -> types.Dataset:
-  """Reads a dataset.
+  """Loads a dataset.
 
   Args:
-    path: 'facts' (the embedded set), 'tfds:NAME', a file or a folder.
-    format: one of `FORMATS`, or 'auto' to see for itself.
-    on_empty: 'error', or 'skip' to leave documents without text out.
+    path: 'facts' (the embedded dataset), 'tfds:NAME', a file or a folder.
+    format: one of `FORMATS`, or 'auto' to detect it.
+    on_empty: what to do with documents without text: 'error', or 'skip'.
 
   Returns:
-    The documents, the questions of each split, and notes. One SQuAD or DPR
-    file alone is split into 'train' and 'dev', nine to one, by a hash of the
-    question ids; a folder of several gives a split a file, named after it.
+    The documents, the questions of each split, and notes. A single SQuAD or
+    DPR file is split 9:1 into 'train' and 'dev' by a hash of the question ids.
+    A folder of such files has one split per file, named after the file.
 
   Raises:
-    ValueError: naming the place, the value and the remedy, if something is
-      missing, damaged or contradicts itself.
+    ValueError: if data are missing, damaged or inconsistent; the message names
+      the file, the value and a remedy.
 
   Example:
     >>> dataset = load('facts')
@@ -61,7 +61,7 @@ def load(
     )
   name = os.fspath(path)
   if format == 'facts' or (format == 'auto' and name == 'facts'):
-    from rag_jax.data import facts  # reads tables that others do not need
+    from rag_jax.data import facts  # imports TFDS, which is slow
 
     return facts.load()
   if format == 'tfds' or (format == 'auto' and name.startswith('tfds:')):
@@ -84,7 +84,7 @@ def load(
 
 
 def _detect(path: pathlib.Path) -> str:
-  """The format of an existing path; 'json' is told apart by its content."""
+  """The format of an existing path; 'json' is either SQuAD or DPR."""
   if path.is_dir():
     if text_io.find(path, 'corpus.jsonl'):
       return 'beir'
@@ -95,7 +95,7 @@ def _detect(path: pathlib.Path) -> str:
   elif path.name.removesuffix('.gz').endswith('.json'):
     return 'json'
   raise ValueError(
-    f'data.path {str(path)!r} is in no format known here. '
+    f'data.path {str(path)!r} has no known format. '
     f'Set --config.data.path to {_LAYOUTS}.'
   )
 
@@ -111,7 +111,7 @@ def _need(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
-  """A BEIR folder; each qrels file is a split."""
+  """Reads a BEIR folder; each qrels file is a split."""
   corpus = _need(folder, 'corpus.jsonl')
   documents = _read_documents(corpus, '_id')
   questions: dict[str, types.Question] = {}
@@ -132,8 +132,8 @@ def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
   files = text_io.find_all(folder / 'qrels', '*.tsv')
   if not files:
     raise ValueError(
-      f'data.path {str(folder)!r} holds no qrels/*.tsv. Add one file a split '
-      'with the columns query-id, corpus-id and score.'
+      f'data.path {str(folder)!r} holds no qrels/*.tsv. Add one file per '
+      'split with the columns query-id, corpus-id and score.'
     )
   known = {document.id for document in documents}
   splits: text_io.Splits = {}
@@ -157,7 +157,7 @@ def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
 def _json_lines(
   folder: pathlib.Path,
 ) -> tuple[list[types.Document], text_io.Splits]:
-  """A folder of documents.jsonl and questions-<split>.jsonl."""
+  """Reads a folder of documents.jsonl and questions-<split>.jsonl."""
   corpus = _need(folder, 'documents.jsonl')
   documents = _read_documents(corpus, 'id')
   known = {document.id for document in documents}
@@ -165,7 +165,7 @@ def _json_lines(
   if not files:
     raise ValueError(
       f'data.path {str(folder)!r} holds no questions-<split>.jsonl. Add one '
-      'file a split with id, question, answers and document_ids a line.'
+      'file per split with id, question, answers and document_ids.'
     )
   splits: text_io.Splits = {}
   for name, file in files.items():
@@ -187,7 +187,7 @@ def _json_lines(
 
 
 def _read_documents(path: pathlib.Path, key: str) -> list[types.Document]:
-  """Documents of a JSON lines file, those without text included."""
+  """Reads the documents of a JSON lines file, with or without text."""
   documents = []
   seen = set()
   for where, record in text_io.read_json_lines(path):
@@ -206,7 +206,7 @@ def _read_documents(path: pathlib.Path, key: str) -> list[types.Document]:
 
 
 def _json(path: pathlib.Path, format: str) -> tuple[list, text_io.Splits]:
-  """SQuAD or DPR: one file, or a folder with a file a split."""
+  """Reads SQuAD or DPR: one file, or a folder with one file per split."""
   if path.is_dir():
     files = text_io.find_all(path, '*.json')
     named = {re.split('[-.]', name)[0]: file for name, file in files.items()}
@@ -249,7 +249,7 @@ def _kind(value: Any, where: str) -> str:
 
 
 def _train_and_dev(questions: list[types.Question]) -> text_io.Splits:
-  """Nine to one, by the ids alone: more questions do not move old ones."""
+  """Splits 9:1 by id alone, so added questions do not move old ones."""
   splits: text_io.Splits = {'train': [], 'dev': []}
   for question in questions:
     digest = hashlib.md5(question.id.encode('utf-8', 'replace')).digest()
@@ -260,7 +260,7 @@ def _train_and_dev(questions: list[types.Question]) -> text_io.Splits:
 def _squad(
   value: Any, where: str, corpus: text_io.Corpus
 ) -> Iterator[types.Question]:
-  """SQuAD v1.1 or v2; a question marked impossible has no gold document."""
+  """Reads SQuAD v1.1 or v2; an impossible question has no gold document."""
   value = value if isinstance(value, dict) else {'data': value}
   for i, page in enumerate(text_io.items(value, 'data', where, dict)):
     at = f'{where} data[{i}]'
@@ -286,7 +286,7 @@ def _squad(
 def _dpr(
   value: Any, where: str, corpus: text_io.Corpus
 ) -> Iterator[types.Question]:
-  """DPR's training files; the contexts of all kinds are the corpus."""
+  """Reads a DPR file; positive and negative passages form the corpus."""
   for i, record in enumerate(
     text_io.items({'questions': value}, 'questions', where, dict)
   ):

@@ -1,12 +1,11 @@
-"""The questions that are asked about facts.
+"""Question templates of the facts dataset.
 
-A kind of entity is a table in `tables/`; a relation is one of its columns. In
-a template {x} is what the entity is called and {v} the value. Of the questions
-of a relation the last two are held out for `test_phrasing`. `REVERSED`
-questions ask for the entity.
+An entity kind is a table in `tables/`; a relation is a column of that table.
+The slot {x} is the name of the entity, {v} its value. The last two templates of
+each relation are held out for the split `test_phrasing`.
 """
 
-# (kind, relation) -> questions for the value; the last two are held out.
+# (kind, relation) -> forward questions, which ask for the value.
 QUESTIONS = {
   ('countries', 'capital'): (
     'What is the capital of {x}?',
@@ -243,7 +242,7 @@ QUESTIONS = {
   ),
 }
 
-# (kind, relation) -> questions for the entity, where the value names but one.
+# (kind, relation) -> reverse questions, which ask for the entity.
 REVERSED = {
   ('countries', 'capital'): (
     'Which country has the capital {v}?',

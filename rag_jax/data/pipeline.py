@@ -1,7 +1,7 @@
-"""From text to batches: tokenised once on the host, fed by Grain.
+"""Tokenises questions and documents on the host and makes batches (Grain).
 
-Batch number s depends on the seed and s alone, so that a run resumes from its
-step without any state of the pipeline.
+Batch number s depends only on the seed and s, so that a run resumes at a step
+without saved pipeline state.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ import tokenizers as hf_tokenizers
 from rag_jax import types
 from rag_jax.data import tokenizers, words
 
-POOL = 16  # batches that questions are sorted within, by length
+POOL = 16  # batches per pool; questions are sorted by length within a pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-  """Which data, and how much of each text is kept."""
+  """The data, and how much of each text is kept."""
 
   path: str = 'facts'  # 'facts', a file or folder, or 'tfds:NAME'
   # 'facts', 'beir', 'squad', 'dpr', 'jsonl' or 'tfds'; 'auto' recognises it
@@ -80,15 +80,15 @@ class DataConfig:
 
 @flax.struct.dataclass
 class Questions:
-  """A split as arrays, one row a question."""
+  """A split as arrays, one row per question."""
 
   query: np.ndarray  # int32[n, Q]
   answers: np.ndarray  # int32[n, M, A]
   gold: np.ndarray  # int32[n, G], -1 = none
-  words: np.ndarray | None = None  # int32[n, W], where there is a lexicon
-  answerable: np.ndarray | None = None  # bool[n]; None = all are
+  words: np.ndarray | None = None  # int32[n, W], whole words for BM25
+  answerable: np.ndarray | None = None  # bool[n]; None = all answerable
   negative: np.ndarray | None = None  # int32[n], a hard negative; -1 = none
-  # In the tokens of a reader that has its own.
+  # In the tokens of the reader, if it has its own tokenizer.
   reader_query: np.ndarray | None = None  # int32[n, Q']
   reader_answers: np.ndarray | None = None  # int32[n, M, A']
 
@@ -96,17 +96,17 @@ class Questions:
 def train_tokenizer(
   dataset: types.Dataset, config: DataConfig
 ) -> hf_tokenizers.Tokenizer:
-  """Learns a vocabulary from the documents and the training questions."""
+  """Trains a tokenizer on the documents and the training questions."""
   texts = [document_text(d) for d in dataset.documents]
   texts += [q.text for q in dataset.splits.get(config.train_split, ())]
   return tokenizers.train(texts, vocab_size=config.vocab_size)
 
 
 def document_text(document: types.Document) -> str:
-  """What is tokenised, and what answers point into: title and text."""
-  return (
-    f'{document.title} . {document.text}' if document.title else (document.text)
-  )
+  """Title and text as tokenised; answer spans are spans of this text."""
+  if not document.title:
+    return document.text
+  return f'{document.title} . {document.text}'
 
 
 def encode_documents(
@@ -114,7 +114,7 @@ def encode_documents(
   documents: Sequence[types.Document],
   config: DataConfig,
 ) -> tokenizers.Encoded:
-  """Tokens of documents, int32[N, P], and how many were cut."""
+  """Tokenises documents: int32[N, P], and how many were truncated."""
   return tokenizers.encode(
     tokenizer,
     [document_text(d) for d in documents],
@@ -132,15 +132,15 @@ def encode_questions(
   """Tokenises questions.
 
   Args:
-    tokenizer: of the documents.
-    questions: a split.
-    rows: row of each document by its id.
-    config: lengths to cut to.
-    vocabulary: of the lexicon, if there is one.
+    tokenizer: the tokenizer of the documents.
+    questions: the questions of a split.
+    rows: document id -> row in the corpus.
+    config: maximum lengths.
+    vocabulary: the words of the BM25 index, if there is one.
 
   Returns:
-    The split as arrays. An answer that is longer than `max_answer_tokens`
-    gets no tokens: it cannot be a target, but is still counted when measured.
+    The split as arrays. An answer longer than `max_answer_tokens` is all
+    padding: it is no training target, but evaluation still accepts it.
   """
   count = len(questions)
   texts = [q.text for q in questions]
@@ -154,16 +154,17 @@ def encode_questions(
     (count, config.max_answers, config.max_answer_tokens), np.int32
   )
   gold = np.full((count, config.max_gold), -1, np.int32)
-  flat, places = [], []
+  texts_of_answers, places = [], []
   for i, question in enumerate(questions):
     for j, text in enumerate(question.answers[: config.max_answers]):
-      flat.append(text)
+      texts_of_answers.append(text)
       places.append((i, j))
     for j, name in enumerate(question.document_ids[: config.max_gold]):
-      gold[i, j] = rows.get(name, -1)  # -1 once it has been deleted
-  if flat:
-    longer = config.max_answer_tokens + 1
-    encoded = tokenizers.encode(tokenizer, flat, max_tokens=longer).tokens
+      gold[i, j] = rows.get(name, -1)  # -1 = deleted from the index
+  if texts_of_answers:
+    encoded = tokenizers.encode(
+      tokenizer, texts_of_answers, max_tokens=config.max_answer_tokens + 1
+    ).tokens
     fits = encoded[:, -1] == types.PAD
     index = np.asarray(places)[fits]
     answers[index[:, 0], index[:, 1]] = encoded[fits, :-1]
@@ -184,10 +185,10 @@ def encode_questions(
 def train_questions(
   dataset: types.Dataset, config: DataConfig
 ) -> Sequence[types.Question]:
-  """The questions to train on; all but `labelled_questions` have answers only.
+  """The training questions; only `labelled_questions` keep gold documents.
 
-  Those that keep their gold documents are spread evenly over the questions
-  that have any.
+  The labelled questions are spread evenly over the questions with gold
+  documents. All questions keep their answers.
   """
   questions = dataset.splits[config.train_split]
   if not config.labelled_questions:
@@ -201,9 +202,10 @@ def train_questions(
 
 
 def spread(rows: Sequence[Any], count: int) -> Sequence[Any]:
-  """So many of them, spread evenly; 0 takes all.
+  """Returns `count` of the rows at even distances; 0 returns all.
 
-  Neighbours often ask about one page: the first of a split are no sample.
+  Neighbouring questions often ask about the same page, so the first `count`
+  questions of a split would not be a representative sample.
 
   Example:
     >>> spread('abcdefgh', 3)
@@ -218,7 +220,7 @@ def spread(rows: Sequence[Any], count: int) -> Sequence[Any]:
 def train_batches(
   questions: Questions, *, batch_size: int, seed: int
 ) -> grain.MapDataset:
-  """Shuffled, endless batches; element s is the batch of step s."""
+  """Infinite shuffled batches; element s is the batch of step s."""
   source = grain.MapDataset.source(np.arange(len(questions.query)))
   return (
     source.seed(seed)
@@ -236,27 +238,27 @@ def reading_batches(
   batch_size: int,
   seed: int,
 ) -> grain.MapDataset:
-  """Shuffled, endless batches of questions on documents of like length.
+  """Infinite shuffled batches, bucketed by document length.
 
-  Questions are shuffled, sorted by the length of what is read within `POOL`
-  batches, and these batches are shuffled: little of a batch is padding,
-  and every epoch has other batches.
+  Questions are shuffled and cut into pools of `POOL` batches. Each pool is
+  sorted by document length and its batches are shuffled. A batch thus has
+  little padding, and batches differ between epochs.
 
   Args:
-    questions: a split; those without a gold document are left out.
+    questions: a split; questions without a gold document are dropped.
     lengths: int[N], tokens of each document.
     batch_size: B.
-    seed: of the order.
+    seed: seed of the order.
 
   Returns:
-    Element s is (batch, tokens of its longest document), and depends on the
-    seed and s alone.
+    Element s is (batch, tokens of its longest gold or hard negative document);
+    it depends only on the seed and s.
   """
   gold = questions.gold
-  read = gold
+  documents = gold
   if questions.negative is not None:
-    read = np.column_stack([gold, questions.negative])
-  own = np.where(read >= 0, lengths[read], 0).max(axis=1)
+    documents = np.column_stack([gold, questions.negative])
+  longest = np.where(documents >= 0, lengths[documents], 0).max(axis=1)
   pools = (
     grain.MapDataset.source(np.flatnonzero((gold >= 0).any(axis=1)))
     .seed(seed)
@@ -268,10 +270,11 @@ def reading_batches(
   def pick(number):
     pool, place = divmod(int(number), POOL)
     rows = np.asarray(pools[pool])
-    rows = rows[np.argsort(own[rows], kind='stable')].reshape(-1, batch_size)
+    rows = rows[np.argsort(longest[rows], kind='stable')]
+    rows = rows.reshape(-1, batch_size)
     order = np.random.default_rng((seed, pool)).permutation(len(rows))
     rows = rows[order[place]]
-    return take(questions, rows), int(own[rows].max())
+    return take(questions, rows), int(longest[rows].max())
 
   return grain.MapDataset.range(sys.maxsize).map(pick)
 
@@ -279,7 +282,7 @@ def reading_batches(
 def eval_batches(
   questions: Questions, *, batch_size: int
 ) -> Iterator[types.Batch]:
-  """Every question once, in order; the last batch is padded."""
+  """Yields every question once, in order; the last batch is padded."""
   count = len(questions.query)
   for start in range(0, count, batch_size):
     rows = np.arange(start, start + batch_size)
@@ -288,15 +291,15 @@ def eval_batches(
 
 
 def keep(questions: Questions, rows: np.ndarray) -> Questions:
-  """The questions of some rows."""
+  """Selects rows of a split."""
   return jax.tree.map(lambda x: x[rows], questions)
 
 
 def take(questions: Questions, rows: np.ndarray) -> types.Batch:
-  """The batch of some rows."""
-  own = jax.tree.map(jnp.asarray, keep(questions, rows))
+  """Selects rows of a split as a batch."""
+  selected = jax.tree.map(jnp.asarray, keep(questions, rows))
   where = jnp.ones(len(rows), bool)
-  return types.Batch(where=where, **vars(own))
+  return types.Batch(where=where, **vars(selected))
 
 
 def span(
@@ -306,17 +309,17 @@ def span(
   end: int,
   config: DataConfig,
 ) -> tuple[int, int]:
-  """Characters of `document_text` from one token to another.
+  """Converts a token span to a character span of `document_text`.
 
   Args:
-    tokenizer: of the documents.
+    tokenizer: the tokenizer of the documents.
     document: the document.
-    start: the first token.
-    end: the last token.
-    config: the length that it was cut to.
+    start: first token of the span.
+    end: last token of the span.
+    config: maximum length of a document.
 
   Returns:
-    The first character and the one past the last, without white space around.
+    The first character and one past the last, surrounding white space removed.
   """
   text = document_text(document)
   offsets = tokenizers.offsets(
@@ -329,11 +332,10 @@ def span(
 
 
 def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
-  """Names of the splits to evaluate.
+  """Returns the names of the splits to evaluate.
 
   Raises:
-    ValueError: if a split that the config names does not exist or the
-      corpus is empty.
+    ValueError: if the corpus is empty or a configured split has no questions.
   """
   if not dataset.documents:
     raise ValueError(

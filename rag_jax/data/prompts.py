@@ -1,4 +1,4 @@
-"""Questions and passages as prompts of a language model."""
+"""Prompts for a language model: templates, and their tokens."""
 
 import dataclasses
 import re
@@ -13,24 +13,25 @@ from rag_jax import types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
-  """What a language model is asked, and in what form it answers."""
+  """A prompt template, and the form of the answer."""
 
-  text: str  # with {question}; with {passage} and {title} unless closed book
-  answer: str = ' {answer}'  # what then follows
+  # {question} once; {passage} and {title}, unless closed book
+  text: str
+  answer: str = ' {answer}'  # the continuation
   end: str = '<|im_end|>'  # token that ends an answer
-  no_answer: str = 'unknown'  # the answer where there is none
+  no_answer: str = 'unknown'  # answer to an unanswerable question
 
   def __post_init__(self) -> None:
-    """Raises a ValueError if a field has no place for what it needs."""
+    """Raises a ValueError if a placeholder is missing or repeated."""
     if self.text.count('{question}') != 1 or self.text.count('{passage}') > 1:
       raise ValueError(
         'PromptTemplate.text must hold {question} once and {passage} at most '
-        f'once, got {self.text!r}. Write them where they are to stand.'
+        f'once, got {self.text!r}. Correct the placeholders.'
       )
     if '{title}' in self.text and not self.has_passage:
       raise ValueError(
-        'PromptTemplate.text must hold {passage} where it holds {title}, got '
-        f'{self.text!r}. Add one or leave the other out.'
+        'PromptTemplate.text must hold {passage} if it holds {title}, got '
+        f'{self.text!r}. Add {{passage}} or remove {{title}}.'
       )
     if self.answer.count('{answer}') != 1:
       raise ValueError(
@@ -40,25 +41,25 @@ class PromptTemplate:
 
   @property
   def has_passage(self) -> bool:
-    """Whether it reads a passage."""
+    """Whether the prompt contains a passage."""
     return '{passage}' in self.text
 
 
 class Prompts(NamedTuple):
-  """Prompts as tokens, K of each question, padded right."""
+  """Tokens of prompts, K per question, padded on the right."""
 
   tokens: np.ndarray  # int32[B, K, S]
   where: np.ndarray  # bool[B, K, S], True = real
-  copied: np.ndarray  # bool[B, K, S], True = of the passage
-  truncated: int  # how many passages were cut
+  copied: np.ndarray  # bool[B, K, S], True = passage token, may be copied
+  truncated: int  # number of passages that were truncated
 
 
 class Answers(NamedTuple):
-  """Answers as tokens, each with the end token last."""
+  """Tokens of answers, each followed by the end token."""
 
   tokens: np.ndarray  # int32[B, A]
   where: np.ndarray  # bool[B, A], True = real
-  truncated: int  # how many were cut, the end token with them
+  truncated: int  # number of truncated answers, which lack the end token
 
 
 def encode(
@@ -71,23 +72,22 @@ def encode(
 ) -> Prompts:
   """Fills a template and tokenises it.
 
-  Tokens with a meaning of their own, such as the end of a turn, are taken out
-  of questions and passages.
+  Special tokens, such as the end of a turn, are removed from questions and
+  passages.
 
   Args:
-    tokenizer: of the language model.
-    template: the prompt.
+    tokenizer: the tokenizer of the language model.
+    template: the prompt template.
     questions: B questions.
-    passages: K documents a question; None where the template is closed book,
-      and K is 1.
-    max_tokens: S; a passage is cut so that its prompt fits.
+    passages: K documents per question; None for a closed-book template (K = 1).
+    max_tokens: S; a passage is truncated so that its prompt fits.
 
   Returns:
     The prompts.
 
   Raises:
-    ValueError: if passages are missing or not wanted, or a question alone is
-      too long.
+    ValueError: if the template has {passage} but `passages` is None or vice
+      versa, or if a prompt without its passage is too long.
 
   Example:
     >>> tokenizer = hf.Tokenizer(hf.models.WordLevel({'where': 0, 'here': 1}))
@@ -100,8 +100,8 @@ def encode(
   """
   if template.has_passage != (passages is not None):
     raise ValueError(
-      f'passages must be given where the template has {{passage}}, got '
-      f'{"none" if passages is None else "some"} for {template.text!r}. Take '
+      'passages must be given if and only if the template has {passage}, got '
+      f'{"none" if passages is None else "some"} for {template.text!r}. Pass '
       'another template.'
     )
   if passages is None:
@@ -128,11 +128,11 @@ def encode_answers(
   *,
   max_tokens: int,
 ) -> Answers:
-  """Tokenises answers in the form that the template gives them.
+  """Tokenises answers in the form of the template, with the end token.
 
   Args:
-    tokenizer: of the language model.
-    template: the prompt.
+    tokenizer: the tokenizer of the language model.
+    template: the prompt template.
     answers: B answers.
     max_tokens: A, the end token included.
 
@@ -143,7 +143,8 @@ def encode_answers(
   where = np.zeros(tokens.shape, bool)
   end, truncated = end_token(tokenizer, template), 0
   for row, answer in enumerate(answers):
-    text = template.answer.replace('{answer}', _plain(tokenizer, answer))
+    plain = _remove_special_tokens(tokenizer, answer)
+    text = template.answer.replace('{answer}', plain)
     ids = [*tokenizer.encode(text, add_special_tokens=False).ids, end]
     truncated += len(ids) > max_tokens
     ids = ids[:max_tokens]
@@ -158,23 +159,23 @@ def encode_passages(
   template: PromptTemplate,
   max_tokens: int,
 ) -> tuple[np.ndarray, int]:
-  """A prompt up to its passage, the passage included, for every document.
+  """Tokenises the first half of each prompt, up to the end of its passage.
 
-  With a row of `encode_questions` behind it this is a prompt, once padding is
-  skipped. Padding stands in front of the passage too, to tell where it starts.
+  A row of this followed by a row of `encode_questions` is a whole prompt, once
+  padding is removed. One padding token before the passage marks its start.
 
   Args:
-    tokenizer: of the language model, whose token 0 is in no text.
+    tokenizer: the tokenizer of the language model; token 0 is never text.
     documents: N documents.
-    template: the prompt, the question behind the passage.
-    max_tokens: P; longer passages are cut.
+    template: the prompt template, with the question after the passage.
+    max_tokens: P; longer passages are truncated.
 
   Returns:
-    int32[N, P], 0 = padding; and how many passages were cut.
+    int32[N, P], 0 = padding; and the number of truncated passages.
 
   Raises:
-    ValueError: if the question is not behind the passage, or there is no room
-      for a passage.
+    ValueError: if the template has the question before the passage, or
+      `max_tokens` leaves no room for a passage.
 
   Example:
     >>> names = ['<pad>', 'read', 'here', 'who']
@@ -183,22 +184,24 @@ def encode_passages(
     >>> tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
     >>> template = PromptTemplate(text='read {passage} {question}')
     >>> page = types.Document(id='a', text='here here here')
-    >>> own = {'template': template, 'max_tokens': 5}
-    >>> tokens, truncated = encode_passages(tokenizer, [page], **own)
+    >>> options = {'template': template, 'max_tokens': 5}
+    >>> tokens, truncated = encode_passages(tokenizer, [page], **options)
     >>> tokens.tolist(), truncated
     ([[1, 0, 2, 2, 2]], 0)
-    >>> encode_questions(tokenizer, ['who'], **own).tolist()
+    >>> encode_questions(tokenizer, ['who'], **options).tolist()
     [[3, 0, 0, 0, 0]]
   """
-  before, _ = _halves(template)
+  before, _ = _split_at_passage(template)
   tokens = np.zeros((len(documents), max_tokens), np.int32)
   truncated = 0
   for row, page in zip(tokens, documents, strict=True):
-    start = before.format(title=_plain(tokenizer, page.title))
-    text = _plain(tokenizer, page.text)
-    parts = start, text, ''
-    ids, own, cut = _fit(tokenizer, parts, max_tokens - 1, 'passage', page.id)
-    first = own.index(True) if True in own else len(ids)
+    title = _remove_special_tokens(tokenizer, page.title)
+    text = _remove_special_tokens(tokenizer, page.text)
+    parts = before.format(title=title), text, ''
+    ids, inside, cut = _fit(
+      tokenizer, parts, max_tokens - 1, 'passage', page.id
+    )
+    first = inside.index(True) if True in inside else len(ids)
     row[:first], row[first + 1 : len(ids) + 1] = ids[:first], ids[first:]
     truncated += cut
   return tokens, truncated
@@ -211,13 +214,13 @@ def encode_questions(
   template: PromptTemplate,
   max_tokens: int,
 ) -> np.ndarray:
-  """What stands behind the passage in a prompt; see `encode_passages`.
+  """Tokenises the second half of each prompt; see `encode_passages`.
 
   Args:
-    tokenizer: of the language model.
+    tokenizer: the tokenizer of the language model.
     questions: n questions.
-    template: the prompt.
-    max_tokens: Q; longer questions are cut.
+    template: the prompt template.
+    max_tokens: Q; longer questions are truncated.
 
   Returns:
     int32[n, Q], 0 = padding.
@@ -225,11 +228,11 @@ def encode_questions(
   Raises:
     ValueError: as `encode_passages`.
   """
-  before, _, after = _halves(template)[1].partition('{question}')
+  before, _, after = _split_at_passage(template)[1].partition('{question}')
   before, after = before.format(), after.format()
   tokens = np.zeros((len(questions), max_tokens), np.int32)
   for row, question in zip(tokens, questions, strict=True):
-    parts = before, _plain(tokenizer, question), after
+    parts = before, _remove_special_tokens(tokenizer, question), after
     ids, _, _ = _fit(tokenizer, parts, max_tokens, 'question', question)
     row[: len(ids)] = ids
   return tokens
@@ -243,22 +246,23 @@ def encode_targets(
   max_answers: int,
   max_tokens: int,
 ) -> np.ndarray:
-  """The answers of questions in the template's form, without the end token.
+  """Tokenises target answers in the form of the template, without end token.
 
   Args:
-    tokenizer: of the language model.
+    tokenizer: the tokenizer of the language model.
     answers: the answers of each of n questions.
-    template: the prompt.
-    max_answers: M; those after are left out.
-    max_tokens: A; an answer with more is zeros, since a part is no answer.
+    template: the prompt template.
+    max_answers: M; further answers are dropped.
+    max_tokens: A; a longer answer is all padding, never truncated.
 
   Returns:
     int32[n, M, A], 0 = padding.
   """
   tokens = np.zeros((len(answers), max_answers, max_tokens), np.int32)
-  for i, own in enumerate(answers):
-    for j, answer in enumerate(own[:max_answers]):
-      text = template.answer.replace('{answer}', _plain(tokenizer, answer))
+  for i, accepted in enumerate(answers):
+    for j, answer in enumerate(accepted[:max_answers]):
+      plain = _remove_special_tokens(tokenizer, answer)
+      text = template.answer.replace('{answer}', plain)
       ids = tokenizer.encode(text, add_special_tokens=False).ids
       if answer and len(ids) <= max_tokens:
         tokens[i, j, : len(ids)] = ids
@@ -270,7 +274,7 @@ def decode(
   template: PromptTemplate,
   tokens: Sequence[int] | np.ndarray,
 ) -> str:
-  """The answer in what a model wrote: its first line up to the end token."""
+  """Detokenises an answer: the first line before the end token."""
   ids = [int(token) for token in tokens]
   end = end_token(tokenizer, template)
   ids = ids[: ids.index(end)] if end in ids else ids
@@ -279,37 +283,37 @@ def decode(
 
 
 def end_token(tokenizer: hf.Tokenizer, template: PromptTemplate) -> int:
-  """The row of the token that ends an answer.
+  """The id of the token that ends an answer.
 
   Raises:
-    ValueError: if the tokenizer does not have it.
+    ValueError: if the tokenizer has no such token.
   """
   token = tokenizer.token_to_id(template.end)
   if token is None:
     raise ValueError(
       f'PromptTemplate.end must be a token of the model, got '
-      f"{template.end!r}. SmolLM2 has '<|im_end|>'."
+      f"{template.end!r}. For SmolLM2 set end='<|im_end|>'."
     )
   return token
 
 
 def _fill(tokenizer, template, question, page, max_tokens):
-  """Tokens of one prompt, which are the passage's, and whether it was cut."""
+  """One prompt: its tokens, which are passage tokens, whether it was cut."""
   fields = {
-    'question': _plain(tokenizer, question),
-    'title': _plain(tokenizer, page.title),
+    'question': _remove_special_tokens(tokenizer, question),
+    'title': _remove_special_tokens(tokenizer, page.title),
   }
   before, _, after = template.text.partition('{passage}')
   before, after = before.format(**fields), after.format(**fields)
-  passage = _plain(tokenizer, page.text)
+  passage = _remove_special_tokens(tokenizer, page.text)
   parts = before, passage, after
   return _fit(tokenizer, parts, max_tokens, 'passage', question)
 
 
 def _fit(tokenizer, parts, max_tokens, name, where):
-  """Tokens of a text whose middle is cut so that it fits.
+  """Tokenises (before, middle, after) and truncates the middle to fit.
 
-  Returns the tokens, which of them are the middle's, and whether it was cut.
+  Returns the tokens, which of them are in the middle, and whether it was cut.
   """
   before, middle, after = parts
   cut = False
@@ -317,42 +321,44 @@ def _fit(tokenizer, parts, max_tokens, name, where):
     text = before + middle + after
     encoding = tokenizer.encode(text, add_special_tokens=False)
     first, last = len(before), len(before) + len(middle)
-    own = [a < last and b > first for a, b in encoding.offsets]
-    spare = len(encoding.ids) - max_tokens
-    if spare <= 0:
-      return encoding.ids, own, cut
+    inside = [a < last and b > first for a, b in encoding.offsets]
+    excess = len(encoding.ids) - max_tokens
+    if excess <= 0:
+      return encoding.ids, inside, cut
     starts = [
-      a for (a, _), is_own in zip(encoding.offsets, own, strict=True) if is_own
+      a
+      for (a, _), is_inside in zip(encoding.offsets, inside, strict=True)
+      if is_inside
     ]
     if not starts:
       raise ValueError(
         f'max_tokens must hold a prompt without its {name}, got {max_tokens} '
-        f'for {len(encoding.ids)} tokens: {where[:60]!r}. Allow more.'
+        f'for {len(encoding.ids)} tokens: {where[:60]!r}. Increase max_tokens.'
       )
-    middle = middle[: max(starts[-min(spare, len(starts))] - first, 0)]
+    middle = middle[: max(starts[-min(excess, len(starts))] - first, 0)]
     cut = True
 
 
-def _halves(template):
-  """The template in front of the passage, and behind it."""
+def _split_at_passage(template):
+  """The template text before and after its passage."""
   before, passage, after = template.text.partition('{passage}')
   if not passage or '{question}' in before or '{title}' in after:
     raise ValueError(
       'PromptTemplate.text must hold {title}, {passage} and {question} in this '
-      f'order, got {template.text!r}. Take prompts.SMOLLM2.'
+      f'order, got {template.text!r}. Pass prompts.SMOLLM2.'
     )
   return before, after
 
 
-def _plain(tokenizer, text):
-  """A text without tokens that have a meaning of their own."""
+def _remove_special_tokens(tokenizer, text):
+  """Removes the names of special tokens from a text."""
   added = tokenizer.get_added_tokens_decoder().values()
   names = [re.escape(token.content) for token in added if token.special]
   return re.sub('|'.join(names), '', text) if names else text
 
 
-# The better ones of five and of two on 24 training questions of Natural
-# Questions with their gold passages.
+# The best of five open-book and of two closed-book templates on 24 training
+# questions of Natural Questions with their gold passages.
 SMOLLM2 = PromptTemplate(
   text=(
     '<|im_start|>system\nYou answer with the shortest possible phrase copied '

@@ -1,7 +1,6 @@
-"""The tokenizer of a T5 as SentencePiece keeps it, a spiece.model.
+"""Converts the SentencePiece file of a T5 (spiece.model) to Hugging Face.
 
-It becomes a Hugging Face tokenizer, like all others here, so that it gives
-offsets and uses all cores.
+The Hugging Face tokenizer returns character offsets and uses all cores.
 """
 
 import pathlib
@@ -10,9 +9,9 @@ import re
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-_UNIGRAM = 1  # of the kinds of models
-_UNKNOWN, _CONTROL = 2, 3  # of the kinds of pieces
-_SENTINELS = 100  # <extra_id_0> ..., which T5 counts behind the pieces
+_UNIGRAM = 1  # TrainerSpec.ModelType
+_UNKNOWN, _CONTROL = 2, 3  # SentencePiece.Type
+_SENTINELS = 100  # <extra_id_0> ..., whose ids follow the pieces in T5
 
 
 def load(path: pathlib.Path) -> hf.Tokenizer:
@@ -22,26 +21,26 @@ def load(path: pathlib.Path) -> hf.Tokenizer:
     path: the file.
 
   Returns:
-    A Hugging Face tokenizer of the same pieces and ids.
+    A Hugging Face tokenizer with the same pieces and ids.
 
   Raises:
-    ValueError: if the file is damaged or of another kind of model, or if
+    ValueError: if the file is damaged, the model is not a unigram model, or
       sentencepiece is not installed.
   """
   try:
     from sentencepiece import sentencepiece_model_pb2
   except ImportError as error:
     raise ValueError(
-      f'{str(path)!r} is read with sentencepiece, which is not installed. Run '
+      f'reading {str(path)!r} needs sentencepiece, which is not installed. Run '
       "pip install 'rag_jax[text]', or give a tokenizer.json."
     ) from error
-  # protobuf makes this class at run time, where a type checker cannot see it.
+  # protobuf creates this class at run time, invisible to a type checker.
   model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
   try:
     model.ParseFromString(path.read_bytes())
-  except Exception as error:  # of protobuf, whose classes differ
+  except Exception as error:  # the class depends on the protobuf version
     raise ValueError(
-      f'tokenizer file {str(path)!r} is damaged ({error}). Get it again.'
+      f'tokenizer file {str(path)!r} is damaged ({error}). Download it again.'
     ) from error
   if not model.pieces or model.trainer_spec.model_type != _UNIGRAM:
     raise ValueError(
@@ -52,12 +51,14 @@ def load(path: pathlib.Path) -> hf.Tokenizer:
   return _convert(model)
 
 
-def keep_names_apart(tokenizer: hf.Tokenizer) -> None:
-  """Makes '</s>' in a text just text, which a unigram model takes for a piece.
+def split_special_names(tokenizer: hf.Tokenizer) -> None:
+  """Makes the name of a special token in a text, such as '</s>', plain text.
+
+  A unigram model would encode it as the special token. This splits the first
+  character of each such name from the rest.
 
   Args:
-    tokenizer: of a unigram model; changed in place, so that the first
-      character of the name of a special token goes apart from the rest.
+    tokenizer: a tokenizer with a unigram model; changed in place.
   """
   names = [
     token.content
@@ -76,7 +77,7 @@ def keep_names_apart(tokenizer: hf.Tokenizer) -> None:
 
 
 def _convert(model) -> hf.Tokenizer:
-  """Follows the settings of the file."""
+  """Builds the tokenizer with the pieces and settings of the file."""
   pieces = [(piece.piece, piece.score) for piece in model.pieces]
   special = [
     piece.piece for piece in model.pieces if piece.type in (_UNKNOWN, _CONTROL)

@@ -1,11 +1,11 @@
-"""The sentences and summaries that facts are put into; `phrasings` asks.
+"""Sentence and summary templates of the facts dataset.
 
-A kind of entity is a table in `tables/`; a relation is one of its columns. In
-a template {x} is what the entity is called, {v} the value and {n} a few other
-entities of the kind, which distract.
+An entity kind is a table in `tables/`; a relation is a column of that table.
+The slot {x} is the name of the entity, {v} the value, and {n} two other
+entities of the same kind (distractors). Questions are in `phrasings.py`.
 """
 
-# Names that need an article, or a kind because they would fit two documents.
+# Names with an article, or with the kind if two documents share the name.
 NAMES = {
   ('countries', 'Georgia'): 'the country of Georgia',
   ('states', 'Georgia'): 'the U.S. state of Georgia',
@@ -35,7 +35,7 @@ NAMES = {
   )
 }
 
-# kind -> first sentences, without any fact that is asked for.
+# kind -> opening sentences, which answer no question.
 OPENINGS = {
   'countries': (
     '{x} is a sovereign state and a member of the United Nations.',
@@ -74,7 +74,7 @@ OPENINGS = {
   ),
 }
 
-# kind -> sentences without an answer; {n} names other entities.
+# kind -> filler sentences, which answer no question.
 FILLERS = {
   'countries': (
     'It is a member of the United Nations together with {n}.',
@@ -118,7 +118,7 @@ FILLERS = {
   ),
 }
 
-# (kind, relation) -> sentences of the document.
+# (kind, relation) -> sentences that state the fact.
 SENTENCES = {
   ('countries', 'capital'): (
     'The capital of {x} is {v}.',
@@ -281,7 +281,7 @@ SENTENCES = {
   ),
 }
 
-# kind -> summaries; a value that is missing leaves its sentence out.
+# kind -> summary sentences; one with a missing value is omitted.
 SUMMARIES = {
   'countries': (
     '{x} is a country in {continent}.',

@@ -1,7 +1,7 @@
-"""Text files of other people: reading them, and what must hold in them.
+"""Reads and validates the user's data files, plain or .gz.
 
-Files may be plain or .gz. What a file gets wrong is a one-line ValueError that
-names the file, the line where there is one, and what to do.
+Each error is a one-line ValueError that names the file, the line if there is
+one, and a remedy.
 """
 
 import collections
@@ -17,14 +17,14 @@ from typing import Any
 from rag_jax import types
 
 Splits = dict[str, list[types.Question]]
-Corpus = dict[tuple[str, str], str]  # ids of paragraphs by title and text
+Corpus = dict[tuple[str, str], str]  # (title, text) -> paragraph id
 
 _NOT_WORDS = re.compile(r'[\W_]+')
 _SURROGATE = re.compile('[\ud800-\udfff]')
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-  """The file of that name in a folder, plain or else .gz; None without."""
+  """The path of a file in a folder, plain or else .gz; None if missing."""
   for path in (folder / name, folder / f'{name}.gz'):
     if path.is_file():
       return path
@@ -32,14 +32,14 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def find_all(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-  """Files that match a pattern, plain or else .gz, by name without .gz."""
+  """Name without .gz -> path of each match; a plain file precedes its .gz."""
   zipped = {p.name.removesuffix('.gz'): p for p in folder.glob(pattern + '.gz')}
   found = zipped | {p.name: p for p in folder.glob(pattern)}
   return {name: found[name] for name in sorted(found) if found[name].is_file()}
 
 
 def read(path: pathlib.Path) -> str:
-  """The text of a UTF-8 file, unpacked if it is packed."""
+  """Reads a UTF-8 text file, decompressed if it ends in .gz."""
   try:
     data = path.read_bytes()
     if path.suffix == '.gz':
@@ -47,7 +47,7 @@ def read(path: pathlib.Path) -> str:
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise ValueError(
       f'data file {str(path)!r} is a truncated or damaged .gz ({error}). '
-      'Fetch it again, or set --config.data.path to a whole one.'
+      'Fetch it again, or set --config.data.path to an intact one.'
     ) from error
   except OSError as error:
     raise ValueError(
@@ -66,12 +66,12 @@ def read(path: pathlib.Path) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """The value that a JSON file holds."""
+  """Reads a JSON file."""
   return _parse(read(path), path, 1)
 
 
 def read_json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
-  """Where each object of a JSON lines file stands, and the object."""
+  """Yields (location for error messages, object) for each JSON line."""
   for number, line in enumerate(read(path).split('\n'), 1):
     if not line.strip():
       continue
@@ -80,13 +80,13 @@ def read_json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
     if not isinstance(record, dict):
       raise ValueError(
         f'{where} must be a JSON object, got {_short(record)}. '
-        'Write one {...} a line.'
+        'Write one {...} per line.'
       )
     yield where, record
 
 
 def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
-  """Place, query, document and grade of each line but the header."""
+  """Yields (location, query id, document id, grade); skips a header."""
   for number, line in enumerate(read(path).split('\n'), 1):
     fields = line.rstrip('\r').split('\t')
     where = f'data file {str(path)!r} line {number}'
@@ -102,7 +102,7 @@ def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
           f'got {line[:60]!r}. Correct that line.'
         ) from error
       continue
-    if not grade.is_integer():  # as TREC has them, whom results are handed to
+    if not grade.is_integer():  # TREC qrels have integer grades
       raise ValueError(
         f'{where}: the score must be a whole number, got {score!r}. '
         'Correct that line.'
@@ -111,18 +111,18 @@ def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
 
 
 def string(record: dict, name: str, where: str, default: str = '') -> str:
-  """A field that is text; absent or null gives the default."""
+  """Reads a text field; absent or null gives the default."""
   value = record.get(name)
   if value is None:
     return default
   if not isinstance(value, str):
     raise ValueError(_wrong_field(where, name, 'text', value))
-  # A JSON escape can write half a character, which nothing else can.
+  # JSON escapes can encode a lone surrogate, which is not valid Unicode.
   return value if value.isascii() else _SURROGATE.sub('\ufffd', value)
 
 
 def identifier(record: dict, name: str, where: str) -> str:
-  """A field that names something: text, or a number that becomes text."""
+  """Reads an id field: text, or an integer that is converted to text."""
   value = record.get(name)
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
@@ -132,7 +132,7 @@ def identifier(record: dict, name: str, where: str) -> str:
 
 
 def items(record: dict, name: str, where: str, kind: type) -> list:
-  """A field that is a list of values of one kind; absent or null is empty."""
+  """Reads a list field with items of type `kind`; absent or null is empty."""
   value = record.get(name)
   if value is None:
     return []
@@ -146,13 +146,13 @@ def items(record: dict, name: str, where: str, kind: type) -> list:
 
 
 def strings(record: dict, name: str, where: str) -> tuple[str, ...]:
-  """A field that is a list of texts, each once, without blank ones."""
+  """Reads a field that lists texts; drops duplicates and blank texts."""
   texts = items(record, name, where, str)
   return distinct(_SURROGATE.sub('\ufffd', text) for text in texts)
 
 
 def answerable(record: dict, where: str) -> bool:
-  """Whether a question has an answer; absent or null is yes."""
+  """Reads the field `answerable`; absent or null means True."""
   value = record.get('answerable')
   if value is not None and not isinstance(value, bool):
     raise ValueError(_wrong_field(where, 'answerable', 'true or false', value))
@@ -165,7 +165,7 @@ def answerable(record: dict, where: str) -> bool:
 
 
 def distinct(texts: Any) -> tuple[str, ...]:
-  """Texts in their order, each once, without blank ones."""
+  """Drops duplicates and blank texts; keeps the order."""
   return tuple(dict.fromkeys(text for text in texts if text.strip()))
 
 
@@ -185,7 +185,7 @@ def _parse(text: str, path: pathlib.Path, first_line: int) -> Any:
 def _wrong_field(where: str, name: str, wanted: str, value: Any) -> str:
   return (
     f'{where}: field {name!r} must be {wanted}, got {_short(value)}. '
-    'Correct it there, or set --config.data.format if this is another format.'
+    'Correct it, or set --config.data.format if the format is another one.'
   )
 
 
@@ -197,7 +197,7 @@ def _short(value: Any) -> str:
 def with_gold(
   question: types.Question, grades: Mapping[str, int]
 ) -> types.Question:
-  """The question with other gold documents, each with its grade, best first."""
+  """Sets a question's gold documents and grades, highest grade first."""
   names = sorted(grades, key=lambda name: -grades[name])
   values = tuple(grades[name] for name in names)
   return dataclasses.replace(
@@ -210,26 +210,26 @@ def with_gold(
 def finish(
   name: str, on_empty: str, documents: list[types.Document], splits: Splits
 ) -> types.Dataset:
-  """Checks what every format must satisfy, and counts what is odd.
+  """Makes a `Dataset`: validates it and writes its notes.
 
   Args:
     name: the path as the user gave it.
-    on_empty: 'error', or 'skip' to leave documents without text out.
-    documents: the corpus; every document that a question names is in it.
+    on_empty: what to do with documents without text: 'error', or 'skip'.
+    documents: the corpus; it contains all gold documents.
     splits: questions by split.
 
   Returns:
     The dataset with its notes.
 
   Raises:
-    ValueError: for an empty corpus, an id that occurs twice or, unless they
-      are skipped, a document without text.
+    ValueError: for an empty corpus, a duplicate id or, with on_empty='error',
+      a document without text.
   """
   notes = []
   where = f'data.path {name!r}'
-  _check_once('document', (document.id for document in documents), where)
+  _check_unique('document', (document.id for document in documents), where)
   for split, questions in splits.items():
-    _check_once('question', (q.id for q in questions), f'{where} {split}')
+    _check_unique('question', (q.id for q in questions), f'{where} {split}')
   kept = [document for document in documents if document.text.strip()]
   if len(kept) < len(documents):
     empty = [d.id for d in documents if not d.text.strip()]
@@ -237,12 +237,13 @@ def finish(
       raise ValueError(
         f'document {empty[0]!r} has no text ({len(empty)} of '
         f'{len(documents)} in {where}). '
-        'Set --config.data.on_empty=skip to leave such documents out.'
+        'Set --config.data.on_empty=skip to skip such documents.'
       )
     notes.append(
-      f'{_of(len(empty), len(documents), "documents")} without text left out.'
+      f'{_of(len(empty), len(documents), "documents")} have no text and are '
+      'skipped.'
     )
-    splits = _without(set(empty), splits, notes)
+    splits = _drop_gold(set(empty), splits, notes)
   if not kept:
     raise ValueError(
       f'{where} has an empty corpus: {len(documents)} documents, 0 with '
@@ -250,7 +251,7 @@ def finish(
     )
   bodies = {document.id: document for document in kept}
   for split, questions in splits.items():
-    notes += _count(split, questions, bodies)
+    notes += _notes(split, questions, bodies)
   return types.Dataset(
     documents=tuple(kept),
     splits={split: tuple(questions) for split, questions in splits.items()},
@@ -258,9 +259,9 @@ def finish(
   )
 
 
-def _without(empty: set[str], splits: Splits, notes: list[str]) -> Splits:
-  """The questions without references to documents that were left out."""
-  lost = 0
+def _drop_gold(empty: set[str], splits: Splits, notes: list[str]) -> Splits:
+  """Removes skipped documents from the gold documents of all questions."""
+  dropped = 0
   found: Splits = {}
   for split, questions in splits.items():
     found[split] = []
@@ -270,22 +271,22 @@ def _without(empty: set[str], splits: Splits, notes: list[str]) -> Splits:
         zip(names, question.grades or [1] * len(names), strict=True)
       )
       gold = {name: grades[name] for name in names if name not in empty}
-      lost += len(names) - len(gold)
+      dropped += len(names) - len(gold)
       found[split].append(with_gold(question, gold))
-  if lost:
-    notes.append(f'{lost} references from questions to them left out.')
+  if dropped:
+    notes.append(f'{dropped:,} gold references to skipped documents removed.')
   return found
 
 
-def _count(
+def _notes(
   split: str,
   questions: list[types.Question],
   documents: Mapping[str, types.Document],
 ) -> list[str]:
-  """Notes on the questions of a split that cannot be learned from in full."""
+  """Notes on questions that lack a text, an answer or a gold document."""
   bodies: dict[str, tuple[str, str]] = {}
 
-  def stands_in(answer: str, name: str) -> bool:
+  def occurs(answer: str, name: str) -> bool:
     if name not in bodies:
       document = documents[name]
       body = f'{document.title} . {document.text}'.lower()
@@ -297,22 +298,22 @@ def _count(
   count: collections.Counter[str] = collections.Counter()
   for question in questions:
     gold = question.document_ids
-    count['blank'] += not question.text.strip()
-    count['silent'] += not question.answers
-    count['homeless'] += not gold
+    count['no text'] += not question.text.strip()
+    count['no answer'] += not question.answers
+    count['no gold'] += not gold
     if gold and question.answers:
-      stands = [
-        any(stands_in(answer, name) for name in gold)
+      found = [
+        any(occurs(answer, name) for name in gold)
         for answer in question.answers
       ]
-      count['absent'] += not all(stands)
-      count['lost'] += not any(stands)
+      count['some absent'] += not all(found)
+      count['all absent'] += not any(found)
   sentences = {
-    'absent': 'have an answer that occurs in none of their documents; '
-    f'in {count["lost"]:,} of them no answer does.',
-    'silent': 'have no answer.',
-    'homeless': 'have no gold document.',
-    'blank': 'have no text.',
+    'some absent': 'have an answer that occurs in none of their gold '
+    f'documents; in {count["all absent"]:,} of them no answer does.',
+    'no answer': 'have no answer.',
+    'no gold': 'have no gold document.',
+    'no text': 'have no text.',
   }
   what = f'questions in {split}'
   return [
@@ -326,7 +327,7 @@ def _of(part: int, whole: int, what: str) -> str:
   return f'{part:,} of {whole:,} {what}'
 
 
-def _check_once(what: str, names: Iterable[str], where: str) -> None:
+def _check_unique(what: str, names: Iterable[str], where: str) -> None:
   seen: set[str] = set()
   for name in names:
     if name in seen:
@@ -335,14 +336,14 @@ def _check_once(what: str, names: Iterable[str], where: str) -> None:
 
 
 def duplicate(what: str, name: str, where: str) -> ValueError:
-  """The error that an id occurs twice."""
+  """The error for a duplicate id."""
   return ValueError(
-    f'{where}: {what} id {name!r} occurs twice. Give every {what} its own id.'
+    f'{where}: {what} id {name!r} occurs twice. Give every {what} a unique id.'
   )
 
 
 def unknown(what: str, name: str, where: str, file: pathlib.Path) -> ValueError:
-  """The error that an id is used but not in the file of its kind."""
+  """The error for an id that is not in the file that defines such ids."""
   return ValueError(
     f'{where} names {what} {name!r}, which is not in {file.name}. '
     f'Add it there, or remove that line.'
@@ -350,13 +351,13 @@ def unknown(what: str, name: str, where: str, file: pathlib.Path) -> ValueError:
 
 
 def add_paragraph(corpus: Corpus, title: str, text: str, name: str = '') -> str:
-  """The id of a paragraph, which joins the corpus if it is new."""
+  """Adds a paragraph to the corpus unless it is there; returns its id."""
   name = name or f'{title or "passage"}#{len(corpus)}'
   return corpus.setdefault((title, text), name)
 
 
 def documents_of(corpus: Corpus) -> list[types.Document]:
-  """The paragraphs in the order in which they joined."""
+  """The paragraphs of a corpus, in the order in which they were added."""
   return [
     types.Document(id=name, title=title, text=text)
     for (title, text), name in corpus.items()

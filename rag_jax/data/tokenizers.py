@@ -1,10 +1,9 @@
-"""Subword tokens of any script, learned from the user's own text.
+"""Subword tokenizers: trained on the user's text, or of a pretrained model.
 
-Every word and punctuation mark is tokenised alike wherever it stands, so the
-tokens of an answer are a run of its document's tokens, and answers are found
-on the device by matching. Bytes are the fallback: no text is unknown.
-
-`load_published` reads the tokenizer of a pretrained model instead.
+The tokens of a word or punctuation mark do not depend on its context. The
+tokens of an answer are therefore a contiguous subsequence of its document's
+tokens, and answer spans are found on the device by matching tokens. The
+fallback is bytes, so no text is unknown.
 """
 
 import dataclasses
@@ -23,33 +22,33 @@ PAD, BOS, EOS, SEP, MASK = types.PAD, 1, 2, 3, 4
 SPECIAL = ['[PAD]', '[BOS]', '[EOS]', '[SEP]', '[MASK]']
 Array = np.ndarray
 
-_CHARACTERS_PER_TOKEN = 40  # a longer text is cut before it is tokenised
-_CHUNK = 4096  # texts tokenised at once
+_CHARACTERS_PER_TOKEN = 40  # longer texts are cut before tokenisation
+_CHUNK = 4096  # texts per call of the tokenizer
 _ENDS = ('[EOS]', '</s>', '[SEP]')
-# Scripts that put no space between words, and symbols such as emoji, go one
-# character at a time: any stretch of them can then be an answer.
-_ALONE = (
+# Scripts without spaces between words, and symbols such as emoji, are split
+# into single characters, so that any substring can be an answer span.
+_SINGLE = (
   r'[\p{S}\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]'
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """Texts as tokens."""
+  """Tokens of texts."""
 
   tokens: np.ndarray  # int32[n, max_tokens], 0 = padding
-  truncated: int  # how many texts were cut
+  truncated: int  # number of truncated texts
 
 
 def train(
   texts: Iterable[str], *, vocab_size: int, lowercase: bool = True
 ) -> hf.Tokenizer:
-  """Learns byte-pair merges; the same texts give the same tokenizer.
+  """Trains a byte-level BPE tokenizer, deterministically.
 
   Args:
-    texts: what to learn from.
-    vocab_size: tokens at most, special ones included; at least 300.
-    lowercase: whether case is folded.
+    texts: training texts.
+    vocab_size: maximum number of tokens, special tokens included; at least 300.
+    lowercase: whether to lowercase.
 
   Returns:
     A Hugging Face tokenizer.
@@ -70,7 +69,7 @@ def train(
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [
       pre_tokenizers.BertPreTokenizer(),
-      pre_tokenizers.Split(hf.Regex(_ALONE), 'isolated'),
+      pre_tokenizers.Split(hf.Regex(_SINGLE), 'isolated'),
       pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
     ]
   )
@@ -87,7 +86,7 @@ def train(
 
 
 def check_vocab_size(vocab_size: int) -> None:
-  """Raises a ValueError if there is no room for every byte."""
+  """Raises a ValueError if the vocabulary cannot hold all bytes."""
   if vocab_size < 300:
     raise ValueError(
       f'vocab_size must be at least 300 (all bytes), got {vocab_size}. '
@@ -106,19 +105,18 @@ def encode(
   """Tokenises texts into one padded array.
 
   Args:
-    tokenizer: from `train` or `load`.
+    tokenizer: from `train`, `load` or `load_published`.
     texts: n texts.
-    max_tokens: a longer text is cut.
-    eos: whether each text ends in `end`, which counts as one of its tokens and
-      is kept when the text is cut.
-    with_special_tokens: whether the tokenizer's special tokens, such as [CLS]
-      and [SEP], are added; they count as tokens too.
+    max_tokens: longer texts are truncated; added tokens count.
+    eos: whether to append `end` to each text, truncated or not.
+    with_special_tokens: whether to add the tokenizer's special tokens, such as
+      [CLS] and [SEP].
 
   Returns:
-    int32[n, max_tokens] and the number of texts that were cut.
+    int32[n, max_tokens] and the number of truncated texts.
 
   Raises:
-    ValueError: if there is no room for a token.
+    ValueError: if `max_tokens` leaves no room for a token of the text.
 
   Example:
     >>> tokenizer = train(['one two', 'two three'], vocab_size=300)
@@ -129,11 +127,11 @@ def encode(
   before, after = special_tokens(tokenizer) if with_special_tokens else ([], [])
   if eos:
     after = [end(tokenizer)]
-  taken = len(before) + len(after)
-  room = max_tokens - taken
+  added = len(before) + len(after)
+  room = max_tokens - added
   if room < 1:
     raise ValueError(
-      f'max_tokens must be at least {1 + taken}, got {max_tokens}. '
+      f'max_tokens must be at least {1 + added}, got {max_tokens}. '
       'Set --config.data.max_document_tokens, max_query_tokens or '
       'max_answer_tokens.'
     )
@@ -148,23 +146,23 @@ def encode(
 
 
 def special_tokens(tokenizer: hf.Tokenizer) -> tuple[list[int], list[int]]:
-  """Special tokens before and after a text; none if it was learned here."""
+  """Special tokens before and after a text; none for a trained tokenizer."""
   ids = tokenizer.encode('', add_special_tokens=True).ids
   half = len(ids) // 2
   return ids[:half], ids[half:]
 
 
 def offsets(tokenizer: hf.Tokenizer, text: str, *, max_tokens: int) -> Array:
-  """Where each token stands in the text as it was given.
+  """Character offsets of tokens in the original text.
 
   Args:
-    tokenizer: from `train` or `load`.
-    text: one text, before any normalisation.
+    tokenizer: from `train`, `load` or `load_published`.
+    text: one text, before normalisation.
     max_tokens: as given to `encode`.
 
   Returns:
-    int32[T, 2], the first character of a token and the one past its last,
-    T <= max_tokens. Tokens that share a character share its place.
+    int32[T, 2], the first character of each token and one past its last,
+    T <= max_tokens. Byte tokens of one character have the same offsets.
 
   Example:
     >>> tokenizer = train(['one two', 'one two'], vocab_size=300)
@@ -177,7 +175,7 @@ def offsets(tokenizer: hf.Tokenizer, text: str, *, max_tokens: int) -> Array:
 
 
 def decode(tokenizer: hf.Tokenizer, tokens: Sequence[int] | Array) -> str:
-  """The text of tokens up to `end`, words apart; special ones are left out."""
+  """Detokenises up to `end`; omits special tokens."""
   ids = [int(token) for token in tokens]
   last = end(tokenizer)
   if last in ids:
@@ -186,13 +184,13 @@ def decode(tokenizer: hf.Tokenizer, tokens: Sequence[int] | Array) -> str:
 
 
 def end(tokenizer: hf.Tokenizer) -> int:
-  """The token that ends a text: [EOS], of T5 </s>, of BERT [SEP]."""
+  """The token that ends a text: [EOS], for T5 </s>, for BERT [SEP]."""
   for name in _ENDS:
     if (token := tokenizer.token_to_id(name)) is not None:
       return token
   raise ValueError(
-    f'tokenizer must have one of {_ENDS} to end a text, got none. Give one '
-    'from train, or that of a BERT or T5.'
+    f'tokenizer must have one of {_ENDS} to end a text, got none. Give a '
+    'tokenizer from tokenizers.train, or that of a BERT or T5.'
   )
 
 
@@ -205,39 +203,38 @@ def save(tokenizer: hf.Tokenizer, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> hf.Tokenizer:
-  """Reads what `save` wrote.
+  """Reads a tokenizer that `save` wrote.
 
   Raises:
-    ValueError: if the file is missing or is no tokenizer.
+    ValueError: if the file is missing or damaged.
   """
   return _read(
     pathlib.Path(path),
     missing='Set --workdir to a trained one, or train first with --mode=train.',
-    damaged='Train into another --workdir to make it again.',
+    damaged='Train into another --workdir.',
   )
 
 
 def load_published(
   path: str | os.PathLike[str], *, vocab_size: int | None = None
 ) -> hf.Tokenizer:
-  """Reads the tokenizer of a pretrained model, as it was published.
+  """Reads the tokenizer of a pretrained model.
 
-  Normalisation is as in the file; lengths are not: `encode` alone pads and
-  cuts. `encode` adds no special tokens, and one typed in a text is just text;
-  read off their numbers by `tokenizer.token_to_id('[CLS]')`.
+  Normalisation is as in the file. Padding and truncation settings of the file
+  are dropped, because `encode` does both. The name of a special token in a text
+  is plain text; `tokenizer.token_to_id('[CLS]')` gives the id of the token.
 
-  In WordPiece (BERT) the tokens of an answer of whole words are a run of those
-  of its document. In SentencePiece (T5) that holds of an answer after a space:
-  a word after a bracket has other tokens.
+  With WordPiece (BERT), the tokens of an answer of whole words are a contiguous
+  subsequence of its document's tokens. With SentencePiece (T5), this holds only
+  for an answer after a space: a word after a bracket has other tokens.
 
   Args:
-    path: a tokenizer.json, or a spiece.model (for that sentencepiece must be
-      installed).
-    vocab_size: rows of the model's embedding, to check the tokens against.
+    path: a tokenizer.json, or a spiece.model (requires sentencepiece).
+    vocab_size: rows of the model's embedding; every token id must be below it.
 
   Raises:
-    ValueError: if the file is missing or damaged, if token 0 could be a piece
-      of a text (it is padding here), or if the model lacks tokens.
+    ValueError: if the file is missing or damaged, if token 0 (padding here) is
+      not a special token, or if a token id is not below `vocab_size`.
   """
   path = pathlib.Path(path)
   if path.suffix == '.model' and path.is_file():
@@ -251,12 +248,12 @@ def load_published(
   first = tokenizer.get_added_tokens_decoder().get(PAD)
   if first is None or not first.special:
     raise ValueError(
-      f'token {PAD} of {str(path)!r} must be a special one, it is padding '
-      f'here, got {tokenizer.id_to_token(PAD)!r}. Give the tokenizer of a '
-      'BERT or T5, which have it so.'
+      f'token {PAD} of {str(path)!r} must be a special token, since it is the '
+      f'padding here, got {tokenizer.id_to_token(PAD)!r}. Give the tokenizer '
+      'of a BERT or T5.'
     )
   if isinstance(tokenizer.model, models.Unigram):
-    sentence_pieces.keep_names_apart(tokenizer)
+    sentence_pieces.split_special_names(tokenizer)
   last = max(tokenizer.get_vocab().values())
   if vocab_size is not None and last >= vocab_size:
     raise ValueError(
@@ -267,7 +264,7 @@ def load_published(
 
 
 def _read(path: pathlib.Path, *, missing: str, damaged: str) -> hf.Tokenizer:
-  """Reads a Hugging Face tokenizer; the remedies are for the errors."""
+  """Reads a tokenizer.json; `missing` and `damaged` are the remedies."""
   if not path.is_file():
     raise ValueError(f'tokenizer file {str(path)!r} does not exist. {missing}')
   try:
@@ -276,18 +273,18 @@ def _read(path: pathlib.Path, *, missing: str, damaged: str) -> hf.Tokenizer:
     raise ValueError(
       f'tokenizer file {str(path)!r} is damaged ({error}). {damaged}'
     ) from error
-  tokenizer.encode_special_tokens = True  # is not saved with the rest
+  tokenizer.encode_special_tokens = True  # the file does not store this
   return tokenizer
 
 
 def _encodings(
   tokenizer: hf.Tokenizer, texts: Sequence[str], max_tokens: int
 ) -> Iterator[hf.Encoding]:
-  """Encodings of texts, exact in their first `max_tokens` + 1 tokens.
+  """Yields encodings whose first `max_tokens` + 1 tokens are exact.
 
-  Chunks share the Rust threads and bound the memory. A text far longer than
-  max_tokens is cut by characters first, so that a huge document costs no more
-  than a long one.
+  Texts are tokenised in chunks, in parallel and with bounded memory. A very
+  long text is first cut by characters; it is tokenised whole only if the cut
+  leaves too few exact tokens.
   """
   limit = _CHARACTERS_PER_TOKEN * (max_tokens + 1)
   for start in range(0, len(texts), _CHUNK):
@@ -302,13 +299,13 @@ def _encodings(
 
 
 def _is_exact(encoding: hf.Encoding, max_tokens: int) -> bool:
-  """Whether the cut, which may be inside the last word, is far enough back."""
+  """Whether `max_tokens` + 1 tokens precede the last word, which may be cut."""
   words = encoding.word_ids
   return sum(word != words[-1] for word in words) > max_tokens
 
 
 def _valid(text: str) -> str:
-  """The text with lone surrogates, which UTF-8 cannot hold, replaced."""
+  """Replaces lone surrogates, which UTF-8 cannot encode."""
   if text.isascii():
     return text
   return text.encode('utf-8', 'replace').decode('utf-8')

@@ -1,8 +1,6 @@
-"""Whole words as integers, for exact lexical matching beside subword tokens.
+"""Whole-word ids for BM25, independent of the subword tokens.
 
-The words are those of BM25: lower case, without the commonest English ones,
-cut to their English stems. A subword tokenizer keeps the order of a text; here
-only which words occur, and how often, is kept.
+Words are lowercased and stemmed (English); English stop words are removed.
 """
 
 import dataclasses
@@ -22,20 +20,20 @@ class Vocabulary:
   """The words of a corpus, numbered from 1 in alphabetical order."""
 
   ids: dict[str, int]
-  stem: bool  # whether the words are stems
+  stem: bool  # whether words are stemmed
 
   @property
   def size(self) -> int:
-    """V, one more than the largest number; 0 is padding."""
+    """V, number of ids, including 0 for padding."""
     return len(self.ids) + 1
 
 
 def build(texts: Sequence[str], *, stem: bool = True) -> Vocabulary:
-  """Numbers the words of a corpus; the order of the texts does not matter.
+  """Builds the vocabulary of a corpus; the order of texts does not matter.
 
   Args:
-    texts: what `document_texts` made of the documents.
-    stem: whether words are cut to English stems.
+    texts: the result of `document_texts`.
+    stem: whether to stem words (English).
 
   Returns:
     A vocabulary for `encode`.
@@ -54,18 +52,18 @@ def encode(
   *,
   max_words: int | None = None,
 ) -> np.ndarray:
-  """Writes texts as word numbers, in order and as often as they occur.
+  """Converts texts to word ids, in order and with repetitions.
 
   Args:
-    vocabulary: from `build`; words that it lacks are left out.
+    vocabulary: from `build`; unknown words are dropped.
     texts: n texts.
-    max_words: W, a longer text is cut; None takes the longest of the texts.
+    max_words: W; longer texts are truncated; None = length of the longest text.
 
   Returns:
-    int32[n, W], 0 = padding at the end.
+    int32[n, W], 0 = padding.
 
   Raises:
-    ValueError: if there is no room for a word.
+    ValueError: if `max_words` is below 1.
 
   Example:
     >>> vocabulary = build(['cats and dogs'])
@@ -84,23 +82,23 @@ def encode(
   ]
   width = max_words or max(map(len, rows), default=0)
   words = np.full((len(rows), max(width, 1)), PAD, np.int32)
-  for row, own in zip(words, rows, strict=True):
-    row[: len(own)] = own
+  for padded, row in zip(words, rows, strict=True):
+    padded[: len(row)] = row
   return words
 
 
 def document_texts(
   documents: Sequence[types.Document], *, title_weight: int = 1
 ) -> list[str]:
-  """What is indexed of each document: its title so many times, and its text."""
+  """Returns the texts that BM25 indexes: title_weight x title, and text."""
   return [f'{d.title} ' * title_weight + d.text for d in documents]
 
 
 def split(texts: Sequence[str], *, stem: bool = True) -> list[list[str]]:
-  """The words of each text, without the commonest English ones."""
+  """Splits texts into words; removes English stop words."""
   return bm25s.tokenize(
     list(texts),
-    # A pattern that keeps words of one letter or digit: "vitamin c", "act 3".
+    # This pattern keeps words of one character: "vitamin c", "act 3".
     token_pattern=r'(?u)\b\w+\b',
     stopwords='en',
     stemmer=Stemmer.Stemmer('english') if stem else None,

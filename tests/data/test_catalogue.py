@@ -8,7 +8,7 @@ from rag_jax.data import formats
 
 
 def _builder(monkeypatch, rows):
-  """A prepared TFDS builder that holds the same rows in every split."""
+  """Fakes a prepared TFDS builder with the same rows in every split."""
   built = python_types.SimpleNamespace(
     is_prepared=lambda: True, as_data_source=lambda split: rows
   )

@@ -21,17 +21,17 @@ def documents(dataset):
 
 
 def pairs(questions):
-  """(document, relation) of each question, in either direction."""
+  """The (document, relation) pairs of questions in both directions."""
   return {tuple(q.id.rsplit('/', 2)[0].rsplit('/', 1)) for q in questions}
 
 
 def template(question):
-  """(kind, relation, direction, number) of the phrasing of a question."""
+  """(kind, relation, direction, phrasing number) of a question."""
   return (question.id.split('/')[0], *question.id.split('/')[2:])
 
 
 def occurs(words, text):
-  """Whether words stand verbatim and as whole words in a text."""
+  """Whether a text contains the words verbatim, as whole words."""
   return re.search(rf'(?<!\w){re.escape(words)}(?!\w)', text) is not None
 
 
@@ -53,7 +53,7 @@ def test_counts(dataset, documents):
     assert 500 <= len(dataset.splits[name]) <= 700
 
 
-def test_two_loads_are_the_same(dataset):
+def test_load_is_deterministic(dataset):
   assert facts.load() == dataset
 
 
@@ -77,12 +77,12 @@ def test_ids_are_unique_and_stable(dataset):
   )
 
 
-def test_documents_have_the_promised_shape(documents):
+def test_documents_have_the_documented_form(documents):
   words = [len(d.text.split()) for d in documents.values()]
   assert min(words) >= 50 and max(words) <= 120
   for document in documents.values():
-    # Points that end no sentence: initials, U.S., St., Mrs., and chemical
-    # symbols of one letter (the elements have sentences to spare).
+    # Remove full stops that end no sentence: initials, U.S., St., Mrs. and
+    # chemical symbols of one letter.
     text = re.sub(r'\b([A-Z]|St|Mrs|Mr)\.', r'\1', document.text)
     sentences = re.findall(r'\.(?: |$)', text)
     assert 4 <= len(sentences) <= 12, document.text
@@ -109,8 +109,8 @@ def test_answers_are_short(dataset):
   assert sum(length <= 4 for length in lengths) >= 0.98 * len(lengths)
 
 
-def test_answers_stand_at_different_places(dataset, documents):
-  """A reader must not learn a fixed place of a relation."""
+def test_answers_occur_at_different_positions(dataset, documents):
+  """A reader must not learn a fixed position of a relation."""
   places = collections.defaultdict(set)
   for question in dataset.splits['train']:
     if question.id.startswith('countries/') and '/forward/' in question.id:
@@ -135,7 +135,7 @@ def test_phrasings_are_held_out(dataset):
     assert {template(q) for q in dataset.splits[name]} <= trained
 
 
-def test_no_held_out_phrasing_is_trained_for_another_kind():
+def test_no_held_out_phrasing_is_in_train_for_another_kind():
   for forms in (phrasings.QUESTIONS, phrasings.REVERSED):
     trained = {text for texts in forms.values() for text in texts[:-2]}
     held_out = {text for texts in forms.values() for text in texts[-2:]}
@@ -161,7 +161,7 @@ def test_entities_are_held_out(dataset, documents):
     assert share == pytest.approx(0.1, abs=0.03)
 
 
-def test_every_word_of_held_out_phrasings_is_trained(dataset):
+def test_every_word_of_held_out_phrasings_is_in_train(dataset):
   known = set()
   for question in dataset.splits['train']:
     known |= words_of(question.text)
@@ -169,13 +169,13 @@ def test_every_word_of_held_out_phrasings_is_trained(dataset):
     for texts in forms.values():
       for text in texts[-2:]:
         assert words_of(re.sub(r'{\w}', '', text)) <= known, text
-  # The names in test_phrasing were trained as well, not only the frame.
+  # The entity names in test_phrasing occur in train too.
   for question in dataset.splits['test_phrasing']:
     assert words_of(question.text) <= known, question
 
 
 def test_a_question_text_has_one_gold_document():
-  """Over all questions that could be asked, not only those in a split."""
+  """Over all possible questions, not only those in a split."""
   gold = collections.defaultdict(set)
   for kind in templates.OPENINGS:
     rows = facts.read_table(kind)
@@ -186,7 +186,7 @@ def test_a_question_text_has_one_gold_document():
   assert {text: ids for text, ids in gold.items() if len(ids) > 1} == {}
 
 
-def test_titles_and_names_fit_one_document(documents):
+def test_titles_and_names_are_unique_to_a_document(documents):
   titles = collections.Counter(d.title for d in documents.values())
   assert max(titles.values()) == 1
   names = collections.defaultdict(set)

@@ -1,8 +1,8 @@
 """The fact tables against `countryinfo` and `mendeleev`.
 
-Both are extras for development. What differs on purpose is listed with its
-reason in tables/differences.csv; any other difference fails, and so does a
-listed one that is gone.
+Both packages are in the extra `dev`. Intended differences and their reasons are
+in tables/differences.csv. An unlisted difference fails the test, and so does a
+listed difference that no longer exists.
 """
 
 import csv
@@ -12,7 +12,7 @@ import pytest
 
 from rag_jax.data import facts
 
-# Names of series in mendeleev -> ours.
+# Name of a series in mendeleev -> our name.
 SERIES = {
   'Nonmetals': 'nonmetal',
   'Noble gases': 'noble gas',
@@ -25,7 +25,7 @@ SERIES = {
   'Lanthanides': 'lanthanide',
   'Actinides': 'actinide',
 }
-# countryinfo gives these parts the code GBR as well; Burma is Myanmar again.
+# In countryinfo Scotland and Wales have the code GBR, and Burma is Myanmar.
 NOT_A_COUNTRY = ('Scotland', 'Wales', 'Burma')
 
 

@@ -42,7 +42,7 @@ def _beir(folder, corpus=CORPUS, queries=QUERIES, zipped='', **qrels):
 
 
 def _fails(path, *parts, **options):
-  """Loading raises one line that holds all the parts, and has a remedy."""
+  """Loading raises a one-line error with all the parts and a remedy."""
   with pytest.raises(ValueError) as caught:
     formats.load(path, **options)
   message = str(caught.value)
@@ -82,7 +82,7 @@ def test_beir(tmp_path, zipped, format):
   assert dataset.notes == ()
 
 
-def test_beir_mixes_plain_and_gz_and_needs_no_header(tmp_path):
+def test_beir_with_plain_and_gz_files_and_without_a_header(tmp_path):
   _beir(tmp_path, zipped='.gz')
   (tmp_path / 'queries.jsonl.gz').unlink()
   _write(tmp_path / 'queries.jsonl', '\ufeff' + _lines(QUERIES) + '\n\n')
@@ -94,7 +94,7 @@ def test_beir_mixes_plain_and_gz_and_needs_no_header(tmp_path):
   }
 
 
-def test_notes_count_answers_that_occur_nowhere(tmp_path):
+def test_notes_count_answers_that_occur_in_no_gold_document(tmp_path):
   queries = [
     ('q1', ['mo-ney', 'THE LEONE']),  # case and punctuation do not matter
     ('q2', ['gold']),
@@ -111,13 +111,13 @@ def test_notes_count_answers_that_occur_nowhere(tmp_path):
   assert len(dataset.splits['dev']) == 5
   assert dataset.splits['dev'][1].answers == ('gold',)
   assert dataset.notes == (
-    '2 of 5 questions in dev have an answer that occurs in none of their '
+    '2 of 5 questions in dev have an answer that occurs in none of their gold '
     'documents; in 1 of them no answer does.',
     '2 of 5 questions in dev have no answer.',
   )
 
 
-def test_an_answer_without_words_is_matched_as_it_is(tmp_path):
+def test_an_answer_without_letters_is_matched_verbatim(tmp_path):
   corpus = [{'_id': 'd1', 'text': 'C++ costs 5 $'}]
   query = {'_id': 'q1', 'text': 'x', 'metadata': {'answers': ['++']}}
   rows = 'q1\td1\t1\n'
@@ -129,7 +129,7 @@ def test_an_answer_without_words_is_matched_as_it_is(tmp_path):
   assert formats.load(folder).notes[0].startswith('1 of 1 questions in dev')
 
 
-def test_other_notes(tmp_path):
+def test_notes_count_missing_texts_and_gold_documents(tmp_path):
   queries = [{'_id': 'q1', 'text': ' ', 'metadata': {'answers': ['money']}}]
   dataset = formats.load(_beir(tmp_path, queries=queries, dev='q1\td1\t0\n'))
   assert dataset.notes == (
@@ -147,9 +147,9 @@ def test_missing_path(tmp_path):
 def test_unknown_names(tmp_path):
   _fails('facts', 'beir, squad, dpr, jsonl, tfds', "'biir'", format='biir')
   _fails('facts', "data.on_empty must be 'error' or", 'drop', on_empty='drop')
-  _fails(tmp_path, 'in no format known here', 'corpus.jsonl', 'documents.jsonl')
+  _fails(tmp_path, 'no known format', 'corpus.jsonl', 'documents.jsonl')
   path = _write(tmp_path / 'x.csv', 'a,b')
-  _fails(path, 'in no format known here', 'x.csv')
+  _fails(path, 'no known format', 'x.csv')
 
 
 def test_empty_corpus(tmp_path):
@@ -170,12 +170,12 @@ def test_document_without_text(tmp_path, blank):
   assert [document.id for document in dataset.documents] == ['d1', 'd2']
   assert dataset.splits['dev'][0].document_ids == ('d1',)
   assert dataset.notes == (
-    '1 of 3 documents without text left out.',
-    '1 references from questions to them left out.',
+    '1 of 3 documents have no text and are skipped.',
+    '1 gold references to skipped documents removed.',
   )
 
 
-def test_qrels_that_name_something_unknown(tmp_path):
+def test_qrels_with_an_unknown_id(tmp_path):
   folder = _beir(tmp_path, dev='q1\td1\t1\nq1\td9\t1\n')
   _fails(folder, 'dev.tsv', 'line 3', "document 'd9'", 'corpus.jsonl')
   folder = _beir(tmp_path, dev='q9\td1\t1\n')
@@ -183,13 +183,13 @@ def test_qrels_that_name_something_unknown(tmp_path):
 
 
 @pytest.mark.parametrize('row', ['q1 d1 1', 'q1\td1', 'q1\td1\tgood'])
-def test_qrels_of_another_shape(tmp_path, row):
+def test_malformed_qrels(tmp_path, row):
   folder = _beir(tmp_path, dev=row + '\n')
   _fails(folder, 'dev.tsv', 'line 2', 'with tabs between', repr(row))
 
 
 @pytest.mark.parametrize('score', ['0.5', 'inf', 'nan'])
-def test_grades_are_whole_numbers(tmp_path, score):
+def test_grades_must_be_integers(tmp_path, score):
   folder = _beir(tmp_path, dev=f'q1\td1\t{score}\n')
   _fails(folder, 'dev.tsv', 'line 2', 'whole number', repr(score))
 
@@ -198,7 +198,7 @@ def test_grades_stay_with_their_documents(tmp_path):
   rows = 'q1\td3\t1\nq1\td1\t2.0\nq2\td1\t1\n'
   graded, plain = formats.load(_beir(tmp_path, dev=rows)).splits['dev']
   assert (graded.document_ids, graded.grades) == (('d1', 'd3'), (2, 1))
-  assert (plain.document_ids, plain.grades) == (('d1',), ())  # all count as 1
+  assert (plain.document_ids, plain.grades) == (('d1',), ())  # all have grade 1
   corpus = [CORPUS[0] | {'text': ' '}, *CORPUS[1:]]
   folder = _beir(tmp_path, corpus=corpus, dev='q1\td1\t2\nq1\td3\t3\n')
   [kept] = formats.load(folder, on_empty='skip').splits['dev']
@@ -213,7 +213,7 @@ def test_duplicate_ids(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['corpus.jsonl', 'queries.jsonl'])
-def test_missing_file_of_a_folder(tmp_path, name):
+def test_missing_file_in_a_folder(tmp_path, name):
   (_beir(tmp_path) / name).unlink()
   _fails(tmp_path, f'no {name} or {name}.gz', format='beir')
 
@@ -264,13 +264,13 @@ def test_invalid_json_file(tmp_path):
     ('{"_id": "d", "text": 3}', ["'text' must be text", 'got 3']),
   ],
 )
-def test_fields_of_another_kind(tmp_path, line, parts):
+def test_fields_of_another_type(tmp_path, line, parts):
   _write(_beir(tmp_path) / 'corpus.jsonl', line + '\n')
   _fails(tmp_path, 'corpus.jsonl', 'line 1', *parts)
 
 
 @pytest.mark.parametrize('answers', ['money', [1], {'text': 'money'}])
-def test_answers_of_another_kind(tmp_path, answers):
+def test_answers_of_another_type(tmp_path, answers):
   query = {'_id': 'q1', 'text': 'x', 'metadata': {'answers': answers}}
   folder = _beir(tmp_path, queries=[query], dev='q1\td1\t1\n')
   _fails(folder, 'queries.jsonl', 'line 1', "'answers' must be a list")
@@ -282,7 +282,7 @@ def test_not_utf8(tmp_path):
   _fails(tmp_path, 'corpus.jsonl', 'line 2', 'not UTF-8', '0xe9', 'iconv')
 
 
-def test_any_script_and_half_characters(tmp_path):
+def test_any_script_and_lone_surrogates(tmp_path):
   text = 'Ελλάδα 日本語 العربية 🎉 a\u2028b\u0085c'
   corpus = [{'_id': 1, 'text': text}, {'_id': 2, 'text': 'half \ud83d'}]
   queries = [{'_id': 1, 'text': 'τι', 'metadata': {'answers': ['日本語']}}]
@@ -336,12 +336,12 @@ def test_squad(tmp_path, name, format):
   assert [name for name in found if not found[name].answerable] == ['q2']
   assert found['q3'].document_ids == found['q4'].document_ids == (last,)
   notes = ' '.join(dataset.notes)
-  assert 'have an answer that occurs in none of their documents' in notes
+  assert 'have an answer that occurs in none of their gold documents' in notes
   assert 'have no answer.' in notes
   assert 'have no gold document.' in notes
 
 
-def test_one_file_is_split_nine_to_one_by_id(tmp_path):
+def test_a_single_file_is_split_nine_to_one_by_id(tmp_path):
   def load(count):
     qas = [_qa(f'question {i}', 'here') for i in range(count)]
     page = _squad_page('T', ('All is here.', qas))
@@ -356,7 +356,7 @@ def test_one_file_is_split_nine_to_one_by_id(tmp_path):
   assert small['train'] <= large['train']
 
 
-def test_a_folder_of_squad_files_has_a_split_a_file(tmp_path):
+def test_a_folder_of_squad_files_has_one_split_per_file(tmp_path):
   for name in ('train-v1.json.gz', 'dev.v1.json'):
     page = _squad_page('T', ('All is here.', [_qa('q1', 'here')]))
     _write(tmp_path / name, json.dumps({'data': [page]}))
@@ -367,7 +367,7 @@ def test_a_folder_of_squad_files_has_a_split_a_file(tmp_path):
   _fails(tmp_path, '3 .json files but 2 splits')
 
 
-def test_squad_mistakes(tmp_path):
+def test_squad_errors(tmp_path):
   def write(value):
     return _write(tmp_path / 'x.json', json.dumps(value))
 
@@ -417,7 +417,7 @@ def test_dpr(tmp_path, format):
   assert len(dataset.notes) == 1
 
 
-def test_dpr_mistakes(tmp_path):
+def test_dpr_errors(tmp_path):
   def write(*records):
     return _write(tmp_path / 'x.json', json.dumps(records))
 
@@ -463,7 +463,7 @@ def test_json_lines(tmp_path, format):
   )
 
 
-def test_json_lines_mistakes(tmp_path):
+def test_json_lines_errors(tmp_path):
   documents = [{'id': 'a', 'text': 'One.'}]
   _fails(_json_lines(tmp_path, documents), 'no questions-<split>.jsonl')
   question = {'id': 'q', 'question': 'q', 'document_ids': ['z']}
@@ -485,7 +485,7 @@ def test_json_lines_mistakes(tmp_path):
     _fails(_json_lines(tmp_path, documents, dev=[question | wrong]), part)
 
 
-def test_beir_tells_what_is_not_answerable(tmp_path):
+def test_beir_marks_unanswerable_questions(tmp_path):
   lost = {'_id': 'q2', 'text': 'who?', 'metadata': {'answerable': False}}
   folder = _beir(
     tmp_path, queries=[QUERIES[0], lost], train='q1\td1\t1\nq2\td1\t0\n'

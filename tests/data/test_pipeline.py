@@ -1,4 +1,4 @@
-"""Batches: what belongs together, and what comes when."""
+"""Batches: labelled questions, length buckets and order."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def questions():
   )
 
 
-def test_labels_that_are_kept_are_spread_over_those_there_are():
+def test_kept_labels_are_spread_over_all_labelled_questions():
   questions = tuple(
     types.Question(
       id=str(i), text='?', answers=('a',), document_ids=('d',) * (i % 3 > 0)
@@ -50,7 +50,7 @@ def draw(questions, lengths, seed=0, count=96):
   return [batches[i] for i in range(count)]
 
 
-def test_batches_to_read_are_of_like_length(questions):
+def test_documents_of_a_batch_have_similar_lengths(questions):
   lengths = np.random.default_rng(0).integers(10, 200, 50)
   longest, waste = [], 0
   for batch, length in draw(questions, lengths):
@@ -58,13 +58,13 @@ def test_batches_to_read_are_of_like_length(questions):
     assert length == own.max()
     longest.append(length)
     waste += (length - own).sum() / SIZE
-  # Drawn at random, the longest of four is 38 tokens above their mean.
+  # In random batches of four the longest is 38 tokens above the mean.
   assert waste / 96 < 10
-  assert np.any(np.diff(longest) < 0)  # they do not come by length
+  assert np.any(np.diff(longest) < 0)  # batches are not sorted by length
 
 
-def test_batches_of_like_length_come_in_no_order(questions):
-  # A length a question, so that the batches of a pool are told apart by it.
+def test_batches_of_a_pool_are_shuffled(questions):
+  # Distinct lengths identify the batches of a pool.
   count = len(questions.query)
   gold = np.arange(count)[:, None].astype(np.int32)
   own = dataclasses.replace(questions, gold=gold)
@@ -79,15 +79,15 @@ def test_batches_of_like_length_come_in_no_order(questions):
     for part in found[seed]:
       assert part not in (sorted(part), sorted(part, reverse=True))
       ranks.append(np.argsort(np.argsort(part)).tolist())
-      # Of sixteen in any order, as many as this do not follow one another.
+      # A random order of 16 has about this many descents.
       assert 3 < (np.diff(part) < 0).sum() < 12
     found[seed] = ranks
-  # Neither a seed nor a pool has the order of another.
+  # The order differs between seeds and between pools.
   orders = [tuple(ranks) for seed in found for ranks in found[seed]]
   assert len(set(orders)) == 4
 
 
-def test_what_is_read_beside_gold_counts_for_the_length(questions):
+def test_hard_negatives_count_for_the_length(questions):
   rng = np.random.default_rng(0)
   lengths = rng.integers(10, 200, 50)
   negative = rng.integers(-1, 50, len(questions.query))
@@ -102,16 +102,16 @@ def test_what_is_read_beside_gold_counts_for_the_length(questions):
   assert waste / 96 < 10
 
 
-def test_each_question_to_read_comes_once_an_epoch(questions):
+def test_each_question_occurs_once_per_epoch(questions):
   lengths = np.full(50, 9)
-  # 192 questions are three pools of sixteen batches; 199 have a document.
+  # 199 questions have gold; 192 fill three pools of 16 batches of 4.
   rows = [np.asarray(b.query)[:, 0] for b, _ in draw(questions, lengths)]
   first = np.concatenate(rows[:48])
   assert len(set(first.tolist())) == 192
-  assert 8 not in np.concatenate(rows)  # the one without a document
+  assert 8 not in np.concatenate(rows)  # the question without gold
 
 
-def test_batches_to_read_depend_on_seed_and_number_alone(questions):
+def test_batches_depend_only_on_seed_and_number(questions):
   lengths = np.random.default_rng(0).integers(10, 200, 50)
   again = pipeline.reading_batches(questions, lengths, batch_size=SIZE, seed=0)
   ours = draw(questions, lengths)

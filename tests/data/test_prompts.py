@@ -12,7 +12,7 @@ TEMPLATE = prompts.PromptTemplate(
 
 
 def make_tokenizer():
-  """One token a byte, and one that ends a turn."""
+  """One token per byte, and one special token that ends a turn."""
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   vocabulary = {'<end>': 0} | {c: i + 1 for i, c in enumerate(alphabet)}
   tokenizer = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -30,7 +30,7 @@ def text_of(tokenizer, tokens, where):
   return tokenizer.decode(tokens[where].tolist(), skip_special_tokens=False)
 
 
-def test_prompts_are_the_template_filled():
+def test_prompts_are_the_filled_template():
   tokenizer = make_tokenizer()
   pages = [[page('A b {c}.'), page('naïve café')], [page('x')]]
   found = prompts.encode(
@@ -42,10 +42,10 @@ def test_prompts_are_the_template_filled():
   )
   copied = text_of(tokenizer, found.tokens[0, 1], found.copied[0, 1])
   assert copied == 'naïve café'
-  assert not found.where[1, 1].any()  # there is no second passage
+  assert not found.where[1, 1].any()  # the question has one passage
 
 
-def test_passages_are_cut_so_that_prompts_fit():
+def test_passages_are_truncated_so_that_prompts_fit():
   tokenizer = make_tokenizer()
   found = prompts.encode(
     tokenizer, TEMPLATE, ['who'], [[page('word ' * 90)]], max_tokens=50
@@ -57,7 +57,7 @@ def test_passages_are_cut_so_that_prompts_fit():
     prompts.encode(tokenizer, TEMPLATE, ['who'], [[page('x')]], max_tokens=20)
 
 
-def test_marks_in_a_text_are_taken_out():
+def test_special_tokens_in_a_text_are_removed():
   tokenizer = make_tokenizer()
   pages = [[page('a<end>b', title='<end>c')]]
   found = prompts.encode(tokenizer, TEMPLATE, ['<end>'], pages, max_tokens=60)
@@ -66,7 +66,7 @@ def test_marks_in_a_text_are_taken_out():
   assert text == 'c: ab\nQuestion: ?\nAnswer:'
 
 
-def test_answers_there_and_back():
+def test_answers_round_trip():
   tokenizer = make_tokenizer()
   found = prompts.encode_answers(
     tokenizer, TEMPLATE, ['Paris', 'Buenos Aires'], max_tokens=8
@@ -80,10 +80,10 @@ def test_answers_there_and_back():
   assert prompts.decode(tokenizer, TEMPLATE, np.array([0, 5])) == ''
 
 
-def test_mistakes_name_the_field_the_value_and_the_remedy():
+def test_errors_name_the_field_the_value_and_the_remedy():
   with pytest.raises(ValueError, match='must hold {question} once .* got'):
     prompts.PromptTemplate(text='{passage}')
-  with pytest.raises(ValueError, match='hold {passage} where it holds {title}'):
+  with pytest.raises(ValueError, match='hold {passage} if it holds {title}'):
     prompts.PromptTemplate(text='{title} {question}')
   with pytest.raises(ValueError, match="{answer} once, got 'x'"):
     prompts.PromptTemplate(text='{question}', answer='x')

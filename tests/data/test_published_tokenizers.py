@@ -19,7 +19,7 @@ VOCABULARY = [
 
 @pytest.fixture(name='wordpiece')
 def _wordpiece(tmp_path):
-  """A file like BERT's, which pads, cuts and adds tokens when used bare."""
+  """A file like BERT's, with padding, truncation and special tokens set."""
   ids = {piece: i for i, piece in enumerate(VOCABULARY)}
   tokenizer = hf.Tokenizer(models.WordPiece(ids, unk_token='[UNK]'))
   tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -54,14 +54,14 @@ def test_wordpiece(wordpiece):
   assert cut.truncated == 1
 
 
-def test_special_tokens_typed_in_a_text_are_text(wordpiece):
+def test_names_of_special_tokens_in_a_text_are_text(wordpiece):
   tokenizer = tokenizers.load_published(wordpiece)
   assert tokenizer.token_to_id('[CLS]') == 2
   row = tokenizers.encode(tokenizer, ['new[SEP]'], max_tokens=8).tokens[0]
   assert [VOCABULARY[i] for i in row[:5]] == ['new', '[', 'se', '##p', ']']
 
 
-def test_mistakes(tmp_path, wordpiece):
+def test_errors(tmp_path, wordpiece):
   with pytest.raises(ValueError, match='vocab_size of the model, 17, got 17. '):
     tokenizers.load_published(wordpiece, vocab_size=17)
   path = tmp_path / 'x.json'
@@ -73,7 +73,9 @@ def test_mistakes(tmp_path, wordpiece):
   ):
     tokenizers.load_published(path)
   hf.Tokenizer(models.BPE({'a': 0}, [])).save(str(path))
-  with pytest.raises(ValueError, match="0 of .* special one, .* got 'a'. Give"):
+  with pytest.raises(
+    ValueError, match="0 of .* special token, .* got 'a'. Give"
+  ):
     tokenizers.load_published(path)
   with pytest.raises(ValueError, match='must have one of .* got none. Give'):
     tokenizers.end(hf.Tokenizer(models.BPE({'a': 0}, [])))
@@ -83,7 +85,7 @@ WORDS = ['one', 'two', 'three', 'four', 'five']
 
 
 def train_pieces(path, kind='unigram'):
-  """A SentencePiece model with the numbers and settings of T5's."""
+  """Trains a SentencePiece model with the ids and settings of T5."""
   sentencepiece = pytest.importorskip(
     'sentencepiece', reason='sentencepiece is not installed'
   )
@@ -106,7 +108,7 @@ def train_pieces(path, kind='unigram'):
   return sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 
-def test_sentence_pieces_are_those_of_the_library(tmp_path):
+def test_tokens_are_those_of_sentencepiece(tmp_path):
   path = tmp_path / 'spiece.model'
   theirs = train_pieces(path)
   ours = tokenizers.load_published(path, vocab_size=124)
@@ -129,7 +131,7 @@ def test_sentence_pieces_are_those_of_the_library(tmp_path):
 
 
 @pytest.mark.parametrize('saved', [False, True])
-def test_special_pieces_typed_in_a_text_are_text(tmp_path, saved):
+def test_names_of_special_pieces_in_a_text_are_text(tmp_path, saved):
   path = tmp_path / 'spiece.model'
   train_pieces(path)
   if saved:  # as a tokenizer.json
@@ -143,7 +145,7 @@ def test_special_pieces_typed_in_a_text_are_text(tmp_path, saved):
   assert row.all() and 1 not in row and row.max() < 24
 
 
-def test_bad_files_of_sentence_pieces(tmp_path, monkeypatch):
+def test_bad_sentencepiece_files(tmp_path, monkeypatch):
   path = tmp_path / 'spiece.model'
   train_pieces(path, 'bpe')
   with pytest.raises(ValueError, match='unigram model, got 24 .* kind 2. Give'):

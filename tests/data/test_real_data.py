@@ -1,4 +1,4 @@
-"""The readers on real data, where it lies beside the checkout."""
+"""Loading real datasets, if the checkout has a folder `shared/data`."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ def test_real_beir():
   assert len(dataset.splits['dev']) == 703
   assert dataset.notes == (
     '74 of 703 questions in dev have an answer that occurs in none of their '
-    'documents; in 34 of them no answer does.',
+    'gold documents; in 34 of them no answer does.',
     '20 of 7,167 questions in train have no answer.',
   )
 

@@ -56,7 +56,7 @@ def test_special_tokens(tokenizer):
   assert numbers == (0, 1, 2, 3, 4)
 
 
-def test_typed_names_of_special_tokens_are_plain_text(tokenizer):
+def test_names_of_special_tokens_in_a_text_are_plain_text(tokenizer):
   ids = _ids(tokenizer, '[PAD] then [EOS]')
   assert tokenizers.EOS not in ids
   assert tokenizers.decode(tokenizer, ids) == '[ pad ] then [ eos ]'
@@ -80,7 +80,9 @@ def test_lowercase(lowercase):
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
-def test_answer_is_a_run_of_its_document(tokenizer, script):
+def test_an_answer_is_a_contiguous_subsequence_of_its_document(
+  tokenizer, script
+):
   rng = random.Random(script)
 
   def word():
@@ -121,7 +123,7 @@ def test_strange_texts_are_tokenised(tokenizer, text):
   assert found.truncated == 0
 
 
-def test_encode_pads_and_counts_what_it_cuts(tokenizer):
+def test_encode_pads_and_counts_truncated_texts(tokenizer):
   texts = ['the', 'the cat', 'the cat sat on the mat']
   found = tokenizers.encode(tokenizer, texts, max_tokens=2)
   the, cat = tokenizer.token_to_id('Ġthe'), tokenizer.token_to_id('Ġcat')
@@ -133,7 +135,7 @@ def test_encode_pads_and_counts_what_it_cuts(tokenizer):
   assert tokenizers.encode(tokenizer, [], max_tokens=2).tokens.shape == (0, 2)
 
 
-def test_eos_is_kept_when_a_text_is_cut(tokenizer):
+def test_eos_is_kept_in_a_truncated_text(tokenizer):
   found = tokenizers.encode(
     tokenizer, ['the', 'the cat'], max_tokens=2, eos=True
   )
@@ -169,12 +171,12 @@ def test_offsets_point_into_the_original(tokenizer):
     assert text[places[at, 0] : places[at + len(wanted) - 1, 1]] == part
 
 
-def test_offsets_are_cut_and_may_be_empty(tokenizer):
+def test_offsets_are_truncated_and_may_be_empty(tokenizer):
   assert tokenizers.offsets(tokenizer, 'the cat', max_tokens=1).shape == (1, 2)
   assert tokenizers.offsets(tokenizer, '', max_tokens=4).shape == (0, 2)
 
 
-def test_a_huge_document_is_cut_quickly_and_counted(tokenizer):
+def test_a_huge_document_is_truncated_quickly_and_counted(tokenizer):
   huge = 'the cat sat on the mat . ' * 14_300  # 100,100 words
   start = time.perf_counter()
   found = tokenizers.encode(tokenizer, [huge, 'the cat'], max_tokens=128)
@@ -192,7 +194,7 @@ def test_a_huge_document_is_cut_quickly_and_counted(tokenizer):
     ('the cat ' * 100, 1),
   ],
 )
-def test_cutting_characters_first_changes_nothing(tokenizer, text, truncated):
+def test_the_cut_by_characters_changes_no_tokens(tokenizer, text, truncated):
   found = tokenizers.encode(tokenizer, [text], max_tokens=2)
   exact = tokenizer.encode(text).ids[:2]
   assert found.tokens[0, : len(exact)].tolist() == exact
@@ -207,7 +209,7 @@ def test_save_and_load(tokenizer, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.json']
 
 
-def test_load_names_a_missing_or_damaged_file(tmp_path):
+def test_load_rejects_a_missing_or_damaged_file(tmp_path):
   path = tmp_path / 'tokenizer.json'
   with pytest.raises(ValueError, match='tokenizer.json.*does not exist'):
     tokenizers.load(path)

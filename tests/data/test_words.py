@@ -7,7 +7,7 @@ from rag_jax import types
 from rag_jax.data import words
 
 
-def test_words_are_stemmed_lower_case_and_numbered_by_the_alphabet():
+def test_words_are_stemmed_lowercased_and_numbered_alphabetically():
   texts = ['The Dogs were barking!', 'Vitamin C, vitamin D']
   vocabulary = words.build(texts)
   wanted = ['bark', 'c', 'd', 'dog', 'vitamin', 'were']
@@ -18,7 +18,7 @@ def test_words_are_stemmed_lower_case_and_numbered_by_the_alphabet():
   assert 'barking' in words.build(texts, stem=False).ids
 
 
-def test_encode_keeps_order_and_repeats_and_leaves_unknown_words_out():
+def test_encode_keeps_order_and_repetitions_and_drops_unknown_words():
   vocabulary = words.build(['cat dog fish'])
   texts = ['fish bird cat fish', 'the', '', 'dogs']
   found = words.encode(vocabulary, texts)
@@ -30,7 +30,7 @@ def test_encode_keeps_order_and_repeats_and_leaves_unknown_words_out():
     words.encode(vocabulary, texts, max_words=0)
 
 
-def test_titles_count_as_often_as_asked():
+def test_titles_are_repeated_title_weight_times():
   document = types.Document(id='a', title='Leone', text='of Naples')
   for weight in (0, 1, 3):
     texts = words.document_texts([document], title_weight=weight)
