@@ -3,17 +3,20 @@
 Arguments that recur: `scores` float[..., K], the search's scores of the
 documents in nats, which are trained; a signal of the reader on the same
 documents, into which no gradient flows; `where` bool[..., K], True = real. A
-row with nothing real loses 0.
+row with nothing real loses 0. Computed in float32 or wider, in the dtype of the
+arguments; what is not finite gives what `selection` says.
 
 `reduction` names what is divided: 'sum' is the Kullback-Leibler divergence,
 'mean' divides it by the number of documents, as the published code of Atlas
 does.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import losses, selection
+from rag_jax.ops import checks, losses, selection
 
 REDUCTIONS = ('sum', 'mean')
 
@@ -38,7 +41,7 @@ def pdist(
     reduction: one of `REDUCTIONS`.
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> z = jnp.log(jnp.array([0.5, 0.5]))
@@ -49,11 +52,9 @@ def pdist(
     Izacard et al., Atlas: Few-shot Learning with Retrieval Augmented Language
     Models, 2022.
   """
-  selection.check_temperature(temperature)
-  teacher = selection.softmax(
-    log_likelihoods.astype(jnp.float32) / temperature, where=where
+  return _taught(
+    scores, log_likelihoods, 'log_likelihoods', where, temperature, reduction
   )
-  return _divergence(scores, teacher, where, reduction)
 
 
 def loop(
@@ -71,13 +72,14 @@ def loop(
   Args:
     scores: float[..., K].
     left_out_log_likelihoods: float[..., K], of the answer given all documents
-      but this one, nats.
+      but this one, nats. Documents without which there is no answer, at -inf,
+      share all that the teacher gives.
     where: bool[..., K].
     temperature: t, positive.
     reduction: one of `REDUCTIONS`.
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> z = jnp.zeros(2)
@@ -87,12 +89,14 @@ def loop(
   Reference:
     Izacard et al., Atlas, 2022.
   """
-  return pdist(
+  return _taught(
     scores,
-    -left_out_log_likelihoods,
-    where=where,
-    temperature=temperature,
-    reduction=reduction,
+    left_out_log_likelihoods,
+    'left_out_log_likelihoods',
+    where,
+    temperature,
+    reduction,
+    left_out=True,
   )
 
 
@@ -117,7 +121,7 @@ def adist(
     reduction: one of `REDUCTIONS`.
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> adist(jnp.zeros(2), jnp.zeros(2))
@@ -127,13 +131,7 @@ def adist(
     Izacard and Grave, Distilling Knowledge from Reader to Retriever for
     Question Answering, 2021.
   """
-  return pdist(
-    scores,
-    attention,
-    where=where,
-    temperature=temperature,
-    reduction=reduction,
-  )
+  return _taught(scores, attention, 'attention', where, temperature, reduction)
 
 
 def emdr2(
@@ -152,7 +150,7 @@ def emdr2(
     where: bool[..., K].
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> emdr2(jnp.zeros(2), jnp.log(jnp.array([0.5, 0.25]))).round(4)
@@ -162,8 +160,10 @@ def emdr2(
     Singh et al., End-to-End Training of Multi-Document Reader and Retriever
     for Open-Domain Question Answering, 2021.
   """
-  weights = selection.softmax(scores.astype(jnp.float32), where=where)
-  fixed = jax.lax.stop_gradient(log_likelihoods)
+  weights = selection.softmax(scores, where=where)
+  fixed = jax.lax.stop_gradient(
+    checks.floats(log_likelihoods, 'log_likelihoods')
+  )
   return losses.sequence_marginal(weights, fixed, where=where)
 
 
@@ -186,7 +186,7 @@ def emdr2_token(
     token_where: bool[..., A], the tokens of the answer.
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> l = jnp.log(jnp.array([[0.5, 0.5], [0.25, 1.0]]))
@@ -196,8 +196,10 @@ def emdr2_token(
   Reference:
     Singh et al., EMDR2, 2021; Izacard et al., Atlas, 2022.
   """
-  weights = selection.softmax(scores.astype(jnp.float32), where=where)
-  fixed = jax.lax.stop_gradient(token_log_likelihoods)
+  weights = selection.softmax(scores, where=where)
+  fixed = jax.lax.stop_gradient(
+    checks.floats(token_log_likelihoods, 'token_log_likelihoods')
+  )
   return losses.token_marginal(
     weights, fixed, where=where, token_where=token_where
   )
@@ -223,7 +225,7 @@ def replug(
     reduction: one of `REDUCTIONS`.
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> replug(jnp.zeros(2), jnp.zeros(2))
@@ -232,48 +234,82 @@ def replug(
   Reference:
     Shi et al., REPLUG: Retrieval-Augmented Black-Box Language Models, 2023.
   """
-  selection.check_temperature(temperature)
-  selection.check_temperature(score_temperature)
+  temperature = checks.temperature(temperature)
+  own = checks.temperature(score_temperature, 'score_temperature')
   _check_reduction(reduction)
-  where = _real(scores, where)
-  own = _log_softmax(scores / score_temperature, where)
-  teacher = _log_softmax(log_likelihoods / temperature, where)
-  gap = own - jax.lax.stop_gradient(teacher)
-  value = (jnp.where(where, jnp.exp(own), 0) * gap).sum(-1)
-  return _reduce(value, where, reduction)
+  arrays = _checked(scores, log_likelihoods, 'log_likelihoods', where)
+  return _replug(*arrays, own, temperature, reduction)
 
 
-def _divergence(scores, teacher, where, reduction):
-  """KL(teacher | softmax(scores)); the teacher is held still."""
+@functools.partial(checks.compiled, static_argnums=5)
+def _replug(scores, signal, where, own_temperature, temperature, reduction):
+  dtype = checks.result_dtype(scores, signal)
+  scores, signal, where = checks.spread(scores, signal, where=where)
+  scores = scores / jnp.asarray(own_temperature, scores.dtype)
+  signal = signal / jnp.asarray(temperature, signal.dtype)
+  own = _log_softmax(scores, where)
+  teacher = jax.lax.stop_gradient(_log_softmax(signal, where))
+  some = where & (own != -jnp.inf)  # or 0 * inf would be NaN
+  share = jnp.exp(jnp.where(some, own, 0))
+  gap = jnp.where(some, own, 0) - jnp.where(some, teacher, 0)
+  value = jnp.where(some, share * gap, 0).sum(-1)
+  return _reduce(value, where, reduction).astype(dtype)
+
+
+def _taught(
+  scores, signal, name, where, temperature, reduction, left_out=False
+):
+  """KL(softmax(signal / t) | softmax(scores)); the teacher is held still."""
+  temperature = checks.temperature(temperature)
   _check_reduction(reduction)
-  where = _real(scores, where)
-  teacher = jax.lax.stop_gradient(jnp.where(where, teacher, 0))
-  known = jnp.log(jnp.where(teacher > 0, teacher, 1))
-  gap = known - _log_softmax(scores, where)
-  return _reduce((teacher * gap).sum(-1), where, reduction)
+  arrays = _checked(scores, signal, name, where)
+  return _divergence(*arrays, temperature, reduction, left_out)
+
+
+@functools.partial(checks.compiled, static_argnums=(4, 5))
+def _divergence(scores, signal, where, temperature, reduction, left_out):
+  dtype = checks.result_dtype(scores, signal)
+  scores, signal, where = checks.spread(scores, signal, where=where)
+  if left_out:
+    signal = _needed(signal, where)
+  signal = signal / jnp.asarray(temperature, signal.dtype)
+  teacher = selection.softmax(signal, where=where)
+  teacher = jax.lax.stop_gradient(teacher)
+  known = jnp.log(jnp.where(teacher == 0, 1, teacher))
+  gap = jnp.where(teacher == 0, 0, known - _log_softmax(scores, where))
+  return _reduce((teacher * gap).sum(-1), where, reduction).astype(dtype)
+
+
+def _needed(logs, where):
+  """Minus log-likelihoods; of a row with -inf, 0 there and -inf elsewhere."""
+  lost = where & (logs == -jnp.inf)
+  sure = jnp.where(lost, 0, jnp.where(jnp.isnan(logs), logs, -jnp.inf))
+  return jnp.where(lost.any(-1, keepdims=True), sure, -logs)
 
 
 def _log_softmax(scores, where):
   """Log softmax over the real slots, 0 in the others."""
-  clean = jnp.where(where, scores, 0).astype(jnp.float32)
-  best = jnp.max(
-    clean, axis=-1, keepdims=True, where=where, initial=selection.LOW
-  )
-  shifted = jnp.where(where, clean - jax.lax.stop_gradient(best), 0)
+  clean = jnp.where(where, scores, 0)
+  best = jnp.max(clean, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
+  best = jax.lax.stop_gradient(jnp.where(best < jnp.inf, best, jnp.nan))
+  shifted = jnp.where(where, clean - best, 0)
   total = jnp.where(where, jnp.exp(shifted), 0).sum(-1, keepdims=True)
-  log_total = jnp.log(jnp.where(total > 0, total, 1))
+  log_total = jnp.log(jnp.where(total == 0, 1, total))
   return jnp.where(where, shifted - log_total, 0)
 
 
-def _real(scores, where):
-  if where is None:
-    return jnp.ones(scores.shape, bool)
-  return jnp.broadcast_to(where, scores.shape)
+def _checked(scores, signal, name, where):
+  """What every loss here takes, as arrays whose shapes go together."""
+  scores = checks.floats(scores)
+  signal = checks.floats(signal, name)
+  where = checks.mask(where)
+  checks.together(**{'scores': scores, name: signal, 'where': where})
+  return scores, signal, where
 
 
 def _reduce(value, where, reduction):
   if reduction == 'mean':
-    return value / jnp.maximum(where.sum(-1), 1)
+    return value / jnp.maximum(where.sum(-1), 1).astype(value.dtype)
   return value
 
 

@@ -16,9 +16,12 @@ estimates the expected cost and its gradient in `scores` the true gradient:
 | `expected_utility` | k distinct draws | the mass it leaves out | low |
 
 `scores` are float[..., N] in nats; `costs` float[..., N] carry no gradient;
-`where` is bool[..., N], True = real.
+`where` is bool[..., N], True = real. What is returned is computed in float32 or
+wider and has the dtype of both. A document that cannot be drawn, whose weight
+is 0, may have any cost. What is not finite gives what `selection` says.
 """
 
+import functools
 import itertools
 import math
 
@@ -26,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import sampling, selection
+from rag_jax.ops import checks, sampling, selection
 
 MAX_SET = 6  # documents of a set whose chance is computed exactly
 
@@ -40,8 +43,14 @@ def enumerate_all(
     >>> enumerate_all(jnp.zeros(2), jnp.array([1.0, 3.0]))
     Array(2., dtype=float32)
   """
+  return _enumerate(*_checked(scores, costs, where))
+
+
+@checks.compiled
+def _enumerate(scores, costs, where):
+  dtype, scores, costs, where = _spread(scores, costs, where)
   weights = selection.softmax(scores, where=where)
-  return (weights * _fixed(costs, weights)).sum(-1)
+  return (weights * _fixed(costs, weights)).sum(-1).astype(dtype)
 
 
 def rescore(
@@ -62,8 +71,14 @@ def rescore(
     >>> rescore(z, jnp.array([1.0, 3.0, 9.0]), k=2)
     Array(2., dtype=float32)
   """
-  chosen = sampling.top_k(scores, k=k, where=where) > 0
-  return enumerate_all(scores, costs, where=chosen)
+  scores, costs, where = _checked(scores, costs, where)
+  return _rescore(scores, costs, where, _k_of(k, scores))
+
+
+@functools.partial(checks.compiled, static_argnums=3)
+def _rescore(scores, costs, where, k):
+  chosen = sampling.top_k(scores, k=k, where=where)
+  return _enumerate(scores, costs, ~(chosen <= 0))
 
 
 def straight_through(
@@ -79,13 +94,21 @@ def straight_through(
   Reference:
     Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017.
   """
-  selection.check_temperature(temperature)
-  noise = jax.random.gumbel(rng, scores.shape, jnp.float32)
-  noisy = scores + noise
+  rng = checks.key(rng)
+  temperature = checks.temperature(temperature)
+  arrays = _checked(scores, costs, where)
+  return _straight_through(rng, *arrays, temperature)
+
+
+@checks.compiled
+def _straight_through(rng, scores, costs, where, temperature):
+  dtype, scores, costs, where = _spread(scores, costs, where)
+  noisy = scores + jax.random.gumbel(rng, scores.shape, scores.dtype)
   hard = sampling.top_k(noisy, k=1, where=where)
-  soft = selection.softmax(noisy / temperature, where=where)
+  noisy = noisy / jnp.asarray(temperature, noisy.dtype)
+  soft = selection.softmax(noisy, where=where)
   weights = sampling.straight_through(hard, soft)
-  return (weights * _fixed(costs, weights)).sum(-1)
+  return (weights * _fixed(costs, weights)).sum(-1).astype(dtype)
 
 
 def leave_one_out(
@@ -106,7 +129,7 @@ def leave_one_out(
     where: bool[..., N].
 
   Returns:
-    float32[...]; unbiased in value and gradient.
+    float[...]; unbiased in value and gradient.
 
   Raises:
     ValueError: if there are fewer than 2 draws.
@@ -114,14 +137,23 @@ def leave_one_out(
   Reference:
     Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free, 2019.
   """
+  num_samples = checks.whole(num_samples, 'num_samples')
   if num_samples < 2:
     raise ValueError(
       f'num_samples must be at least 2, got {num_samples}. '
       'One draw has no other for its baseline.'
     )
+  rng = checks.key(rng)
+  return _leave_one_out(rng, *_checked(scores, costs, where), num_samples)
+
+
+@functools.partial(checks.compiled, static_argnums=4)
+def _leave_one_out(rng, scores, costs, where, num_samples):
+  dtype, scores, costs, where = _spread(scores, costs, where)
   weights = selection.softmax(scores, where=where)
-  log_p = jnp.log(jnp.where(weights > 0, weights, 1))
-  chances = jnp.where(weights > 0, log_p, selection.LOW)
+  never = weights <= 0
+  log_p = jnp.log(jnp.where(never, 1, weights))
+  chances = jnp.where(never, -jnp.inf, log_p)
   draws = jax.random.categorical(
     rng, chances, shape=(num_samples, *scores.shape[:-1])
   )
@@ -129,7 +161,7 @@ def leave_one_out(
   cost = jnp.take_along_axis(_fixed(costs, weights), draws, axis=-1)
   others = (cost.sum(-1, keepdims=True) - cost) / (num_samples - 1)
   chosen = jnp.take_along_axis(log_p, draws, axis=-1)
-  return _surrogate(cost.mean(-1), ((cost - others) * chosen).mean(-1))
+  return _surrogate(cost.mean(-1), ((cost - others) * chosen).mean(-1), dtype)
 
 
 def leave_one_out_set(
@@ -155,7 +187,7 @@ def leave_one_out_set(
     where: bool[..., N].
 
   Returns:
-    float32[...]; unbiased in value and gradient.
+    float[...]; unbiased in value and gradient.
 
   Raises:
     ValueError: if k is out of range.
@@ -164,36 +196,53 @@ def leave_one_out_set(
     Kool et al., Estimating Gradients for Discrete Random Variables by Sampling
     without Replacement, 2020.
   """
-  if not 2 <= k <= min(MAX_SET, scores.shape[-1] - 1):
+  rng, k = checks.key(rng), checks.whole(k, 'k')
+  scores, costs, where = _checked(scores, costs, where)
+  count = scores.shape[-1]
+  # How many there are is not known where a program is exported for any number.
+  if not 2 <= k <= MAX_SET or (isinstance(count, int) and k >= count):
     raise ValueError(
       f'k must be between 2 and {MAX_SET} and less than the number of scores '
-      f'({scores.shape[-1]}), got {k}. Draw smaller sets.'
+      f'({count}), got {k}. Draw smaller sets.'
     )
+  return _leave_one_out_set(rng, scores, costs, where, k)
+
+
+@functools.partial(checks.compiled, static_argnums=4)
+def _leave_one_out_set(rng, scores, costs, where, k):
+  dtype, scores, costs, where = _spread(scores, costs, where)
   weights = selection.softmax(scores, where=where)
-  noise = jax.random.gumbel(rng, scores.shape, jnp.float32)
-  log_p = jnp.log(jnp.where(weights > 0, weights, 1))
-  noisy = jnp.where(weights > 0, log_p + noise, selection.LOW)
-  chosen = jax.lax.top_k(jax.lax.stop_gradient(noisy), k)[1]
-  p = jnp.take_along_axis(weights, chosen, axis=-1)  # [..., k]
-  cost = jnp.take_along_axis(_fixed(costs, weights), chosen, axis=-1)
-  fixed = jax.lax.stop_gradient(p)
-  outside = jnp.put_along_axis(
-    jax.lax.stop_gradient(weights), chosen, 0.0, axis=-1, inplace=False
-  ).sum(-1)
-  whole = set_chance(fixed, outside)
+  log_p = _log_softmax(scores, weights, where)
+  noisy = log_p + jax.random.gumbel(rng, scores.shape, scores.dtype)
+  drawn = jax.lax.stop_gradient(jnp.where(where, noisy, -jnp.inf))
+  chosen = jax.lax.top_k(drawn, k)[1]
+
+  def take(x):
+    return jnp.take_along_axis(x, chosen, axis=-1)
+
+  # A row with fewer than k documents that can be drawn has a smaller set.
+  log_p = jax.lax.stop_gradient(log_p)
+  there = take(where & (log_p != -jnp.inf))
+  p = jnp.where(there, take(weights), 0)  # [..., k]
+  cost = jnp.where(there, take(_fixed(costs, weights)), 0)
+  places = jnp.arange(scores.shape[-1])
+  inside = (
+    chosen[..., None, :] == _rows(places[:, None], chosen.ndim + 1)
+  ).any(-1)
+  outside = _log_sum_exp(jnp.where(where & ~inside, log_p, -jnp.inf))
+  chance = functools.partial(_chance, take(log_p), outside, there)
+  eye = np.eye(k, dtype=bool)
+  whole = chance(np.zeros(k, bool))
   # without[s]: the set without s, from the corpus without s; pair[s, t] alike.
-  eye = np.eye(k)
-  without = _chance_without(fixed, outside, eye)
-  pair = _chance_without(
-    fixed, outside, eye[:, None] + eye * (1 - eye[:, None])
-  )
+  without = chance(eye)
+  pair = chance(eye[:, None] | eye)
   ratio = without / whole[..., None]
   second = pair / without[..., None]  # R of t in the corpus without s
-  second = jnp.where(eye > 0, 1.0, second)
+  fixed = jax.lax.stop_gradient(p)
   baseline = (fixed[..., None, :] * second * cost[..., None, :]).sum(-1)
   value = (fixed * ratio * cost).sum(-1)
   slope = (p * ratio * (cost - baseline)).sum(-1)
-  return _surrogate(value, slope)
+  return _surrogate(value, slope, dtype)
 
 
 def expected_utility(
@@ -219,7 +268,7 @@ def expected_utility(
     where: bool[..., N].
 
   Returns:
-    float32[...].
+    float[...].
 
   Example:
     >>> z = jnp.zeros(3)
@@ -230,10 +279,16 @@ def expected_utility(
     Zamani and Bendersky, Stochastic RAG: End-to-End Retrieval-Augmented
     Generation through Expected Utility Maximization, 2024.
   """
+  scores, utilities, where = _checked(scores, utilities, where, 'utilities')
   drawn = sampling.gumbel_top_k(
     rng, scores, k=k, temperature=temperature, where=where
   )
-  return enumerate_all(scores, -utilities, where=drawn > 0)
+  return _minus_utility(scores, utilities, drawn)
+
+
+@checks.compiled
+def _minus_utility(scores, utilities, drawn):
+  return _enumerate(scores, -utilities, ~(drawn <= 0))
 
 
 def set_chance(chances: jax.Array, outside: jax.Array) -> jax.Array:
@@ -251,36 +306,117 @@ def set_chance(chances: jax.Array, outside: jax.Array) -> jax.Array:
     >>> round(float(chance), 3)  # .5 * .25 / .5 + .25 * .5 / .75
     0.417
   """
-  return _chance_without(chances, outside, np.zeros(chances.shape[-1]))
-
-
-def _chance_without(chances, outside, removed):
-  """`set_chance` of the set less some of its documents, which are gone.
-
-  `removed` is [..., k] of 0 and 1, with one leading axis for each that the
-  result has beyond those of `outside`.
-  """
+  chances = checks.floats(chances, 'chances')
+  outside = checks.floats(outside, 'outside')
   k = chances.shape[-1]
+  if not k <= MAX_SET:
+    raise ValueError(
+      f'a set may have at most {MAX_SET} documents, got {k}. Draw smaller sets.'
+    )
+  return _set_chance(chances, outside)
+
+
+@checks.compiled
+def _set_chance(chances, outside):
+  dtype = checks.compute_dtype(chances, outside)
+  logs = jnp.log(chances.astype(dtype))
+  outside = jnp.broadcast_to(outside.astype(dtype), chances.shape[:-1])
+  there = jnp.ones(chances.shape, bool)
+  gone = np.zeros(chances.shape[-1], bool)
+  return _chance(logs, jnp.log(outside), there, gone)
+
+
+def _chance(logs, outside, there, removed):
+  """Chance that a set less some of its documents, which are gone, comes first.
+
+  Only ratios of chances are formed, so that sets far below the best of the
+  corpus have one too.
+
+  Args:
+    logs: float[..., k], log chances of the documents of the set.
+    outside: float[...], of all outside.
+    there: bool[..., k], False = no document at all.
+    removed: bool[..., k], one leading axis for each that the result has beyond
+      those of `outside`.
+  """
+  k = logs.shape[-1]
   orders = np.array(list(itertools.permutations(range(k))))  # [k!, k]
-  gone = removed[..., orders] > 0
-  shape = chances.shape[:-1] + (1,) * (removed.ndim - 1)
-  each = jnp.where(gone, 0, chances[..., orders].reshape(*shape, -1, k))
-  # What is left when a document's turn comes: those after it, and the outside.
-  after = jnp.cumsum(each[..., ::-1], axis=-1)[..., ::-1]
-  left = outside.reshape(*shape, 1, 1) + after
-  chance = jnp.where(gone, 1, each / left).prod(-1).sum(-1)
+  more = removed.ndim - 1
+  shape = logs.shape[:-1]
+  spare = (*shape, *(1,) * more)
+  # How many times as likely each is as another; [..., j, i] for j over i.
+  times = jnp.exp(logs[..., :, None] - logs[..., None, :])
+  times = jnp.where(
+    np.eye(k, dtype=bool).reshape((1,) * len(shape) + (k, k)), 1, times
+  )
+  rest = jnp.exp(outside[..., None] - logs)
+  rest = jnp.where(outside[..., None] == -jnp.inf, 0, rest)
+  kept = there.reshape(*spare, k) & ~removed.reshape(
+    (1,) * len(shape) + removed.shape
+  )
+  chance = jnp.ones((), logs.dtype)
+  for turn in range(k):
+    own = orders[:, turn]  # [k!]
+    left = rest[..., own].reshape(*spare, -1)
+    for later in range(turn, k):
+      other = orders[:, later]
+      ratio = times[..., other, own].reshape(*spare, -1)
+      left = left + jnp.where(kept[..., other], ratio, 0)
+    chance = chance * jnp.where(kept[..., own], 1 / left, 1)
   # Each order of what stays was met once for every place of what is gone.
-  stays = (k - removed.sum(-1)).astype(int)
-  met = math.factorial(k) / np.vectorize(math.factorial)(stays)
-  return chance / met
+  factorials = jnp.asarray(
+    [math.factorial(n) for n in range(k + 1)], logs.dtype
+  )
+  met = math.factorial(k) / factorials[kept.sum(-1)]
+  return chance.sum(-1) / met
+
+
+def _log_softmax(scores, weights, where):
+  """Log softmax of the real slots, also where a weight is too small for one."""
+  best = jnp.max(scores, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
+  shifted = jnp.where(where, scores - jax.lax.stop_gradient(best), 0)
+  total = jnp.where(where, jnp.exp(shifted), 0).sum(-1, keepdims=True)
+  tiny = jnp.finfo(weights.dtype).tiny
+  return jnp.where(
+    weights > tiny,
+    jnp.log(jnp.where(weights > tiny, weights, 1)),
+    shifted - jnp.log(jnp.where(total == 0, 1, total)),
+  )
+
+
+def _log_sum_exp(logs):
+  """Log of the sum of exp along the last axis; -inf where all are -inf."""
+  best = jnp.max(logs, axis=-1, keepdims=True, initial=-jnp.inf)
+  best = jnp.where(best == -jnp.inf, 0, best)
+  return best[..., 0] + jnp.log(jnp.exp(logs - best).sum(-1))
 
 
 def _fixed(costs, like):
   """Costs without a gradient, 0 where a weight is 0 whatever stands there."""
   costs = jax.lax.stop_gradient(costs)
-  return jnp.where(jax.lax.stop_gradient(like) > 0, costs, 0)
+  return jnp.where(jax.lax.stop_gradient(like) == 0, 0, costs)
 
 
-def _surrogate(value, slope):
+def _surrogate(value, slope, dtype):
   """The value of one, the gradient of the other."""
-  return jax.lax.stop_gradient(value - slope) + slope
+  return (jax.lax.stop_gradient(value - slope) + slope).astype(dtype)
+
+
+def _checked(scores, costs, where, name='costs'):
+  scores, costs = checks.floats(scores), checks.floats(costs, name)
+  where = checks.mask(where)
+  checks.together(**{'scores': scores, name: costs, 'where': where})
+  return scores, costs, where
+
+
+def _spread(scores, costs, where):
+  dtype = checks.result_dtype(scores, costs)
+  return dtype, *checks.spread(scores, costs, where=where)
+
+
+def _k_of(k, scores):
+  return checks.k_of(k, scores.shape[checks.axis_of(-1, scores.ndim)])
+
+
+def _rows(x, ndim):
+  return x.reshape((1,) * (ndim - x.ndim) + x.shape)

@@ -2,16 +2,20 @@
 
 Arguments that recur: `scores` and `weights` are float[..., K], in nats and on
 the simplex; `where` is bool[..., K], True = real. A row where everything is
-masked loses 0 and has no gradient. Everything is computed in float32.
+masked loses 0 and has no gradient. Everything is computed in float32, or in
+float64 where an argument is float64, and comes in the dtype of the arguments.
+Derivatives of any order are those of the formula. What is not finite gives what
+`selection` says.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import masking, selection
+from rag_jax.ops import checks, masking, selection, thresholds
 
 
 def fenchel_young(
@@ -34,14 +38,15 @@ def fenchel_young(
       into them.
     operator: a name in `selection.OPERATORS`, 'entmax' or 'capped_simplex'.
     where: bool[..., K].
-    **options: of the operator: `alpha`, a number above 1, for 'entmax'; `k`
-      for 'capped_simplex', whose targets sum to k.
+    **options: of the operator: `alpha` for 'entmax', a number or a scalar
+      array, with a gradient; `k` for 'capped_simplex', whose targets sum to k.
 
   Returns:
-    float32[...].
+    float[...].
 
   Raises:
-    ValueError: if there is no operator of that name.
+    ValueError: if there is no operator of that name, it lacks an option, or
+      the targets are labels and not weights.
 
   Example:
     >>> z, q = jnp.array([1.0, 0.5]), jnp.array([1.0, 0.0])
@@ -51,28 +56,109 @@ def fenchel_young(
   Reference:
     Blondel et al., Learning with Fenchel-Young Losses, 2020.
   """
-  if where is None:
-    where = jnp.ones(scores.shape, bool)
-  scores = jnp.where(where, scores, 0).astype(jnp.float32)
-  best = jnp.max(
-    scores, axis=-1, keepdims=True, where=where, initial=selection.LOW
-  )
-  shifted = jnp.where(where, scores - jax.lax.stop_gradient(best), 0)
-  targets = jax.lax.stop_gradient(jnp.where(where, targets, 0))
   if operator not in _FAMILIES:
     raise ValueError(
       f'operator must be one of {", ".join(_FAMILIES)}, got {operator!r}. '
       'A Fenchel-Young loss needs an operator with a regulariser.'
     )
-  select, omega = _FAMILIES[operator]
-  weights = select(scores, where=where, **options)
-  # By Danskin's theorem the gradient through p vanishes at the optimum.
-  weights = jax.lax.stop_gradient(weights)
-  alpha = {name: options[name] for name in ('alpha',) if name in options}
-  loss = ((weights - targets) * shifted).sum(-1)
-  loss = loss + omega(targets, **alpha) - omega(weights, **alpha)
-  real = where.any(-1) & (targets.sum(-1) > 0)
-  return jnp.where(real, loss, 0.0)
+  scores = checks.floats(scores)
+  targets = checks.floats(targets, 'targets')
+  where = checks.mask(where, scores.shape)
+  if checks.together(scores=scores, targets=targets) != scores.shape:
+    raise ValueError(
+      f'targets must be weights of the shape of scores {scores.shape}, got '
+      f'{targets.shape}. Turn labels into weights with jax.nn.one_hot.'
+    )
+  alpha: Any = None
+  k = None
+  if operator == 'entmax':
+    alpha = selection.alpha_of(options.pop('alpha', 1.5))
+    if isinstance(alpha, jax.Array) and alpha.ndim:
+      raise ValueError(
+        f'alpha must be one number, got shape {alpha.shape}. '
+        'Map the loss over rows with jax.vmap.'
+      )
+    if alpha == 1.0 and isinstance(alpha, float):
+      operator, alpha = 'softmax', None
+  elif operator == 'capped_simplex':
+    axis = checks.axis_of(-1, scores.ndim)
+    k = checks.k_of(options.pop('k', None), scores.shape[axis])
+  if options:
+    raise ValueError(
+      f'{operator} has no option {", ".join(options)}. Leave it out.'
+    )
+  fixed = alpha if isinstance(alpha, float) else None
+  if fixed is not None:
+    alpha = None
+  return _fenchel_young(scores, targets, where, alpha, operator, fixed, k)
+
+
+@functools.partial(checks.compiled, static_argnums=(4, 5, 6))
+def _fenchel_young(scores, targets, where, alpha, operator, fixed, k):
+  dtype = checks.result_dtype(scores, targets)
+  scores, targets, where = checks.spread(scores, targets, where=where)
+  if scores.shape[-1] == 0:
+    return jnp.zeros(scores.shape[:-1], dtype)
+  clean = jnp.where(where, scores, 0)
+  targets = jax.lax.stop_gradient(jnp.where(where, targets, 0))
+  best = jnp.max(clean, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
+  shifted = jnp.where(where, clean - jax.lax.stop_gradient(best), 0)
+  if alpha is not None:
+    alpha = jnp.maximum(alpha.astype(scores.dtype), thresholds.NEAR_SOFTMAX)
+  family = _Family(operator, fixed, k)
+  loss = _distance(family, clean, shifted, targets, where, alpha)
+  real = where.any(-1) & ~(targets.sum(-1) <= 0)
+  return jnp.where(real, loss, 0).astype(dtype)
+
+
+class _Family(NamedTuple):
+  """An operator with its options, and the regulariser that it comes from."""
+
+  operator: str
+  alpha: float | None
+  k: int | None
+
+  def select(self, scores, where, alpha):
+    options = {'k': self.k} if self.k is not None else {}
+    if self.operator == 'entmax':
+      options['alpha'] = self.alpha if alpha is None else alpha
+    return _FAMILIES[self.operator][0](scores, where=where, **options)
+
+  def omega(self, p, alpha):
+    if self.operator == 'entmax':
+      return _tsallis(p, self.alpha if alpha is None else alpha)
+    return _FAMILIES[self.operator][1](p)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _distance(family, scores, shifted, targets, where, alpha):
+  """<p - q, z> + Omega(q) - Omega(p), z = `shifted`, p that of `scores`."""
+  weights = family.select(scores, where, alpha)
+  gap = weights - targets
+  # A score of -inf that has no weight and is to have none costs nothing.
+  product = jnp.where(gap == 0, 0, gap * shifted)
+  return (
+    product.sum(-1)
+    + family.omega(targets, alpha)
+    - family.omega(weights, alpha)
+  )
+
+
+@_distance.defjvp
+def _distance_jvp(family, primals, tangents):
+  # By Danskin's theorem the derivative through p vanishes at the optimum, in
+  # the first derivative; those above it are derivatives of p.
+  scores, _, targets, where, alpha = primals
+  weights = family.select(scores, where, alpha)
+  slope = ((weights - targets) * tangents[1]).sum(-1)
+  if alpha is not None:
+    _, by_alpha = jax.jvp(
+      lambda alpha: family.omega(targets, alpha) - family.omega(weights, alpha),
+      (alpha,),
+      (tangents[4],),
+    )
+    slope += by_alpha
+  return _distance(family, *primals), slope
 
 
 def sequence_marginal(
@@ -89,7 +175,9 @@ def sequence_marginal(
     where: bool[..., K]; False also where a document lacks the answer.
 
   Returns:
-    float32[...], nats; 0 where no real document has weight.
+    float[...], nats; 0 where no real document has weight, +inf where none of
+    those that have it can have led to the answer. Documents without weight
+    are not read: their likelihoods may be anything.
 
   Example:
     >>> w, l = jnp.array([0.5, 0.5, 0.0]), jnp.log(jnp.array([0.5, 0.25, 0.1]))
@@ -100,18 +188,30 @@ def sequence_marginal(
     Lewis et al., Retrieval-Augmented Generation for Knowledge-Intensive NLP
     Tasks, 2020.
   """
-  if where is None:
-    where = jnp.ones(weights.shape, bool)
-  support = where & (weights > 0)
-  likelihoods = jnp.where(support, log_likelihoods, masking.NEG_INF).astype(
-    jnp.float32
+  weights = checks.floats(weights, 'weights')
+  log_likelihoods = checks.floats(log_likelihoods, 'log_likelihoods')
+  where = checks.mask(where)
+  checks.together(weights=weights, log_likelihoods=log_likelihoods, where=where)
+  return _sequence_marginal(weights, log_likelihoods, where)
+
+
+@checks.compiled
+def _sequence_marginal(weights, log_likelihoods, where):
+  dtype = checks.result_dtype(weights, log_likelihoods)
+  weights, log_likelihoods, where = checks.spread(
+    weights, log_likelihoods, where=where
   )
-  best = jax.lax.stop_gradient(likelihoods.max(-1, keepdims=True))
+  support = where & ~(weights <= 0)
+  likelihoods = jnp.where(support, log_likelihoods, -jnp.inf)
+  best = jax.lax.stop_gradient(
+    likelihoods.max(-1, keepdims=True, initial=-jnp.inf)
+  )
+  best = jnp.where(best == -jnp.inf, 0, best)  # no difference may be NaN
   share = jnp.where(support, weights, 0) * jnp.exp(likelihoods - best)
-  total = share.sum(-1)
-  real = support.any(-1) & (total > 0)
-  marginal = best[..., 0] + jnp.log(jnp.where(real, total, 1.0))
-  return jnp.where(real, -marginal, 0.0)
+  real = support.any(-1)
+  total = jnp.where(real, share.sum(-1), 1)
+  marginal = best[..., 0] + jnp.log(total)
+  return jnp.where(real, -marginal, 0).astype(dtype)
 
 
 def token_marginal(
@@ -130,16 +230,46 @@ def token_marginal(
     token_where: bool[..., A], the tokens of the answer.
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
   """
-  by_token = jnp.swapaxes(token_log_likelihoods, -1, -2)  # [..., A, K]
+  weights = checks.floats(weights, 'weights')
+  logs = checks.floats(token_log_likelihoods, 'token_log_likelihoods')
+  where = checks.mask(where)
+  if not logs.ndim:
+    raise ValueError(
+      'token_log_likelihoods must have an axis of tokens, got a number. '
+      'Give one number a document and token.'
+    )
+  token_where = checks.mask(token_where, name='token_where')
+  shape = logs.shape[:-1]
+  for name, x in {'weights': weights, 'where': where}.items():
+    if x is not None:
+      checks.together(
+        **{name: x, 'token_log_likelihoods[..., 0]': _like(shape)}
+      )
+  if token_where is not None:
+    tokens = _like((*shape[:-1], logs.shape[-1]))
+    checks.together(token_where=token_where, tokens=tokens)
+  return _token_marginal(weights, logs, where, token_where)
+
+
+@checks.compiled
+def _token_marginal(weights, logs, where, token_where):
+  by_token = jnp.swapaxes(logs, -1, -2)  # [..., A, K]
+  if token_where is not None:  # what is masked may be anything
+    token_where = jnp.broadcast_to(token_where, by_token.shape[:-1])
+    by_token = jnp.where(token_where[..., None], by_token, 0)
   if where is not None:
     where = jnp.broadcast_to(where[..., None, :], by_token.shape)
   weights = jnp.broadcast_to(weights[..., None, :], by_token.shape)
-  nll = sequence_marginal(weights, by_token, where=where)
+  nll = _sequence_marginal(weights, by_token, where)
   if token_where is not None:
-    nll = jnp.where(token_where, nll, 0.0)
+    nll = jnp.where(token_where, nll, 0)
   return nll.sum(-1)
+
+
+def _like(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def log_weights(
@@ -164,9 +294,15 @@ def log_weights(
     >>> bias.tolist(), support.tolist()
     ([0.0, 0.0], [True, False])
   """
-  support = weights > 0
+  weights = checks.floats(weights, 'weights')
+  return _log_weights(weights, checks.mask(where, weights.shape))
+
+
+@checks.compiled
+def _log_weights(weights, where):
+  support = ~(weights <= 0)
   if where is not None:
-    support &= where
+    support &= jnp.broadcast_to(where, weights.shape)
   return jnp.where(support, jnp.log(jnp.where(support, weights, 1)), 0), support
 
 
@@ -180,7 +316,7 @@ def docid_nll(
     where: bool[..., G], the gold documents that exist.
 
   Returns:
-    float32[...], nats; 0 for a query without a gold document.
+    float[...], nats; 0 for a query without a gold document.
 
   Example:
     >>> docid_nll(jnp.array([-2.0, -9.0]), where=jnp.array([True, False]))
@@ -189,10 +325,19 @@ def docid_nll(
   Reference:
     Tay et al., Transformer Memory as a Differentiable Search Index, 2022.
   """
-  if where is None:
-    where = jnp.ones(log_probabilities.shape, bool)
-  total = jnp.where(where, log_probabilities, 0).astype(jnp.float32).sum(-1)
-  return -total / jnp.maximum(where.sum(-1), 1)
+  log_probabilities = checks.floats(log_probabilities, 'log_probabilities')
+  return _docid_nll(
+    log_probabilities, checks.mask(where, log_probabilities.shape)
+  )
+
+
+@checks.compiled
+def _docid_nll(log_probabilities, where):
+  logs, where = checks.spread(log_probabilities, where=where)
+  total = jnp.where(where, logs, 0).sum(-1)
+  count = jnp.maximum(where.sum(-1), 1).astype(logs.dtype)
+  bad = masking.unbounded(logs, where)
+  return masking.poison(-total / count, bad).astype(log_probabilities.dtype)
 
 
 def list_mle(
@@ -207,7 +352,7 @@ def list_mle(
     where: bool[..., K].
 
   Returns:
-    float32[...], nats.
+    float[...], nats.
 
   Example:
     >>> loss = list_mle(jnp.zeros(3), jnp.array([3.0, 2.0, 1.0]))
@@ -217,14 +362,28 @@ def list_mle(
   Reference:
     Xia et al., Listwise Approach to Learning to Rank, 2008.
   """
-  if where is None:
-    where = jnp.ones(scores.shape, bool)
+  scores, gains = checks.floats(scores), checks.numbers(gains, 'gains')
+  where = checks.mask(where)
+  checks.together(scores=scores, gains=gains, where=where)
+  return _list_mle(scores, gains, where)
+
+
+@checks.compiled
+def _list_mle(scores, gains, where):
+  dtype = scores.dtype
+  scores, gains, where = checks.spread(scores, gains, where=where)
+  gains = jax.lax.stop_gradient(gains)
   order = jnp.argsort(jnp.where(where, -gains, jnp.inf), axis=-1, stable=True)
+  bad = masking.unbounded(scores, where) | (where & jnp.isnan(gains)).any(-1)
   where = jnp.take_along_axis(where, order, axis=-1)
   scores = jnp.take_along_axis(scores, order, axis=-1)
-  scores = jnp.where(where, scores, masking.NEG_INF).astype(jnp.float32)
+  scores = jnp.where(where, scores, -jnp.inf)
   left = jax.lax.cumlogsumexp(scores, axis=scores.ndim - 1, reverse=True)
-  return jnp.where(where, left - scores, 0).sum(-1)
+  # The last that is left is chosen for sure, whatever its score.
+  places = jnp.broadcast_to(jnp.arange(scores.shape[-1]), scores.shape)
+  last = jnp.where(where, places, -1).max(-1, keepdims=True, initial=-1)
+  each = jnp.where(where & (places < last), left - scores, 0)
+  return masking.poison(each.sum(-1), bad).astype(dtype)
 
 
 def margin_ranking(
@@ -243,7 +402,7 @@ def margin_ranking(
     where: bool[..., K], the negatives that are real.
 
   Returns:
-    float32[...].
+    float[...].
 
   Example:
     >>> margin_ranking(jnp.float32(2.0), jnp.array([1.5, 0.0]))
@@ -252,10 +411,26 @@ def margin_ranking(
   Reference:
     Li et al., Learning to Rank in Generative Retrieval (LTRGR), 2023.
   """
-  if where is None:
-    where = jnp.ones(negative.shape, bool)
-  negative = jnp.where(where, negative, masking.NEG_INF).astype(jnp.float32)
-  return jnp.maximum(margin - positive[..., None] + negative, 0).sum(-1)
+  positive = checks.floats(positive, 'positive')
+  negative = checks.floats(negative, 'negative')
+  where = checks.mask(where, negative.shape)
+  checks.together(
+    **{'positive[..., None]': _like((*positive.shape, 1)), 'negative': negative}
+  )
+  return _margin_ranking(positive, negative, margin, where)
+
+
+@checks.compiled
+def _margin_ranking(positive, negative, margin, where):
+  dtype = checks.result_dtype(positive, negative)
+  positive, negative, where = checks.spread(
+    positive[..., None], negative, where=where
+  )
+  margin = jnp.asarray(margin, negative.dtype)
+  over = margin - positive + jnp.where(where, negative, 0)
+  loss = jnp.where(where, jnp.maximum(over, 0), 0).sum(-1)
+  bad = masking.unbounded(negative, where) | masking.unbounded(positive, where)
+  return masking.poison(loss, bad).astype(dtype)
 
 
 def prefix_margin(
@@ -278,7 +453,7 @@ def prefix_margin(
     where: bool[..., L], the prefixes that count; None counts all.
 
   Returns:
-    float32[...], nats squared.
+    float[...], nats squared.
 
   Example:
     >>> zero = jnp.zeros(2)
@@ -289,9 +464,28 @@ def prefix_margin(
     Zeng et al., Scalable and Effective Generative Information Retrieval
     (RIPOR), 2023.
   """
-  gap = jnp.cumsum((positive - negative).astype(jnp.float32), axis=-1)
-  square = (gap - jax.lax.stop_gradient(teacher_margin)) ** 2
-  return square.sum(-1) if where is None else (square * where).sum(-1)
+  positive = checks.floats(positive, 'positive')
+  negative = checks.floats(negative, 'negative')
+  teacher_margin = checks.floats(teacher_margin, 'teacher_margin')
+  where = checks.mask(where)
+  checks.together(
+    positive=positive,
+    negative=negative,
+    teacher_margin=teacher_margin,
+    where=where,
+  )
+  return _prefix_margin(positive, negative, teacher_margin, where)
+
+
+@checks.compiled
+def _prefix_margin(positive, negative, teacher_margin, where):
+  dtype = checks.result_dtype(positive, negative, teacher_margin)
+  positive, negative, teacher_margin, where = checks.spread(
+    positive, negative, teacher_margin, where=where
+  )
+  gap = jnp.cumsum(positive - negative, axis=-1)
+  miss = gap - jax.lax.stop_gradient(teacher_margin)
+  return (jnp.where(where, miss, 0) ** 2).sum(-1).astype(dtype)
 
 
 def _half_square(p: jax.Array) -> jax.Array:
@@ -299,21 +493,26 @@ def _half_square(p: jax.Array) -> jax.Array:
 
 
 def _negentropy(p: jax.Array) -> jax.Array:
-  return (p * jnp.log(jnp.where(p > 0, p, 1.0))).sum(-1)
+  return (p * jnp.log(jnp.where(p == 0, 1, p))).sum(-1)
 
 
 def _tsallis15(p: jax.Array) -> jax.Array:
   return ((p**1.5).sum(-1) - p.sum(-1)) / 0.75
 
 
-def _tsallis(p: jax.Array, *, alpha: float) -> jax.Array:
+def _tsallis(p: jax.Array, alpha: float | jax.Array) -> jax.Array:
+  if isinstance(alpha, float) and alpha < thresholds.NEAR_SOFTMAX:
+    # p^alpha - p, without the loss of taking one from the other.
+    log_p = jnp.log(jnp.where(p == 0, 1, p))
+    less = p * jnp.expm1(jnp.asarray(alpha - 1, p.dtype) * log_p)
+    return less.sum(-1) / (alpha - 1) / alpha
   return ((p**alpha).sum(-1) - p.sum(-1)) / (alpha * (alpha - 1))
 
 
-_FAMILIES: dict[str, tuple[Callable, Callable]] = {
+_FAMILIES: dict[str, tuple[Callable, Callable | None]] = {
   'softmax': (selection.softmax, _negentropy),
   'sparsemax': (selection.sparsemax, _half_square),
   'entmax15': (selection.entmax15, _tsallis15),
-  'entmax': (selection.entmax, _tsallis),
+  'entmax': (selection.entmax, None),
   'capped_simplex': (selection.capped_simplex, _half_square),
 }

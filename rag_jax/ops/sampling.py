@@ -6,13 +6,10 @@ masked slot gets exactly 0 and no gradient. A choice of k has weights that sum
 to k, or to the number of real slots where there are fewer.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from rag_jax.ops import selection
+from rag_jax.ops import checks, selection, thresholds
 
 
 def gumbel_top_k(
@@ -49,15 +46,23 @@ def gumbel_top_k(
   Reference:
     Kool et al., Stochastic Beams and Where to Find Them, 2019.
   """
-  selection.check_k(k, scores.shape[axis])
-  selection.check_temperature(temperature)
-  scores = jax.lax.stop_gradient(scores)
+  rng, scores = checks.key(rng), checks.floats(scores)
+  return selection.apply(
+    _gumbel_top_k,
+    jax.lax.stop_gradient(scores),
+    where,
+    axis,
+    rng,
+    checks.temperature(temperature),
+    raw=True,
+    k=_k_of(k, scores, axis),
+  )
 
-  def kernel(x, real):
-    noise = jax.random.gumbel(rng, x.shape, x.dtype)
-    return _best(x / temperature + noise, real, k=k)
 
-  return selection.along(kernel, scores, where, axis)
+def _gumbel_top_k(x, real, rng, temperature, *, k):
+  noise = jax.random.gumbel(rng, x.shape, x.dtype)
+  x = thresholds.centred(x, real, k) / _like(temperature, x)
+  return thresholds.best(x + noise, real, k)
 
 
 def top_k(
@@ -73,10 +78,10 @@ def top_k(
     >>> top_k(jnp.array([0.5, 2.0, 1.0]), k=2)
     Array([0., 1., 1.], dtype=float32)
   """
-  selection.check_k(k, scores.shape[axis])
+  scores = checks.floats(scores)
+  k = _k_of(k, scores, axis)
   scores = jax.lax.stop_gradient(scores)
-  kernel = functools.partial(_best, k=k)
-  return selection.along(kernel, scores, where, axis)
+  return selection.apply(thresholds.best, scores, where, axis, raw=True, k=k)
 
 
 def relaxed_top_k(
@@ -114,25 +119,51 @@ def relaxed_top_k(
     Xie and Ermon, Reparameterizable Subset Sampling via Continuous
     Relaxations, 2019.
   """
-  selection.check_k(k, scores.shape[axis])
-  selection.check_temperature(temperature)
+  scores = checks.floats(scores)
+  return selection.apply(
+    _relaxed_top_k,
+    scores,
+    where,
+    axis,
+    None if rng is None else checks.key(rng),
+    checks.temperature(temperature),
+    raw=True,
+    k=_k_of(k, scores, axis),
+  )
 
-  def kernel(x, real):
-    if rng is not None:
-      x = x + jax.random.gumbel(rng, x.shape, x.dtype)
-    count = real.sum(axis=-1, keepdims=True)
-    total = jnp.zeros_like(x)
-    for turn in range(k):
-      # A row that has run out of slots takes no more.
-      open_ = real & (turn < count)
-      share = selection.softmax(x / temperature, where=open_)
-      total = total + share
-      # A share of 1 would set its slot aside for good, with a gradient of nan.
-      x = x + jnp.log1p(-jnp.minimum(share, 1 - _ALMOST))
-    few = count <= k
-    return jnp.where(real, jnp.where(few, 1.0, total), 0)
 
-  return selection.along(kernel, scores, where, axis)
+def _relaxed_top_k(x, real, rng, temperature, *, k):
+  temperature = _like(temperature, x)
+  x = jnp.clip(thresholds.centred(x, real, k), -_FAR, _FAR)
+  if rng is not None:
+    x = x + jax.random.gumbel(rng, x.shape, x.dtype)
+  count = real.sum(axis=-1, keepdims=True)
+  total = jnp.zeros_like(x)
+  for turn in range(k):
+    # A row that has run out of slots takes no more.
+    open_ = real & (turn < count)
+    share = selection.softmax(x / temperature, where=open_)
+    total = total + share
+    aside = jnp.log1p(-jnp.minimum(share, 1 - _ALMOST))
+    x = x + jnp.where(
+      share > 1 - _ALMOST, _log_of_rest(x / temperature, open_), aside
+    )
+  few = count <= k
+  all_taken = few & (x == x)  # but NaN stays NaN
+  return jnp.where(real, jnp.where(all_taken, 1, total), 0)
+
+
+def _log_of_rest(x, where):
+  """log(1 - softmax(x)) of the best, precise where its share rounds to 1."""
+  best = jnp.max(x, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
+  others = where & (x < best)
+  second = jnp.max(x, axis=-1, keepdims=True, where=others, initial=-jnp.inf)
+  second = jax.lax.stop_gradient(jnp.where(second > -jnp.inf, second, best))
+  rest = jnp.exp(jnp.where(others, x - second, 0))
+  total = jnp.where(others, rest, 0).sum(axis=-1, keepdims=True)
+  log_total = jnp.log(jnp.where(total > 0, total, 1))
+  # The best has nearly all of the whole, whose log is therefore its own.
+  return second + log_total - best
 
 
 def straight_through(hard: jax.Array, soft: jax.Array) -> jax.Array:
@@ -153,6 +184,16 @@ def straight_through(hard: jax.Array, soft: jax.Array) -> jax.Array:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
     Neurons, 2013.
   """
+  hard, soft = checks.floats(hard, 'hard'), checks.floats(soft, 'soft')
+  checks.together(hard=hard, soft=soft)
+  return _straight_through(hard, soft)
+
+
+@checks.compiled
+def _straight_through(hard, soft):
+  dtype = checks.result_dtype(hard, soft)
+  shape = jnp.broadcast_shapes(hard.shape, soft.shape)
+  hard, soft = (jnp.broadcast_to(x.astype(dtype), shape) for x in (hard, soft))
   return soft + jax.lax.stop_gradient(hard - soft)
 
 
@@ -191,31 +232,65 @@ def perturbed_top_k(
   Reference:
     Berthet et al., Learning with Differentiable Perturbed Optimizers, 2020.
   """
-  selection.check_k(k, scores.shape[axis])
-  selection.check_temperature(temperature)
-  if num_samples < 1:
-    raise ValueError(
-      f'num_samples must be at least 1, got {num_samples}. Draw more.'
-    )
+  rng, scores = checks.key(rng), checks.floats(scores)
+  return selection.apply(
+    _perturbed_top_k,
+    scores,
+    where,
+    axis,
+    rng,
+    checks.temperature(temperature),
+    raw=True,
+    k=_k_of(k, scores, axis),
+    num_samples=checks.number_of(num_samples, 'num_samples', least=1),
+  )
+
+
+def _perturbed_top_k(x, real, rng, temperature, *, k, num_samples):
+  x = thresholds.centred(x, real, k)
 
   def row(rng, x, real):  # a row a key, or rows would add noise to each other
-    noisy = optax.perturbations.make_perturbed_fun(
-      lambda x: _best(x, real, k=k), num_samples=num_samples, sigma=temperature
-    )
-    return jnp.where(real, noisy(rng, x), 0)
+    return _perturbed(rng, x, real, _like(temperature, x), k, num_samples)
 
-  def kernel(x, real):
-    keys = jax.random.split(rng, x.shape[:-1])
-    return jnp.vectorize(row, signature='(),(n),(n)->(n)')(keys, x, real)
-
-  return selection.along(kernel, scores, where, axis)
+  for _ in x.shape[:-1]:
+    row = jax.vmap(row)
+  return jnp.where(real, row(jax.random.split(rng, x.shape[:-1]), x, real), 0)
 
 
-def _best(x, where, *, k):
-  """1 for the k best real slots of [..., K], else 0."""
-  order = jax.lax.top_k(jnp.where(where, x, selection.LOW), k)[1]
-  chosen = jax.nn.one_hot(order, x.shape[-1], dtype=x.dtype).sum(axis=-2)
-  return jnp.where(where, chosen, 0)
+def _perturbed(rng, x, real, scale, k, num_samples):
+  """The mean of the top k of float[K] over noise, by the score function.
+
+  Its derivatives of any order are estimates from the same draws, with the
+  choice without noise as their baseline (Foerster et al., DiCE, 2018).
+  """
+  finite = jnp.isfinite(x)
+  clean = jnp.where(finite, x, 0)
+  baseline = thresholds.best(jax.lax.stop_gradient(x), real, k)
+
+  def draw(key):
+    key = jax.random.split(key, 1)[0]
+    noise = jax.random.gumbel(key, x.shape, x.dtype)
+    noisy = jax.lax.stop_gradient(clean + scale * noise)
+    noise = (noisy - clean) / scale
+    log_p = (-noise - jnp.exp(-noise)).sum()
+    box = jnp.exp(log_p - jax.lax.stop_gradient(log_p))  # 1, with a gradient
+    chosen = jnp.where(finite, noisy, jax.lax.stop_gradient(x))
+    return box * thresholds.best(chosen, real, k) + (1 - box) * baseline
+
+  return jax.vmap(draw)(jax.random.split(rng, num_samples)).mean(axis=0)
+
+
+def _k_of(k, scores, axis):
+  return checks.k_of(k, scores.shape[checks.axis_of(axis, scores.ndim)])
+
+
+def _like(temperature, x):
+  """A temperature as an array of the dtype and axes of x."""
+  temperature = jnp.asarray(temperature, x.dtype)
+  return temperature.reshape(
+    (1,) * (x.ndim - temperature.ndim) + temperature.shape
+  )
 
 
 _ALMOST = 1e-6
+_FAR = 1e18  # nats from the k-th best; what is further is as good as infinite
