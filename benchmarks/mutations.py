@@ -535,8 +535,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/components/id_decoder.py',
-    'rivals = (depth == level) | (is_leaf & (depth > 0) & (depth < level))',
-    'rivals = depth == level',
+    'negatives = (depth == level) | (is_leaf & (depth > 0) & (depth < level))',
+    'negatives = depth == level',
     TRAIN + COMPONENTS,
   ),
   Mutation(

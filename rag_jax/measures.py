@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import trec, types
-from rag_jax.ops import metrics, text_metrics
+from rag_jax.ops import answer_metrics, metrics, text_metrics
 
 # A question's value for each system and measure; NaN where it has none.
 Values = dict[tuple[str, str], np.ndarray]
@@ -185,7 +185,7 @@ def calibration(
     The value and its 95% interval, by measure.
   """
   both = {
-    'ECE': jax.jit(metrics.expected_calibration_error),
+    'ECE': jax.jit(answer_metrics.expected_calibration_error),
     'AURC': jax.jit(_risk_area),
   }
   rng = np.random.default_rng(0)
@@ -204,4 +204,4 @@ def calibration(
 
 def _risk_area(chance: jax.Array, right: jax.Array) -> jax.Array:
   """A name of its own, so that splits of one size share what is compiled."""
-  return metrics.risk_coverage(chance, right)[1]
+  return answer_metrics.risk_coverage(chance, right)[1]

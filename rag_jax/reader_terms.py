@@ -14,7 +14,13 @@ import jax.numpy as jnp
 
 from rag_jax import trace as traces
 from rag_jax.components import ranker
-from rag_jax.ops import distillation, estimators, losses, metrics
+from rag_jax.ops import (
+  answer_metrics,
+  distillation,
+  estimators,
+  losses,
+  metrics,
+)
 
 Sum = tuple[jax.Array, jax.Array]  # (sum, count)
 Trace = traces.Trace
@@ -69,7 +75,10 @@ def _costs(trace: Trace) -> jax.Array:
   written = trace.reader.answer_each(
     trace.params['reader'], trace.reading.memory
   )
-  measure = {'em': metrics.token_exact_match, 'f1': metrics.token_f1}
+  measure = {
+    'em': answer_metrics.token_exact_match,
+    'f1': answer_metrics.token_f1,
+  }
   utility = measure[trace.stage.cost](
     written, trace.batch.read_answers[:, None]
   )

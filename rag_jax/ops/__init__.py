@@ -9,6 +9,7 @@ Usable alone in any JAX code:
 """
 
 from rag_jax.ops import (
+  answer_metrics,
   beam,
   distillation,
   estimators,
@@ -39,6 +40,7 @@ from rag_jax.ops.selection import (
 budget = capped_simplex  # its name until version 0.1
 
 __all__ = [
+  'answer_metrics',
   'beam',
   'budget',
   'capped_simplex',

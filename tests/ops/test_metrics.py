@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rag_jax import baselines
-from rag_jax.ops import metrics
+from rag_jax.ops import answer_metrics, metrics
 
 DOCUMENTS = jnp.array([[4, 7, 9], [1, 2, 3], [5, 6, 8]])
 GOLD = jnp.array([[9, 7], [8, -1], [5, -1]])
@@ -235,8 +235,8 @@ def test_memory_of_risks_and_of_long_answers():
   tokens = jax.ShapeDtypeStruct((size,), jnp.int32)
   answers = jax.ShapeDtypeStruct((1, size), jnp.int32)
   for function, arguments in (
-    (metrics.risk_coverage, (array, array)),
-    (metrics.token_f1, (tokens, answers)),
+    (answer_metrics.risk_coverage, (array, array)),
+    (answer_metrics.token_f1, (tokens, answers)),
     (metrics.from_ranking, (tokens, tokens)),
   ):
     analysis = jax.jit(function).lower(*arguments).compile().memory_analysis()
@@ -312,7 +312,7 @@ def test_calibration_error_by_hand():
   confidence = jnp.array([0.95, 0.9, 0.15, 0.1, 0.5])
   correct = jnp.array([True, False, False, False, True])
   where = jnp.array([True, True, True, True, False])
-  found = metrics.expected_calibration_error(
+  found = answer_metrics.expected_calibration_error(
     confidence, correct, bins=2, where=where
   )
   # (|1.85 - 1| + |0.25 - 0|) / 4
@@ -323,7 +323,7 @@ def test_tokens_against_multisets():
   rng = np.random.default_rng(0)
   predictions = rng.integers(0, 5, (30, 1, 6))
   answers = rng.integers(0, 5, (30, 2, 3, 4))  # broadcast over 2 of each
-  found = metrics.token_f1(predictions, answers)
+  found = answer_metrics.token_f1(predictions, answers)
   assert found.shape == (30, 2)
 
   def overlap(ours, theirs):
@@ -336,14 +336,14 @@ def test_tokens_against_multisets():
   for row, column in np.ndindex(30, 2):
     best = max(overlap(predictions[row, 0], a) for a in answers[row, column])
     assert float(found[row, column]) == pytest.approx(best)
-  assert metrics.token_f1(np.ones(2, int), np.ones((0, 2), int)) == 0
+  assert answer_metrics.token_f1(np.ones(2, int), np.ones((0, 2), int)) == 0
 
 
 def test_perfectly_calibrated_predictions_have_no_error():
   rng = np.random.default_rng(0)
   confidence = rng.random(100_000)
   correct = rng.random(100_000) < confidence
-  found = metrics.expected_calibration_error(
+  found = answer_metrics.expected_calibration_error(
     jnp.asarray(confidence), jnp.asarray(correct)
   )
   assert float(found) < 0.01
@@ -352,7 +352,7 @@ def test_perfectly_calibrated_predictions_have_no_error():
 def test_risk_coverage_by_hand():
   confidence = jnp.array([0.1, 0.9, 0.5, 0.5])
   correct = jnp.array([False, True, True, False])
-  risks, area = metrics.risk_coverage(confidence, correct)
+  risks, area = answer_metrics.risk_coverage(confidence, correct)
   expected = [0, 0.5 / 2, 1 / 3, 2 / 4]
   np.testing.assert_allclose(risks, expected, atol=1e-6)
   assert float(area) == pytest.approx(np.mean(expected))
@@ -366,20 +366,20 @@ def test_risk_coverage_against_every_order():
     np.cumsum(1.0 - correct[order]) / np.arange(1, 7)
     for order in orders(confidence)
   ]
-  risks, area = metrics.risk_coverage(confidence, correct)
+  risks, area = answer_metrics.risk_coverage(confidence, correct)
   np.testing.assert_allclose(risks, np.mean(values, axis=0), atol=1e-6)
   assert float(area) == pytest.approx(np.mean(values), abs=1e-6)
 
 
 def test_calibration_of_nan_or_nothing_is_not_perfect():
   right, half = jnp.array([True, True]), jnp.array([jnp.nan, 1.0])
-  error = metrics.expected_calibration_error(half, right)
+  error = answer_metrics.expected_calibration_error(half, right)
   assert jnp.isnan(error)
   real = jnp.array([False, True])
-  assert metrics.expected_calibration_error(half, right, where=real) == 0
-  none = metrics.expected_calibration_error(half, right, where=~right)
+  assert answer_metrics.expected_calibration_error(half, right, where=real) == 0
+  none = answer_metrics.expected_calibration_error(half, right, where=~right)
   assert jnp.isnan(none)
-  risks, area = metrics.risk_coverage(half, right)
+  risks, area = answer_metrics.risk_coverage(half, right)
   assert risks[0] == 0 and jnp.isnan(risks[1]) and jnp.isnan(area)
 
 
@@ -430,23 +430,25 @@ ROW, BATCH = np.ones(3), np.ones((2, 3))
     ),
     (
       'correct must have the shape of confidence',
-      lambda: metrics.risk_coverage(ROW, ROW[:2]),
+      lambda: answer_metrics.risk_coverage(ROW, ROW[:2]),
     ),
     (
       r'confidence must be float\[n\]',
-      lambda: metrics.expected_calibration_error(BATCH, BATCH),
+      lambda: answer_metrics.expected_calibration_error(BATCH, BATCH),
     ),
     (
       'bins must be at least 1, got 0',
-      lambda: metrics.expected_calibration_error(ROW, ROW, bins=0),
+      lambda: answer_metrics.expected_calibration_error(ROW, ROW, bins=0),
     ),
     (
       "answers must be int.*M, A'",
-      lambda: metrics.token_f1([1, 2], [1, 2]),
+      lambda: answer_metrics.token_f1([1, 2], [1, 2]),
     ),
     (
       'answers must be int',
-      lambda: metrics.token_exact_match([[1], [2]], [[[1]], [[2]], [[3]]]),
+      lambda: answer_metrics.token_exact_match(
+        [[1], [2]], [[[1]], [[2]], [[3]]]
+      ),
     ),
   ],
 )

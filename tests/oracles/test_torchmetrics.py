@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.ops import metrics, text_metrics
+from rag_jax.ops import answer_metrics, metrics, text_metrics
 
 REASON = "{} is not installed: pip install '.[oracles]'"
 torch = pytest.importorskip('torch', reason=REASON.format('PyTorch'))
@@ -122,7 +122,7 @@ def test_calibration_error(bins):
     n_bins=bins,
     norm='l1',
   )
-  found = metrics.expected_calibration_error(sure, right, bins=bins)
+  found = answer_metrics.expected_calibration_error(sure, right, bins=bins)
   assert float(found) == pytest.approx(float(expected), abs=1e-5)
 
 
