@@ -1,8 +1,9 @@
 """Generative indexes and differentiable search for RAG, in JAX.
 
-`rag_jax.ops` holds the operators, usable alone in any JAX code; `components`
-and `readers` the parts that an experiment composes. `load` and `from_documents`
-give a `System`, which answers; `launch.py` runs whole experiments.
+`rag_jax.ops` holds operators that work alone in any JAX code. `components` and
+`readers` hold the trainable parts of an experiment. `load` and `from_documents`
+return a `System`, which searches and answers. The command `rag-jax` trains and
+evaluates experiments.
 """
 
 import importlib
@@ -13,7 +14,7 @@ __all__ = ['from_documents', 'load']
 
 
 def __getattr__(name: str) -> Any:
-  """Imports the functions of `__all__` when they are first asked for."""
+  """Imports the functions of `__all__` on first use."""
   if name not in __all__:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module('rag_jax.loading'), name)

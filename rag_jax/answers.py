@@ -1,4 +1,4 @@
-"""What a question gets from a system, as plain Python values."""
+"""Answers and retrieved documents as plain Python values."""
 
 import dataclasses
 import math
@@ -9,14 +9,14 @@ from rag_jax import types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-  """A document that was decoded and ranked.
+  """A retrieved document with its scores.
 
   Attributes:
     document: the document.
     codes: its docid.
-    log_probability: of the docid, nats, as the ID decoder scores it.
-    score: the ranker's, nats.
-    weight: its share of the answer, 0 to 1; all candidates' sum to 1.
+    log_probability: log-probability of the docid by the ID decoder, nats.
+    score: score by the ranker, nats.
+    weight: weight by the ranker, 0 to 1; those of a question sum to 1.
   """
 
   document: types.Document
@@ -26,10 +26,10 @@ class Candidate:
   weight: float
 
   def to_dict(self, *, text: bool = True) -> dict[str, Any]:
-    """The candidate as values that JSON has.
+    """The candidate as JSON-serialisable values.
 
     Args:
-      text: whether the document's text is in it; its id and title always are.
+      text: whether to include the text of the document, beside id and title.
 
     Example:
       >>> document = types.Document(id='a', title='Cats', text='A cat sleeps.')
@@ -54,15 +54,16 @@ class Answer:
   """The answer to one question.
 
   Attributes:
-    question: what was asked.
+    question: the question.
     text: the answer; '' if the system abstained or has no trained reader.
-    probability: of the answer, 0 to 1, given also where it was withheld.
-    abstained: whether no answer is given.
-    document: the document that the answer is from; of a reader that mixes
-      documents, the one with the largest weight; None without a reader.
-    span: first character of the answer in `document.text`, and the one past
-      its last; None if it was written, or stands in the title.
-    candidates: the documents, largest weight first.
+    probability: of the best answer, 0 to 1, even if the system abstained.
+    abstained: whether the system gave no answer.
+    document: the document with the answer; for a reader that generates from
+      all documents, the one with the largest weight; None without a trained
+      reader.
+    span: start and end (exclusive) of the answer in `document.text`,
+      characters; None if the answer was generated or is in the title.
+    candidates: the retrieved documents, largest weight first.
   """
 
   question: str
@@ -74,14 +75,14 @@ class Answer:
   candidates: tuple[Candidate, ...]
 
   def to_dict(self, *, text: bool = True) -> dict[str, Any]:
-    """The answer as values that JSON has, for `json.dumps`.
+    """The answer as JSON-serialisable values.
 
     Args:
-      text: whether the documents' texts are in it; ids and titles always are.
+      text: whether to include texts of documents, beside ids and titles.
 
     Returns:
-      The fields by name, but `text` is called 'answer'; `span` is a list of
-      two numbers or None.
+      The fields by name, except that `text` is called 'answer'; `span` is a
+      list of two numbers or None.
 
     Example:
       >>> document = types.Document(id='a', text='A cat sleeps.')
@@ -102,16 +103,16 @@ class Answer:
       'abstained': self.abstained,
       'document': None if cited is None else _document(cited, text),
       'span': None if self.span is None else list(self.span),
-      'candidates': [own.to_dict(text=text) for own in self.candidates],
+      'candidates': [c.to_dict(text=text) for c in self.candidates],
     }
 
 
 def _document(document: types.Document, text: bool) -> dict[str, str]:
-  """What is shown of a document."""
-  own = {'id': document.id, 'title': document.title}
-  return own | {'text': document.text} if text else own
+  """Id, title and, if wanted, text of a document."""
+  fields = {'id': document.id, 'title': document.title}
+  return fields | {'text': document.text} if text else fields
 
 
 def _number(value: float) -> float | None:
-  """The float32 in the nine digits that it has; None where JSON has none."""
+  """A float32 with its nine digits; None if not finite, as JSON requires."""
   return float(f'{value:.9g}') if math.isfinite(value) else None

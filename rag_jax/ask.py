@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from rag_jax import answers
 from rag_jax import system as systems
 
-SHOWN = 5  # documents that are shown with an answer
+SHOWN = 5  # documents listed with an answer
 PROMPT = 'question> '
 
 
@@ -16,12 +16,12 @@ def loop(
 ) -> None:
   """Prints the answer to a question, or to every line of standard input.
 
-  On a terminal a prompt says when a question can be typed.
+  A terminal shows a prompt.
 
   Args:
     system: from `rag_jax.load`.
     question: the question; None reads standard input.
-    as_json: whether each answer is a line of JSON.
+    as_json: whether to print each answer as a line of JSON.
   """
   questions = _typed() if question is None else [question]
   for answer in replies(system, questions):
@@ -34,7 +34,7 @@ def loop(
 def replies(
   system: systems.System, questions: Iterable[str]
 ) -> Iterator[answers.Answer]:
-  """Yields the answer to each question; blank ones are passed over.
+  """Yields the answer to each question; skips blank ones.
 
   Args:
     system: from `rag_jax.load`.
@@ -46,7 +46,7 @@ def replies(
 
 
 def show(answer: answers.Answer) -> str:
-  """One answer with its documents and their weights."""
+  """Formats one answer with its documents and their weights."""
   lines = [f'question  {answer.question}']
   chance = f'{answer.probability:.2f}'
   if answer.document is None:
@@ -68,7 +68,7 @@ def show(answer: answers.Answer) -> str:
 
 
 def _typed() -> Iterator[str]:
-  """Lines of standard input, with a prompt on a terminal."""
+  """Yields lines of standard input, with a prompt on a terminal."""
   if not sys.stdin.isatty():
     yield from sys.stdin
     return
@@ -83,7 +83,7 @@ def _typed() -> Iterator[str]:
 
 
 def _around(text: str, answer: str, *, width: int = 90) -> str:
-  """A piece of a text with the answer inside it."""
+  """The answer with some characters of its context."""
   place = max(text.find(answer), 0)
   start = max(place - width // 2, 0)
   piece = text[start : place + len(answer) + width // 2]

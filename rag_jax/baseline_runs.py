@@ -1,4 +1,4 @@
-"""What baselines return for the questions of a system."""
+"""Rankings of the baselines for the questions of a system."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,12 +9,16 @@ from rag_jax import baselines, compiled, measures, model, trec, types
 from rag_jax import system as systems
 from rag_jax.data import pipeline
 
-DEPTH = 100  # documents a question
-TUNING = 10_000  # training questions that weights of baselines are chosen by
+DEPTH = 100  # documents per question
+TUNING = 10_000  # maximum training questions for tuning the hybrid baseline
 
 
 class Baselines:
-  """Systems that nothing is trained for, on the same questions."""
+  """BM25, exact dense search and their hybrid, on the corpus of a system.
+
+  The dense baselines need published weights, and the hybrid also needs training
+  questions with gold documents.
+  """
 
   def __init__(
     self,
@@ -22,7 +26,7 @@ class Baselines:
     dataset: types.Dataset,
     pretrained: model.Pretrained,
   ):
-    """Indexes the corpus, and tunes what can be tuned on training questions."""
+    """Indexes the corpus, and tunes the hybrid on training questions."""
     self._system, self._dataset = system, dataset
     self._pretrained = pretrained
     data = system.config.data
@@ -38,7 +42,7 @@ class Baselines:
       self._weight = self._tune(self._documents)
 
   def search(self, questions: Sequence[types.Question]) -> dict[str, trec.Run]:
-    """What each baseline returns, in rows of the system's documents."""
+    """Name of each baseline -> its ranking, in rows of the system's index."""
     texts = [question.text for question in questions]
     depth = min(DEPTH, len(self._dataset.documents))
     found = {'BM25': baselines.bm25_search(self._bm25, texts, k=depth)}
@@ -56,20 +60,17 @@ class Baselines:
           weight=self._weight,
           k=depth,
         )
-    return {name: self._run(*own) for name, own in found.items()}
+    return {name: self._run(*ranked) for name, ranked in found.items()}
 
   def _run(self, rows: np.ndarray, scores: np.ndarray) -> trec.Run:
-    """A run in rows of the system, without documents that it has lost."""
-    own = self._system.rows
-    known = [own.get(document.id, -1) for document in self._dataset.documents]
+    """A run in rows of the system; masks documents that it has deleted."""
+    row_of = self._system.rows
+    known = [row_of.get(d.id, -1) for d in self._dataset.documents]
     rows = np.where(rows >= 0, np.asarray(known)[rows], -1)
     return trec.Run(rows=rows, scores=scores, where=rows >= 0)
 
   def _tune(self, documents: np.ndarray) -> float | None:
-    """Weight of BM25 beside published vectors, by training questions.
-
-    None where no training question has a document to choose it by.
-    """
+    """Weight of BM25 in the hybrid; None without gold documents to tune on."""
     training = pipeline.train_questions(self._dataset, self._system.config.data)
     sample = [q for q in training if q.document_ids][:TUNING]
     if not sample:
@@ -84,8 +85,8 @@ class Baselines:
     )
 
   def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
-    """Vectors of questions by the published encoder as it was published."""
-    own = {'query_encoder': {'bert': self._pretrained.query_encoder}}
-    system = dataclasses.replace(self._system, params=own)
+    """Vectors of questions by the published encoder before fine-tuning."""
+    params = {'query_encoder': {'bert': self._pretrained.query_encoder}}
+    system = dataclasses.replace(self._system, params=params)
     size = system.config.train.eval_batch_size
     return system.run(compiled.vector, questions, batch_size=size)

@@ -1,7 +1,7 @@
-"""What every table compares with: BM25, exact dense search, and their sum.
+"""Baselines: BM25, exact dense search, and a weighted sum of both (hybrid).
 
-All score the whole corpus and learn nothing; constants are chosen by a grid on
-training questions, as whoever deploys them would.
+All score the whole corpus and have no trained parameters. `tune_bm25` and
+`tune_hybrid` choose their constants by a grid search on training questions.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from rag_jax import types
 from rag_jax.data import words as lexical_words
 from rag_jax.ops import lexical
 
-logging.getLogger('bm25s').setLevel(logging.WARNING)  # it asks for debugging
+logging.getLogger('bm25s').setLevel(logging.WARNING)  # default: DEBUG
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 2.5)
 BS = (0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 TITLE_WEIGHTS = (1, 2, 3, 5)
 HYBRID_WEIGHTS = (0.0, *(2.0 ** (i / 2) for i in range(-20, 7)))
 
-_CHUNK = 64  # queries that are scored at a time; bounds the memory
+_CHUNK = 64  # queries scored at a time; bounds the memory
 _QUIET = {'show_progress': False}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bm25Index:
-  """A corpus as BM25 sees it; from `bm25_index`."""
+  """A corpus indexed for BM25; from `bm25_index`."""
 
   retriever: bm25s.BM25
   count: int  # documents
@@ -48,15 +48,15 @@ def bm25_index(
 ) -> Bm25Index:
   """Indexes a corpus for BM25.
 
-  A document scores, summed over the words w of a query,
+  The score of a document is the sum over the words w of the query of
   idf(w) * tf / (tf + k1 * (1 - b + b * length / mean length)).
 
   Args:
     documents: the corpus; row i of a result is documents[i].
-    k1: how soon more of the same word stops counting; at least 0.
-    b: how much long documents are held back, 0 to 1.
-    stem: whether words are cut to English stems.
-    title_weight: how often the title is counted; 0 leaves it out.
+    k1: term-frequency saturation, at least 0; larger = later.
+    b: length normalisation, 0 (none) to 1 (full).
+    stem: whether to reduce words to English stems.
+    title_weight: times that the title is counted; 0 leaves it out.
 
   Returns:
     An index for `bm25_search`.
@@ -90,7 +90,7 @@ def bm25_index(
   texts = lexical_words.document_texts(documents, title_weight=title_weight)
   retriever = bm25s.BM25(k1=k1, b=b)
   words = lexical_words.split(texts, stem=stem)
-  # A corpus without a single word, which bm25s refuses, is one empty word.
+  # bm25s rejects a corpus without words: index one empty word instead.
   retriever.index(words if any(words) else [[''], *words[1:]], **_QUIET)
   return Bm25Index(retriever, len(documents), stem)
 
@@ -98,17 +98,17 @@ def bm25_index(
 def bm25_search(
   index: Bm25Index, queries: Sequence[str], *, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The documents of highest BM25 score, best first.
+  """The k documents with the highest BM25 score, best first.
 
   Args:
     index: from `bm25_index`.
     queries: n questions; one without words finds nothing.
-    k: documents a query.
+    k: documents per query.
 
   Returns:
-    Rows in the corpus, int32[n, k], and scores, float32[n, k]. Documents that
-    share no word with the query are no results; where results run out, rows
-    are -1 and scores 0. Of equal scores the lower row comes first.
+    Rows in the corpus, int32[n, k], and scores, float32[n, k]. Only documents
+    that share a word with the query are returned; after the last one, rows are
+    -1 and scores 0. Ties are in the order of the rows.
 
   Raises:
     ValueError: if k is below 1.
@@ -119,7 +119,7 @@ def bm25_search(
 
 
 def bm25_scores(index: Bm25Index, queries: Sequence[str]) -> np.ndarray:
-  """BM25 of every document, float32[n, N]; 0 where it shares no word."""
+  """BM25 of every document, float32[n, N]; 0 if it shares no word."""
   scores = np.zeros((len(queries), index.count), np.float32)
   vocabulary = index.retriever.vocab_dict
   split = lexical_words.split(queries, stem=index.stem)
@@ -141,29 +141,32 @@ def tune_bm25(
 ) -> dict[str, Any]:
   """Chooses the constants of BM25 by MRR@10 on training questions.
 
-  First the weight of the title with the usual k1 and b, then these two.
+  Tunes the title weight with k1 = 1.2 and b = 0.75, then k1 and b together.
 
   Args:
     documents: the corpus.
-    queries: n training questions; never those of a table.
-    gold: int[n, G], rows of the documents that answer each; -1 = none.
-    stem: whether words are cut to English stems.
-    sample: how many of the questions are asked, drawn at random.
+    queries: n training questions, never evaluation questions.
+    gold: int[n, G], rows of the gold documents; -1 = none.
+    stem: whether to reduce words to English stems.
+    sample: maximum number of questions, drawn at random.
     seed: of the draw.
 
   Returns:
-    k1, b and title_weight for `bm25_index`; of equals the first of the grid.
+    k1, b and title_weight for `bm25_index`; ties go to the first in the grid.
+
+  Raises:
+    ValueError: if no question has a gold document.
 
   Example:
     >>> corpus = [types.Document(id=x, text=x) for x in ('cat', 'dog')]
     >>> tune_bm25(corpus, ['a cat'], np.array([[0]]))
     {'k1': 0.6, 'b': 0.3, 'title_weight': 1}
   """
-  queries, gold = _draw(queries, gold, sample, seed)
+  queries, gold = _sample(queries, gold, sample, seed)
   titles = [document.title for document in documents]
   texts = [document.text for document in documents]
   vocabulary = lexical_words.build([*titles, *texts], stem=stem)
-  title, text, asked = (
+  title, text, query = (
     lexical_words.encode(vocabulary, part) for part in (titles, texts, queries)
   )
   score_all = jax.jit(lexical.score_all)
@@ -174,7 +177,7 @@ def tune_bm25(
 
   def quality(counts, k1=1.2, b=0.75):
     lexicon = lexical.weigh(counts, k1=k1, b=b)
-    return _quality(lambda rows: _found(score_all(lexicon, asked[rows])), gold)
+    return _mrr(lambda rows: _found(score_all(lexicon, query[rows])), gold)
 
   counted = {
     weight: count(weight) for weight in (TITLE_WEIGHTS if title.any() else (1,))
@@ -190,16 +193,16 @@ def tune_bm25(
 def dense_search(
   vectors: np.ndarray, queries: np.ndarray, *, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The documents of largest inner product, exactly, best first.
+  """Exact search: the k documents with the largest inner product, best first.
 
   Args:
     vectors: float32[N, D], of the documents.
     queries: float32[n, D].
-    k: documents a query.
+    k: documents per query.
 
   Returns:
-    Rows in the corpus, int32[n, k], and scores, float32[n, k]; -1 and 0 where
-    the corpus is smaller. Of equal scores the lower row comes first.
+    Rows in the corpus, int32[n, k], and scores, float32[n, k]; -1 and 0 beyond
+    the size of the corpus. Ties are in the order of the rows.
 
   Raises:
     ValueError: if k is below 1.
@@ -221,18 +224,17 @@ def hybrid_search(
   weight: float,
   k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The documents of largest inner product + weight * BM25, exactly.
+  """Exact search by inner product + weight * BM25, best first.
 
-  Every document gets both scores, so that none is missed that neither search
-  alone puts among its first.
+  Every document gets both scores, not only the top results of each search.
 
   Args:
     index: from `bm25_index`.
     queries: n questions.
     vectors: float32[N, D], of the documents.
     query_vectors: float32[n, D].
-    weight: of BM25; `tune_hybrid` finds one.
-    k: documents a query.
+    weight: of BM25, from `tune_hybrid`.
+    k: documents per query.
 
   Returns:
     As `dense_search`.
@@ -262,25 +264,27 @@ def tune_hybrid(
 
   Args:
     index: from `bm25_index`.
-    queries: n questions that the vectors were not trained on, or dense scores
-      look better than they are; never those of a table.
+    queries: n training questions, never evaluation questions. If the encoder
+      was trained on them, the weight of BM25 comes out too small.
     vectors: float32[N, D], of the documents.
     query_vectors: float32[n, D].
-    gold: int[n, G], rows of the documents that answer each; -1 = none.
-    sample: how many of the questions are asked, drawn at random.
+    gold: int[n, G], rows of the gold documents; -1 = none.
+    sample: maximum number of questions, drawn at random.
     seed: of the draw.
 
   Returns:
-    One of `HYBRID_WEIGHTS`; of equals the smallest.
+    One of `HYBRID_WEIGHTS`; ties go to the smallest.
+
+  Raises:
+    ValueError: if no question has a gold document.
   """
-  asked, own_gold = _draw(range(len(queries)), gold, sample, seed)
+  rows, gold = _sample(range(len(queries)), gold, sample, seed)
   totals = np.zeros(len(HYBRID_WEIGHTS))
-  for part in _chunks(len(asked)):
-    texts = [queries[row] for row in asked[part]]
-    dense = query_vectors[asked[part]] @ vectors.T
-    words = bm25_scores(index, texts)
+  for part in _chunks(len(rows)):
+    dense = query_vectors[rows[part]] @ vectors.T
+    words = bm25_scores(index, [queries[row] for row in rows[part]])
     totals += [
-      _reciprocal_ranks(dense + weight * words, own_gold[part])
+      _reciprocal_ranks(dense + weight * words, gold[part])
       for weight in HYBRID_WEIGHTS
     ]
   return HYBRID_WEIGHTS[int(totals.argmax())]
@@ -289,45 +293,51 @@ def tune_hybrid(
 def _search(
   score: Callable[[slice], np.ndarray], count: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The k best documents of each of `count` queries, a chunk at a time."""
+  """The top k documents of `count` queries, scored a chunk at a time."""
   if k < 1:
     raise ValueError(f'k must be at least 1, got {k}. Ask for more documents.')
   rows = np.full((count, k), -1, np.int32)
   scores = np.zeros((count, k), np.float32)
   for part in _chunks(count):
-    for row, own in enumerate(score(part), start=part.start):
-      best = _best(own, k)
+    for row, query_scores in enumerate(score(part), start=part.start):
+      best = _best(query_scores, k)
       rows[row, : len(best)] = best
-      scores[row, : len(best)] = own[best]
+      scores[row, : len(best)] = query_scores[best]
   return rows, scores
 
 
-def _quality(score: Callable[[slice], np.ndarray], gold: np.ndarray) -> float:
-  """MRR@10 of what `_search` would find, without sorting."""
+def _mrr(score: Callable[[slice], np.ndarray], gold: np.ndarray) -> float:
+  """MRR@10 of the ranking by `score`, without sorting."""
   parts = _chunks(len(gold))
   total = sum(_reciprocal_ranks(np.asarray(score(p)), gold[p]) for p in parts)
   return total / len(gold)
 
 
 def _reciprocal_ranks(scores: np.ndarray, gold: np.ndarray) -> float:
-  """Sum of 1 / rank of the first of gold [n, G] in [n, N], 0 below ten.
+  """Sum over queries of 1 / rank of the first gold document, 0 beyond rank 10.
 
-  The mean over the orders of equal scores, as `metrics.reciprocal_rank`, since
-  scores that are all equal would win with any other rank.
+  Ties count as the expectation over a random order of the tied documents, as in
+  `metrics.reciprocal_rank`. With the best rank of a tie instead, constant
+  scores would win the grid search.
+
+  Args:
+    scores: float[n, N], of every document.
+    gold: int[n, G], rows of the gold documents; -1 = none.
   """
-  own = np.take_along_axis(scores, np.maximum(gold, 0), axis=1)
-  own = np.where(gold >= 0, own, -np.inf)
-  best = own.max(axis=1, keepdims=True)
+  gold_scores = np.take_along_axis(scores, np.maximum(gold, 0), axis=1)
+  gold_scores = np.where(gold >= 0, gold_scores, -np.inf)
+  best = gold_scores.max(axis=1, keepdims=True)
   before = (scores > best).sum(axis=1)
-  equal = (scores == best).sum(axis=1)
-  relevant = (own == best).sum(axis=1)
-  values, none = np.zeros(len(gold)), best[:, 0] > -np.inf
-  for place in range(10):  # the chance that the first of gold is there
-    left = np.maximum(equal - place, 0)
-    hit = np.where(left, np.minimum(relevant / np.maximum(left, 1), 1), 0)
+  tied = (scores == best).sum(axis=1)
+  tied_gold = (gold_scores == best).sum(axis=1)
+  values, missing = np.zeros(len(gold)), best[:, 0] > -np.inf
+  for place in range(10):  # within the tie
+    left = np.maximum(tied - place, 0)
+    # P(gold at this place | no gold before it)
+    hit = np.where(left, np.minimum(tied_gold / np.maximum(left, 1), 1), 0)
     rank = before + place + 1
-    values += np.where(rank <= 10, none * hit / rank, 0)
-    none = none * (1 - hit)
+    values += np.where(rank <= 10, missing * hit / rank, 0)
+    missing = missing * (1 - hit)
   return float(values.sum())
 
 
@@ -335,10 +345,10 @@ def _chunks(count: int) -> list[slice]:
   return [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
 
 
-def _draw(
+def _sample(
   queries: Sequence[Any], gold: np.ndarray, sample: int, seed: int
 ) -> tuple[list[Any], np.ndarray]:
-  """A sample of the questions with gold documents."""
+  """A random sample of the questions that have gold documents."""
   known = np.flatnonzero((gold >= 0).any(axis=1))
   if not len(known):
     raise ValueError(
@@ -351,15 +361,15 @@ def _draw(
 
 
 def _found(scores: np.ndarray) -> np.ndarray:
-  """BM25 scores, -inf where a document shares no word: it is no result."""
+  """BM25 scores, with -inf for documents that share no word with the query."""
   scores = np.asarray(scores)
   return np.where(scores > 0, scores, -np.inf)
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
-  """Rows of the k highest scores; ties in the order of the rows."""
+  """Rows of the k highest scores; ties are in the order of the rows."""
   k = min(k, len(scores))
-  # Everything that ties with the k-th is sorted too, or ties would be random.
+  # Sort all ties with the k-th score too: np.partition orders them at random.
   least = np.partition(scores, -k)[-k]
   rows = np.flatnonzero((scores >= least) & (scores > -np.inf))
   return rows[np.argsort(-scores[rows], kind='stable')][:k]

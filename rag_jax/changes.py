@@ -1,4 +1,4 @@
-"""Documents that come and go: the index gets room, the node table follows."""
+"""Adding and deleting documents: index, capacity and node table."""
 
 import dataclasses
 import pathlib
@@ -16,11 +16,11 @@ from rag_jax.index import docids, growth, live_checks, live_store, node_table
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 
-BATCH = 32  # documents that are encoded at a time
-MOST_RESIZES = 8  # for one addition; each doubles the room
+BATCH = 32  # documents encoded at a time
+MAX_RESIZES = 8  # per addition; each doubles the capacity
 
 
-def with_room(
+def with_capacity(
   config: configs.Config,
   live: live_indexes.LiveIndex | None,
   index: indexes.Index,
@@ -28,30 +28,32 @@ def with_room(
   params: model.Params,
   count: int,
 ) -> tuple[live_indexes.LiveIndex, model.Params]:
-  """A live index with room for `count` documents, and parameters that fit it.
+  """A live index for at least `count` documents, and matching parameters.
 
   Args:
     config: the experiment.
-    live: the live index so far, if there is one.
-    index: the index so far.
-    quantiser: what names further documents.
-    params: of the four components.
-    count: documents that there will be.
+    live: the current live index; None makes one from `index`.
+    index: the current index.
+    quantiser: the quantiser that assigns docids to new documents.
+    params: parameters of the four components.
+    count: number of documents after the change.
   """
   if live is not None:
     while count > len(live.alive):
-      live, params = more_room(config, live, params)
+      live, params = double_capacity(config, live, params)
     return live, params
-  before = _bare(index)
-  room = max(count + 64, count * 5 // 4)
-  live = live_indexes.from_index(before, quantiser, config.docid, capacity=room)
+  before = _without_derived_fields(index)
+  capacity = max(count + 64, count * 5 // 4)
+  live = live_indexes.from_index(
+    before, quantiser, config.docid, capacity=capacity
+  )
   return live, _moved(config, before, live, params)
 
 
-def more_room(
+def double_capacity(
   config: configs.Config, live: live_indexes.LiveIndex, params: model.Params
 ) -> tuple[live_indexes.LiveIndex, model.Params]:
-  """The live index with twice the room, and parameters that fit it."""
+  """The live index with twice the capacity, and matching parameters."""
   after = live_indexes.resize(live, 2 * len(live.alive))
   return after, _moved(config, live, after, params)
 
@@ -64,17 +66,17 @@ def add(
   vectors: np.ndarray,
   titles: Sequence[str],
   *,
-  resizes: int = MOST_RESIZES,
+  resizes: int = MAX_RESIZES,
 ) -> tuple[live_indexes.LiveIndex, model.Params, node_table.Change]:
-  """`live.add`, with more room where a level of the trie is full."""
+  """`live.add`; doubles the capacity while a level of the trie is full."""
   try:
     after, change = live_indexes.add(live, tokens, vectors, titles=titles)
   except live_checks.NoRoom:
     if not resizes:
       raise
-    live, params = more_room(config, live, params)
-    given = (config, live, params, tokens, vectors, titles)
-    return add(*given, resizes=resizes - 1)
+    live, params = double_capacity(config, live, params)
+    arguments = (config, live, params, tokens, vectors, titles)
+    return add(*arguments, resizes=resizes - 1)
   return after, params, change
 
 
@@ -84,7 +86,7 @@ def _moved(
   after: live_indexes.LiveIndex,
   params: model.Params,
 ) -> model.Params:
-  """Parameters whose rows are where another index has its nodes."""
+  """Parameters with the rows of the decoder's table moved to a new layout."""
   decoder = params['id_decoder']
   table: Any
   if config.id_decoder.output == 'node_table':
@@ -94,13 +96,13 @@ def _moved(
   return params | {'id_decoder': decoder | {'table': table}}
 
 
-def follow(
+def update_node_table(
   config: configs.Config,
   params: model.Params,
   change: node_table.Change,
   vectors: np.ndarray | None,
 ) -> model.Params:
-  """Parameters whose node table has followed a change of the documents."""
+  """Parameters with the node table updated after a change of the documents."""
   if config.id_decoder.output != 'node_table':
     return params
   decoder = params['id_decoder']
@@ -115,23 +117,22 @@ def vectors(
   documents: Sequence[types.Document],
   tokens: np.ndarray,
 ) -> np.ndarray:
-  """Vectors float32[M, D] of new documents, by the encoder as it is now."""
+  """Vectors float32[M, D] of new documents, by the current query encoder."""
   encoder = query_encoder.make(config.query_encoder)
-  own = params['query_encoder']
+  weights = params['query_encoder']
   if encoder.documents is not None:
-    return np.asarray(encoder.documents(own, jnp.asarray(tokens)))
-  texts = corpus.with_special_tokens(config, tokenizer, documents)
-  starts = range(0, len(texts), BATCH)
+    return np.asarray(encoder.documents(weights, jnp.asarray(tokens)))
+  texts = jnp.asarray(corpus.with_special_tokens(config, tokenizer, documents))
   return np.concatenate(
     [
-      np.asarray(encoder.apply(own, jnp.asarray(texts[i : i + BATCH])).vector)
-      for i in starts
+      np.asarray(encoder.apply(weights, texts[i : i + BATCH]).vector)
+      for i in range(0, len(texts), BATCH)
     ]
   )
 
 
-def _bare(index: indexes.Index) -> indexes.Index:
-  """The index without what is derived from its documents."""
+def _without_derived_fields(index: indexes.Index) -> indexes.Index:
+  """The index without the fields that `corpus.complete` adds."""
   return dataclasses.replace(
     index,
     lexicon=None,
@@ -147,23 +148,23 @@ def save(
   params: model.Params,
   path: pathlib.Path,
 ) -> None:
-  """Writes a changed corpus and its node table as one file, atomically."""
+  """Writes a changed corpus and the decoder's table as one file, atomically."""
   table = params['id_decoder']['table']
   tables = table if isinstance(table, (tuple, list)) else (table,)
   packed = np.frombuffer(store.pack_documents(documents), np.uint8)
-  extra = {f'table_{i}': np.asarray(own) for i, own in enumerate(tables)}
+  extra = {f'table_{i}': np.asarray(part) for i, part in enumerate(tables)}
   live_store.save(live, path, extra | {'documents': packed})
 
 
 def load(
   path: pathlib.Path, params: model.Params
 ) -> tuple[live_indexes.LiveIndex, store.Documents, model.Params]:
-  """Reads what `save` wrote; parameters get its node table."""
+  """Reads a file of `save`, and puts its table into the parameters."""
   live, extra = live_store.load(path)
   documents = store.unpack_documents(extra.pop('documents').tobytes())
   tables = [jnp.asarray(extra[f'table_{i}']) for i in range(len(extra))]
   decoder = params['id_decoder']
   many = isinstance(decoder['table'], (tuple, list))
   table = type(decoder['table'])(tables) if many else tables[0]
-  own = decoder | {'table': table}
-  return live, documents, params | {'id_decoder': own}
+  params = params | {'id_decoder': decoder | {'table': table}}
+  return live, documents, params

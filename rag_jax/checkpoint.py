@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax."""
+"""Checkpoints of training, stored with Orbax."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ Checkpointer: TypeAlias = ocp.training.Checkpointer  # type of `open`
 
 
 def open(directory: str | os.PathLike[str], *, keep: int = 2) -> Checkpointer:
-  """Opens a folder of checkpoints; the newest `keep` are kept."""
+  """Opens a folder of checkpoints that keeps the newest `keep`."""
   preservation = ocp.training.preservation_policies
   return ocp.training.Checkpointer(
     str(pathlib.Path(directory).resolve()),
@@ -24,16 +24,16 @@ def open(directory: str | os.PathLike[str], *, keep: int = 2) -> Checkpointer:
 def save(
   checkpointer: Checkpointer, step: int, parts: Mapping[str, Any]
 ) -> None:
-  """Saves in the background; a kill on the way leaves the last one intact.
+  """Saves in the background; a kill meanwhile keeps earlier checkpoints.
 
   Args:
     checkpointer: from `open`.
-    step: its number.
-    parts: pytrees of arrays by name, which can be restored one by one.
+    step: number of the step; skipped if the newest checkpoint has it.
+    parts: name -> pytree of arrays, which can be restored separately.
   """
   latest = checkpointer.latest
   if latest is None or latest.step < step:
-    # Without force Orbax skips a save while another is on its way.
+    # Without force Orbax skips this save if another is in progress.
     checkpointer.save_checkpointables_async(step, dict(parts), force=True)
 
 
@@ -50,15 +50,15 @@ def restore(
 
   Args:
     checkpointer: from `open`.
-    parts: by name, arrays or shapes of the same structure; where they carry
-      shardings, what is loaded gets them. None takes a part in the structure
-      that was saved, on the first device, whatever devices had saved it.
+    parts: name -> pytree of arrays or shapes with the structure to load, and
+      optionally shardings. None as the value loads the saved structure onto the
+      first device, whatever devices it was saved from.
 
   Returns:
     The parts, or None if there is no checkpoint.
 
   Raises:
-    ValueError: if it is damaged or has another structure.
+    ValueError: if the checkpoint is damaged or has another structure.
   """
   latest = checkpointer.latest
   if latest is None:
@@ -66,37 +66,38 @@ def restore(
   try:
     stored = checkpointer.checkpointables_metadata(latest.step).metadata
     abstract = {
-      name: jax.tree.map(_anywhere if part is None else ocp_shape, own)
+      name: jax.tree.map(_on_first_device, stored[name])
+      if part is None
+      else jax.tree.map(_abstract, part)
       for name, part in parts.items()
-      for own in [stored[name] if part is None else part]
     }
     found = dict(checkpointer.load_checkpointables(latest.step, abstract))
-    for name, own in abstract.items():  # Orbax leaves out what was empty
+    for name, wanted in abstract.items():  # Orbax drops empty subtrees
       loaded: Any = jax.tree.structure(found[name])
-      if loaded != jax.tree.structure(own):
+      if loaded != jax.tree.structure(wanted):
         raise ValueError(f'{name} has another structure')
     return found
-  except Exception as error:  # Orbax raises many kinds
+  except Exception as error:  # Orbax raises many kinds of errors
     reason = str(error).strip().splitlines()[0] if str(error).strip() else ''
     raise ValueError(
       f'checkpoint of step {latest.step} cannot be loaded '
       f'({type(error).__name__}: {reason[:200]}). '
-      'Use another --workdir, or the configuration it was made with.'
+      'Use another --workdir, or the configuration that the run had.'
     ) from error
 
 
 def close(checkpointer: Checkpointer) -> None:
-  """Waits for what is being saved."""
+  """Waits until all saves are finished."""
   checkpointer.close()
 
 
-def _anywhere(x: Any) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of what other devices may have saved."""
-  return ocp_shape(jax.ShapeDtypeStruct(x.shape, x.dtype))
+def _on_first_device(x: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of a saved array, placed on the first device."""
+  return _abstract(jax.ShapeDtypeStruct(x.shape, x.dtype))
 
 
-def ocp_shape(x: Any) -> jax.ShapeDtypeStruct:
-  """Shape, dtype and sharding of an array; the first device without one."""
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+  """Shape, dtype and sharding of an array; default: the first device."""
   sharding = getattr(x, 'sharding', None)
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

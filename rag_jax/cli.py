@@ -1,6 +1,7 @@
 """The command line: `rag-jax COMMAND [flags]`, or `python launch.py [flags]`.
 
-Flags become one configuration and one call; nothing below knows of flags.
+This module turns flags into a configuration and one call. No other module
+reads flags.
 """
 
 import contextlib
@@ -13,12 +14,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 COMMANDS = {
-  'train': 'train an experiment and measure it; a stopped run goes on',
-  'evaluate': 'measure a trained workdir again, on its splits or on others',
+  'train': 'train and evaluate an experiment; resumes a stopped run',
+  'evaluate': 'evaluate a trained workdir again, also on other splits',
   'ask': 'answer questions with a trained workdir',
-  'compare-docids': 'compare the docid schemes on a corpus, untrained',
-  'compare': 'test two or more trained workdirs against each other',
-  'sweep': 'train one run for each combination of values',
+  'compare-docids': 'compare the docid schemes on a corpus, before training',
+  'compare': 'test whether two or more trained runs differ significantly',
+  'sweep': 'train one run per combination of values',
   'export': 'write the parts of a trained workdir in common formats',
 }
 ALIASES = {'index': 'compare-docids'}
@@ -34,26 +35,26 @@ flags
   --config=EXPERIMENT
       an experiment file, or one of
       {experiments}.
-      EXPERIMENT:ARGUMENT gives its get_config an argument. Without it, the
-      workdir's own configuration; in a new workdir, quickstart.
+      EXPERIMENT:ARGUMENT passes an argument to its get_config. Default: the
+      configuration saved in the workdir; in a new workdir, quickstart.
   --config.FIELD=VALUE
-      changes a field of the experiment; the fields are below
+      sets a field of the experiment, from the list below
   --workdir=FOLDER
-      where a run is kept; default: runs/NAME
+      folder of the run; default: runs/NAME
   --question=TEXT
       ask: one question, instead of standard input
   --json
-      ask: each answer as a line of JSON
+      ask: print each answer as a line of JSON
   --grid=FIELD=VALUE,VALUE
-      sweep: values of a field; give it once a field
+      sweep: values of one field; repeat the flag for more fields
   --to=FOLDER
-      export: where to write
+      export: folder to write to
   --helpfull
-      every flag, those of libraries too
+      every flag, including those of libraries
 
 examples
   rag-jax train                                   trains the quickstart
-  rag-jax ask --workdir=runs/facts                asks it
+  rag-jax ask --workdir=runs/facts                answers typed questions
   rag-jax train --config=beir --config.data.path=PATH --workdir=runs/mine
   rag-jax sweep --grid=search.beam_size=8,24 --grid=seed=0,1,2
   rag-jax compare runs/one runs/other
@@ -62,19 +63,19 @@ fields, with their defaults
 {fields}"""
 
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Where a run is kept. Default: runs/NAME.'
+  'workdir', None, 'Folder of the run. Default: runs/NAME.'
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', [*COMMANDS, *ALIASES], 'What to do; the command, as a flag.'
+  'mode', 'train', [*COMMANDS, *ALIASES], 'The command, given as a flag.'
 )
 _QUESTION = flags.DEFINE_string(
   'question', None, 'ask: one question. Default: standard input.'
 )
-_JSON = flags.DEFINE_bool('json', False, 'ask: each answer as a line of JSON.')
+_JSON = flags.DEFINE_bool('json', False, 'ask: print answers as lines of JSON.')
 _GRID = flags.DEFINE_multi_string(
-  'grid', [], 'sweep: FIELD=VALUE,VALUE, given once a field.'
+  'grid', [], 'sweep: FIELD=VALUE,VALUE; repeat for more fields.'
 )
-_TO = flags.DEFINE_string('to', None, 'export: where to write.')
+_TO = flags.DEFINE_string('to', None, 'export: folder to write to.')
 
 
 def main() -> None:
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Parses flags, and makes `--config` of the experiment's values."""
+  """Parses flags; loads the experiment and defines its `--config` flags."""
   if len(argv) > 1 and argv[1] in (*COMMANDS, *ALIASES):
     argv = [argv[0], f'--mode={argv[1]}', *argv[2:]]
   if {'-h', '--help', '-help', 'help'} & set(argv[1:]):
@@ -111,7 +112,7 @@ def _parse(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except (flags.Error, ValueError) as error:
     sys.exit(f'error: {error}')
-  except KeyError as error:  # all other names have been checked
+  except KeyError as error:  # only names of stages are not checked above
     hint = str(error.args[0]).replace('\n', '. ').rstrip('?.')
     sys.exit(
       f'error: the experiment has no stage {hint}. '
@@ -123,16 +124,16 @@ def _take(argv: list[str], name: str) -> tuple[list[str], str]:
   """The arguments without a flag, and the flag's last value."""
   rest, value, words = argv[:1], '', iter(argv[1:])
   for word in words:
-    flag, equals, own = word.lstrip('-').partition('=')
+    flag, equals, text = word.lstrip('-').partition('=')
     if word[:1] == '-' and flag == name:
-      value = own if equals else next(words, '')
+      value = text if equals else next(words, '')
     else:
       rest.append(word)
   return rest, value
 
 
 def usage() -> str:
-  """What `--help` prints: commands, flags, and the fields by group."""
+  """The text of `--help`: commands, flags, and the fields by group."""
   import textwrap
 
   from rag_jax import experiment_files, field_help
@@ -151,21 +152,21 @@ def usage() -> str:
 
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
-  """Turns mistakes and interruptions into one line and an exit code."""
+  """Turns errors and interrupts into one line and an exit code."""
   try:
     yield
   except ValueError as error:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt:
-    print('\ninterrupted; the same command goes on', file=sys.stderr)
-    os._exit(130)  # waits for no thread: what is saved is saved atomically
+    print('\ninterrupted; run the same command to resume', file=sys.stderr)
+    os._exit(130)  # without waiting for threads: all writes are atomic
   except BrokenPipeError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
 
 def _run(argv: list[str]) -> None:
-  """Turns flags into one call."""
+  """Runs the command that the flags name."""
   with _one_line_errors():
     mode = ALIASES.get(_MODE.value, _MODE.value)
     if len(argv) > 1 and mode != 'compare':
@@ -174,12 +175,12 @@ def _run(argv: list[str]) -> None:
         f'are {", ".join(COMMANDS)}.'
       )
     _use_compilation_cache()
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every save
     _command(mode, argv[1:])
 
 
 def _use_compilation_cache() -> None:
-  """Keeps compiled programs in the user's cache folder, from run to run."""
+  """Caches compiled programs in the user's cache folder across runs."""
   import jax
 
   if getattr(jax.config, 'jax_compilation_cache_dir', None):
@@ -188,7 +189,7 @@ def _use_compilation_cache() -> None:
   folder = pathlib.Path(base).expanduser() / 'rag_jax' / 'compiled'
   try:
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError:  # without a cache it is slower, and all else is the same
+  except OSError:  # run without a cache
     return
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
@@ -228,11 +229,11 @@ def _train(config, workdir: pathlib.Path) -> None:
 
 
 def _use(mode: str, config, workdir: pathlib.Path) -> None:
-  """What needs a trained workdir."""
+  """Runs a command that needs a trained workdir."""
   from rag_jax import store
 
   store.check_trained(workdir)
-  store.claim(workdir, config)  # the same experiment, or an error
+  store.claim(workdir, config)  # raises an error for another experiment
   if mode == 'export' and not _TO.value:
     sys.exit('error: export needs a folder. Set --to=FOLDER.')
   print(f'loading {_shown(workdir)} ...', file=sys.stderr, flush=True)
@@ -261,5 +262,5 @@ def _evaluate(system, workdir: pathlib.Path) -> None:
 
 
 def _shown(path: pathlib.Path) -> str:
-  """A path from here, where that is shorter."""
+  """The shorter of the absolute path and that relative to this folder."""
   return min(str(path), os.path.relpath(path), key=len)

@@ -1,9 +1,8 @@
-"""Runs against each other, question by question.
+"""Paired significance tests between runs on the same questions.
 
-The same questions were put to each run, so the difference of two runs on one
-question is one draw: its mean has an interval by the paired bootstrap, and the
-chance of a mean as large where the runs are alike by a paired permutation test,
-which flips the sign of each difference.
+For each measure, the unit is the difference of two runs on one question. The
+mean difference gets a 95% interval by the paired bootstrap, and a two-sided
+p-value by a paired permutation test that flips the signs of the differences.
 """
 
 import dataclasses
@@ -18,34 +17,34 @@ import numpy as np
 
 from rag_jax import outputs, report
 
-DRAWS = 10_000  # of signs
+DRAWS = 10_000  # of the permutation test
 SEED = 0
-LOWER = ('beam regret',)  # measures that are better if they are lower
+LOWER_IS_BETTER = ('beam regret',)
 
 Path = str | os.PathLike[str]
-Lines = dict[str, dict[str, Any]]  # of an answers file, by the question's id
+Lines = dict[str, dict[str, Any]]  # question id -> its line in an answers file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-  """One measure of two runs on the same questions.
+  """The difference of two runs in one measure.
 
   Attributes:
-    first: folder of the run that is compared with.
-    other: folder of the other run.
-    split: the questions.
-    system: what was measured, such as 'after ranker'.
+    first: folder of the first run.
+    other: folder of the run that is compared with the first.
+    split: name of the split.
+    system: row of the results table, such as 'after ranker'.
     metric: the measure.
-    means: of the first and of the other run.
+    means: means of the first and of the other run.
     value: mean of other - first.
-    low: lower end of its 95% interval, from the paired bootstrap.
-    high: upper end.
-    p: of a two-sided paired permutation test; not corrected for the number of
-      tests that are made.
-    better: questions on which the other run is better; lower is better for
-      beam regret alone.
-    worse: questions on which it is worse.
-    count: questions that both have a value for.
+    low: lower end of its 95% interval, by the paired bootstrap.
+    high: upper end of the interval.
+    p: two-sided p-value of a paired permutation test, not corrected for
+      multiple tests.
+    better: number of questions on which the other run is better. Higher values
+      are better, except for `LOWER_IS_BETTER`.
+    worse: number of questions on which the other run is worse.
+    count: number of questions with a value in both runs.
   """
 
   first: str
@@ -64,14 +63,14 @@ class Difference:
 
 
 def compare(folders: Iterable[Path], *, color: bool = False) -> str:
-  """What `differences` finds, as text of at most 80 columns.
+  """The result of `differences` as text of at most 80 columns.
 
   Args:
     folders: two or more workdirs, or folders of their evaluations.
     color: as in `report.table`.
 
   Raises:
-    ValueError: if a folder has no answers, or of other questions.
+    ValueError: if a folder has no answers, or the questions differ.
   """
   names = [os.fspath(folder) for folder in folders]
   found = differences(names)
@@ -79,13 +78,13 @@ def compare(folders: Iterable[Path], *, color: bool = False) -> str:
   for other in names[1:]:
     head = [f'first  {_shown(names[0])}', f'other  {_shown(other)}']
     lines = [report.styled(line, report.BOLD, color) for line in head]
-    own = [d for d in found if d.other == other]
-    for split in dict.fromkeys(d.split for d in own):
-      lines += ['', *_block([d for d in own if d.split == split], color)]
+    pair = [d for d in found if d.other == other]
+    for split in dict.fromkeys(d.split for d in pair):
+      lines += ['', *_block([d for d in pair if d.split == split], color)]
     blocks.append('\n'.join(lines))
   blocks.append(
-    'Difference: other - first, and its 95% interval by the paired bootstrap.\n'
-    'p: of a two-sided paired permutation test, not corrected for many tests.'
+    'difference: mean of other - first, with 95% paired bootstrap interval\n'
+    'p: two-sided paired permutation test, not corrected for multiple tests'
   )
   return '\n\n'.join(blocks)
 
@@ -93,18 +92,18 @@ def compare(folders: Iterable[Path], *, color: bool = False) -> str:
 def differences(folders: Sequence[Path]) -> list[Difference]:
   """Compares the first run with each of the others.
 
-  Every split and measure that both have is compared, on the questions that
-  have a value in both.
+  It compares every split and measure that both runs have, on the questions with
+  a value in both.
 
   Args:
     folders: two or more workdirs, or folders of their evaluations; each with
       answers-SPLIT.jsonl, which training and `evaluate` write.
 
   Returns:
-    One `Difference` a run, split, system and measure.
+    One `Difference` per run, split, system and measure.
 
   Raises:
-    ValueError: if a folder has no answers, or of other questions.
+    ValueError: if a folder has no answers, or the questions differ.
   """
   paths = [pathlib.Path(folder) for folder in folders]
   if len(paths) < 2:
@@ -133,11 +132,11 @@ def differences(folders: Sequence[Path]) -> list[Difference]:
 def sign_flip(differences: np.ndarray, *, seed: int = SEED) -> float:
   """Two-sided p-value of a mean difference, by a paired permutation test.
 
-  (1 + draws whose |mean| is at least the one observed) / (1 + draws), where a
-  draw gives each difference a sign at random.
+  p = (1 + number of draws with |mean| >= |observed mean|) / (1 + draws), where
+  each draw gives every difference a random sign.
 
   Args:
-    differences: float[n], a row a question.
+    differences: float[n], one per question.
     seed: of the draws.
 
   Example:
@@ -153,7 +152,7 @@ def sign_flip(differences: np.ndarray, *, seed: int = SEED) -> float:
   sizes, counts = np.unique(np.abs(differences), return_counts=True)
   rng = np.random.default_rng(seed)
   totals = np.zeros(DRAWS)
-  # Of c differences of one size, so many keep their sign as heads of c coins.
+  # Of c differences of equal size, a binomial(c, 1/2) number is positive.
   for size, count in zip(sizes, counts, strict=True):
     if size:
       totals += size * (2 * rng.binomial(count, 0.5, DRAWS) - count)
@@ -167,16 +166,18 @@ def _of_split(
   names: tuple[str, str], split: str, first: Lines, other: Lines
 ) -> Iterator[Difference]:
   """The differences of one split."""
-  own, theirs = _values(first), _values(other)
-  for system, metric in own:
-    if (system, metric) not in theirs:
+  first_values, other_values = _values(first), _values(other)
+  for system, metric in first_values:
+    if (system, metric) not in other_values:
       continue
-    both = np.stack([own[system, metric], theirs[system, metric]])
+    both = np.stack(
+      [first_values[system, metric], other_values[system, metric]]
+    )
     both = both[:, np.isfinite(both).all(axis=0)]
     if not both.size:
       continue
     change = both[1] - both[0]
-    gain = -change if metric in LOWER else change
+    gain = -change if metric in LOWER_IS_BETTER else change
     mean = report.summarise(split, system, metric, change, seed=SEED)
     yield Difference(
       first=names[0],
@@ -196,21 +197,21 @@ def _of_split(
 
 
 def _values(lines: Lines) -> dict[tuple[str, str], np.ndarray]:
-  """Each measure as float[n], NaN where a question has no value."""
+  """(system, measure) -> float[n]; NaN for questions without a value."""
   values: dict[tuple[str, str], np.ndarray] = {}
   for row, name in enumerate(sorted(lines)):
-    for system, own in lines[name]['measures'].items():
-      for metric, value in own.items():
+    for system, measured in lines[name]['measures'].items():
+      for metric, value in measured.items():
         start = np.full(len(lines), np.nan)
         values.setdefault((system, metric), start)[row] = value
   return values
 
 
 def _read(folder: pathlib.Path) -> dict[str, Lines]:
-  """The lines of each answers file of a run, by split and question.
+  """Split -> question -> line of the answers file of a run.
 
-  A workdir that has none, as earlier versions trained it, has those of its
-  newest evaluation.
+  A workdir of an earlier version has no answers files; those of its newest
+  evaluation are read instead.
   """
   evaluations = sorted((folder / outputs.EVALUATIONS).glob('[0-9]*'))
   for place in (folder, *reversed(evaluations)):
@@ -220,17 +221,17 @@ def _read(folder: pathlib.Path) -> dict[str, Lines]:
     }
     if found:
       return found
-  missing = 'holds no answers' if folder.is_dir() else 'is no folder'
+  missing = 'has no answers' if folder.is_dir() else 'is no folder'
   raise ValueError(
-    f'{str(folder)!r} {missing}. Name a workdir that was trained; for one of '
-    f'an earlier version, run rag-jax evaluate --workdir={folder} first.'
+    f'{str(folder)!r} {missing}. Name a trained workdir; for one of an earlier '
+    f'version, run rag-jax evaluate --workdir={folder} first.'
   )
 
 
 def _lines(path: pathlib.Path, folder: pathlib.Path) -> Lines:
-  """The lines of one answers file by the id of the question."""
+  """Question id -> line of one answers file."""
   try:
-    # Not splitlines, which also splits at separators inside a text.
+    # Not splitlines, which also splits at Unicode separators inside a text.
     lines = filter(None, path.read_text(encoding='utf-8').split('\n'))
     rows = {row['id']: row for row in map(json.loads, lines)}
     for row in rows.values():
@@ -245,29 +246,30 @@ def _lines(path: pathlib.Path, folder: pathlib.Path) -> Lines:
 
 def _check_same(
   split: str,
-  path: pathlib.Path,
+  first_path: pathlib.Path,
   first: Lines,
-  beside: pathlib.Path,
+  other_path: pathlib.Path,
   other: Lines,
 ) -> None:
-  """Raises a ValueError if two runs were asked other questions."""
+  """Raises a ValueError if two runs answered different questions."""
   fields = ('question', 'gold_answers', 'gold_documents', 'answerable')
   changed = [
     name
     for name in first.keys() & other.keys()
     if any(first[name].get(f) != other[name].get(f) for f in fields)
   ]
-  lost = first.keys() ^ other.keys()
-  if changed or lost:
+  in_one = first.keys() ^ other.keys()
+  if changed or in_one:
     raise ValueError(
-      f'{str(path)!r} and {str(beside)!r} were asked other questions in '
-      f'{split}: such as {min(lost or changed)!r}, {len(lost)} are in one '
-      f'alone and {len(changed)} differ. Evaluate both on the same data.'
+      f'{str(first_path)!r} and {str(other_path)!r} have different questions '
+      f'in split {split!r}, such as {min(in_one or changed)!r}: {len(in_one)} '
+      f'are in only one run and {len(changed)} differ. Evaluate both on the '
+      'same data.'
     )
 
 
 def _block(found: Sequence[Difference], color: bool) -> list[str]:
-  """Lines of one split: a system, and its measures below it."""
+  """Lines of one split: each system, with its measures below it."""
   count = max(d.count for d in found)
   left = min(20, max(len(d.metric) + 2 for d in found))
   title = f'{found[0].split} ({count:,} question{"s" * (count != 1)})'
@@ -278,23 +280,24 @@ def _block(found: Sequence[Difference], color: bool) -> list[str]:
   lines = textwrap.wrap(title, report.WIDTH) + [header]
   lines = [report.styled(line, report.BOLD, color) for line in lines]
   for system in dict.fromkeys(d.system for d in found):
-    own = [d for d in found if d.system == system]
-    if not any(d.better or d.worse for d in own):
-      lines.append(f'{system}: the same on every question')
+    rows = [d for d in found if d.system == system]
+    if not any(d.better or d.worse for d in rows):
+      lines.append(f'{system}: equal on every question')
       continue
-    lines += [system, *(_line(d, left, color) for d in own)]
+    lines += [system, *(_line(d, left, color) for d in rows)]
   return lines
 
 
-def _line(own: Difference, left: int, color: bool) -> str:
-  """One measure of two runs."""
-  first, other = (report.short(mean, 3) for mean in own.means)
-  interval = f'{_signed(own.low)} {_signed(own.high)}'
+def _line(difference: Difference, left: int, color: bool) -> str:
+  """The line of one measure."""
+  d = difference
+  first, other = (report.short(mean, 3) for mean in d.means)
+  interval = f'{_signed(d.low)} {_signed(d.high)}'
   interval = report.styled(f'{interval:>13}', report.DIM, color)
-  counts = f'{own.better}/{own.worse}'
+  counts = f'{d.better}/{d.worse}'
   return (
-    f'  {own.metric[: left - 2]:{left - 2}}{first:>7}{other:>7}'
-    f'{_signed(own.value):>8}{interval}{own.p:>8.4f}{counts:>15}'
+    f'  {d.metric[: left - 2]:{left - 2}}{first:>7}{other:>7}'
+    f'{_signed(d.value):>8}{interval}{d.p:>8.4f}{counts:>15}'
   )
 
 
@@ -303,6 +306,6 @@ def _signed(value: float) -> str:
 
 
 def _shown(path: str) -> str:
-  """A path, or the end of a long one."""
+  """A path, cut at the start if it is too long for a line."""
   room = report.WIDTH - len('first  ')
   return path if len(path) <= room else '...' + path[3 - room :]

@@ -1,4 +1,4 @@
-"""Which docid scheme suits a corpus: a table and a picture before training."""
+"""Comparison of docid schemes on a corpus, before training."""
 
 import dataclasses
 import json
@@ -13,21 +13,21 @@ from rag_jax import model, pretrained, workdir
 from rag_jax.data import pipeline
 from rag_jax.index import docids, statistics
 
-SAMPLE = 500  # questions that are searched for
+SAMPLE = 500  # maximum number of questions
 
 
 def run(config: configs.Config, folder: pathlib.Path) -> str:
-  """Names the corpus by every scheme and measures each, untrained.
+  """Assigns docids by every scheme and measures retrieval, without training.
 
   Args:
-    config: the experiment; sizes of the schemes are in `config.docid`.
-    folder: where docids.json and docids.png are written.
+    config: the experiment; `config.docid` has the sizes of the schemes.
+    folder: folder for docids.json and docids.png.
 
   Returns:
-    The table.
+    The table as text.
 
   Raises:
-    ValueError: if the data is wrong or no question has a known document.
+    ValueError: if the data is invalid, or no question has a gold document.
   """
   dataset = workdir.load_data(config)
   split = pipeline.check_splits(dataset, config.data)[0]
@@ -38,8 +38,8 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   questions = [q for q in dataset.splits[split] if q.document_ids][:SAMPLE]
   if not questions:
     raise ValueError(
-      f'split {split!r} has no question whose documents are known. Set '
-      '--config.data.eval_splits to one that has.'
+      f'split {split!r} must have questions with gold documents, got none. '
+      'Set --config.data.eval_splits to a split that has.'
     )
   tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
   vectors = workdir.document_vectors(
@@ -77,7 +77,7 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
 
 
 def _save(rows: list[statistics.Row], folder: pathlib.Path) -> str:
-  """Writes docids.json and docids.png, and says what came of the picture."""
+  """Writes docids.json and docids.png; returns a note about the picture."""
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / 'docids.json'
   partial = path.with_suffix('.partial')
@@ -92,7 +92,7 @@ def _save(rows: list[statistics.Row], folder: pathlib.Path) -> str:
 
 
 def draw(rows: list[statistics.Row], path: pathlib.Path) -> None:
-  """Draws Hits@k, use of the codes and memory of each scheme."""
+  """Draws Hits@10, entropy of the codes and memory of each scheme."""
   import matplotlib
 
   matplotlib.use('Agg')
@@ -102,11 +102,11 @@ def draw(rows: list[statistics.Row], path: pathlib.Path) -> None:
   schemes = list(dict.fromkeys(row.scheme for row in rows))
   colours = ['#1b6ca8', '#d1495b', '#edae49']
   for place, mode in enumerate(statistics.MODES):
-    own = [row for row in rows if row.mode == mode]
-    at = [schemes.index(row.scheme) + 0.27 * (place - 1) for row in own]
+    bars = [row for row in rows if row.mode == mode]
+    at = [schemes.index(row.scheme) + 0.27 * (place - 1) for row in bars]
     panels[0].barh(
       at,
-      [row.hits[10] for row in own],
+      [row.hits[10] for row in bars],
       height=0.25,
       color=colours[place],
       label=mode,
@@ -130,7 +130,7 @@ def draw(rows: list[statistics.Row], path: pathlib.Path) -> None:
     [first[s].trie_memory / first[s].documents for s in schemes],
     color=colours[0],
   )
-  panels[2].set(yticks=[], xlabel='bytes of the trie a document')
+  panels[2].set(yticks=[], xlabel='bytes of the trie per document')
   for axes in panels:
     axes.spines[['top', 'right']].set_visible(False)
   panels[0].invert_yaxis()

@@ -1,7 +1,8 @@
-"""Functions that answer a batch, compiled once a model and batch size.
+"""Compiled inference functions, compiled once per model and batch size.
 
-Each takes a `model.ModelConfig` and returns (params, batch, index, allowed) ->
-a pytree of arrays with a row a question; `allowed` is bool[N] or None.
+Each takes a `model.ModelConfig` and returns a function (params, batch, index,
+allowed) -> pytree of arrays with one row per question; `allowed` is bool[N],
+the documents that may be returned, or None.
 """
 
 import functools
@@ -22,9 +23,9 @@ Function = Callable[..., Any]
 
 @flax.struct.dataclass
 class Ranked:
-  """Documents, largest weight first, without an answer."""
+  """Ranked documents, largest weight first, without an answer."""
 
-  candidates: types.Candidates  # as decoded, best docid first
+  candidates: types.Candidates  # in the order of the beam search
   documents: jax.Array  # int32[B, K]; -1 = none
   codes: jax.Array  # int32[B, K, L]
   docid: jax.Array  # float32[B, K], log-probabilities of docids, nats
@@ -61,7 +62,7 @@ def answer_from_gold(config: model.ModelConfig) -> Function:
 
 @functools.cache
 def rank(config: model.ModelConfig) -> Function:
-  """Search and ranking; no document is read."""
+  """Search and ranking, without the reader."""
 
   def run(params, batch, index, allowed=None):
     encoding, found = find(config, params, batch, index, allowed)
@@ -81,7 +82,7 @@ def rank(config: model.ModelConfig) -> Function:
 
 @functools.cache
 def search(config: model.ModelConfig) -> Function:
-  """The search alone: what the beam finds."""
+  """The beam search alone."""
 
   def run(params, batch, index, allowed=None):
     return find(config, params, batch, index, allowed)[1]
@@ -91,10 +92,9 @@ def search(config: model.ModelConfig) -> Function:
 
 @functools.cache
 def regret(config: model.ModelConfig) -> Function:
-  """Share of the exact top k that the beam missed, float32[B].
+  """Fraction of the exact top k that the beam search misses, float32[B].
 
-  Every document is scored: for corpora of which a step can do that. k is the
-  number of documents that are read.
+  k is `search.read_size`. It scores every document, so it is for small corpora.
   """
 
   def run(params, batch, index, allowed=None):
@@ -137,7 +137,7 @@ def find(
   index: indexes.Index,
   allowed: jax.Array | None = None,
 ) -> tuple[query_encoder.Encoding, types.Candidates]:
-  """Encodes questions and decodes documents for them, within a program."""
+  """Encodes questions and runs the beam search, inside a jitted function."""
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
   )

@@ -260,12 +260,12 @@ class System:
       self.tokenizer, new, self.config.data
     ).tokens
     titles = [document.title for document in new]
-    live, params = self._with_room(len(new))
+    live, params = self._with_capacity(len(new))
     vectors = changes.vectors(self.config, self.tokenizer, params, new, tokens)
     live, params, change = changes.add(
       self.config, live, params, tokens, vectors, titles
     )
-    params = changes.follow(self.config, params, change, vectors)
+    params = changes.update_node_table(self.config, params, change, vectors)
     here = dict(zip(change.documents.tolist(), new, strict=True))
     return self._changed(live, params, here)
 
@@ -282,15 +282,15 @@ class System:
       ValueError: if one is not there, or none would be left.
     """
     gone = self._rows_of(ids, what='ids')
-    live, params = self._with_room(0)
+    live, params = self._with_capacity(0)
     live, change = live_indexes.delete(live, gone)
-    params = changes.follow(self.config, params, change, None)
+    params = changes.update_node_table(self.config, params, change, None)
     return self._changed(live, params, dict.fromkeys(gone))
 
-  def _with_room(
+  def _with_capacity(
     self, more: int
   ) -> tuple[live_indexes.LiveIndex, model.Params]:
-    return changes.with_room(
+    return changes.with_capacity(
       self.config,
       self.live,
       self.index,

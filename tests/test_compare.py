@@ -82,7 +82,7 @@ def test_the_same_run_twice(tmp_path):
   assert (own.value, own.low, own.high, own.p) == (0, 0, 0, 1)
   assert (own.better, own.worse) == (0, 0)
   text = compare.compare([first, first])
-  assert 'answers: the same on every question' in text
+  assert 'answers: equal on every question' in text
 
 
 def test_it_is_the_same_each_time_and_in_any_order_of_lines(tmp_path):
@@ -145,9 +145,12 @@ def test_a_workdir_of_an_earlier_version_has_its_newest_evaluation(tmp_path):
 @pytest.mark.parametrize(
   'change, words',
   [
-    ({'values': {'EM': [1, 0, 1]}}, 'other questions in dev.*1 are in one'),
-    ({'question': 'Why?'}, 'other questions in dev.*2 differ.*same data'),
-    ({'gold_answers': ['x']}, 'other questions in dev.*2 differ'),
+    (
+      {'values': {'EM': [1, 0, 1]}},
+      "different questions in split 'dev'.*1 are in",
+    ),
+    ({'question': 'Why?'}, 'different questions.*2 differ.*same data'),
+    ({'gold_answers': ['x']}, 'different questions in .*2 differ'),
     ({'split': 'test'}, 'share no split: dev and test.*eval_splits'),
   ],
 )

@@ -37,6 +37,6 @@ def test_questions_without_documents_are_refused(
     text = ''.join(json.dumps(record) + '\n' for record in records)
     (folder / f'{name}.jsonl').write_text(text)
   values = tiny_values | {'data': tiny_values['data'] | {'path': str(folder)}}
-  with pytest.raises(ValueError, match="'dev' has no question whose documents"):
+  with pytest.raises(ValueError, match="'dev' must have questions with gold"):
     compare_docids.run(configs.build(values), tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
