@@ -7,12 +7,11 @@ anything is written.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 import ml_collections
 
-from rag_jax import composition, parallel
+from rag_jax import composition, field_values, parallel
 from rag_jax import model as models
 from rag_jax import stage as training
 from rag_jax.components import id_decoder as decoders
@@ -219,7 +218,7 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   named = values.pop('stages', None)
   config = _fill(Config, values, prefix='')
   if named is not None:
-    _check_group(named, 'stages', 'joint.steps')
+    field_values.check_group(named, 'stages', 'joint.steps')
     own = tuple((name, _stage(name, fields)) for name, fields in named.items())
     config = dataclasses.replace(config, stages=own)
   _ = config.model  # checks values that must go together
@@ -241,24 +240,26 @@ def check(config: Any) -> None:
 
 def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
   """A stage of plain values; errors name it."""
-  start = training.Stage()
   known = {field.name: field for field in dataclasses.fields(training.Stage)}
   filled: dict[str, Any] = {}
   prefix = f'stages.{name}.'
-  _check_group(fields, prefix[:-1], 'steps')
+  field_values.check_group(fields, prefix[:-1], 'steps')
   for field, value in fields.items():
-    _check_name(known, field, prefix)
+    field_values.check_name(known, field, prefix)
     if field in NAMED:
-      _check_group(value, f'{prefix}{field}', NAMED[field][0])
+      field_values.check_group(value, f'{prefix}{field}', NAMED[field][0])
       own = {}
       for key, weight in value.items():
-        _check_name(dict.fromkeys(NAMED[field]), key, f'{prefix}{field}.')
-        own[key] = _cast(weight, 0.0, f'{prefix}{field}.{key}')
+        field_values.check_name(
+          dict.fromkeys(NAMED[field]), key, f'{prefix}{field}.'
+        )
+        label = f'{prefix}{field}.{key}'
+        own[key] = field_values.number(weight, float, label, flag=label)
       filled[field] = tuple(
         (key, own[key]) for key in NAMED[field] if own.get(key)
       )
     else:
-      filled[field] = _cast(value, getattr(start, field), prefix + field)
+      filled[field] = field_values.cast(value, known[field], prefix + field)
   try:
     return training.Stage(**filled)
   except ValueError as error:
@@ -327,53 +328,21 @@ def check_field(name: str) -> None:
     if prefix == 'stages.':  # whose names are the experiment's
       known = known['joint']
     else:
-      _check_name(known, part, prefix)
+      field_values.check_name(known, part, prefix)
       known = known[part]
     prefix += f'{part}.'
-
-
-def _check_name(fields: dict[str, Any], name: str, prefix: str) -> None:
-  if name in fields:
-    return
-  close = difflib.get_close_matches(name, fields, n=1)
-  hint = f'There are: {", ".join(fields)}.'
-  if close:
-    hint = f"Did you mean '{prefix}{close[0]}'?"
-  raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
-
-
-def _check_group(value: Any, name: str, first: str) -> None:
-  if not isinstance(value, dict):
-    raise ValueError(
-      f"config field '{name}' is a group, got {value!r}. Set one of its "
-      f"fields, such as '{name}.{first}'."
-    )
 
 
 def _fill(cls: type, values: dict[str, Any], *, prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(cls)}
   filled = {}
   for name, value in values.items():
-    _check_name(fields, name, prefix)
+    field_values.check_name(fields, name, prefix)
     start = fields[name].default
     if dataclasses.is_dataclass(start):
       first = dataclasses.fields(start)[0].name
-      _check_group(value, f'{prefix}{name}', first)
+      field_values.check_group(value, f'{prefix}{name}', first)
       filled[name] = _fill(type(start), value, prefix=f'{prefix}{name}.')
     else:
-      filled[name] = _cast(value, start, f'{prefix}{name}')
+      filled[name] = field_values.cast(value, fields[name], f'{prefix}{name}')
   return cls(**filled)
-
-
-def _cast(value: Any, start: Any, name: str) -> Any:
-  """The value in the type of the default, if nothing is lost."""
-  if isinstance(start, tuple) and isinstance(value, (list, tuple)):
-    return tuple(value)
-  if isinstance(start, float) and type(value) is int:
-    return float(value)
-  if type(value) is not type(start):
-    raise ValueError(
-      f'{name} must be {type(start).__name__}, got {value!r}. '
-      f'Set --config.{name}.'
-    )
-  return value

@@ -183,3 +183,54 @@ def test_whether_a_loss_is_trained_counts_stages_with_steps():
   config = configs.build({'stages': steps})
   assert config.trains_with(frozenset(['docid']))
   assert not config.trains_with(frozenset(['answer', 'pdist']))
+
+
+def floats_of(cls, prefix=''):
+  """Dotted names of every field that holds a number with a point."""
+  for field in dataclasses.fields(cls):
+    if dataclasses.is_dataclass(field.default):
+      yield from floats_of(type(field.default), f'{prefix}{field.name}.')
+    elif isinstance(field.default, float):
+      yield prefix + field.name
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize(
+  'name',
+  [
+    *floats_of(configs.Config),
+    *(f'stages.joint.{name}' for name in floats_of(stages.Stage)),
+    'stages.joint.losses.answer',
+    'stages.joint.trains.reader',
+  ],
+)
+def test_no_field_takes_what_is_not_finite(name, value):
+  values = {}
+  inner = values
+  *groups, field = name.split('.')
+  for group in groups:
+    inner = inner.setdefault(group, {})
+  inner[field] = value
+  with pytest.raises(ValueError, match=rf'^{name} must be a finite') as error:
+    configs.build(values)
+  assert f'--config.{name}' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'values, words',
+  [
+    (
+      {'docid': {'hidden_dims': (4, 'x')}},
+      r'docid.hidden_dims\[1\] must be int',
+    ),
+    (
+      {'data': {'eval_splits': [3]}},
+      r'data.eval_splits\[0\] must be str, got 3',
+    ),
+    ({'seed': 2**31}, 'seed must be at most 2147483647, got 2147483648'),
+    ({'search': {'beam_size': True}}, 'search.beam_size must be int, got True'),
+  ],
+)
+def test_elements_and_sizes_are_checked(values, words):
+  with pytest.raises(ValueError, match=words):
+    configs.build(values)

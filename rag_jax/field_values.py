@@ -1,0 +1,72 @@
+"""How a value that a user typed becomes a field of a configuration."""
+
+import dataclasses
+import difflib
+import math
+import typing
+from typing import Any
+
+MOST = 2**31 - 1  # what an int32 on a device holds
+
+
+def cast(value: Any, field: dataclasses.Field, name: str) -> Any:
+  """The value in the type of a field, if nothing is lost.
+
+  Args:
+    value: what was typed.
+    field: of a dataclass; its default and its type say what it takes.
+    name: dotted, for errors.
+
+  Returns:
+    The value; an int becomes a float, and a list a tuple.
+
+  Raises:
+    ValueError: if it has another type, or is not finite, or too large.
+  """
+  start = field.default
+  if isinstance(start, tuple) and isinstance(value, (list, tuple)):
+    kind = typing.get_args(field.type)[0]
+    return tuple(
+      number(item, kind, f'{name}[{i}]', flag=name)
+      for i, item in enumerate(value)
+    )
+  return number(value, type(start), name, flag=name)
+
+
+def number(value: Any, kind: type, name: str, *, flag: str) -> Any:
+  """A plain value of a type; numbers are finite and fit into 32 bits."""
+  if kind is float and type(value) is int:
+    value = float(value)
+  if type(value) is not kind:
+    raise ValueError(
+      f'{name} must be {kind.__name__}, got {value!r}. Set --config.{flag}.'
+    )
+  if kind is float and not math.isfinite(value):
+    raise ValueError(
+      f'{name} must be a finite number, got {value!r}. Set --config.{flag}.'
+    )
+  if kind is int and abs(value) > MOST:
+    raise ValueError(
+      f'{name} must be at most {MOST}, got {value!r}. Set --config.{flag}.'
+    )
+  return value
+
+
+def check_name(fields: dict[str, Any], name: str, prefix: str) -> None:
+  """Raises a ValueError that names the nearest field, if there is none such."""
+  if name in fields:
+    return
+  close = difflib.get_close_matches(name, fields, n=1)
+  hint = f'There are: {", ".join(fields)}.'
+  if close:
+    hint = f"Did you mean '{prefix}{close[0]}'?"
+  raise ValueError(f"config has no field '{prefix}{name}'. {hint}")
+
+
+def check_group(value: Any, name: str, first: str) -> None:
+  """Raises a ValueError if a group of fields is set as one value."""
+  if not isinstance(value, dict):
+    raise ValueError(
+      f"config field '{name}' is a group, got {value!r}. Set one of its "
+      f"fields, such as '{name}.{first}'."
+    )
