@@ -1,1 +1,1 @@
-"""The four components, each `init` and `apply` on plain pytrees."""
+"""Query encoder, ID decoder and ranker: `init` and `apply` on plain pytrees."""

@@ -1,14 +1,15 @@
-"""The generative ID decoder: scores the edges of the trie, given a query.
+"""The generative ID decoder: scores the edges of the docid trie for a query.
 
-The state of a prefix is h = normalise(query vector + residual), the residual
-made by a small decoder over the prefix and the query's tokens, its output zero
-at the start. An edge to node c scores exp(log_scale) * <h, U[c]>, where U is
-either a row a node (`node_table`: starts as the mean of the documents under
-the node) or a row a code and level (`codebook`: memory does not grow with the
-corpus). Untrained, a node table is a zero-shot hierarchical search.
+The state of a prefix is h = normalise(query vector + residual). A small
+transformer decoder computes the residual from the prefix and the query's token
+states; its output is initialised to zero. The score of an edge to node c is
+exp(log_scale[level]) * cos(h, U[c]), where U has one row per node
+(`node_table`, initialised to the mean of the document vectors below the node)
+or one row per level and code (`codebook`, whose memory does not grow with the
+corpus). An untrained node table is a zero-shot hierarchical dense search.
 
-Without layers nothing depends on the prefix: all nodes are scored once a query,
-in one product, and what is learned is the table and the query encoder.
+With num_layers = 0, h is the query vector: scores do not depend on the prefix,
+and one product per query scores all nodes.
 """
 
 import dataclasses
@@ -24,25 +25,24 @@ from rag_jax.ops import beam, masking
 from rag_jax.ops import trie as tries
 
 OUTPUTS = ('node_table', 'codebook')
-# A product with all rows of a table takes less time and memory than to gather
-# some, its gradient too, up to about so many rows for each that is asked for.
-# On two CPU cores, 32 x 10 states of width 384: .8 instead of 3.5 ms with 9
-# rows for each, 4.4 instead of 3.9 with 68.
-WHOLE = 32
+# Up to about this ratio of table rows to requested rows, a product with the
+# whole table takes less time and memory than gathering the rows, forward and
+# backward. For 32 x 10 states of width 384 on two CPU cores, product and gather
+# take 0.8 and 3.5 ms at ratio 9, and 4.4 and 3.9 ms at ratio 68.
+MAX_PRODUCT_RATIO = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdDecoderConfig:
   """Sizes of the ID decoder."""
 
-  # 'node_table': a vector for each node of the trie; 'codebook': one for each
-  # code of a level
+  # 'node_table': a vector per trie node; 'codebook': one per level and code
   output: str = 'node_table'
   # transformer layers over the prefix; 0 = the output table alone
   num_layers: int = 1
   num_heads: int = 4  # attention heads
   mlp_dim: int = 256  # width inside a feed-forward layer
-  scale: float = 10.0  # initial factor on cosines, nats
+  scale: float = 10.0  # initial scale of cosines, nats
 
   def __post_init__(self) -> None:
     """Raises a ValueError on an unknown output."""
@@ -53,14 +53,14 @@ class IdDecoderConfig:
       )
     if self.num_layers == 0 and self.output == 'codebook':
       raise ValueError(
-        'id_decoder.num_layers must be at least 1 with a codebook, which knows '
-        'a prefix by its layers alone, got 0. Set --config.id_decoder.output='
-        'node_table.'
+        'id_decoder.num_layers must be at least 1 with a codebook (its scores '
+        'depend on the prefix only through the layers), got 0. Set '
+        '--config.id_decoder.output=node_table.'
       )
 
 
 class _Network(nn.Module):
-  """One decoding step over the prefix of every beam."""
+  """One decoding step for every beam."""
 
   config: IdDecoderConfig
 
@@ -91,19 +91,19 @@ def init(
   codes: jax.Array,
   document_vectors: jax.Array,
 ) -> dict[str, Any]:
-  """Makes parameters for one trie.
+  """Initialises the parameters for one trie.
 
   Args:
     rng: PRNG key.
     config: sizes.
     trie: the docids.
     codes: int[N, L], the docid of each document.
-    document_vectors: float32[N, D], unit length, what the rows of the output
-      start from.
+    document_vectors: float32[N, D], unit length; the output table is
+      initialised to their normalised sums.
 
   Returns:
     A pytree of plain dicts; `table` is float32[num_nodes, D], or for a
-    codebook float32[V, D] a level.
+    codebook one float32[V, D] per level.
   """
   width = document_vectors.shape[-1]
   network: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def init(
 def initial_cache(
   config: IdDecoderConfig, batch_size: int, width: int
 ) -> tuple[jax.Array, ...]:
-  """The cache at the root: no prefix yet, [B, 1, 0, D] a layer."""
+  """The cache of the empty prefix, float32[B, 1, 0, D] per layer."""
   return (jnp.zeros((batch_size, 1, 0, width)),) * config.num_layers
 
 
@@ -144,22 +144,22 @@ def apply(
   *,
   config: IdDecoderConfig,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Scores edges: the `step_fn` of `ops.beam`, once `config` is bound.
+  """Scores edges; with `config` bound, this is the `step_fn` of `ops.beam`.
 
   Args:
-    params: (what `init` made, the encoding of the queries).
-    cache: what `initial_cache` or the last step returned.
-    frontier: where the beams stand.
-    config: the same sizes.
+    params: (parameters from `init`, encoding of the queries).
+    cache: cache from `initial_cache` or from the previous step.
+    frontier: the node of each beam and its children.
+    config: sizes, as given to `init`.
 
   Returns:
-    float32[B, K, C] scores in nats, and the cache one step on.
+    float32[B, K, C] scores in nats, and the cache after this step.
   """
   decoder, encoding = params
   level = frontier.level
   scale = jnp.exp(decoder['log_scale'][level])
   if not config.num_layers:
-    # The same at every level, so that XLA makes the product once.
+    # Equal at all levels, so that XLA computes the product once.
     cosines = _all_cosines(encoding.vector, decoder['table'])  # [B, num_nodes]
     rows = frontier.children.reshape(len(cosines), -1)
     edges = beam.take(cosines, rows).reshape(frontier.children.shape)
@@ -173,28 +173,28 @@ def apply(
 
 
 def _cosines(states: jax.Array, table: jax.Array, rows: jax.Array) -> jax.Array:
-  """Cosines of unit vectors float32[B, K, D] and rows of a table [n, D].
+  """Cosines of states with the requested rows of a table.
 
   Args:
-    states: the unit vectors.
-    table: rows of any length.
-    rows: int32[B, K, C], those to compare with.
+    states: float32[B, K, D], unit length.
+    table: float32[n, D], rows of any length.
+    rows: int32[B, K, C], the requested rows.
 
   Returns:
     float32[B, K, C].
   """
-  if len(table) <= WHOLE * rows.shape[-1]:
+  if len(table) <= MAX_PRODUCT_RATIO * rows.shape[-1]:
     return beam.take(_all_cosines(states, table), rows)
-  ends = table[rows]  # [B, K, C, D]
-  products = jnp.einsum('bkd,bkcd->bkc', states, ends)
-  return products * query_encoder.inverse_norm(ends)
+  vectors = table[rows]  # [B, K, C, D]
+  products = jnp.einsum('bkd,bkcd->bkc', states, vectors)
+  return products * query_encoder.inverse_norm(vectors)
 
 
 def _all_cosines(states: jax.Array, table: jax.Array) -> jax.Array:
-  """Cosines of unit vectors float32[..., D] and all rows [n, D], [..., n].
+  """Cosines of unit vectors float32[..., D] with all rows [n, D]: [..., n].
 
-  Products are divided by the length of the rows, and not the rows: they and
-  their gradient would have to be written to memory once more.
+  Normalising the products instead of the rows avoids a copy of the table and of
+  its gradient.
   """
   return (states @ table.T) * query_encoder.inverse_norm(table)
 
@@ -206,13 +206,16 @@ def states(
   *,
   config: IdDecoderConfig,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """What edges are compared with: unit vectors float32[B, K, D], and the cache.
+  """States h of the prefixes, see the module docstring.
 
   Args:
-    params: (what `init` made, the encoding of the queries).
-    cache: what `initial_cache` or the last step returned.
-    frontier: where the beams stand.
-    config: the same sizes.
+    params: (parameters from `init`, encoding of the queries).
+    cache: cache from `initial_cache` or from the previous step.
+    frontier: the node of each beam and its children.
+    config: sizes, as given to `init`.
+
+  Returns:
+    float32[B, K, D], unit length, and the cache after this step.
   """
   decoder, encoding = params
   table = decoder['table']
@@ -222,16 +225,16 @@ def states(
     shape = (batch_size, beams, encoding.vector.shape[-1])
     return jnp.broadcast_to(encoding.vector[:, None], shape), cache
   if config.output == 'codebook':
-    before, stand = table[max(level - 1, 0)], frontier.codes
+    vectors, rows = table[max(level - 1, 0)], frontier.codes
   else:
-    before, stand = table, frontier.nodes
+    vectors, rows = table, frontier.nodes
   if level == 0:
     x = jnp.broadcast_to(
       decoder['start'] + encoding.vector[:, None],
       (batch_size, beams, encoding.vector.shape[-1]),
     )
   else:
-    x = before[stand]
+    x = vectors[rows]
   residual, cache = transformer.apply(
     _Network(config),
     decoder['network'],
@@ -251,20 +254,21 @@ def level_log_likelihood(
   config: IdDecoderConfig,
   where: jax.Array | None = None,
 ) -> jax.Array:
-  """Trains what `absolute` scoring asks of a node table.
+  """Log-likelihood of docids by level, for search with `absolute` scoring.
 
-  At each level, the log-probability of the docid's node among all nodes of
-  that depth and the leaves above it; the mean over the levels. One product
-  with the whole table a level, one for all without layers: for corpora whose
-  table a step can afford.
+  At each level, the log-softmax score of the docid's node against all nodes of
+  that depth and all leaves above it; averaged over the levels. Each level needs
+  a product with the whole table (a single product if num_layers = 0), so the
+  cost of a training step grows with the corpus.
 
   Args:
-    params: (what `init` made, the encoding of the queries).
+    params: (parameters from `init`, encoding of the queries).
     trie: the docids.
     codes: int[B, K, L], docids.
     config: sizes, with the output `node_table`.
-    where: bool[num_nodes], nodes to compare with; None takes all. Documents
-      that no question asks for are pushed away by all others: leave them out.
+    where: bool[num_nodes], nodes that count as negatives; None = all. Exclude
+      the nodes of documents that are never gold: as permanent negatives they
+      would be pushed away from all queries.
 
   Returns:
     float32[B, K], nats.
@@ -281,17 +285,17 @@ def level_log_likelihood(
   for frontier in tries.walk(trie, codes):
     state, cache = states(params, cache, frontier, config=config)
     scale = jnp.exp(decoder['log_scale'][frontier.level])
-    if not config.num_layers:  # one state a query, the same at every level
+    if not config.num_layers:  # one state per query, equal at all levels
       state = state[:, :1]
     scores = scale * _all_cosines(state, decoder['table'])
     scores = jnp.broadcast_to(scores, (*codes.shape[:2], trie.num_nodes))
     level = frontier.level + 1
-    rivals = (depth == level) | (is_leaf & (depth > 0) & (depth < level))
+    negatives = (depth == level) | (is_leaf & (depth > 0) & (depth < level))
     if where is not None:
-      rivals = rivals & where
-    own = jnp.take_along_axis(scores, frontier.children, axis=-1)[..., 0]
-    # The node itself always counts, whatever `where` says.
-    rivals = rivals & (jnp.arange(trie.num_nodes) != frontier.children)
-    scores = jnp.where(rivals, scores, masking.NEG_INF)
-    total += own - jnp.logaddexp(own, jax.nn.logsumexp(scores, axis=-1))
+      negatives = negatives & where
+    gold = jnp.take_along_axis(scores, frontier.children, axis=-1)[..., 0]
+    # The docid's node is in the softmax even if `where` excludes it.
+    negatives = negatives & (jnp.arange(trie.num_nodes) != frontier.children)
+    scores = jnp.where(negatives, scores, masking.NEG_INF)
+    total += gold - jnp.logaddexp(gold, jax.nn.logsumexp(scores, axis=-1))
   return total / trie.depth

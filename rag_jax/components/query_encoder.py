@@ -1,15 +1,14 @@
-"""The query encoder: tokens to one unit vector and a memory to attend to.
+"""The query encoder: maps query tokens to a unit vector and token states.
 
-A query's vector starts as the weighted bag of its token embeddings, with
-weights that start at the inverse document frequency: the untrained encoder is
-already a compressed lexical search. A transformer adds a residual whose output
-starts at zero, so that training moves on from there. Documents are embedded by
-the same bag, which is cheap enough to redo in every step: no stale index.
+Bag encoder (default): the vector is the normalised weighted sum of token
+embeddings plus a transformer residual. Token weights are initialised to the
+inverse document frequency and the residual to zero, so that the untrained
+encoder is a compressed lexical search. Documents are embedded by the same
+weighted sum in every training step, so document vectors are never stale.
 
-With published weights (`weights`) the encoder is a BERT instead: a query's
-vector is the mean of its last states. Documents are encoded once, before
-training; their vectors are where the rows of the node table start, and move as
-parameters from there.
+BERT encoder (with `weights`): the vector is the mean of the last states.
+Documents are encoded once, before training. Their vectors initialise the node
+table, whose rows are then trained as parameters.
 """
 
 import dataclasses
@@ -28,29 +27,29 @@ from rag_jax.nn import bert, transformer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryEncoderConfig:
-  """Sizes of the query encoder; those of the weights, where there are some."""
+  """Sizes of the query encoder; with `weights`, those of the BERT."""
 
   width: int = 128  # width of vectors and token states
   num_layers: int = 1  # transformer layers over the question
   num_heads: int = 4  # attention heads
   mlp_dim: int = 256  # width inside a feed-forward layer
-  weights: str = ''  # published weights of a BERT; '' = none
-  frozen_layers: int = 0  # lowest layers of a BERT that are frozen
+  weights: str = ''  # pretrained BERT weights; '' = none
+  frozen_layers: int = 0  # frozen lowest layers of a BERT
   # recompute a BERT's states in the backward pass, to save memory
   remat: bool = False
 
 
 @flax.struct.dataclass
 class Encoding:
-  """What the query encoder says of a batch of queries."""
+  """Encoded queries."""
 
   vector: jax.Array  # float32[B, D], unit length
-  memory: jax.Array  # float32[B, Q, D], one state a token
-  where: jax.Array  # bool[B, Q], True = a token
+  memory: jax.Array  # float32[B, Q, D], token states
+  where: jax.Array  # bool[B, Q], False = padding
 
 
 class _Network(nn.Module):
-  """The residual that attention adds to the bag of embeddings."""
+  """The transformer residual of the bag encoder."""
 
   config: QueryEncoderConfig
 
@@ -70,18 +69,18 @@ class _Network(nn.Module):
 
 
 class Encoder(NamedTuple):
-  """A query encoder as a value: functions over its own parameters."""
+  """A query encoder as a tuple of functions."""
 
   init: Callable[..., dict[str, Any]]  # (rng, *, vocab_size, ...) -> params
   apply: Callable[[dict[str, Any], jax.Array], Encoding]
-  # (params, tokens) -> float32[..., D], in the step; None: documents are
-  # encoded once, and are rows of the node table from there on.
+  # (params, tokens) -> float32[..., D], called in every training step; None if
+  # documents are encoded once and then are rows of the node table.
   documents: Callable[[dict[str, Any], jax.Array], jax.Array] | None
-  published: bool  # whether it starts from published weights
+  published: bool  # whether it is initialised with published weights
 
 
 def make(config: QueryEncoderConfig) -> Encoder:
-  """The encoder of a configuration: a BERT with `weights`, else a bag."""
+  """Makes the BERT encoder if `config.weights` is set, else the bag encoder."""
   if config.weights:
     return Encoder(
       init=lambda rng, *, pretrained=None, **_: {'bert': pretrained},
@@ -105,15 +104,15 @@ def init(
   token_weights: jax.Array | None = None,
   pretrained: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Makes parameters.
+  """Initialises the parameters.
 
   Args:
     rng: PRNG key.
     config: sizes.
     vocab_size: number of token ids.
-    token_weights: float32[vocab_size], positive; each token's share in a bag,
-      usually `inverse_document_frequency`. None weighs all alike.
-    pretrained: published weights, where `config.weights` names some.
+    token_weights: float32[vocab_size], positive; initial token weights, usually
+      `inverse_document_frequency`. None = 1 for all tokens.
+    pretrained: the published weights, if `config.weights` is set.
 
   Returns:
     A pytree of plain dicts.
@@ -132,12 +131,12 @@ def apply(
   """Encodes queries.
 
   Args:
-    params: what `init` made.
-    config: the same sizes.
+    params: parameters from `init`.
+    config: sizes, as given to `init`.
     tokens: int32[B, Q], 0 = padding.
 
   Returns:
-    Their `Encoding`; an empty query gets a zero vector.
+    The `Encoding`; the vector of an empty query is zero.
 
   Example:
     >>> config = QueryEncoderConfig(width=8, num_heads=2)
@@ -199,7 +198,7 @@ def _apply_bag(
 
 
 def bert_config(config: Any) -> bert.BertConfig:
-  """The sizes of a component with published weights, as BERT has them."""
+  """The BERT configuration of a query encoder or reader."""
   return bert.BertConfig(
     width=config.width,
     num_layers=config.num_layers,
@@ -210,14 +209,14 @@ def bert_config(config: Any) -> bert.BertConfig:
 
 
 def embed_documents(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
-  """Embeds documents as weighted bags, differentiable and cheap.
+  """Embeds documents as normalised weighted sums of token embeddings.
 
   Args:
-    params: what `init` made.
+    params: parameters from `init`.
     tokens: int32[..., P], 0 = padding.
 
   Returns:
-    float32[..., D], unit length; zero for an empty document.
+    float32[..., D], unit length, differentiable; zero for an empty document.
   """
   weights = _token_weights(params, tokens)
   embedded = params['embedding'][tokens]
@@ -229,11 +228,11 @@ def inverse_document_frequency(
 ) -> jax.Array:
   """Smoothed inverse document frequency, float32[vocab_size].
 
-  log(1 + (N - n + .5) / (n + .5)) for a token in n of N documents, as BM25
-  has it. Empty rows are no documents.
+  log(1 + (N - n + 0.5) / (n + 0.5)) for a token in n of N documents, as in
+  BM25. Rows that are all padding do not count as documents.
 
   Args:
-    tokens: int32[N, P], the documents.
+    tokens: int32[N, P], the documents, 0 = padding.
     vocab_size: number of token ids.
   """
   rows = jnp.arange(tokens.shape[0])[:, None]
@@ -246,12 +245,12 @@ def inverse_document_frequency(
 
 
 def normalise(x: jax.Array) -> jax.Array:
-  """Scales the last axis to unit length; zeros stay zeros, gradient too."""
+  """Scales the last axis to unit length; zero vectors stay zero."""
   return x * inverse_norm(x)[..., None]
 
 
 def inverse_norm(x: jax.Array) -> jax.Array:
-  """What `normalise` multiplies the vectors float[..., D] by, float[...]."""
+  """1 / L2 norm of vectors float[..., D], float[...]; bounded at zero."""
   return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-12))
 
 

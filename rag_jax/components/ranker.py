@@ -1,11 +1,10 @@
-"""The differentiable ranker: which candidates count, and how much.
+"""The differentiable ranker: weights of the retrieved documents.
 
-Three signals, each with a learned positive weight, add up to one score in
-nats: the docid's log-probability, the inner product of the query's and the
-document's vectors (both made in the step, so that both sides learn), and a
-lexical match computed on the device from token ids, in the form of BM25. A
-selection operator turns scores into weights; sparsemax gives most documents
-exactly none, so that a reader need not look at them.
+The score of a document, in nats, is a weighted sum of three signals with
+learned positive weights: the log-probability of its docid, the inner product of
+the query vector and the document vector, and a lexical score (BM25). A
+selection operator maps scores to weights. Sparsemax gives most documents weight
+exactly 0, so that the reader can skip them.
 """
 
 import dataclasses
@@ -25,21 +24,22 @@ Select = Callable[[jax.Array, jax.Array], jax.Array]  # scores, where -> weights
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankerConfig:
-  """What the ranker looks at, and how it selects."""
+  """Signals and selection operator of the ranker."""
 
   operator: str = 'sparsemax'  # operator from scores to weights
-  alpha: float = 1.5  # of the operator 'entmax', above 1
-  # documents that 'capped_simplex', 'relaxed_top_k' and 'perturbed_top_k' take
+  alpha: float = 1.5  # alpha of 'entmax', above 1
+  # k of 'capped_simplex', 'relaxed_top_k' and 'perturbed_top_k'
   k: int = 2
-  temperature: float = 1.0  # of 'relaxed_top_k' and 'perturbed_top_k', nats
-  # initial weight of the docid's log-probability; 0 leaves it out
+  # temperature of 'relaxed_top_k' and 'perturbed_top_k', nats
+  temperature: float = 1.0
+  # initial weight of the docid's log-probability; 0 = off
   docid_weight: float = 0.1
-  # initial weight of the inner product of vectors; 0 leaves it out
+  # initial weight of the inner product of vectors; 0 = off
   vector_weight: float = 5.0
-  lexical_weight: float = 0.3  # initial weight of BM25; 0 leaves it out
-  # k1 of the ranker's BM25 over tokens, without `data.max_query_words`
+  lexical_weight: float = 0.3  # initial weight of BM25; 0 = off
+  # k1 of the token BM25, used if `data.max_query_words` is 0
   saturation: float = 1.2
-  length_norm: float = 0.5  # b of the same
+  length_norm: float = 0.5  # b of the token BM25
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -62,12 +62,12 @@ class RankerConfig:
 def init(
   config: RankerConfig, *, token_weights: jax.Array
 ) -> dict[str, jax.Array]:
-  """Makes parameters.
+  """Initialises the parameters.
 
   Args:
-    config: what the ranker looks at.
-    token_weights: float32[vocab_size], positive; what a matching token is
-      worth at the start, usually the inverse document frequency.
+    config: initial weights of the signals.
+    token_weights: float32[vocab_size], positive; initial token weights of BM25,
+      usually the inverse document frequency.
 
   Returns:
     A pytree of plain dicts.
@@ -91,11 +91,11 @@ def lexical(
   """BM25 of query tokens in passages, with learned token weights.
 
   Args:
-    params: what `init` made.
-    config: saturation and length normalisation.
+    params: parameters from `init`.
+    config: k1 (`saturation`) and b (`length_norm`).
     query: int32[B, Q], 0 = padding.
     passages: int32[B, K, P], 0 = padding.
-    mean_length: float[], tokens a document on average.
+    mean_length: float[], mean number of tokens per document.
 
   Returns:
     float32[B, K].
@@ -122,11 +122,11 @@ def apply(
   vector: jax.Array,
   lexical: jax.Array,
 ) -> jax.Array:
-  """Joins the signals.
+  """Weighted sum of the signals.
 
   Args:
-    params: what `init` made.
-    config: which signals count.
+    params: parameters from `init`.
+    config: signals whose initial weight is 0 are off.
     docid: float32[B, K], log-probabilities of the docids, nats.
     vector: float32[B, K], inner products of unit vectors.
     lexical: float32[B, K], from `lexical`.
@@ -154,14 +154,14 @@ def apply(
 def lexical_growth(
   params: dict[str, jax.Array], config: RankerConfig
 ) -> jax.Array:
-  """How much more the lexical signal counts beside vectors than at the start.
+  """Learned ratio of lexical to vector weight, relative to the initial ratio.
 
   Args:
-    params: of a ranker with weights above 0 for both.
-    config: what they started from.
+    params: parameters of a ranker with both signals on.
+    config: the initial weights.
 
   Returns:
-    float32[], a factor; 1 before training.
+    float32[], positive; 1 before training.
 
   Example:
     >>> config = RankerConfig()
@@ -184,17 +184,17 @@ def select(
   operator: str = '',
   rng: jax.Array | None = None,
 ) -> jax.Array:
-  """Weights of the candidates.
+  """Applies the selection operator to scores.
 
   Args:
     config: the operator and its options.
     scores: float32[B, K], nats.
     where: bool[B, K], True = real.
-    operator: one of `OPERATORS`; '' takes the configuration's.
-    rng: PRNG key of 'perturbed_top_k'; None always draws the same noise.
+    operator: one of `OPERATORS`; '' = `config.operator`.
+    rng: PRNG key of 'perturbed_top_k'; None = a fixed key.
 
   Returns:
-    float32[B, K]; rows sum to 1, or are empty where nothing is real.
+    float32[B, K] weights; rows sum to 1, or to 0 if no candidate is real.
 
   Example:
     >>> scores, where = jnp.array([[3.0, 1.0, 0.75]]), jnp.ones((1, 3), bool)
@@ -209,19 +209,19 @@ def select(
 def selector(
   config: RankerConfig, *, operator: str = '', rng: jax.Array | None = None
 ) -> Select:
-  """`select` with everything bound but scores and mask."""
+  """`select` as a function (scores, where) -> weights."""
   return lambda scores, where: select(
     config, scores, where=where, operator=operator, rng=rng
   )
 
 
 def options(config: RankerConfig, operator: str) -> dict[str, float]:
-  """What a Fenchel-Young loss of an operator needs to know beside its name."""
+  """Keyword arguments of the Fenchel-Young loss of an operator."""
   return {'alpha': config.alpha} if operator == 'entmax' else {}
 
 
 def check_operator(operator: str, *, field: str) -> None:
-  """Raises a ValueError that lists the operators, if this is none of them."""
+  """Raises a ValueError if the operator is unknown."""
   if operator not in OPERATORS:
     raise ValueError(
       f'{field} must be one of {", ".join(OPERATORS)}, got {operator!r}. '
@@ -239,8 +239,8 @@ def _entmax(config, scores, where, rng):
   return selection.entmax(scores, alpha=config.alpha, where=where)
 
 
-def _of_k(name, config, scores, where, rng):
-  """Operators whose weights sum to k, divided by what they sum to."""
+def _top_k(name, config, scores, where, rng):
+  """Top-k operators, whose weights sum to k, rescaled to sum to 1."""
   k = min(config.k, scores.shape[-1])
   if name == 'capped_simplex':
     weights = selection.capped_simplex(scores, k=k, where=where)
@@ -261,4 +261,4 @@ OPERATORS: dict[str, Callable[..., jax.Array]] = {
 }
 OPERATORS['entmax'] = _entmax
 for _name in TOP_K:
-  OPERATORS[_name] = functools.partial(_of_k, _name)
+  OPERATORS[_name] = functools.partial(_top_k, _name)

@@ -27,32 +27,32 @@ class DataConfig:
   """The data, and how much of each text is kept."""
 
   path: str = 'facts'  # 'facts', a file or folder, or 'tfds:NAME'
-  # 'facts', 'beir', 'squad', 'dpr', 'jsonl' or 'tfds'; 'auto' recognises it
+  # 'facts', 'beir', 'squad', 'dpr', 'jsonl' or 'tfds'; 'auto' detects it
   format: str = 'auto'
-  # what to do with a document without text: 'error' or 'skip'
+  # if a document has no text: 'error' or 'skip'
   on_empty: str = 'error'
-  train_split: str = 'train'  # split to train on
-  eval_splits: tuple[str, ...] = ()  # splits to measure; () = all others
-  # questions a split to measure, spread evenly; 0 = all
+  train_split: str = 'train'  # training split
+  eval_splits: tuple[str, ...] = ()  # evaluation splits; () = all others
+  # evaluation questions per split, evenly spaced; 0 = all
   eval_questions: int = 0
-  vocab_size: int = 8000  # tokens of the tokenizer that is learned
-  max_query_tokens: int = 24  # tokens kept of a question
-  max_document_tokens: int = 176  # tokens kept of a document
-  max_answers: int = 3  # answers kept of a question
-  # tokens of an answer; a longer one is left out of training
+  vocab_size: int = 8000  # vocabulary size of the trained tokenizer
+  max_query_tokens: int = 24  # maximum tokens per question
+  max_document_tokens: int = 176  # maximum tokens per document
+  max_answers: int = 3  # maximum answers per question
+  # maximum tokens per answer; longer ones are no training targets
   max_answer_tokens: int = 12
-  max_gold: int = 1  # gold documents kept of a question
+  max_gold: int = 1  # maximum gold documents per question
   # training questions that keep their gold documents; 0 = all
   labelled_questions: int = 0
-  tokenizer: str = ''  # published tokenizer; '' = one learned from the data
-  # tokens of a document that a published encoder reads
+  tokenizer: str = ''  # published tokenizer; '' = trained on the data
+  # maximum tokens per document for a published encoder
   max_vector_tokens: int = 192
-  # whole words kept of a question for BM25 in the search; 0 = no BM25 there
+  # maximum words per question for BM25 in the search; 0 = no BM25 there
   max_query_words: int = 0
-  bm25_k1: float = 1.2  # BM25's k1, in the search and in the table of results
+  bm25_k1: float = 1.2  # BM25's k1, in the search and in the baseline
   bm25_b: float = 0.75  # BM25's b
-  title_weight: int = 1  # times that a title counts for BM25
-  pair_weight: float = 0.0  # weight of pairs of neighbouring words in BM25
+  title_weight: int = 1  # repetitions of the title in BM25
+  pair_weight: float = 0.0  # weight of adjacent word pairs in BM25
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""

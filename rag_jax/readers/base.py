@@ -34,28 +34,28 @@ class ReaderConfig:
   num_layers: int = 2
   num_heads: int = 4  # attention heads
   mlp_dim: int = 256  # width inside a feed-forward layer
-  # 'extractive', 'fid': tokens of the convolution before attention, odd
+  # 'extractive', 'fid': width of the convolution before attention, odd
   window: int = 5
-  max_answer_tokens: int = 16  # longest answer
-  # published weights: of a BERT, T5 or Llama, as the kind says
+  max_answer_tokens: int = 16  # maximum tokens per answer
+  # 'bert', 't5', 'causal': pretrained weights of a BERT, T5 or Llama
   weights: str = ''
-  frozen_layers: int = 0  # 'bert': lowest layers that are frozen
+  frozen_layers: int = 0  # 'bert': frozen lowest layers
   remat: bool = False  # recompute states in the backward pass, to save memory
-  # softmax of spans over all passages, and not over each alone
+  # normalise spans over all passages instead of over each passage
   shared_softmax: bool = False
   # 'bert': weight of the best span's score in the relevance
   span_relevance: float = 0.0
   reranks: bool = False  # 'bert': add the relevance to the ranker's scores
   # 'bert': a null document (REALM) competes with the passages
   null_document: bool = False
-  # abstain if the log-odds of no answer over the best one are above this, nats
+  # abstain if log-odds of no answer against the best one exceed this, nats
   abstention_threshold: float = NEVER
   marginal: str = ''  # marginal of answers; '' = the kind's first
-  num_beams: int = 1  # 'causal': beams of generation
-  copy: bool = False  # 'causal': generate only spans of passages
-  # 'causal': base of rotary positions, as in the weights
+  num_beams: int = 1  # 'causal': beams of the beam search; 1 = greedy
+  copy: bool = False  # 'causal': generate only spans of the passages
+  # 'causal': base of the rotary embeddings, as in the weights
   rope_base: float = 1e5
-  epsilon: float = 1e-5  # 'causal': epsilon of norms, as in the weights
+  epsilon: float = 1e-5  # 'causal': epsilon of RMSNorm, as in the weights
   end_token: int = 2  # 'causal': token that ends an answer
 
   def __post_init__(self) -> None:

@@ -33,21 +33,21 @@ def encoder(corpus):
 
 
 class TestQueryEncoder:
-  def test_untrained_it_embeds_a_query_as_it_embeds_a_document(
+  def test_untrained_query_and_document_vectors_are_equal(
     self, encoder, corpus
   ):
     encoding = query_encoder.apply(*encoder, corpus)
     documents = query_encoder.embed_documents(encoder[0], corpus)
     np.testing.assert_allclose(encoding.vector, documents, atol=1e-6)
 
-  def test_vectors_have_unit_length_and_an_empty_query_none(self, encoder):
+  def test_vectors_have_unit_length_and_an_empty_query_is_zero(self, encoder):
     query = jnp.array([[4, 5, 0], [0, 0, 0]])
     vector = query_encoder.apply(*encoder, query).vector
     np.testing.assert_allclose(
       jnp.linalg.norm(vector, axis=1), [1, 0], atol=1e-6
     )
 
-  def test_an_empty_query_gives_a_finite_gradient(self, encoder):
+  def test_an_empty_query_has_a_finite_gradient(self, encoder):
     params, config = encoder
 
     def total(params):
@@ -57,7 +57,7 @@ class TestQueryEncoder:
     leaves = jax.tree.leaves(jax.grad(total)(params))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
 
-  def test_document_frequency_against_its_definition(self):
+  def test_inverse_document_frequency_against_its_definition(self):
     tokens = jnp.array([[1, 1, 2], [1, 0, 0], [3, 0, 0]])
     found = query_encoder.inverse_document_frequency(tokens, vocab_size=5)
     for token, count in ((1, 2), (2, 1), (3, 1), (4, 0)):
@@ -94,7 +94,7 @@ class TestIdDecoder:
     return jax.jit(score)((params, encoding), cache, trie, everything)
 
   def trained(self, decoder):
-    """The same decoder, its residual no longer zero."""
+    """The same decoder with a nonzero residual."""
     params, config, trie, codes = decoder
     noise = jax.random.normal(jax.random.key(2), (WIDTH, WIDTH))
     params['network']['residual']['kernel'] = noise
@@ -110,7 +110,7 @@ class TestIdDecoder:
     np.testing.assert_allclose(jnp.exp(scores).sum(1), 1, rtol=1e-5)
 
   @pytest.mark.parametrize('is_trained', [False, True])
-  def test_search_finds_what_scoring_every_document_finds(
+  def test_beam_search_equals_scoring_every_document(
     self, decoder, encoder, corpus, is_trained
   ):
     decoder = self.trained(decoder) if is_trained else decoder
@@ -130,21 +130,19 @@ class TestIdDecoder:
       found.scores, jnp.take_along_axis(scores, order, 1), atol=1e-4
     )
 
-  def test_a_document_is_the_best_answer_to_itself(
-    self, decoder, encoder, corpus
-  ):
+  def test_a_document_as_query_retrieves_itself(self, decoder, encoder, corpus):
     if decoder[1].output == 'codebook':
-      pytest.skip('a shared codebook tells nothing of a single document')
+      pytest.skip('a codebook does not identify single documents')
     encoding = query_encoder.apply(*encoder, corpus)
     best = self.score_all(decoder, encoding).argmax(axis=1)
     assert float((best == jnp.arange(COUNT)).mean()) > 0.9
 
-  def test_step_zero_is_the_search_by_the_mean_vectors_of_nodes(
+  def test_untrained_scores_are_cosines_with_mean_vectors(
     self, decoder, encoder, corpus
   ):
     params, config, trie, codes = decoder
     if config.output == 'codebook':
-      pytest.skip('means of codes, not of nodes')
+      pytest.skip('a codebook has means of codes, not of nodes')
     documents = np.asarray(query_encoder.embed_documents(encoder[0], corpus))
     encoding = query_encoder.apply(*encoder, corpus[:3])
     scores = self.score_all(decoder, encoding)
@@ -174,7 +172,7 @@ class TestIdDecoder:
           expected, abs=1e-3
         )
 
-  def test_rows_that_are_gathered_score_as_in_a_product_with_all(
+  def test_gathered_rows_and_the_whole_product_give_equal_scores(
     self, decoder, encoder, corpus, monkeypatch
   ):
     params, *rest = self.trained(decoder)
@@ -185,15 +183,15 @@ class TestIdDecoder:
       return jnp.sin(scores).sum(), scores
 
     found = []
-    for whole in (0, 1_000):
-      monkeypatch.setattr(id_decoder, 'WHOLE', whole)
+    for ratio in (0, 1_000):
+      monkeypatch.setattr(id_decoder, 'MAX_PRODUCT_RATIO', ratio)
       found.append(jax.grad(total, has_aux=True)(params))
     for gathered, product in zip(*map(jax.tree.leaves, found), strict=True):
-      # Of the largest: small ones are what is left of sums that cancel.
+      # Relative to the largest, since small entries come from cancellation.
       most = max(float(jnp.abs(product).max()), 1)
       np.testing.assert_allclose(gathered, product, rtol=0, atol=1e-5 * most)
 
-  def test_an_unknown_output_lists_what_there_is(self):
+  def test_an_unknown_output_raises(self):
     with pytest.raises(ValueError, match='node_table, codebook, got .hash.'):
       id_decoder.IdDecoderConfig(output='hash')
 
@@ -216,7 +214,7 @@ class TestRanker:
     expected = [term(3.0, 2, 3), term(0.5, 1, 4), 0.0]
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
 
-  def test_a_signal_of_weight_zero_is_left_out(self):
+  def test_a_signal_of_weight_zero_is_off(self):
     config = ranker.RankerConfig(docid_weight=0.0)
     params = ranker.init(config, token_weights=jnp.ones(3))
     one, two = jnp.ones((1, 2)), jnp.full((1, 2), 2.0)
@@ -243,8 +241,8 @@ class TestRanker:
     assert f'--config.ranker.{field}' in str(error.value)
 
 
-class TestTableAlone:
-  """An ID decoder without layers: what absolute scoring trains and finds."""
+class TestWithoutLayers:
+  """An ID decoder without layers, with absolute scoring."""
 
   @pytest.fixture
   def parts(self):
@@ -269,7 +267,7 @@ class TestTableAlone:
     )
     return params, config, trie, jnp.asarray(codes), vectors, encoding
 
-  def test_its_leaves_score_as_the_documents_vectors(self, parts):
+  def test_leaf_scores_are_scaled_cosines_with_document_vectors(self, parts):
     params, config, trie, codes, vectors, encoding = parts
     search = functools.partial(
       beam.search,
@@ -286,7 +284,7 @@ class TestTableAlone:
       found.scores, config.scale * -np.sort(-products, axis=1), atol=1e-4
     )
 
-  def test_a_search_makes_one_product_however_many_levels(self, parts):
+  def test_all_levels_share_one_product(self, parts):
     params, config, trie, _, _, encoding = parts
 
     def operations(levels):
@@ -303,7 +301,7 @@ class TestTableAlone:
     assert trie.depth > 1
     assert product < operations(1) <= operations(trie.depth) < 2 * product
 
-  def test_levels_are_softmaxes_over_their_nodes(self, parts):
+  def test_level_likelihoods_are_softmaxes_over_the_level(self, parts):
     params, config, trie, codes, _, encoding = parts
     gold = codes[jnp.array([[5, 8], [7, 2], [11, 30]])]
     found = jax.jit(
@@ -323,7 +321,7 @@ class TestTableAlone:
     np.testing.assert_allclose(found, total / trie.depth, rtol=1e-4)
 
   @pytest.mark.parametrize('asked', [None, (0, 1, 3, 5), (2, 4)])
-  def test_leaves_above_a_level_are_rivals_there_too(self, asked):
+  def test_leaves_above_a_level_are_negatives_too(self, asked):
     # Document 3 ends at the first level, 2 and 4 at the second.
     codes = np.array(
       [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0]]
@@ -356,8 +354,8 @@ class TestTableAlone:
       config=config,
       where=None if asked is None else tries.sum_below(trie, known * 1.0) > 0,
     )[0]
-    # Without a trie: documents that share a prefix are one node, however long
-    # it is; one that is alone with its prefix stays alone.
+    # Without a trie: documents with a common prefix share a node; a document
+    # with a unique prefix is a leaf at all deeper levels.
     total = np.zeros(7)
     for level in (1, 2, 3):
       scores, counts = {}, {}
@@ -367,12 +365,12 @@ class TestTableAlone:
         scores[prefix] = 2.0 * float(query[0] @ mean / np.linalg.norm(mean))
         counts[prefix] = known[below].any()
       for document, row in enumerate(codes):
-        own = tuple(row[:level])
-        against = [scores[p] for p in scores if counts[p] or p == own]
-        total[document] += scores[own] - np.logaddexp.reduce(against)
+        gold = tuple(row[:level])
+        against = [scores[p] for p in scores if counts[p] or p == gold]
+        total[document] += scores[gold] - np.logaddexp.reduce(against)
     np.testing.assert_allclose(found, total / 3, rtol=1e-4)
 
-  def test_documents_left_out_get_no_gradient(self, parts):
+  def test_excluded_documents_get_no_gradient(self, parts):
     params, config, trie, codes, _, encoding = parts
     asked = jnp.zeros(COUNT).at[jnp.array([5, 7])].set(1.0)
     where = tries.sum_below(trie, asked) > 0
