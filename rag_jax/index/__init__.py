@@ -1,1 +1,1 @@
-"""The generative index: docid schemes, packing, saving, pseudo-queries."""
+"""The generative index: docid schemes, build, save, live changes, crops."""

@@ -1,4 +1,4 @@
-"""Codes by codebooks: of what the levels before leave, or of slices."""
+"""Codebooks by residual quantisation and by product quantisation."""
 
 import numpy as np
 
@@ -14,19 +14,19 @@ def residual_kmeans(
   train_rows: int = 256,
   seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Quantises the residual of the level before, level by level.
+  """Residual quantisation: k-means on the residual of the previous level.
 
   Args:
     vectors: float32[N, D].
-    num_levels: codes of a document.
-    num_codes: V, values of a code; fewer where there are fewer vectors.
-    iterations: Lloyd iterations of each k-means, at most.
-    train_rows: rows a centre that k-means learns from.
+    num_levels: codes per document.
+    num_codes: V, codebook size; min(V, N) codes are used.
+    iterations: maximum number of Lloyd iterations of each k-means.
+    train_rows: training vectors per centroid.
     seed: of k-means.
 
   Returns:
-    Centres float32[num_levels, V, D], and codes
-    int32[N, num_levels]; several documents may share a row.
+    Centroids float32[num_levels, V, D], and codes int32[N, num_levels], which
+    need not be unique.
 
   Reference:
     Chen et al., Approximate Nearest Neighbor Search by Residual Vector
@@ -49,7 +49,7 @@ def residual_kmeans(
 
 
 def encode_residual(centres: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-  """Nearest code of what the levels before leave, int32[M, levels].
+  """Nearest code of the residual at each level, int32[M, levels].
 
   Args:
     centres: float32[levels, V, D].
@@ -72,21 +72,21 @@ def product_quantisation(
   train_rows: int = 256,
   seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Quantises each of `num_levels` slices of the vectors by itself.
+  """Product quantisation: k-means on each of `num_levels` slices of D.
 
-  Vectors whose width is no multiple of `num_levels` are padded with zeros.
+  If D is not a multiple of `num_levels`, vectors are padded with zeros.
 
   Args:
     vectors: float32[N, D].
-    num_levels: codes of a document.
-    num_codes: V, values of a code; fewer where there are fewer vectors.
-    iterations: Lloyd iterations of each k-means, at most.
-    train_rows: rows a centre that k-means learns from.
+    num_levels: codes per document.
+    num_codes: V, codebook size; min(V, N) codes are used.
+    iterations: maximum number of Lloyd iterations of each k-means.
+    train_rows: training vectors per centroid.
     seed: of k-means.
 
   Returns:
-    Centres float32[num_levels, V, ceil(D / num_levels)], and codes
-    int32[N, num_levels]; several documents may share a row.
+    Centroids float32[num_levels, V, ceil(D / num_levels)], and codes
+    int32[N, num_levels], which need not be unique.
 
   Reference:
     Jegou et al., Product Quantization for Nearest Neighbor Search, 2011.

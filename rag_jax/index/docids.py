@@ -1,9 +1,10 @@
 """Docid schemes: vectors in, codes out; on the host, deterministic by seed.
 
-`fit` names a corpus and returns what it learned; `encode` names new documents
-by it, without moving a name that is given. The last level of every scheme
-tells documents apart that share all codes before it: `append_uniqueness`
-numbers a corpus, `next_free` numbers documents that join it.
+`fit` assigns docids to a corpus and returns the quantiser; `encode` assigns
+codes to new documents with that quantiser and leaves existing docids unchanged.
+The last level of every docid makes it unique among documents that share all
+earlier codes: `append_uniqueness` numbers the documents of a corpus,
+`next_free` those that are added later.
 """
 
 import dataclasses
@@ -38,24 +39,24 @@ Quantiser = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DocidConfig:
-  """How documents are named."""
+  """The docid scheme and its sizes."""
 
-  # how docids are made: one of `rag_jax.index.docids.SCHEMES`
+  # docid scheme, one of `rag_jax.index.docids.SCHEMES`
   scheme: str = 'hierarchical_kmeans'
-  branching: int = 24  # hierarchical_kmeans: children of a node at most
-  codebook_size: int = 24  # codebooks and random: codes of a level
-  leaf_size: int = 24  # hierarchical: the largest cluster that is not split
-  max_depth: int = 12  # hierarchical: levels of clusters at most
-  # other schemes: codes, or title words, before the last level
+  branching: int = 24  # hierarchical_kmeans: maximum children per node
+  codebook_size: int = 24  # codebooks and random: codes per level
+  leaf_size: int = 24  # hierarchical_kmeans: larger clusters are split
+  max_depth: int = 12  # hierarchical_kmeans: maximum cluster levels
+  # other schemes: codes (or title words) before the level for uniqueness
   num_levels: int = 3
-  iterations: int = 15  # Lloyd iterations of each k-means at most
-  train_rows: int = 256  # documents a centre that k-means learns from
+  iterations: int = 15  # maximum Lloyd iterations of each k-means
+  train_rows: int = 256  # training documents per k-means centroid
   steps: int = 1000  # rq_vae, learned: training steps
-  batch_size: int = 256  # rq_vae, learned: documents a step
+  batch_size: int = 256  # rq_vae, learned: documents per step
   learning_rate: float = 1e-3  # rq_vae, learned: Adam's learning rate
-  # rq_vae: widths of the encoder's layers
+  # rq_vae: widths of the encoder's hidden layers
   hidden_dims: tuple[int, ...] = (512, 256, 128)
-  latent: int = 32  # rq_vae: width of the codebooks
+  latent: int = 32  # rq_vae: width of the codebook vectors
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -90,7 +91,7 @@ class DocidConfig:
 
   @property
   def num_codes(self) -> int:
-    """Codes of a level, at most."""
+    """Maximum number of codes per level."""
     tree = self.scheme == 'hierarchical_kmeans'
     return self.branching if tree else self.codebook_size
 
@@ -102,7 +103,7 @@ def assign(
   seed: int = 0,
   titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-  """Names documents by a scheme: the codes of `fit`, int32[N, L].
+  """Assigns docids to a corpus: the codes of `fit`, int32[N, L].
 
   Example:
     >>> vectors = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
@@ -121,20 +122,20 @@ def fit(
   titles: Sequence[str] | None = None,
   queries: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, Quantiser]:
-  """Names documents by a scheme, and says how to name others.
+  """Assigns docids to a corpus and returns the quantiser.
 
   Args:
-    vectors: float32[N, D], one a document.
+    vectors: float32[N, D], one per document.
     config: the scheme and its sizes.
-    seed: of all that is random.
+    seed: random seed.
     titles: N titles, for the scheme 'title'.
-    queries: for the scheme 'learned': vectors float32[Q, D] and the rows
-      int[Q] of the documents that they ask for. None asks for every document
-      by its own vector, with noise.
+    queries: for the scheme 'learned': query vectors float32[Q, D] and the rows
+      int[Q] of their gold documents. None uses every document's own vector
+      with added noise as its query.
 
   Returns:
-    Docids int32[N, L], unique rows; and arrays that `encode` needs, to be
-    saved beside them.
+    Docids int32[N, L], unique rows; and the quantiser, the arrays that
+    `encode` needs. Save both.
 
   Raises:
     ValueError: if the vectors, titles or queries do not fit the scheme.
@@ -208,7 +209,7 @@ def _fit_residual(
   queries: tuple[np.ndarray, np.ndarray] | None,
   seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Centres of residual k-means, learned further if so named, and codes."""
+  """Centroids and codes of the schemes 'residual_kmeans' and 'learned'."""
   centres, codes = codebooks.residual_kmeans(
     vectors,
     config.num_levels,
@@ -238,18 +239,18 @@ def encode(
   *,
   titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-  """Codes of new documents, all but the last level (see `next_free`).
+  """Codes of new documents without the last level (see `next_free`).
 
   Args:
-    quantiser: what `fit` returned.
+    quantiser: from `fit`.
     vectors: float32[M, D].
-    config: the same scheme and sizes.
+    config: the configuration given to `fit`.
     titles: M titles, for the scheme 'title'.
 
   Returns:
-    int32[M, L - 1]. For the documents that were fitted, these are the codes
-    that `fit` gave them, but for 'random' and 'string', which know no
-    document again.
+    int32[M, L - 1]. Documents of the fitted corpus get the codes that `fit`
+    gave them, except by 'random' and 'string', where `fit` ignores the
+    vectors.
 
   Example:
     >>> config = DocidConfig(branching=2, leaf_size=2)
@@ -263,7 +264,7 @@ def encode(
     return np.zeros((len(vectors), 0), np.int32)
   if config.scheme == 'string':
     count, length = (int(n) for n in quantiser['size'])
-    # The buckets that follow the corpus, as far as the digits go.
+    # The prefixes after those of the corpus, up to the largest of this length.
     numbers = (count + np.arange(len(vectors))) // 10
     numbers = np.minimum(numbers, 10 ** (length - 1) - 1)
     return ngram_ids.digits(numbers, length - 1)
@@ -281,7 +282,7 @@ def encode(
 
 
 def _hash(vectors: np.ndarray, config: DocidConfig) -> np.ndarray:
-  """Codes that look random but follow from the vector alone."""
+  """Pseudo-random codes: a hash of the vector."""
   words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
   rng = np.random.default_rng(0)
   shape = (vectors.shape[1], config.num_levels)
@@ -295,12 +296,12 @@ def _check(
   config: DocidConfig,
   titles: Sequence[str] | None,
 ) -> np.ndarray:
-  """The vectors as float32, or a ValueError that says what is wrong."""
+  """Returns the vectors as float32; raises a ValueError if they are invalid."""
   vectors = np.asarray(vectors, np.float32)
   if vectors.ndim != 2:
     raise ValueError(
       f'vectors must have the shape [N, D], got {vectors.shape}. '
-      'Give one row a document.'
+      'Give one row per document.'
     )
   bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
   if len(bad):
@@ -313,7 +314,7 @@ def _check(
   ):
     got = None if titles is None else len(titles)
     raise ValueError(
-      f'titles must be one a document ({len(vectors)}), got {got}. Pass '
+      f'titles must be one per document ({len(vectors)}), got {got}. Pass '
       'titles, or set --config.docid.scheme.'
     )
   return vectors

@@ -1,9 +1,8 @@
-"""Vectors of a whole corpus by a published encoder, made once and kept.
+"""Encodes a corpus with a pretrained encoder and caches the vectors on disk.
 
-Encoding is the longest part of preparing a corpus. It goes on where it was
-stopped, and its result is kept beside the workdirs, under a name that depends
-on the weights and on every token, so that no vector of another text or another
-model is ever taken for one's own.
+Encoding is the slowest batch of preparing a corpus. An interrupted run resumes.
+The name of the cached file is a hash of the weights and of all tokens, so a
+change of either encodes the corpus again.
 """
 
 import hashlib
@@ -19,9 +18,9 @@ import tqdm
 from rag_jax import types
 from rag_jax.nn import bert
 
-BATCH = 32  # texts a step
-STEP = 16  # lengths are rounded up to a multiple, so that few are compiled
-SAVE_EVERY = 32  # steps between two notes of how far it got
+BATCH = 32  # texts per step
+STEP = 16  # lengths are padded to a multiple, to limit compilations
+SAVE_EVERY = 32  # steps between two saves of the progress
 
 
 def encode(
@@ -31,16 +30,16 @@ def encode(
   *,
   folder: str | os.PathLike[str],
 ) -> np.ndarray:
-  """Encodes texts, or reads what an earlier call with the same input left.
+  """Encodes texts, or loads the vectors cached by an earlier call.
 
   Args:
-    params: weights, as `bert` takes them.
-    config: their sizes.
-    tokens: int32[N, T], texts in their special tokens, 0 = padding.
-    folder: where vectors are kept; made if it is not there.
+    params: weights of the encoder, see `bert`.
+    config: its configuration.
+    tokens: int32[N, T], texts with their special tokens, 0 = padding.
+    folder: the cache; created if missing.
 
   Returns:
-    float32[N, W], unit length.
+    float32[N, W], mean-pooled and of unit length.
   """
   name = _name(params, config, tokens)
   path = pathlib.Path(folder) / f'{name}.npy'
@@ -48,10 +47,11 @@ def encode(
     return np.load(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   lengths = (tokens != types.PAD).sum(axis=1)
-  order = np.argsort(lengths, kind='stable')  # texts of one length together
-  partial, note = path.with_suffix('.partial.npy'), path.with_suffix('.json')
+  order = np.argsort(lengths, kind='stable')  # batches of similar length
+  partial = path.with_suffix('.partial.npy')
+  progress_file = path.with_suffix('.json')
   shape = (len(tokens), config.width)
-  start = _done(partial, note, shape)
+  start = _done(partial, progress_file, shape)
   if not start:
     np.lib.format.open_memmap(partial, 'w+', np.float32, shape).flush()
   vectors = np.lib.format.open_memmap(partial, 'r+')
@@ -67,16 +67,16 @@ def encode(
     for number, first in enumerate(range(start, len(tokens), BATCH), 1):
       rows = order[first : first + BATCH]
       width = -(-int(lengths[rows].max()) // STEP) * STEP
-      part = np.zeros((BATCH, min(width, tokens.shape[1])), np.int32)
-      part[: len(rows)] = tokens[rows, : part.shape[1]]
-      vectors[rows] = np.asarray(run(params, part))[: len(rows)]
+      batch = np.zeros((BATCH, min(width, tokens.shape[1])), np.int32)
+      batch[: len(rows)] = tokens[rows, : batch.shape[1]]
+      vectors[rows] = np.asarray(run(params, batch))[: len(rows)]
       progress.update(len(rows))
       if number % SAVE_EVERY == 0:
         vectors.flush()
-        _write(note, {'done': first + len(rows)})
+        _write(progress_file, {'done': first + len(rows)})
   vectors.flush()
   os.replace(partial, path)
-  note.unlink(missing_ok=True)
+  progress_file.unlink(missing_ok=True)
   return np.load(path)
 
 
@@ -90,11 +90,11 @@ def _name(params, config, tokens) -> str:
 
 
 def _done(
-  partial: pathlib.Path, note: pathlib.Path, shape: tuple[int, int]
+  partial: pathlib.Path, progress_file: pathlib.Path, shape: tuple[int, int]
 ) -> int:
-  """Texts that an earlier, stopped call has encoded."""
+  """Number of texts that an interrupted call has encoded."""
   try:
-    done = int(json.loads(note.read_text(encoding='utf-8'))['done'])
+    done = int(json.loads(progress_file.read_text(encoding='utf-8'))['done'])
     if np.load(partial, mmap_mode='r').shape == shape:
       return done
   except (OSError, ValueError, KeyError):
@@ -102,7 +102,7 @@ def _done(
   return 0
 
 
-def _write(note: pathlib.Path, values: dict[str, int]) -> None:
-  fresh = note.with_suffix('.fresh')
-  fresh.write_text(json.dumps(values), encoding='utf-8')
-  os.replace(fresh, note)
+def _write(progress_file: pathlib.Path, values: dict[str, int]) -> None:
+  temporary = progress_file.with_suffix('.fresh')
+  temporary.write_text(json.dumps(values), encoding='utf-8')
+  os.replace(temporary, progress_file)

@@ -1,10 +1,10 @@
-"""What an index forgets when it learns new documents.
+"""Continual indexing: how much an index forgets when it learns new documents.
 
-Documents arrive in sessions. Those of the first are indexed and trained on;
-those of later ones are added to the live index, and training goes on with
-their questions, alone or with a share of questions about older documents. After
-every session the questions about the documents of all sessions so far are
-asked. Vectors in, hits out: any encoder will do.
+Documents arrive in sessions. The documents of session 0 are indexed and trained
+on. Those of later sessions are added to the live index, and training continues
+on their questions, optionally with replayed questions about older documents.
+Hits@k is measured after each session on the questions about all sessions so
+far. The input are vectors, so any encoder can be used.
 """
 
 import dataclasses
@@ -26,31 +26,31 @@ Params = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Questions:
-  """Questions and the document that each is about."""
+  """Questions with one gold document each."""
 
   vectors: np.ndarray  # float32[Q, D], unit length
-  documents: np.ndarray  # int[Q], rows of the documents
+  documents: np.ndarray  # int[Q], row of each question's gold document
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """How the node table and the query residual are trained in a session."""
+  """Training of the node table and of the query residual."""
 
-  steps: int = 300  # of the first session
-  later_steps: int = 100  # of each later one
+  steps: int = 300  # of session 0
+  later_steps: int = 100  # of each later session
   batch_size: int = 64
-  table_rate: float = 3e-4  # learning rate of Adam
-  residual_rate: float = 1e-3
-  scale: float = 20.0  # factor on inner products, nats
+  table_rate: float = 3e-4  # Adam's learning rate for the node table
+  residual_rate: float = 1e-3  # Adam's learning rate for the residual
+  scale: float = 20.0  # inverse temperature: factor on inner products, nats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-  """A table of hits in three numbers."""
+  """Summary of a table of hits."""
 
-  average: float  # over all sessions, after the last
-  forgetting: float  # hits that old sessions lost since they were best
-  learning: float  # of each later session, right after it
+  average: float  # hits after the last session, mean over all sessions
+  forgetting: float  # mean drop of earlier sessions from their best hits
+  learning: float  # hits of each later session right after it, mean
 
 
 def summarise(hits: np.ndarray) -> Summary:
@@ -61,15 +61,14 @@ def summarise(hits: np.ndarray) -> Summary:
   $L = \frac{1}{T-1} \sum_{o>0} P_{o,o}$.
 
   Args:
-    hits: float[T, T], P[n, o], the share of hits after session n on questions
-      about documents of session o; what is above the diagonal is not looked
-      at.
+    hits: float[T, T], P[n, o], the hit rate after session n on the questions
+      about documents of session o; values above the diagonal are ignored.
 
   Returns:
-    The three. Forgetting is negative where old documents gained.
+    A, F and L. F is negative if hits on old documents increased.
 
   Raises:
-    ValueError: if there are no two sessions.
+    ValueError: if there are fewer than two sessions.
 
   Example:
     >>> summary = summarise(np.array([[0.8, 0.0], [0.5, 0.7]]))
@@ -82,8 +81,8 @@ def summarise(hits: np.ndarray) -> Summary:
   hits = np.asarray(hits)
   if hits.ndim != 2 or hits.shape[0] != hits.shape[1] or len(hits) < 2:
     raise ValueError(
-      f'hits must be [T, T] with two sessions or more, got {hits.shape}. '
-      'Measure before and after new documents.'
+      f'hits must be [T, T] with T >= 2 sessions, got {hits.shape}. '
+      'Measure before and after new documents are added.'
     )
   last = len(hits) - 1
   lost = [hits[o:last, o].max() - hits[last, o] for o in range(last)]
@@ -108,38 +107,39 @@ def continual(
   beam_size: int = 50,
   seed: int = 0,
 ) -> list[dict[int, np.ndarray]]:
-  """Indexes and trains session after session, and measures after each.
+  """Indexes, trains and evaluates session by session.
 
-  The model is the ID decoder without its network: a vector q is searched for
-  by h = q + q W, W = 0 at first, and a node has the score <h, U[node]>. A step
-  lowers the cross-entropy of a document among all documents, and of the nodes
-  above it among all nodes of their level.
+  The model is the ID decoder without transformer layers. A query vector q has
+  the state h = q + q W, with W initialised to 0, and a node the score
+  <h, U[node]>. The loss is the sum over the levels of the cross-entropy of the
+  gold document's node at a level among all nodes of that level; the last level
+  are the documents.
 
   Args:
     vectors: float32[N, D], unit length.
-    sessions: int[N], the session that a document comes in, 0 to T - 1.
-    train: questions to learn from.
-    test: questions to be measured by.
+    sessions: int[N], the session of each document, 0 to T - 1.
+    train: training questions.
+    test: test questions.
     config: the docid scheme, fitted on the documents of session 0.
-    replays: a run for each. The share of every batch that is about documents of
-      older sessions; None adds documents without training on them.
-    memory: questions that older documents are replayed by; None takes `train`.
-    training: steps and rates.
+    replays: fractions of each batch that replay questions about documents of
+      earlier sessions, one run each; None adds documents without training.
+    memory: questions that are replayed; None replays `train`.
+    training: steps and learning rates.
     depths: k of Hits@k.
     beam_size: of the search.
     seed: of docids and batches.
 
   Returns:
-    For each of `replays` k -> float[T, T], as `summarise` takes it; NaN above
-    the diagonal.
+    One dict per value of `replays`: k -> Hits@k float[T, T] for `summarise`,
+    NaN above the diagonal.
 
   Raises:
     ValueError: if a session has no document or no question, or a replay is not
-      a share.
+      between 0 and 1.
   """
   count = int(sessions.max()) + 1
   _check(sessions, count, train, test, replays)
-  # Rows of documents in the index are theirs here, in the order of arrival.
+  # Sort documents by session, so that their rows are those of the index.
   arrival = np.argsort(sessions, kind='stable')
   row_of = np.argsort(arrival)
   vectors, sessions = vectors[arrival], sessions[arrival]
@@ -147,7 +147,8 @@ def continual(
     dataclasses.replace(q, documents=row_of[q.documents])
     for q in (train, test, train if memory is None else memory)
   )
-  numbers = np.arange(1, len(vectors) + 1, dtype=np.int32)[:, None]  # as tokens
+  # Documents need distinct tokens: a number each.
+  numbers = np.arange(1, len(vectors) + 1, dtype=np.int32)[:, None]
   first = int((sessions == 0).sum())
   index = live.build(
     numbers[:first], vectors[:first], config, capacity=len(vectors), seed=seed
@@ -170,22 +171,22 @@ def continual(
   for replay in replays:
     hits = {k: np.full((count, count), np.nan) for k in depths}
     state, grown = params, index
-    _note(hits, 0, before)
+    _record(hits, 0, before)
     for session in range(1, count):
-      own = sessions == session
-      grown, change = live.add(grown, numbers[own], vectors[own])
-      table = node_table.update(state['table'], change, vectors[own])
+      added = sessions == session
+      grown, change = live.add(grown, numbers[added], vectors[added])
+      table = node_table.update(state['table'], change, vectors[added])
       state = state | {'table': table}
       if replay is not None:
         rng = np.random.default_rng((seed, session))
         steps = training.later_steps
-        batches = _draw(rng, train, own, steps, training)
+        batches = _draw(rng, train, added, steps, training)
         older = _draw(rng, memory, sessions < session, steps, training)
         size = round(replay * training.batch_size)
         for new, old in zip(batches, older, strict=True):
           new[:, :size] = old[:, :size]
         state = _train(state, grown, batches, training)
-      _note(hits, session, measure(state, grown, session))
+      _record(hits, session, measure(state, grown, session))
     runs.append(hits)
   return runs
 
@@ -206,13 +207,13 @@ def _check(
     if len(missing):
       raise ValueError(
         f'every session must have {name}, got none in session {missing[0]}. '
-        'Number sessions from 0, or make fewer.'
+        'Number sessions from 0, or use fewer.'
       )
   for replay in replays:
     if replay is not None and not 0 <= replay <= 1:
       raise ValueError(
-        f'replays must be shares from 0 to 1, or None, got {replay}. '
-        'Give the share of a batch that is about older documents.'
+        f'replays must be between 0 and 1, or None, got {replay}. Give the '
+        'fraction of a batch that replays older documents.'
       )
 
 
@@ -223,11 +224,22 @@ def _draw(
   steps: int,
   training: TrainConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Questions about some documents: float32[S, B, D] and int32[S, B]."""
-  among = np.flatnonzero(documents[questions.documents])
-  chosen = rng.choice(among, (steps, training.batch_size))
-  owners = questions.documents[chosen].astype(np.int32)
-  return questions.vectors[chosen].astype(np.float32), owners
+  """Samples batches of questions about the documents of a mask.
+
+  Args:
+    rng: random generator.
+    questions: the questions.
+    documents: bool[N], True = may be the gold document.
+    steps: S.
+    training: gives the batch size B.
+
+  Returns:
+    Question vectors float32[S, B, D] and gold documents int32[S, B].
+  """
+  eligible = np.flatnonzero(documents[questions.documents])
+  chosen = rng.choice(eligible, (steps, training.batch_size))
+  gold = questions.documents[chosen].astype(np.int32)
+  return questions.vectors[chosen].astype(np.float32), gold
 
 
 def _train(
@@ -238,7 +250,7 @@ def _train(
 ) -> Params:
   optimiser = _optimiser(training.table_rate, training.residual_rate)
   state = optimiser.init(params)
-  paths, levels = (jnp.asarray(x) for x in _nodes_above(index))
+  paths, levels = (jnp.asarray(x) for x in _ancestors(index))
   for query, document in zip(*batches, strict=True):
     params, state = _step(
       params, state, query, paths[document], levels, training=training
@@ -253,12 +265,12 @@ def _optimiser(table: float, residual: float) -> optax.GradientTransformation:
   )
 
 
-def _nodes_above(index: live.LiveIndex) -> tuple[np.ndarray, np.ndarray]:
-  """A document's row at each level, and the level of each row of the table.
+def _ancestors(index: live.LiveIndex) -> tuple[np.ndarray, np.ndarray]:
+  """Ancestors of each document, and the level of each row of the node table.
 
   Returns:
-    int32[N, L], the rows of the inner nodes above and then its own, -1 = none;
-    and int32[num_nodes], which of the L each row belongs to, -1 = to none.
+    int32[N, L], rows of a document's ancestors from the top and, last, its own
+    row, -1 = no node; and int32[num_nodes], level of each row, -1 = unused.
   """
   length = index.codes.shape[1]
   paths = np.full((len(index.codes), length), -1, np.int32)
@@ -284,9 +296,9 @@ def _loss(params, query, path, levels, scale):
   total = 0.0
   for level in range(path.shape[1]):
     row = path[:, level, None]
-    among = jnp.where(levels == level, logits, masking.NEG_INF)
-    own = jnp.take_along_axis(logits, jnp.maximum(row, 0), axis=1)
-    loss = jax.nn.logsumexp(among, axis=1, keepdims=True) - own
+    of_level = jnp.where(levels == level, logits, masking.NEG_INF)
+    gold = jnp.take_along_axis(logits, jnp.maximum(row, 0), axis=1)
+    loss = jax.nn.logsumexp(of_level, axis=1, keepdims=True) - gold
     total += jnp.where(row >= 0, loss, 0).mean()
   return total
 
@@ -309,22 +321,24 @@ def _measure(
   depths: tuple[int, ...],
   beam_size: int,
 ) -> dict[int, np.ndarray]:
-  """Shares of hits of the sessions so far, k -> float[session + 1]."""
-  of = sessions[test.documents]
-  asked = np.flatnonzero(of <= session)
+  """Hits@k on the questions of each session so far, k -> float[session + 1]."""
+  session_of = sessions[test.documents]
+  chosen = np.flatnonzero(session_of <= session)
   batch, found = 64, []
-  for start in range(0, len(asked), batch):
-    rows = np.resize(asked[start : start + batch], batch)  # one shape
+  for start in range(0, len(chosen), batch):
+    rows = np.resize(
+      chosen[start : start + batch], batch
+    )  # pads the last batch
     result = _search(
       params, index.index.trie, test.vectors[rows], beam_size=beam_size
     )
     found.append(np.where(result.where, result.documents, -1))
-  documents = np.concatenate(found)[: len(asked)]
-  hit = documents == test.documents[asked, None]
+  documents = np.concatenate(found)[: len(chosen)]
+  hit = documents == test.documents[chosen, None]
   return {
     k: np.array(
       [
-        hit[of[asked] == session, :k].any(axis=1).mean()
+        hit[session_of[chosen] == session, :k].any(axis=1).mean()
         for session in range(session + 1)
       ]
     )
@@ -351,7 +365,7 @@ def _search(params, trie, query, *, beam_size):
   )
 
 
-def _note(
+def _record(
   hits: dict[int, np.ndarray], session: int, found: dict[int, np.ndarray]
 ) -> None:
   for k, values in found.items():
@@ -359,5 +373,5 @@ def _note(
 
 
 def _state(params: Params, query: jax.Array) -> jax.Array:
-  """What is compared with the nodes, float32[B, D]."""
+  """Query state for the inner product with nodes, float32[B, D]."""
   return query_encoder.normalise(query + query @ params['residual'])

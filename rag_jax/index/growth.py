@@ -1,7 +1,7 @@
-"""Room for an index to grow in, and what moves when it gets more of it.
+"""Capacity of a live index, and the node table after a change of capacity.
 
-Documents keep their rows in an index that gets more room; inner nodes come
-after all the documents that there is room for, so theirs change.
+A node table has one row per document slot, then one per inner node. More
+capacity adds document slots: documents keep their rows, inner nodes get others.
 """
 
 from collections.abc import Sequence
@@ -17,30 +17,33 @@ from rag_jax.ops import docid_layout, docid_order
 
 
 class Live(node_table.Nodes, Protocol):
-  """As much of a `live.LiveIndex` as tells the rows of its nodes."""
+  """The part of a `live.LiveIndex` that gives the rows of its nodes."""
 
   @property
   def index(self) -> indexes.Index:
-    """What compiled functions take."""
+    """The arrays for compiled functions."""
 
 
-def room(
+def plan_capacity(
   layout: docid_layout.Layout,
   config: docids.DocidConfig,
   quantiser: docids.Quantiser,
   capacity: int,
 ) -> docid_layout.Capacity:
-  """Room at every level for as many documents, named as those so far.
+  """Capacity of each level of the trie for a given number of documents.
+
+  It assumes that new documents get docids distributed as those so far.
 
   Args:
-    layout: of the trie so far.
+    layout: layout of the current trie.
     config: the docid scheme.
-    quantiser: what names new documents.
-    capacity: documents that there will be room for.
+    quantiser: the quantiser that assigns docids to new documents.
+    capacity: maximum number of documents.
 
   Returns:
-    A quarter more nodes a level than a proportional share of them, and some;
-    the widest node may become twice as wide, or wider in proportion.
+    1.25 times the number of nodes per level expected in proportion to the
+    documents, plus a constant; and branching of at least twice the current
+    maximum, or more in proportion.
   """
   tight = docid_layout.tight(layout)
   factor = capacity / len(layout.documents)
@@ -50,7 +53,7 @@ def room(
     'title': len(quantiser.get('words', ())) + 1,
   }.get(config.scheme, config.num_codes)
   values = [max(n, most) for n in tight.num_values]
-  values[-1] = max(256, _wider(tight.num_values[-1], factor))
+  values[-1] = max(256, _scaled(tight.num_values[-1], factor))
   nodes, parents, branching = [], [], []
   for level in range(length):
     has = level < len(tight.nodes)
@@ -62,7 +65,7 @@ def room(
     more = int(1.25 * factor * some) + capacity // 32 + 64
     parents.append(min(above, more))
     some = tight.branching[level] if has else 1
-    branching.append(min(values[level], max(64, _wider(some, factor))))
+    branching.append(min(values[level], max(64, _scaled(some, factor))))
   return docid_layout.Capacity(
     documents=capacity,
     nodes=tuple(nodes),
@@ -73,7 +76,7 @@ def room(
   )
 
 
-def _wider(count: int, factor: float) -> int:
+def _scaled(count: int, factor: float) -> int:
   return int(np.ceil(max(2.0, factor) * count))
 
 
@@ -82,21 +85,22 @@ def move(
   before: indexes.Index | Live,
   after: indexes.Index | Live,
 ) -> jax.Array:
-  """Takes what nodes have to the rows that they have in another index.
+  """Reorders the rows of a node table for an index with another capacity.
 
   Args:
-    table: [num_nodes, ...] of any dtype, a row a node of `before`: a node
-      table, what an optimiser keeps for it, or `index.gold_nodes`.
-    before: the index that it belongs to.
-    after: the index with more room, from `live.from_index` or `live.resize`.
+    table: [num_nodes, ...] of any dtype, one row per node of `before`: a node
+      table, its optimiser state, or `index.gold_nodes`.
+    before: the index of the table.
+    after: the index with more capacity, from `live.from_index` or
+      `live.resize`.
 
   Returns:
-    [num_nodes, ...] for `after`: documents keep their rows, inner nodes get
-    theirs, and all rows that nobody uses are zero.
+    [num_nodes, ...], one row per node of `after`. Documents keep their rows,
+    inner nodes have the rows of `after`, and unused rows are zero.
 
   Raises:
-    ValueError: if the table has not a row for each node of `before`, or the two
-      do not hold the same documents, as after `live.add` or `live.delete`.
+    ValueError: if the table does not have one row per node of `before`, or the
+      two indexes hold different documents (after `live.add` or `live.delete`).
 
   Example:
     >>> tokens = np.arange(3)[:, None] + 1
@@ -111,18 +115,18 @@ def move(
     [1.0, 2.0, 3.0, 0.0, 0.0, 9.0, 0.0]
   """
   table = jnp.asarray(table)
-  old, new = _numbers(before), _numbers(after)
+  old, new = _node_rows(before), _node_rows(after)
   if len(table) != old.count:
     raise ValueError(
-      f'table must have a row for each node of the index ({old.count}), got '
-      f'{len(table)}. Give the table of the index before.'
+      f'table must have one row per node of `before` ({old.count}), got '
+      f'{len(table)}. Give the node table of that index.'
     )
   if not old.same_documents(new):
     raise ValueError(
-      'before and after must hold the same documents by the same docids, got '
+      'before and after must hold the same documents with the same docids, got '
       f'{len(old.order.rows)} and {len(new.order.rows)} documents that differ. '
-      'Move the table first, then add and delete, and let node_table.update '
-      'follow.'
+      'Move the table first, then add or delete documents and apply each '
+      'change by node_table.update.'
     )
   moved = jnp.zeros((new.count, *table.shape[1:]), table.dtype)
   return moved.at[new.rows].set(table[old.rows])
@@ -131,19 +135,19 @@ def move(
 def widen(
   tables: Sequence[jax.Array], after: indexes.Index | Live
 ) -> tuple[jax.Array, ...]:
-  """Gives codebooks a row for every code that there is room for.
+  """Pads codebooks with zero rows to the number of codes of a larger index.
 
   Args:
-    tables: L x float[V, D], a row a code of each level, as an ID decoder with
-      the output 'codebook' has them.
-    after: the index with more room.
+    tables: L x float[V, D], the codebook of each level, of an ID decoder with
+      the output 'codebook'.
+    after: the index with more capacity.
 
   Returns:
     L x float[V, D] with the V of `after`; new rows are zero.
 
   Raises:
-    ValueError: if there is not one table a level, or one has more rows than
-      there are codes.
+    ValueError: if there is not one table per level, or a table has more rows
+      than `after` has codes.
 
   Example:
     >>> tokens, codes = np.array([[1], [2]]), np.array([[0], [4]])
@@ -158,8 +162,8 @@ def widen(
     n > size for n, size in zip(given, sizes, strict=True)
   ):
     raise ValueError(
-      f'tables must be one a level, with at most {sizes} rows, got {given}. '
-      'Give the codebooks of this index before it got more room.'
+      f'tables must be one per level, with at most {sizes} rows, got {given}. '
+      'Give the codebooks of this index before its capacity was increased.'
     )
   return tuple(
     jnp.pad(table, ((0, size - len(table)), (0, 0)))
@@ -167,8 +171,8 @@ def widen(
   )
 
 
-class _Numbers:
-  """The rows that the nodes of an index have in a table."""
+class _NodeRows:
+  """The rows of an index's nodes in its node table."""
 
   def __init__(
     self,
@@ -176,32 +180,32 @@ class _Numbers:
     inner: Sequence[np.ndarray],
     trie_rows: int,
   ):
-    self.order = order  # of the living documents
+    self.order = order  # sorted docids of the documents in the index
     self.rows = np.concatenate([order.rows, *inner])
     self.count = trie_rows
 
-  def same_documents(self, other: '_Numbers') -> bool:
-    """Whether the other has these documents, by the same docids."""
-    ours, theirs = self.order, other.order
-    everything = np.arange(len(ours.rows))
+  def same_documents(self, other: '_NodeRows') -> bool:
+    """Whether the other has the same documents with the same docids."""
+    mine, theirs = self.order, other.order
+    everything = np.arange(len(mine.rows))
     return (
-      np.array_equal(ours.rows, theirs.rows)
-      and len(ours.bits) == len(theirs.bits)
+      np.array_equal(mine.rows, theirs.rows)
+      and len(mine.bits) == len(theirs.bits)
       and all(
         np.array_equal(
-          ours.code(level, everything), theirs.code(level, everything)
+          mine.code(level, everything), theirs.code(level, everything)
         )
-        for level in range(len(ours.bits))
+        for level in range(len(mine.bits))
       )
     )
 
 
-def _numbers(holder: indexes.Index | Live) -> _Numbers:
-  """Nodes in an order that depends on the docids alone, by their rows."""
-  if not isinstance(holder, indexes.Index):
-    return _Numbers(holder.order, holder.rows, holder.index.trie.num_nodes)
-  trie, codes = holder.trie, np.asarray(holder.codes)
-  living = np.flatnonzero(np.asarray(holder.alive))
+def _node_rows(index: indexes.Index | Live) -> _NodeRows:
+  """The rows of the nodes, in an order that depends only on the docids."""
+  if not isinstance(index, indexes.Index):
+    return _NodeRows(index.order, index.rows, index.index.trie.num_nodes)
+  trie, codes = index.trie, np.asarray(index.codes)
+  living = np.flatnonzero(np.asarray(index.alive))
   order = docid_order.sort(codes[living], rows=living)
   layout = docid_layout.from_order(
     order, num_values=trie.num_values, num_documents=trie.num_documents
@@ -213,4 +217,4 @@ def _numbers(holder: indexes.Index | Live) -> _Numbers:
     else:
       inner.append(np.asarray(trie.rows[level])[: len(spans)])
     start += len(trie.first[level + 1]) - 1
-  return _Numbers(order, inner, trie.num_nodes)
+  return _NodeRows(order, inner, trie.num_nodes)

@@ -1,4 +1,4 @@
-"""A tree of clusters: k-means within each cluster, a level at a time."""
+"""Hierarchical k-means: a tree of clusters, built level by level."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from rag_jax.index import clustering
 
-ROWS = 8192  # vectors that are clustered at once, about
+ROWS = 8192  # approximate number of vectors per call of `kmeans_groups`
 
 
 def fit(
@@ -21,26 +21,27 @@ def fit(
   train_rows: int = 256,
   seed: int = 0,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Clusters until every cluster is small.
+  """Splits clusters by k-means until each has at most `leaf_size` vectors.
 
-  A cluster that swallows everything (identical vectors) is split evenly, so
-  this ends on any input; empty clusters are dropped.
+  If k-means puts all vectors of a group into one cluster (identical vectors),
+  the group is split evenly, so the algorithm always terminates. Empty clusters
+  are dropped.
 
   Args:
     vectors: float32[N, D].
-    branching: children a cluster, at most.
-    leaf_size: a cluster this small is not split.
-    max_depth: levels of clusters, at most.
-    iterations: Lloyd iterations of each k-means.
-    train_rows: rows a centre that the first level is learned from.
+    branching: maximum children per cluster.
+    leaf_size: maximum size of a cluster that is not split.
+    max_depth: maximum number of levels.
+    iterations: maximum number of Lloyd iterations of each k-means.
+    train_rows: training vectors per centroid, for the first level only.
     seed: of k-means.
 
   Returns:
-    Codes int32[N, depth], the number of the child at each level, 0 under a
-    leaf; several documents share a row. And the tree, for `encode`: 'centres'
-    float32[M, D], 'first_child' int32[M] and 'num_children' int32[M] (0 at a
-    leaf), its clusters level by level from the root, children side by side;
-    and 'depth', int32[].
+    Codes int32[N, depth], the index of the child at each level, 0 below a leaf;
+    not unique. And the tree for `encode`, with its M clusters in level order
+    from the root and siblings contiguous: 'centres' float32[M, D],
+    'first_child' int32[M], 'num_children' int32[M] (0 at a leaf) and 'depth'
+    int32[].
 
   Reference:
     Tay et al., Transformer Memory as a Differentiable Search Index, 2022.
@@ -49,13 +50,13 @@ def fit(
   on_device = jnp.asarray(vectors)
   centres = [np.zeros((1, width), np.float32)]
   first, children = [np.zeros(1, np.int32)], [np.zeros(1, np.int32)]
-  node = np.zeros(count, np.int64)  # of the newest level, -1 = in a leaf
+  node = np.zeros(count, np.int64)  # cluster at the last level, -1 = in a leaf
   codes: list[np.ndarray] = []
   sizes = np.bincount(node)
   total = 1
   while len(codes) < max_depth and (sizes > leaf_size).any():
     split = np.flatnonzero(sizes > leaf_size)
-    groups = np.full(len(sizes) + 1, -1)  # the last is for those in leaves
+    groups = np.full(len(sizes) + 1, -1)  # the last entry is for node = -1
     groups[split] = np.arange(len(split))
     owners = groups[node]
     if len(codes) == 0:
@@ -78,8 +79,8 @@ def fit(
       )
     labels = _split_evenly(owners, labels, branching)
     inside = owners >= 0
-    place = np.where(inside, owners * branching + labels, -1)
-    counts = np.bincount(place[inside], minlength=len(split) * branching)
+    cluster = np.where(inside, owners * branching + labels, -1)
+    counts = np.bincount(cluster[inside], minlength=len(split) * branching)
     kept = np.flatnonzero(counts)
     number = np.full(len(counts) + 1, -1)
     number[kept] = np.arange(len(kept))
@@ -88,7 +89,7 @@ def fit(
     children[-1][split] = per_node
     first[-1][split] = total + start
     total += len(kept)
-    node = np.where(inside, number[place], -1)
+    node = np.where(inside, number[cluster], -1)
     codes.append(np.where(inside, node - start[owners], 0))
     centres.append(means.reshape(-1, width)[kept])
     first.append(np.zeros(len(kept), np.int32))
@@ -108,7 +109,7 @@ def fit(
 def _split_root(
   vectors: np.ndarray, branching: int, **options: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """K-means of all vectors; as `_split_groups`, with one group."""
+  """K-means of all vectors, in the format of `_split_groups`."""
   means, labels = clustering.kmeans(vectors, branching, **options)
   missing = branching - len(means)
   return np.pad(means, ((0, missing), (0, 0)))[None], labels
@@ -124,45 +125,48 @@ def _split_groups(
   iterations: int,
   seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """K-means within each group, a run of groups at a time.
+  """K-means within each group, for a batch of groups at a time.
 
   Args:
     vectors: float32[N, D].
-    owners: int[N], the group of each, -1 = none.
+    owners: int[N], the group of each vector, -1 = none.
     sizes: int[G], vectors in each group.
-    branching: clusters a group, at most.
-    leaf_size: groups are larger than this.
-    iterations: of each k-means.
-    seed: of k-means; the next run of groups has the next.
+    branching: maximum clusters per group.
+    leaf_size: all groups are larger than this.
+    iterations: maximum number of Lloyd iterations.
+    seed: of k-means; batch i uses seed + i.
 
   Returns:
-    Centres float32[G, branching, D], and the cluster of each vector within its
-    group, int32[N], -1 = none.
+    Centroids float32[G, branching, D], and the cluster of each vector within
+    its group, int32[N], -1 = none.
   """
   count, width = vectors.shape
   means = np.zeros((len(sizes), branching, width), np.float32)
   labels = np.full(count, -1, np.int32)
   most_rows = min(ROWS, count)
-  # As many as fit with twice the rows of the smallest that is split.
+  # As many groups as fit if each has twice the rows of the smallest possible.
   most_groups = max(most_rows // (2 * leaf_size + 2), 1)
-  ends = _runs(sizes, most_rows, most_groups)
-  for run, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+  ends = _batches(sizes, most_rows, most_groups)
+  for batch, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
     inside = (owners >= begin) & (owners < end)
-    means[begin:end], some = clustering.kmeans_groups(
+    means[begin:end], batch_labels = clustering.kmeans_groups(
       vectors,
       np.where(inside, owners - begin, -1),
       branching,
       iterations=iterations,
-      seed=seed + run,
+      seed=seed + batch,
       most_groups=most_groups,
       most_rows=most_rows,
     )
-    labels[inside] = some[inside]
+    labels[inside] = batch_labels[inside]
   return means, labels
 
 
-def _runs(sizes: np.ndarray, most_rows: int, most_groups: int) -> list[int]:
-  """Ends of runs of groups that fit into the cache, most of one shape."""
+def _batches(sizes: np.ndarray, most_rows: int, most_groups: int) -> list[int]:
+  """Ends of batches of consecutive groups, each within both limits.
+
+  A single group may exceed `most_rows`.
+  """
   ends: list[int] = []
   begin = rows = 0
   for group, size in enumerate(sizes.tolist()):
@@ -176,10 +180,10 @@ def _runs(sizes: np.ndarray, most_rows: int, most_groups: int) -> list[int]:
 
 
 def encode(tree: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
-  """Codes of new vectors: down the tree, to the nearest child at each level.
+  """Codes of new vectors: the nearest child at each level, from the root.
 
   Args:
-    tree: what `fit` returned.
+    tree: from `fit`.
     vectors: float32[M, D].
 
   Returns:
@@ -196,7 +200,7 @@ def encode(tree: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
         continue
       begin = int(tree['first_child'][parent])
       centres = tree['centres'][begin : begin + children]
-      # NumPy: clusters have many sizes, and each would compile a program.
+      # NumPy: in JAX, each cluster size would compile a program.
       scores = (centres**2).sum(axis=1) - 2 * vectors[rows] @ centres.T
       codes[rows, level] = scores.argmin(axis=1)
       node[rows] = begin + codes[rows, level]
@@ -206,19 +210,19 @@ def encode(tree: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
 def _split_evenly(
   owners: np.ndarray, labels: np.ndarray, branching: int
 ) -> np.ndarray:
-  """Labels in which no group of several vectors has one label only."""
+  """Spreads labels evenly in groups whose vectors all have the same label."""
   inside = np.flatnonzero(owners >= 0)
   groups = int(owners.max()) + 1
   low = np.full(groups, branching)
   high = np.full(groups, -1)
   np.minimum.at(low, owners[inside], labels[inside])
   np.maximum.at(high, owners[inside], labels[inside])
-  stuck = inside[(low == high)[owners[inside]]]
-  stuck = stuck[np.argsort(owners[stuck], kind='stable')]
+  unsplit = inside[(low == high)[owners[inside]]]
+  unsplit = unsplit[np.argsort(owners[unsplit], kind='stable')]
   _, start, count = np.unique(
-    owners[stuck], return_index=True, return_counts=True
+    owners[unsplit], return_index=True, return_counts=True
   )
   labels = labels.copy()
-  turn = np.arange(len(stuck)) - np.repeat(start, count)
-  labels[stuck] = turn % branching
+  number = np.arange(len(unsplit)) - np.repeat(start, count)
+  labels[unsplit] = number % branching
   return labels

@@ -1,8 +1,8 @@
 """The index: a trie and the documents' tokens, one pytree on the device.
 
-Built once and saved beside the checkpoint. The rows that training moves (node
-vectors, embeddings) are parameters and live in the checkpoint, so the index
-itself never gets stale.
+It is built once and saved with the checkpoint. Trained values (node vectors,
+embeddings) are parameters in the checkpoint, so training never invalidates the
+index.
 """
 
 import hashlib
@@ -25,25 +25,25 @@ from rag_jax.ops import trie as tries
 
 @flax.struct.dataclass
 class Index:
-  """What a compiled step needs to know of the corpus."""
+  """The arrays of the corpus for compiled functions."""
 
   trie: tries.Trie
   codes: jax.Array  # uint8, uint16 or int32[N, L], the docid of each document
   tokens: jax.Array  # int32[N, P], title and text of each document
-  alive: jax.Array  # bool[N], False = must not be returned
-  mean_length: jax.Array  # float32[], tokens a document on average
-  lexicon: lexical.Lexicon | None = None  # words of documents, for BM25
-  # bool[num_nodes], documents first: whether a node is, or is above, a document
-  # that is gold in training.
+  alive: jax.Array  # bool[N], False = deleted, never returned
+  mean_length: jax.Array  # float32[], mean number of tokens per document
+  lexicon: lexical.Lexicon | None = None  # postings of the words, for BM25
+  # bool[num_nodes], documents first: the node is a gold document of a training
+  # question, or an ancestor of one.
   gold_nodes: jax.Array | None = None
   # int32[2], special tokens before and after a query.
   special_tokens: jax.Array | None = None
-  # int32[N, P'], documents in the tokens of a reader that has its own.
+  # int32[N, P'], documents in the reader's vocabulary, if it has another one.
   reader_tokens: jax.Array | None = None
 
   @property
   def passages(self) -> jax.Array:
-    """The documents as the reader reads them."""
+    """The documents in the tokens of the reader."""
     return self.tokens if self.reader_tokens is None else self.reader_tokens
 
 
@@ -55,20 +55,20 @@ def build(
   seed: int = 0,
   titles: Sequence[str] | None = None,
 ) -> tuple[Index, docids.Quantiser]:
-  """Names the documents and packs them.
+  """Assigns docids to the documents and builds the index.
 
   Args:
     tokens: int32[N, P], 0 = padding.
-    vectors: float32[N, D], what the docids are clustered from.
+    vectors: float32[N, D], input of the docid scheme.
     config: the docid scheme.
-    seed: of the scheme.
+    seed: of the docid scheme.
     titles: N titles, for the scheme 'title'.
 
   Returns:
-    The index, and what `docids.encode` names further documents by.
+    The index, and the quantiser for `docids.encode`.
 
   Raises:
-    ValueError: if the vectors or titles do not fit the scheme, or the tokens.
+    ValueError: if the vectors or titles do not fit the scheme or the tokens.
 
   Example:
     >>> tokens, vectors = np.ones((3, 5), np.int32), np.eye(3)
@@ -85,16 +85,19 @@ def build(
 def from_codes(
   tokens: np.ndarray, codes: np.ndarray, *, alive: np.ndarray | None = None
 ) -> Index:
-  """Packs documents that have their docids already.
+  """Builds the index of documents with given docids.
 
   Args:
     tokens: int32[N, P], 0 = padding.
-    codes: int[N, L].
-    alive: bool[N], False leaves a document out of the trie; None takes all.
+    codes: int[N, L], the docids.
+    alive: bool[N], False excludes a document from the trie; None includes all.
+
+  Raises:
+    ValueError: if `codes` does not have one row per document.
   """
   if len(tokens) != len(codes):
     raise ValueError(
-      f'codes must have one row a document, got {len(codes)} for '
+      f'codes must have one row per document, got {len(codes)} for '
       f'{len(tokens)} documents. Assign docids to the same corpus.'
     )
   if alive is None:
@@ -116,9 +119,9 @@ def save(
   """Writes an index to a .npz file, atomically, with its checksum.
 
   Args:
-    index: the documents and their docids.
-    quantiser: what their docids were made by.
-    path: the file; one that is there is replaced.
+    index: the index.
+    quantiser: the quantiser of its docids.
+    path: the file; an existing one is replaced.
   """
   arrays = {
     'tokens': np.asarray(index.tokens),
@@ -132,8 +135,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Index, docids.Quantiser]:
   """Reads what `save` wrote.
 
   Returns:
-    The index and the quantiser. The latter is empty in files of earlier
-    versions, and for the schemes 'atomic' and 'random'.
+    The index and the quantiser. The quantiser is empty for the schemes 'atomic'
+    and 'random', and in files of earlier versions.
 
   Raises:
     ValueError: if the file is missing or damaged.
@@ -144,23 +147,23 @@ def load(path: str | os.PathLike[str]) -> tuple[Index, docids.Quantiser]:
 
 
 def grouped(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Arrays under names that start with that of their group."""
+  """Prefixes the names of arrays with the name of their group."""
   return {f'{name}/{key}': np.asarray(x) for key, x in arrays.items()}
 
 
 def group(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The arrays of a group by their own names: the inverse of `grouped`.
+  """The arrays of a group without the prefix: the inverse of `grouped`.
 
   Example:
     >>> arrays = grouped('extra', {'table': np.zeros(2)}) | {'codes': None}
     >>> sorted(arrays), list(group('extra', arrays))
     (['codes', 'extra/table'], ['table'])
   """
-  start = f'{name}/'
+  prefix = f'{name}/'
   return {
-    key.removeprefix(start): array
+    key.removeprefix(prefix): array
     for key, array in arrays.items()
-    if key.startswith(start)
+    if key.startswith(prefix)
   }
 
 
@@ -177,16 +180,16 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
 def read(
   path: str | os.PathLike[str], names: Iterable[str]
 ) -> dict[str, np.ndarray]:
-  """Reads what `write` wrote; a damaged file is refused as a whole.
+  """Reads what `write` wrote, after a check of the checksum.
 
   Args:
     path: the file.
-    names: arrays that must be there.
+    names: arrays that the file must hold.
 
   Raises:
     ValueError: if the file is missing or damaged, or an array is missing.
   """
-  remedy = 'Use another --workdir, or build it again.'
+  remedy = 'Use another --workdir, or build the index again.'
   try:
     with np.load(path) as stored:
       arrays = {name: stored[name] for name in stored.files}
@@ -203,8 +206,8 @@ def read(
   missing = sorted(set(names) - arrays.keys())
   if missing:
     raise ValueError(
-      f'index file {str(path)!r} holds no {", ".join(missing)}: it is of '
-      f'another kind. {remedy}'
+      f'index file {str(path)!r} must hold the arrays {", ".join(missing)}, '
+      f'got a file without them. {remedy}'
     )
   return arrays
 

@@ -1,4 +1,4 @@
-"""Codes learned from retrieval, and balanced by optimal transport."""
+"""Codebooks trained for retrieval, with codes balanced by optimal transport."""
 
 import functools
 
@@ -9,9 +9,9 @@ import optax
 
 from rag_jax.ops import masking
 
-NOISE = 0.5  # length of the noise in made-up queries, of unit vectors
-TEMPERATURE = 0.05  # of the retrieval softmax, in units of a dot product
-SOFTNESS = 0.1  # of the assignment, in units of the mean squared distance
+NOISE = 0.5  # norm of the noise on synthetic queries / norm of the vector
+TEMPERATURE = 0.05  # of the retrieval softmax over dot products
+SOFTNESS = 0.1  # temperature of the assignment / mean squared distance
 
 
 def fit(
@@ -24,31 +24,32 @@ def fit(
   learning_rate: float = 1e-3,
   seed: int = 0,
 ) -> np.ndarray:
-  """Moves residual codebooks so that codes find documents and are used evenly.
+  """Trains residual codebooks for retrieval and for balanced use of the codes.
 
-  Each step draws queries with their documents, and adds up over the levels
+  The loss is the sum over the levels l of
 
-    loss_l = - log softmax_j(q . sum_{m <= l} E_m[c_mj] / t)[j = own]
-             + cross entropy of the codes to balanced targets
+    loss_l = - log softmax_j(q . sum_{m <= l} E_m[c_mj] / t)[j = gold]
+             + cross-entropy of the code assignment to balanced targets
 
-  over the batch's documents j: every prefix of a docid is to tell the query's
-  document from the others. Codes are chosen hard, their gradient is that of a
-  softmax over the distances. The targets are the same softmax, scaled by
-  Sinkhorn iterations until every code has the same share of the batch.
+  with the documents j of the batch as in-batch negatives: every prefix of the
+  gold document's docid must rank above those of the negatives. The forward pass
+  uses hard codes; the gradient is that of a softmax over negative squared
+  distances (straight-through). The targets are this softmax after Sinkhorn
+  iterations, which give every code the same share of the batch.
 
   Args:
-    centres: float32[levels, V, D], where to start: residual k-means.
-    vectors: float32[N, D].
-    queries: vectors float32[Q, D] and the rows int[Q] of their documents. None
-      draws documents' own vectors with noise.
+    centres: float32[levels, V, D], initial codebooks from residual k-means.
+    vectors: float32[N, D], the documents.
+    queries: query vectors float32[Q, D] and the rows int[Q] of their gold
+      documents. None uses document vectors with added noise as queries.
     steps: of Adam.
-    batch_size: queries a step, drawn with repetition.
+    batch_size: queries per step, drawn with replacement.
     learning_rate: of Adam, in units of the vectors' standard deviation.
-    seed: of all that is random.
+    seed: random seed.
 
   Returns:
-    The codebooks, float32[levels, V, D]; a document's codes are the greedy
-    nearest ones.
+    The codebooks, float32[levels, V, D]. Encode documents with
+    `codebooks.encode_residual`.
 
   Raises:
     ValueError: if the queries do not fit the vectors.
@@ -62,22 +63,23 @@ def fit(
   if queries is None:
     noise = NOISE
     queries = vectors, np.arange(len(vectors))
-  asked, rows = (np.asarray(part) for part in queries)
-  if asked.shape != (len(rows), vectors.shape[1]) or not len(rows):
+  query_vectors, rows = (np.asarray(part) for part in queries)
+  if query_vectors.shape != (len(rows), vectors.shape[1]) or not len(rows):
     raise ValueError(
       f'queries must be float[Q, {vectors.shape[1]}] and int[Q], got '
-      f'{asked.shape} and {rows.shape}. Encode them as the documents.'
+      f'{query_vectors.shape} and {rows.shape}. Encode them with the encoder '
+      'of the documents.'
     )
   if rows.min() < 0 or rows.max() >= len(vectors):
     raise ValueError(
-      f'queries must ask for rows 0 to {len(vectors) - 1}, got '
+      f'gold rows of queries must be from 0 to {len(vectors) - 1}, got '
       f'{rows[(rows < 0) | (rows >= len(vectors))][0]}. Give row numbers of '
       'the vectors.'
     )
   trained = _train(
     jnp.asarray(centres),
     jnp.asarray(vectors),
-    jnp.asarray(asked, jnp.float32),
+    jnp.asarray(query_vectors, jnp.float32),
     jnp.asarray(rows, jnp.int32),
     jax.random.key(seed),
     noise=noise,
@@ -89,11 +91,11 @@ def fit(
 
 
 def sinkhorn(logits: jax.Array, *, iterations: int = 5) -> jax.Array:
-  """Shares in which every row sums to 1 and every code is used alike.
+  """Soft assignment of rows to codes in which all codes are used equally.
 
   Args:
     logits: float32[B, V].
-    iterations: of scaling the columns, then the rows.
+    iterations: normalisations of the columns, then the rows.
 
   Returns:
     float32[B, V]; each row sums to 1, each column to about B / V.
@@ -117,9 +119,9 @@ def sinkhorn(logits: jax.Array, *, iterations: int = 5) -> jax.Array:
 
 def _loss(centres, documents, queries, rows):
   """Mean over the batch, summed over the levels."""
-  # A document that two queries of the batch ask for is not its own rival.
-  rivals = rows[:, None] != rows[None, :]
-  rivals |= jnp.eye(len(rows), dtype=bool)
+  # The gold document of two queries is no in-batch negative of either.
+  contrasted = rows[:, None] != rows[None, :]
+  contrasted |= jnp.eye(len(rows), dtype=bool)
   residual = documents
   prefix = jnp.zeros_like(documents)
   total = 0.0
@@ -136,11 +138,11 @@ def _loss(centres, documents, queries, rows):
     prefix = prefix + chosen
     residual = stop(residual - hard @ level)
     scores = jnp.where(
-      rivals, queries @ prefix.T / TEMPERATURE, masking.NEG_INF
+      contrasted, queries @ prefix.T / TEMPERATURE, masking.NEG_INF
     )
-    found = jnp.diagonal(jax.nn.log_softmax(scores, axis=-1))
+    gold = jnp.diagonal(jax.nn.log_softmax(scores, axis=-1))
     targets = stop(sinkhorn(logits))
-    total -= jnp.mean(found) + jnp.mean(jnp.sum(targets * log_soft, axis=-1))
+    total -= jnp.mean(gold) + jnp.mean(jnp.sum(targets * log_soft, axis=-1))
   return total
 
 
@@ -150,7 +152,7 @@ def _loss(centres, documents, queries, rows):
 def _train(
   centres,
   vectors,
-  asked,
+  query_vectors,
   rows,
   key,
   *,
@@ -165,7 +167,7 @@ def _train(
     centres, opt_state = state
     draw_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
     drawn = jax.random.randint(draw_key, (batch_size,), 0, len(rows))
-    queries = asked[drawn]
+    queries = query_vectors[drawn]
     if noise:
       extra = jax.random.normal(noise_key, queries.shape)
       length = jnp.linalg.norm(queries, axis=-1, keepdims=True)

@@ -1,15 +1,13 @@
-"""An index that lives: documents come and go while it is searched.
+"""Live index: documents can be added and deleted without retraining.
 
-All arrays have room to spare, so that what is compiled stays compiled. New
-documents get their docids from the frozen quantiser, and rows of the node table
-that nobody uses; `node_table.update` lets the table follow. Every change gives
-a new `LiveIndex` and leaves the old one as it was: to swap it in is to assign
-it.
+All arrays are padded to a capacity, so that compiled programs stay valid. New
+documents get their docids from the frozen quantiser and unused rows of the node
+table; `node_table.update` updates the table. Every function returns a new
+`LiveIndex` and leaves its input unchanged.
 
-A trained index comes to life by `from_index`, and a full one gets more room by
-`resize`; `growth.move` takes the rows of a node table along. The fields of an
-index that are optional are None after all of these: whoever needs them sets
-them.
+`from_index` makes a trained index live, and `resize` increases the capacity;
+`growth.move` reorders the node table for both. All functions here set the
+optional fields of `Index` to None; callers set those that they need.
 """
 
 import dataclasses
@@ -30,23 +28,23 @@ NoRoom = live_checks.NoRoom
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiveIndex:
-  """An index with room, and what it takes to change it."""
+  """An index with spare capacity, and the host arrays needed to change it."""
 
-  index: indexes.Index  # N is the capacity; what compiled functions take
+  index: indexes.Index  # for compiled functions; its N is the capacity
   codes: np.ndarray  # int32[N, L]
-  alive: np.ndarray  # bool[N]
+  alive: np.ndarray  # bool[N], True = the row holds a document
   config: docids.DocidConfig
   quantiser: docids.Quantiser
   capacity: docid_layout.Capacity
-  order: docid_order.Order  # of the living docids
-  spans: tuple[np.ndarray, ...]  # places in it below each inner node
+  order: docid_order.Order  # sorted docids of the documents in the index
+  spans: tuple[np.ndarray, ...]  # start and end in `order` of each inner node
   rows: tuple[np.ndarray, ...]  # row of each inner node in the node table
   lengths: np.ndarray  # int64[N], tokens of each document
-  hashes: docid_order.Order  # of the living documents' tokens
+  hashes: docid_order.Order  # sorted hashes of the documents' tokens
 
   @property
   def count(self) -> int:
-    """Number of living documents."""
+    """Number of documents in the index."""
     return int(self.alive.sum())
 
 
@@ -59,23 +57,23 @@ def build(
   seed: int = 0,
   titles: Sequence[str] | None = None,
 ) -> LiveIndex:
-  """Names documents and packs them, with room for more.
+  """Assigns docids to documents and builds a live index of them.
 
   Args:
     tokens: int32[n, P], 0 = padding.
-    vectors: float32[n, D], what the docids are made of.
+    vectors: float32[n, D], input of the docid scheme.
     config: the docid scheme.
-    capacity: N, documents that there is room for.
-    seed: of the scheme.
+    capacity: N, maximum number of documents.
+    seed: of the docid scheme.
     titles: n titles, for the scheme 'title'.
 
   Raises:
-    ValueError: if there is less room than documents.
+    ValueError: if `capacity` is below the number of documents.
   """
   live_checks.check_capacity(capacity, len(tokens))
   codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
   alive = np.ones(len(tokens), bool)
-  return _with_room(tokens, codes, alive, config, quantiser, capacity)
+  return _with_capacity(tokens, codes, alive, config, quantiser, capacity)
 
 
 def from_index(
@@ -85,21 +83,21 @@ def from_index(
   *,
   capacity: int,
 ) -> LiveIndex:
-  """Gives an index room, so that documents can come and go.
+  """Makes an index live, so that documents can be added and deleted.
 
   Args:
-    index: the documents; it stays as it is.
-    quantiser: what their docids were made by, from `index.build`.
-    config: the docid scheme that they were made with.
-    capacity: N, documents that there is room for.
+    index: the index; unchanged.
+    quantiser: the quantiser of its docids, from `index.build`.
+    config: the docid scheme of its docids.
+    capacity: N, maximum number of documents.
 
   Returns:
-    A live index that holds the same documents in the same rows by the same
-    docids; those that were deleted stay so, and their rows are free.
+    A live index of the same documents in the same rows with the same docids.
+    Deleted documents stay deleted, and their rows are free.
 
   Raises:
-    ValueError: if there are more rows than room, or the quantiser is not one of
-      the scheme.
+    ValueError: if `capacity` is below the number of rows, or the quantiser is
+      missing.
 
   Example:
     >>> tokens, vectors = np.arange(12).reshape(4, 3) + 1, np.eye(4)
@@ -112,29 +110,30 @@ def from_index(
   live_checks.check_capacity(capacity, len(index.alive))
   if not quantiser and config.scheme not in ('atomic', 'random'):
     raise ValueError(
-      f'quantiser must be what the scheme {config.scheme!r} has learned, got '
-      'none. Build the index again: earlier versions did not keep it.'
+      f'quantiser must be the fitted quantiser of the scheme '
+      f'{config.scheme!r}, got an empty one. Build the index again: earlier '
+      'versions did not save it.'
     )
   tokens, codes, alive = map(
     np.asarray, (index.tokens, index.codes, index.alive)
   )
-  return _with_room(tokens, codes, alive, config, quantiser, capacity)
+  return _with_capacity(tokens, codes, alive, config, quantiser, capacity)
 
 
 def resize(live: LiveIndex, capacity: int) -> LiveIndex:
-  """Gives a live index more room; what uses it is compiled again.
+  """Increases the capacity of a live index; its users are compiled again.
 
   Args:
-    live: the index; it stays as it is.
-    capacity: N, documents that there is room for then; not less than now. The
-      same number makes room at those levels of the trie that are full.
+    live: the index; unchanged.
+    capacity: N, maximum number of documents, at least the current one. The
+      current number only increases the capacity of full levels of the trie.
 
   Returns:
-    A live index that holds the same documents in the same rows by the same
-    docids. Inner nodes have other rows: `growth.move` the table.
+    A live index of the same documents in the same rows with the same docids.
+    The rows of inner nodes change: apply `growth.move` to the node table.
 
   Raises:
-    ValueError: if it is less room than now.
+    ValueError: if `capacity` is below the current one.
 
   Example:
     >>> tokens, vectors = np.arange(12).reshape(4, 3) + 1, np.eye(4)
@@ -144,7 +143,7 @@ def resize(live: LiveIndex, capacity: int) -> LiveIndex:
     8
   """
   live_checks.check_capacity(capacity, len(live.alive))
-  return _with_room(
+  return _with_capacity(
     np.asarray(live.index.tokens),
     live.codes,
     live.alive,
@@ -162,35 +161,35 @@ def add(
   titles: Sequence[str] | None = None,
   donate: bool = False,
 ) -> tuple[LiveIndex, node_table.Change]:
-  """Adds documents; nothing is trained and nothing compiled again.
+  """Adds documents, without training and without compilation.
 
   Args:
-    live: the index; it stays as it is.
+    live: the index; unchanged.
     tokens: int32[M, P], 0 = padding.
-    vectors: float32[M, D], from the encoder that made those of the others.
+    vectors: float32[M, D], from the encoder of the indexed documents.
     titles: M titles, for the scheme 'title'.
-    donate: whether the memory of the documents' tokens may be written over;
-      `live` is of no use afterwards then, and no time goes into a copy.
+    donate: whether to overwrite the memory of the documents' tokens instead of
+      copying it; `live` must not be used afterwards.
 
   Returns:
-    The new index, and what `node_table.update` needs to know.
+    The new index, and the change for `node_table.update`.
 
   Raises:
-    NoRoom: if there is no room, a ValueError too.
-    ValueError: if there is not one row of tokens and one vector a document, or
-      a document is there already.
+    NoRoom: if the capacity is exceeded; a subclass of ValueError.
+    ValueError: if `tokens` and `vectors` do not have one row per document, or a
+      document is already in the index.
   """
   tokens, vectors = np.asarray(tokens), np.asarray(vectors)
   live_checks.check_shapes(live, tokens, vectors)
   tokens = tokens.astype(np.int32)
   count = len(tokens)
   hashes = live_checks.hash_rows(tokens)
-  live_checks.check_twins(live, tokens, hashes)
+  live_checks.check_duplicates(live, tokens, hashes)
   free = np.flatnonzero(~live.alive)
   if count > len(free):
     raise NoRoom(
       f'the index has room for {len(free)} more documents, got {count}. '
-      'Give it more with live.resize.'
+      'Increase its capacity with live.resize.'
     )
   rows = free[:count]
   base = docids.encode(live.quantiser, vectors, live.config, titles=titles)
@@ -206,47 +205,47 @@ def add(
   codes[rows] = new
   alive[rows] = True
   lengths[rows] = (tokens != types.PAD).sum(axis=1)
-  everything = live.index.tokens
+  old_tokens = live.index.tokens
   write = _write_rows if donate else _set_rows
-  padded = node_table.padded((rows, len(everything)), (tokens, 0))
+  padded = node_table.padded((rows, len(old_tokens)), (tokens, 0))
   changed = dataclasses.replace(
     live,
-    index=dataclasses.replace(live.index, tokens=write(everything, *padded)),
+    index=dataclasses.replace(live.index, tokens=write(old_tokens, *padded)),
     codes=codes,
     alive=alive,
     order=docid_order.insert(live.order, new, rows),
     lengths=lengths,
     hashes=docid_order.insert(live.hashes, hashes, rows),
   )
-  return _follow(live, changed, rows, sign=1)
+  return _rebuild(live, changed, rows, sign=1)
 
 
 def delete(
   live: LiveIndex, documents: Sequence[int] | np.ndarray
 ) -> tuple[LiveIndex, node_table.Change]:
-  """Takes documents out of the index; their rows are free again.
+  """Deletes documents from the index; later additions can reuse their rows.
 
   Args:
-    live: the index; it stays as it is.
-    documents: rows of documents.
+    live: the index; unchanged.
+    documents: rows of the documents.
 
   Returns:
-    The new index, and what `node_table.update` needs to know. It reads the rows
-    of these documents, and so has to come before others are added.
+    The new index, and the change for `node_table.update`. The update reads the
+    rows of the deleted documents: apply it before you add other documents.
 
   Raises:
-    ValueError: if one is not in the index, or none would be left.
+    ValueError: if a document is not in the index, or none would be left.
   """
-  gone = live_checks.check_rows(live, documents)
+  deleted = live_checks.check_rows(live, documents)
   alive = live.alive.copy()
-  alive[gone] = False
+  alive[deleted] = False
   changed = dataclasses.replace(
     live,
     alive=alive,
-    order=docid_order.remove(live.order, gone),
-    hashes=docid_order.remove(live.hashes, gone),
+    order=docid_order.remove(live.order, deleted),
+    hashes=docid_order.remove(live.hashes, deleted),
   )
-  return _follow(live, changed, gone, sign=-1)
+  return _rebuild(live, changed, deleted, sign=-1)
 
 
 def assemble(
@@ -255,54 +254,56 @@ def assemble(
   alive: np.ndarray,
   config: docids.DocidConfig,
   quantiser: docids.Quantiser,
-  room: docid_layout.Capacity,
+  capacity: docid_layout.Capacity,
   rows: np.ndarray | None = None,
 ) -> LiveIndex:
-  """Puts a live index together from its parts.
+  """Builds a live index from its parts.
 
   Args:
     tokens: int32[N, P], 0 = padding.
-    codes: int32[N, L]; any where there is no document.
-    alive: bool[N], True = there is a document.
+    codes: int32[N, L]; arbitrary in rows without a document.
+    alive: bool[N], True = the row holds a document.
     config: the docid scheme.
-    quantiser: what it has learned.
-    room: in the trie, for N documents.
-    rows: int32[n], those that inner nodes have had in the node table, level
-      after level; None numbers them.
+    quantiser: its quantiser.
+    capacity: of the trie, for N documents.
+    rows: int32[n], rows of the inner nodes in the node table, level by level;
+      None assigns new rows.
   """
-  living = np.flatnonzero(alive)
+  alive_rows = np.flatnonzero(alive)
   order = docid_order.sort(
-    codes[living], rows=living, bits=docid_order.widths(room.num_values)
+    codes[alive_rows],
+    rows=alive_rows,
+    bits=docid_order.widths(capacity.num_values),
   )
-  layout = _lay_out(order, room)
+  layout = _lay_out(order, capacity)
   if rows is None:
-    numbers = node_table.number(order, layout.spans, None, room)[0]
+    node_rows = node_table.assign_rows(order, layout.spans, None, capacity)[0]
   else:
     counts = np.cumsum([len(spans) for spans in layout.spans])
-    numbers = tuple(np.split(rows, counts)[: len(counts)])
+    node_rows = tuple(np.split(rows, counts)[: len(counts)])
   lengths = (tokens != types.PAD).sum(axis=1)
   return LiveIndex(
     index=_pack(
-      layout, room, numbers, codes, alive, jnp.asarray(tokens), lengths
+      layout, capacity, node_rows, codes, alive, jnp.asarray(tokens), lengths
     ),
     codes=codes,
     alive=alive,
     config=config,
     quantiser=quantiser,
-    capacity=room,
+    capacity=capacity,
     order=order,
     spans=layout.spans,
-    rows=numbers,
+    rows=node_rows,
     lengths=lengths,
     hashes=docid_order.sort(
-      live_checks.hash_rows(tokens[living]),
-      rows=living,
+      live_checks.hash_rows(tokens[alive_rows]),
+      rows=alive_rows,
       bits=(live_checks.HASH_BITS,),
     ),
   )
 
 
-def _with_room(
+def _with_capacity(
   tokens: np.ndarray,
   codes: np.ndarray,
   alive: np.ndarray,
@@ -310,25 +311,25 @@ def _with_room(
   quantiser: docids.Quantiser,
   capacity: int,
 ) -> LiveIndex:
-  """A live index of documents that have docids, in the same rows."""
+  """A live index of documents with docids, in the same rows."""
   layout = docid_layout.lay_out(codes, where=alive)
-  more = capacity - len(codes)
+  spare = capacity - len(codes)
   return assemble(
-    np.pad(np.asarray(tokens, np.int32), ((0, more), (0, 0))),
-    np.pad(codes.astype(np.int32), ((0, more), (0, 0))),
-    np.pad(alive, (0, more)),
+    np.pad(np.asarray(tokens, np.int32), ((0, spare), (0, 0))),
+    np.pad(codes.astype(np.int32), ((0, spare), (0, 0))),
+    np.pad(alive, (0, spare)),
     config,
     quantiser,
-    growth.room(layout, config, quantiser, capacity),
+    growth.plan_capacity(layout, config, quantiser, capacity),
   )
 
 
-def _follow(
+def _rebuild(
   before: LiveIndex, after: LiveIndex, documents: np.ndarray, *, sign: int
 ) -> tuple[LiveIndex, node_table.Change]:
-  """Makes the rest of an index agree with its new order of documents."""
+  """Rebuilds the trie and the node rows from the new order of documents."""
   layout = _lay_out(after.order, after.capacity)
-  rows, places = node_table.number(
+  rows, previous = node_table.assign_rows(
     after.order, layout.spans, before, after.capacity
   )
   index = _pack(
@@ -341,24 +342,24 @@ def _follow(
     after.lengths,
   )
   after = dataclasses.replace(after, index=index, spans=layout.spans, rows=rows)
-  change = node_table.describe(before, after, places, documents, sign=sign)
+  change = node_table.describe(before, after, previous, documents, sign=sign)
   return after, change
 
 
 def _lay_out(
-  order: docid_order.Order, room: docid_layout.Capacity
+  order: docid_order.Order, capacity: docid_layout.Capacity
 ) -> docid_layout.Layout:
   layout = docid_layout.from_order(
-    order, num_values=room.num_values, num_documents=room.documents
+    order, num_values=capacity.num_values, num_documents=capacity.documents
   )
   with live_checks.resize_as_remedy():
-    docid_layout.check_fits(layout, room)
+    docid_layout.check_fits(layout, capacity)
   return layout
 
 
 def _pack(
   layout: docid_layout.Layout,
-  room: docid_layout.Capacity,
+  capacity: docid_layout.Capacity,
   rows: tuple[np.ndarray, ...],
   codes: np.ndarray,
   alive: np.ndarray,
@@ -366,7 +367,7 @@ def _pack(
   lengths: np.ndarray,
 ) -> indexes.Index:
   return indexes.Index(
-    trie=tries.pack(layout, capacity=room, rows=rows),
+    trie=tries.pack(layout, capacity=capacity, rows=rows),
     codes=jnp.asarray(codes),
     tokens=tokens,
     alive=jnp.asarray(alive),
@@ -374,9 +375,9 @@ def _pack(
   )
 
 
-def _put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+def _scatter(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
   return x.at[rows].set(values, mode='drop')
 
 
-_set_rows = jax.jit(_put)
-_write_rows = jax.jit(_put, donate_argnums=0)
+_set_rows = jax.jit(_scatter)
+_write_rows = jax.jit(_scatter, donate_argnums=0)

@@ -1,6 +1,6 @@
-"""What must hold when documents come to a live index or go from it.
+"""Checks of the input before documents are added to or deleted from an index.
 
-All of it is said before anything changes.
+All checks run before anything changes.
 """
 
 import contextlib
@@ -17,19 +17,19 @@ HASH_BITS = 63
 
 
 class NoRoom(ValueError):
-  """Documents do not fit into a live index; `live.resize` makes room."""
+  """The capacity of a live index is exceeded; `live.resize` increases it."""
 
 
 class Live(Protocol):
-  """As much of a `live.LiveIndex` as is looked at."""
+  """The part of a `live.LiveIndex` that the checks read."""
 
   @property
   def index(self) -> indexes.Index:
-    """What compiled functions take."""
+    """The arrays for compiled functions."""
 
   @property
   def alive(self) -> np.ndarray:
-    """bool[N], True = there is a document."""
+    """bool[N], True = the row holds a document."""
 
   @property
   def config(self) -> docids.DocidConfig:
@@ -37,32 +37,32 @@ class Live(Protocol):
 
   @property
   def quantiser(self) -> docids.Quantiser:
-    """What it has learned."""
+    """Its quantiser."""
 
   @property
   def order(self) -> docid_order.Order:
-    """The living docids."""
+    """The sorted docids of the documents in the index."""
 
   @property
   def hashes(self) -> docid_order.Order:
-    """The living documents' tokens."""
+    """The sorted hashes of the documents' tokens."""
 
 
 def check_capacity(capacity: int, count: int) -> None:
-  """Raises a ValueError if there is less room than documents."""
+  """Raises a ValueError if `capacity` is below the number of documents."""
   if capacity < count:
     raise ValueError(
       f'capacity must be at least the number of documents ({count}), got '
-      f'{capacity}. Raise it.'
+      f'{capacity}. Raise capacity.'
     )
 
 
 def check_shapes(live: Live, tokens: np.ndarray, vectors: np.ndarray) -> None:
-  """Raises a ValueError if documents to add are not as those of the index."""
+  """Raises a ValueError if the shapes or dtypes do not fit the index."""
   count, width = len(tokens), live.index.tokens.shape[1]
   if not count or len(vectors) != count:
     raise ValueError(
-      'tokens and vectors must have a row for each document to add, got '
+      'tokens and vectors must have one row per document to add, got '
       f'{count} and {len(vectors)} rows. Give both for at least one document.'
     )
   if tokens.shape[1:] != (width,) or tokens.dtype.kind not in 'iu':
@@ -76,12 +76,12 @@ def check_shapes(live: Live, tokens: np.ndarray, vectors: np.ndarray) -> None:
     wanted = ' to '.join(map(str, sorted({known[0], known[-1]})))
     raise ValueError(
       f'vectors must have {wanted} columns, got shape {vectors.shape}. Encode '
-      'new documents with the encoder of the others.'
+      'new documents with the encoder of the indexed documents.'
     )
 
 
 def check_docids(base: np.ndarray, live: Live) -> None:
-  """Raises a ValueError if codes have another length than those of the index.
+  """Raises a ValueError if the docids differ in length from those of the index.
 
   Args:
     base: int[M, L - 1], from `docids.encode`.
@@ -92,44 +92,49 @@ def check_docids(base: np.ndarray, live: Live) -> None:
     raise ValueError(
       f'docids must have {length} codes, got {base.shape[1] + 1} from the '
       f'scheme {live.config.scheme!r}. Give live.from_index the configuration '
-      'and the quantiser that the docids were made by.'
+      'and the quantiser of the indexed docids.'
     )
 
 
 def check_rows(live: Live, documents: Sequence[int] | np.ndarray) -> np.ndarray:
-  """Rows of documents to delete, int64[M], each once; or a ValueError."""
+  """Unique rows of the documents to delete, int64[M].
+
+  Raises:
+    ValueError: if `documents` is not a set of rows in the index, or would leave
+      it empty.
+  """
   given = np.asarray(documents)
   if given.dtype == bool:
     raise ValueError(
-      'documents must be rows of documents, got a mask. Give np.flatnonzero of '
-      'it.'
+      'documents must be rows of documents, got a mask. Give '
+      'np.flatnonzero(mask).'
     )
   if given.size and given.dtype.kind not in 'iu':
     raise ValueError(
-      f'documents must be rows of documents, int, got {given.dtype}. Give the '
-      'numbers that add returned in change.documents.'
+      f'documents must be rows of documents, int, got {given.dtype}. Give '
+      'integers, such as change.documents from live.add.'
     )
-  gone = np.unique(given.astype(np.int64))
-  inside = (gone >= 0) & (gone < len(live.alive))
-  lives = inside & live.alive[np.where(inside, gone, 0)]
-  if not lives.all():
+  rows = np.unique(given.astype(np.int64))
+  inside = (rows >= 0) & (rows < len(live.alive))
+  is_alive = inside & live.alive[np.where(inside, rows, 0)]
+  if not is_alive.all():
     raise ValueError(
-      f'document {gone[np.argmin(lives)]} is not in the index. '
-      'Delete living rows only.'
+      f'documents must be in the index, got row {rows[np.argmin(is_alive)]}, '
+      'which holds none. Give rows where live.alive is True.'
     )
-  living = int(live.alive.sum())
-  if len(gone) == living:
+  count = int(live.alive.sum())
+  if len(rows) == count:
     raise ValueError(
-      f'an index needs a document, got all {living} to delete. '
-      'Keep at least one.'
+      'documents must leave at least one document in the index, got all '
+      f'{count}. Keep at least one.'
     )
-  return gone
+  return rows
 
 
 def _widths(
   quantiser: docids.Quantiser, config: docids.DocidConfig
 ) -> tuple[int, ...]:
-  """Widths that vectors may have; none where any will do."""
+  """Allowed widths of document vectors; empty = any width."""
   if config.scheme == 'rq_vae':
     return (len(quantiser['encoder_0']) - 1,)
   if 'centres' not in quantiser:
@@ -142,41 +147,50 @@ def _widths(
 
 
 def hash_rows(tokens: np.ndarray) -> np.ndarray:
-  """A number for each row of tokens, below 2 ** HASH_BITS; int64[n, 1]."""
+  """Hash of each row of tokens, below 2 ** HASH_BITS; int64[n, 1]."""
   rng = np.random.default_rng(0)
   weights = rng.integers(1, 1 << 62, (tokens.shape[1], 1))
   return (tokens @ weights) & ((1 << HASH_BITS) - 1)
 
 
-def check_twins(live: Live, tokens: np.ndarray, hashes: np.ndarray) -> None:
-  """Raises a ValueError if a document is in the index, or twice among new."""
+def check_duplicates(
+  live: Live, tokens: np.ndarray, hashes: np.ndarray
+) -> None:
+  """Raises a ValueError if a new document is a duplicate.
+
+  Args:
+    live: the index.
+    tokens: int32[M, P], the new documents.
+    hashes: int64[M, 1], from `hash_rows`.
+  """
   new = docid_order.sort(hashes, bits=live.hashes.bits)
-  pairs = [
-    (max(pair), min(pair), 'among the new ones')
+  duplicates = [
+    (max(pair), min(pair), 'of the new documents')
     for place in np.flatnonzero(new.shared()[1:-1])
     for pair in [new.rows[place : place + 2]]
   ]
   place, end = docid_order.find(live.hashes.words, new.words)
   known = end > place
-  pairs += [
-    (own, row, 'in the index')
-    for own, row in zip(
+  duplicates += [
+    (document, row, 'of the index')
+    for document, row in zip(
       new.rows[known], live.hashes.rows[place[known]], strict=True
     )
   ]
-  for own, row, where in pairs:
-    others = live.index.tokens if where == 'in the index' else tokens
-    if (tokens[own] == np.asarray(others[row])).all():
+  for document, row, where in duplicates:
+    others = live.index.tokens if where == 'of the index' else tokens
+    if (tokens[document] == np.asarray(others[row])).all():
       raise ValueError(
-        f'document {own} is there already, as row {row} {where}. Leave it out.'
+        f'tokens must be of new documents, got document {document} equal to '
+        f'row {row} {where}. Leave it out.'
       )
 
 
 @contextlib.contextmanager
 def resize_as_remedy() -> Iterator[None]:
-  """Says of what has no room that there is a way to make some."""
+  """Turns a ValueError about capacity into `NoRoom` with its remedy."""
   try:
     yield
   except ValueError as error:
     what = str(error).partition('. ')[0]
-    raise NoRoom(f'{what}. Give it more room with live.resize.') from error
+    raise NoRoom(f'{what}. Increase it with live.resize.') from error

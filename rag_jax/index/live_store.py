@@ -1,4 +1,4 @@
-"""A live index on disk, beside the arrays that belong to it."""
+"""Saves and loads a live index with further arrays, such as its node table."""
 
 import dataclasses
 import json
@@ -22,20 +22,20 @@ def save(
 
   Args:
     live: the index.
-    path: the file; one that is there is replaced.
-    extra: arrays that belong to it, as its node table, by names of any kind.
+    path: the file; an existing one is replaced.
+    extra: further arrays by any names, such as the node table.
 
   Raises:
-    ValueError: if the file cannot hold an array of the dtype of an extra one.
+    ValueError: if the dtype of an extra array cannot be stored.
   """
   for name, array in (extra or {}).items():
     dtype = np.asarray(array).dtype
     if dtype.kind not in 'biufcU':
       raise ValueError(
         f'extra[{name!r}] must be an array of numbers, bool or str, got '
-        f'{dtype}. Convert it, bfloat16 to float32 say.'
+        f'{dtype}. Convert it, for example bfloat16 to float32.'
       )
-  about = {
+  metadata = {
     'config': dataclasses.asdict(live.config),
     'capacity': dataclasses.asdict(live.capacity),
   }
@@ -44,7 +44,7 @@ def save(
     'codes': live.codes,
     'alive': live.alive,
     'rows': np.concatenate([np.zeros(0, np.int32), *live.rows]),
-    'about': np.asarray(json.dumps(about)),
+    'about': np.asarray(json.dumps(metadata)),
   }
   arrays |= indexes.grouped('quantiser', live.quantiser)
   indexes.write(path, arrays | indexes.grouped('extra', extra or {}))
@@ -57,30 +57,30 @@ def load(
 
   Args:
     path: the file.
-    config: the scheme that it should be of; None takes any.
+    config: the docid configuration that the file must have; None accepts any.
 
   Returns:
     The index, and the extra arrays by their names.
 
   Raises:
-    ValueError: if the file is damaged, or of another scheme or size.
+    ValueError: if the file is damaged or has another docid configuration.
   """
   names = ('tokens', 'codes', 'alive', 'rows', 'about')
   arrays = indexes.read(path, names)
-  about = json.loads(str(arrays['about']))
-  hidden_dims = tuple(about['config'].pop('hidden_dims'))
-  stored = docids.DocidConfig(hidden_dims=hidden_dims, **about['config'])
+  metadata = json.loads(str(arrays['about']))
+  hidden_dims = tuple(metadata['config'].pop('hidden_dims'))
+  stored = docids.DocidConfig(hidden_dims=hidden_dims, **metadata['config'])
   if config is not None and config != stored:
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(stored)
     name = next(name for name in ours if ours[name] != theirs[name])
     raise ValueError(
       f'index file {str(path)!r} was made with docid.{name}={theirs[name]!r}, '
       f'got {ours[name]!r}. Set --config.docid.{name}={theirs[name]}, or build '
-      'another index.'
+      'a new index.'
     )
   sizes: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value
-    for name, value in about['capacity'].items()
+    for name, value in metadata['capacity'].items()
   }
   live = live_indexes.assemble(
     arrays['tokens'],

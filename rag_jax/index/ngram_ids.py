@@ -1,8 +1,9 @@
-"""Docids that are read from text: digits, title words, n-grams.
+"""Docids from text: digits, title words, n-grams.
 
-N-grams are several keys a document, each with a row of its own in the trie:
-`ngram_keys` makes them, `uniqueness.append_uniqueness` tells those apart that
-documents share, a search finds keys, and `by_document` whose they are.
+With n-grams, a document has several keys, each a separate row of the trie.
+`ngram_keys` extracts them, `uniqueness.append_uniqueness` makes keys unique
+that several documents share, a search returns keys, and `by_document` maps
+them to documents.
 """
 
 import collections
@@ -17,11 +18,11 @@ from rag_jax.ops import beam, masking
 
 
 def digits(numbers: np.ndarray, length: int) -> np.ndarray:
-  """Base-10 digits, the first first, padded with zeros on the left.
+  """Base-10 digits, most significant first, with leading zeros.
 
   Args:
     numbers: int[N], at least 0.
-    length: L, digits of each.
+    length: L, digits per number.
 
   Returns:
     int32[N, L].
@@ -39,11 +40,11 @@ def digits(numbers: np.ndarray, length: int) -> np.ndarray:
 
 
 def fit_titles(titles: Sequence[str]) -> dict[str, np.ndarray]:
-  """The words of all titles, the most frequent first.
+  """The vocabulary of all titles, most frequent word first.
 
   Returns:
-    'words', str[W]; word i has the code i + 1, as 0 is padding and whatever
-    is not listed.
+    'words', str[W]; word i has the code i + 1. Code 0 is padding and unknown
+    words.
   """
   counts = collections.Counter(w for t in titles for w in t.lower().split())
   words = sorted(counts, key=lambda word: (-counts[word], word))
@@ -56,9 +57,9 @@ def title_codes(
   """The first words of each title.
 
   Args:
-    quantiser: what `fit_titles` returned.
+    quantiser: from `fit_titles`.
     titles: M titles.
-    num_levels: words of each.
+    num_levels: words per title.
 
   Returns:
     int32[M, num_levels], padded with 0.
@@ -79,20 +80,18 @@ def title_codes(
 def ngram_keys(
   tokens: np.ndarray, *, length: int, stride: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Several keys a document: the n-grams of its tokens.
+  """The n-grams of each document, as keys for retrieval.
 
-  A document's key appears once, and different documents may share one: they
-  are to be found by the keys that they do not share.
+  A document has each of its keys once. Several documents may share a key.
 
   Args:
     tokens: int[N, P], 0 = padding.
-    length: n, tokens of a key.
-    stride: tokens from the start of a key to the start of the next.
+    length: n, tokens per key.
+    stride: tokens between the starts of successive keys.
 
   Returns:
-    Keys int32[M, length] and the documents that they belong to, int32[M], in
-    the order of the documents and of their tokens. N-grams with padding are
-    left out.
+    Keys int32[M, length] and their documents int32[M], in the order of the
+    documents and of their tokens. N-grams with padding are excluded.
 
   Raises:
     ValueError: if length or stride is out of range.
@@ -111,17 +110,17 @@ def ngram_keys(
   if not 1 <= length <= tokens.shape[1]:
     raise ValueError(
       f'length must be between 1 and the tokens of a document '
-      f'({tokens.shape[1]}), got {length}. Give shorter keys.'
+      f'({tokens.shape[1]}), got {length}. Set length within these bounds.'
     )
   if stride < 1:
     raise ValueError(
-      f'stride must be at least 1, got {stride}. Give 1 or more.'
+      f'stride must be at least 1, got {stride}. Set stride=1 or more.'
     )
   windows = np.lib.stride_tricks.sliding_window_view(tokens, length, axis=1)
   windows = windows[:, ::stride]
   owners, places = np.nonzero((windows != types.PAD).all(axis=-1))
   keys = windows[owners, places]
-  order = np.lexsort((*keys.T[::-1], owners))  # stable: the first one leads
+  order = np.lexsort((*keys.T[::-1], owners))  # stable: keeps the first one
   new = np.ones(len(order), bool)
   new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
   new[1:] |= owners[order[1:]] != owners[order[:-1]]
@@ -132,15 +131,15 @@ def ngram_keys(
 def by_document(
   candidates: types.Candidates, owners: jax.Array
 ) -> types.Candidates:
-  """Documents by the keys that were found: each once, by its best key.
+  """Maps retrieved keys to documents; a document keeps its best key only.
 
   Args:
-    candidates: keys, best first; rows of `owners` for documents.
-    owners: int[M], the document that each key belongs to.
+    candidates: keys, best first; `documents` are indices into `owners`.
+    owners: int[M], the document of each key.
 
   Returns:
-    As many slots, documents first: those that their second key and later ones
-    would fill are not real. So search for more keys than documents.
+    As many candidates, documents first. The slots of further keys of a document
+    are padding, so search for more keys than documents.
 
   Example:
     >>> from rag_jax.index import uniqueness
@@ -148,9 +147,9 @@ def by_document(
     >>> tokens = np.array([[5, 6, 7], [5, 6, 8]])
     >>> keys, owners = ngram_keys(tokens, length=2)
     >>> trie = tries.build(uniqueness.append_uniqueness(keys))
-    >>> def step_fn(query, cache, frontier):  # likes tokens of the query
-    ...   liked = frontier.tokens[..., None] == query[:, None, None]
-    ...   return liked.any(-1) * 1.0, cache
+    >>> def step_fn(query, cache, frontier):  # scores tokens of the query 1
+    ...   matches = frontier.tokens[..., None] == query[:, None, None]
+    ...   return matches.any(-1) * 1.0, cache
     >>> found = beam.search(jnp.array([[6, 8]]), (), trie, step_fn=step_fn,
     ...                     batch_size=1, beam_size=4, scoring='log_softmax')
     >>> found = by_document(found, owners)
@@ -162,7 +161,7 @@ def by_document(
   Reference:
     Bevilacqua et al., Autoregressive Search Engines (SEAL), 2022; Li et al.,
     Multiview Identifiers Enhanced Generative Retrieval (MINDER), 2023. Both
-    add up the scores of a document's keys, this takes the best.
+    sum the scores of a document's keys; this function takes the maximum.
   """
   documents = jnp.asarray(owners)[candidates.documents]
   same = documents[:, :, None] == documents[:, None]  # [B, K, K]

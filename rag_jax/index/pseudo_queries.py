@@ -1,9 +1,9 @@
-"""Questions that documents ask about themselves: crops of their own tokens.
+"""Pseudo-queries: random crops of the documents.
 
-A model that generates docids must have seen every document as a target, or its
-softmax forgets those that no question is about. Crops are drawn on the device,
-inside the compiled step, from the document tokens that the index holds: pieces
-of the text, or keywords from all over it.
+A model that generates docids must be trained on every document as a target;
+documents that are never gold are otherwise hardly retrieved. Crops are drawn
+on the device, inside the compiled step, from the document tokens in the index:
+contiguous spans of the text, or keywords from the whole document.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from rag_jax import types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PseudoQueryConfig:
-  """How crops are drawn."""
+  """Number and form of the crops."""
 
-  batch_size: int = 64  # crops a step, for the loss 'indexing'
-  min_tokens: int = 3  # tokens of a crop at least
-  title_rate: float = 0.5  # share of crops that start at the title
-  drop_rate: float = 0.2  # share of a crop's tokens that are dropped
-  # share of crops that are keywords from the whole document
+  batch_size: int = 64  # crops per step, for the loss 'indexing'
+  min_tokens: int = 3  # minimum tokens per crop
+  title_rate: float = 0.5  # probability that a crop starts at the title
+  drop_rate: float = 0.2  # probability that a token of a crop is dropped
+  # probability that a crop is keywords from the whole document
   keyword_rate: float = 0.0
 
   def __post_init__(self) -> None:
@@ -48,24 +48,26 @@ def draw(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws crops.
 
-  Keywords are tokens that differ, in the order of the document; one of weight
-  w is drawn with probability w / (weights not drawn yet).
+  Keywords are distinct tokens, kept in the order of the document. They are
+  drawn without replacement: a token of weight w is drawn next with probability
+  w / (sum of the weights not drawn yet).
 
-  Each depends on the key and its own position in the global batch alone, so
-  that any split of the batch over devices draws the same.
+  A crop depends only on the key and on its position in the global batch, so the
+  number of devices does not change it.
 
   Args:
     rng: PRNG key of the step.
-    config: how to draw.
+    config: number and form of the crops.
     tokens: int32[N, P], the documents.
-    positions: int32[B], numbers of the examples in the global batch.
-    max_tokens: Q, longest crop.
-    special_tokens: int32[2], before and after a crop; None adds none.
-    log_token_weight: float32[V], log w of each token as a keyword, such as its
-      inverse document frequency; None weighs all alike.
+    positions: int32[B], positions of the crops in the global batch.
+    max_tokens: Q, maximum length of a crop.
+    special_tokens: int32[2], tokens added before and after a crop; None adds
+      none.
+    log_token_weight: float32[V], log w of each token as a keyword, for example
+      of its inverse document frequency; None is uniform.
 
   Returns:
-    int32[B, Q] queries and int32[B] rows of their documents.
+    Queries int32[B, Q], and the row of each query's document, int32[B].
 
   Example:
     >>> tokens = jnp.array([[5, 7, 5, 6, 0]])
@@ -75,9 +77,8 @@ def draw(
     Array([[5, 7, 6, 0]], dtype=int32)
 
   Reference:
-    Drawing by weight without replacement: Efraimidis and Spirakis, Weighted
-    Random Sampling with a Reservoir, 2006, here as the largest of log weights
-    with Gumbel noise.
+    Efraimidis and Spirakis, Weighted Random Sampling with a Reservoir, 2006;
+    here as the top-k of log weights plus Gumbel noise.
   """
   if special_tokens is not None:
     max_tokens -= 2
@@ -85,7 +86,8 @@ def draw(
   def keywords(rng, document, size):
     real = document != types.PAD
     same = document[:, None] == document
-    real &= same.argmax(axis=1) == jnp.arange(len(document))  # the first of it
+    first = same.argmax(axis=1) == jnp.arange(len(document))
+    real &= first  # repeated tokens count once
     scores = jax.random.gumbel(rng, document.shape)
     if log_token_weight is not None:
       scores += log_token_weight[document]
@@ -96,9 +98,9 @@ def draw(
     chosen = document.at[places].get(mode='fill', fill_value=types.PAD)
     return jnp.pad(chosen, (0, max_tokens - count))
 
-  def one(position):
-    own = jax.random.fold_in(rng, position)
-    keys = jax.random.split(own, 5)
+  def draw_one(position):
+    crop_rng = jax.random.fold_in(rng, position)
+    keys = jax.random.split(crop_rng, 5)
     row = jax.random.randint(keys[0], (), 0, tokens.shape[0])
     document = tokens[row]
     length = (document != types.PAD).sum()
@@ -116,12 +118,16 @@ def draw(
     keep |= offsets == 0  # a crop is never empty
     crop = jnp.where(keep, crop, types.PAD)
     if config.keyword_rate:
-      # Keys of their own, so that pieces are what they are without keywords.
-      which, what = jax.random.split(jax.random.fold_in(own, 1))
-      instead = jax.random.bernoulli(which, config.keyword_rate)
-      crop = jnp.where(instead, keywords(what, document, size), crop)
+      # Separate keys: the spans are the same as without keywords.
+      choice_rng, keyword_rng = jax.random.split(
+        jax.random.fold_in(crop_rng, 1)
+      )
+      use_keywords = jax.random.bernoulli(choice_rng, config.keyword_rate)
+      crop = jnp.where(
+        use_keywords, keywords(keyword_rng, document, size), crop
+      )
     if special_tokens is not None:
       crop = jnp.concatenate([special_tokens[:1], crop, special_tokens[1:]])
     return crop, row
 
-  return jax.vmap(one)(positions)
+  return jax.vmap(draw_one)(positions)

@@ -1,4 +1,4 @@
-"""RQ-VAE: residual codes of a latent that an autoencoder learns."""
+"""RQ-VAE: residual quantisation of the latent of an autoencoder."""
 
 import functools
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import optax
 
 from rag_jax.index import clustering
 
-COMMITMENT = 0.25  # weight of the residual's way to its code
-DECAY = 0.98  # of the moving counts
-REVIVE = 0.1  # a code used less than this share of an even use starts anew
+COMMITMENT = 0.25  # weight of the commitment loss
+DECAY = 0.98  # of the moving average of code usage
+REVIVE = 0.1  # codes with less usage are reset, in units of uniform usage
 
 
 def fit(
@@ -28,29 +28,30 @@ def fit(
   learning_rate: float = 1e-3,
   seed: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Trains encoder, codebooks and decoder together.
+  """Trains encoder, codebooks and decoder jointly.
 
   loss = |x - x^|^2 + sum_l (|sg[r_l] - e_l|^2 + .25 |r_l - sg[e_l]|^2)
 
-  with r_l the latent less the codes before level l, e_l its nearest code, and
-  x^ the decoded sum of codes, through which the gradient passes straight to
-  the latent. Codebooks start from k-means, level by level; a code whose moving
-  count falls under a threshold becomes a residual of the batch.
+  where r_l is the residual of the latent before level l, e_l the nearest code
+  vector, sg stop-gradient, and x^ the decoded sum of the code vectors, with a
+  straight-through gradient to the latent. Codebooks are initialised by k-means,
+  level by level. A code whose moving average of usage falls below `REVIVE` is
+  reset to a random residual of the batch.
 
   Args:
     vectors: float32[N, D].
-    num_levels: codebooks.
-    num_codes: V, codes in each.
+    num_levels: number of codebooks.
+    num_codes: V, codes per codebook.
     hidden_dims: widths between D and the latent; the decoder mirrors them.
-    latent: width of the latent and its codes.
+    latent: width of the latent and of the code vectors.
     steps: of Adam.
-    batch_size: vectors a step, drawn with repetition.
+    batch_size: vectors per step, reset_rows with replacement.
     learning_rate: of Adam.
-    seed: of all that is random.
+    seed: random seed.
 
   Returns:
-    'centres' float32[num_levels, V, latent]; 'encoder_i' and 'decoder_i'
-    float32[in + 1, out], a layer each, the bias in its last row.
+    'centres' float32[num_levels, V, latent], the codebooks; 'encoder_i' and
+    'decoder_i' float32[in + 1, out], one per layer, the bias in the last row.
 
   Reference:
     Rajput et al., Recommender Systems with Generative Retrieval (TIGER), 2023;
@@ -63,14 +64,14 @@ def fit(
     'encoder': _layers(rng, widths),
     'decoder': _layers(rng, widths[::-1]),
   }
-  # Unit vectors have small entries; at unit scale the latent is not dwarfed.
+  # Scale inputs to unit variance: the entries of unit vectors are small.
   scale = np.float32(1 / max(float(np.std(vectors)), 1e-6))
   params['encoder'][0][:-1] *= scale
   residual = np.array(mlp(params['encoder'], jnp.asarray(vectors)))
   centres = np.zeros((num_levels, num_codes, latent), np.float32)
   for level in range(num_levels):
     means, labels = clustering.kmeans(residual, num_codes, seed=seed + level)
-    # Codes beyond the number of vectors repeat, and are revived if need be.
+    # With fewer vectors than codes, centroids repeat; unused ones are reset.
     centres[level] = means[np.arange(num_codes) % len(means)]
     residual -= means[labels]
   params['centres'] = centres
@@ -91,7 +92,7 @@ def fit(
 
 
 def encode(quantiser: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
-  """Codes of vectors by what `fit` returned, int32[M, num_levels]."""
+  """Codes of vectors by a quantiser from `fit`, int32[M, num_levels]."""
   layers = _numbered(quantiser, 'encoder')
   codes = [
     np.asarray(_encode(layers, quantiser['centres'], vectors[i : i + 65_536]))
@@ -102,7 +103,7 @@ def encode(quantiser: dict[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
 
 
 def decode(quantiser: dict[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
-  """Vectors that codes stand for, float32[M, D], in the scale of `fit`."""
+  """Reconstructs vectors from codes, float32[M, D], at unit variance."""
   centres = quantiser['centres']
   latent = sum(level[c] for level, c in zip(centres, codes.T, strict=True))
   return np.asarray(mlp(_numbered(quantiser, 'decoder'), jnp.asarray(latent)))
@@ -127,7 +128,8 @@ def quantise(
     latent: float32[B, E].
 
   Returns:
-    Codes int32[levels, B], and the residuals before each float32[levels, B, E].
+    Codes int32[levels, B], and the residuals before each level
+    float32[levels, B, E].
   """
 
   def step(residual, level):
@@ -160,15 +162,19 @@ def _layers(rng, widths):
 def _loss(params, x, scale):
   latent = mlp(params['encoder'], x)
   codes, residuals = quantise(params['centres'], latent)
-  chosen = jax.vmap(lambda level, code: level[code])(params['centres'], codes)
-  # The residuals by their values, but each with the gradient of the latent.
+  code_vectors = jax.vmap(lambda level, code: level[code])(
+    params['centres'], codes
+  )
+  # The value of the residuals, with the gradient of the latent.
   stop = jax.lax.stop_gradient
   through = latent + stop(residuals - latent)
-  towards = jnp.sum((stop(residuals) - chosen) ** 2, axis=(0, 2))
-  commit = jnp.sum((through - stop(chosen)) ** 2, axis=(0, 2))
-  decoded = mlp(params['decoder'], latent + stop(chosen.sum(axis=0) - latent))
-  rebuilt = jnp.sum((scale * x - decoded) ** 2, axis=-1)
-  total = rebuilt + towards + COMMITMENT * commit
+  codebook_loss = jnp.sum((stop(residuals) - code_vectors) ** 2, axis=(0, 2))
+  commitment = jnp.sum((through - stop(code_vectors)) ** 2, axis=(0, 2))
+  decoded = mlp(
+    params['decoder'], latent + stop(code_vectors.sum(axis=0) - latent)
+  )
+  reconstruction = jnp.sum((scale * x - decoded) ** 2, axis=-1)
+  total = reconstruction + codebook_loss + COMMITMENT * commitment
   return jnp.mean(total), (codes, residuals)
 
 
@@ -188,14 +194,16 @@ def _train(params, vectors, key, scale, *, steps, batch_size, learning_rate):
     )
     updates, opt_state = optimiser.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
-    use = jax.nn.one_hot(codes, size).sum(axis=1) * (size / batch_size)
-    counts = DECAY * counts + (1 - DECAY) * use
-    drawn = jax.random.randint(revive_key, (levels, size), 0, batch_size)
-    fresh = jax.vmap(lambda residual, row: residual[row])(residuals, drawn)
-    dead = counts < REVIVE
-    centres = jnp.where(dead[..., None], fresh, params['centres'])
-    # A code that starts anew has the time of an even use to find its own.
-    counts = jnp.where(dead, 1.0, counts)
+    usage = jax.nn.one_hot(codes, size).sum(axis=1) * (size / batch_size)
+    counts = DECAY * counts + (1 - DECAY) * usage
+    reset_rows = jax.random.randint(revive_key, (levels, size), 0, batch_size)
+    resets = jax.vmap(lambda residual, row: residual[row])(
+      residuals, reset_rows
+    )
+    unused = counts < REVIVE
+    centres = jnp.where(unused[..., None], resets, params['centres'])
+    # A reset code starts at uniform usage, so it is not reset again at once.
+    counts = jnp.where(unused, 1.0, counts)
     return (params | {'centres': centres}, opt_state, counts), None
 
   state = params, optimiser.init(params), jnp.ones((levels, size))

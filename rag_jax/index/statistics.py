@@ -1,7 +1,7 @@
-"""What docids are worth before anything is trained.
+"""Statistics of docids, to choose a docid scheme before training.
 
-Collisions, use and entropy of the codes, branching, memory, and what a search
-finds without training: enough to choose a scheme by.
+Collisions, usage and entropy of the codes, branching, memory, and the hits of a
+zero-shot search.
 """
 
 import dataclasses
@@ -24,30 +24,30 @@ class Level:
   """Codes of one level of the docids."""
 
   used: int  # distinct codes
-  dead: int  # codes of the alphabet that no docid has
+  dead: int  # unused codes of the alphabet
   entropy: float  # of the codes, bits
-  branching: float  # children a node has on average
-  widest: int  # children of the widest node
+  branching: float  # mean number of children per node
+  widest: int  # maximum number of children per node
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statistics:
-  """What a set of docids is like."""
+  """Statistics of a set of docids."""
 
   documents: int
-  collisions: float  # share of documents whose docid needs the last level
-  levels: tuple[Level, ...]  # those at which a search has a choice
+  collisions: float  # fraction of documents that share all but the last code
+  levels: tuple[Level, ...]  # the levels of the trie with inner nodes
   trie_memory: int  # bytes
   num_nodes: int  # rows of a node table
 
 
 def describe(codes: np.ndarray, *, num_values: int | None = None) -> Statistics:
-  """Counts what there is to know of docids.
+  """Computes the statistics of docids.
 
   Args:
     codes: int[N, L], unique rows, the last level for uniqueness.
-    num_values: size of the alphabet of all levels but the last; None takes
-      what is seen.
+    num_values: alphabet size of all levels but the last; None takes the largest
+      code of a level plus 1.
 
   Example:
     >>> found = describe(np.array([[0, 0], [0, 1], [1, 0], [2, 0]]))
@@ -101,30 +101,36 @@ def zero_shot(
   batch_size: int = 32,
   scale: float = 20.0,
 ) -> np.ndarray:
-  """Searches with docids that nothing was trained for.
+  """Zero-shot beam search over docids, without trained parameters.
 
   Args:
     codes: int[N, L], unique rows.
     vectors: float32[N, D], unit length.
     queries: float32[Q, D], unit length.
-    mode: 'absolute' scores a node by the unit mean of the documents below it,
-      a document by itself; 'log_softmax' normalises these at every node;
-      'inner_product' adds up the products with `centres`.
-    centres: float32[L - 1, V, D], of residual k-means, for 'inner_product'.
-    owners: int[N], where docids are keys, the document that each belongs to.
-    beam_size: documents (or keys) to find.
-    batch_size: queries at a time.
-    scale: factor on inner products for 'log_softmax', nats.
+    mode: 'absolute' scores a node by the inner product with the unit mean of
+      the documents below it; 'log_softmax' normalises these scores over the
+      children of each node; 'inner_product' sums the inner products with
+      `centres`.
+    centres: float32[L - 1, V, D], centroids of residual k-means, for
+      'inner_product'.
+    owners: int[N], the document of each row, if rows are keys.
+    beam_size: documents (or keys) to retrieve.
+    batch_size: queries per batch.
+    scale: inverse temperature: factor on inner products for 'log_softmax',
+      nats.
 
   Returns:
-    int32[Q, beam_size], rows of documents, best first; -1 where there is none.
+    int32[Q, beam_size], rows of documents, best first, -1 = padding.
+
+  Raises:
+    ValueError: if the mode needs `centres` and there are none.
   """
   trie = tries.build(codes)
   if mode == 'inner_product':
     if centres is None:
       raise ValueError(
-        "mode 'inner_product' needs centres, got None. Take those of the "
-        "scheme 'residual_kmeans'."
+        "mode 'inner_product' needs centres, got None. Give the quantiser's "
+        "'centres' of the scheme 'residual_kmeans'."
       )
     size = max(centres.shape[1], trie.num_values[-1])
     wider = ((0, 1), (0, size - centres.shape[1]), (0, 0))
@@ -136,7 +142,7 @@ def zero_shot(
 
   @jax.jit
   def search(table, trie, query):
-    # Nothing depends on the prefix: every node is scored once a query.
+    # Scores do not depend on the prefix: each node is scored once per query.
     products = jnp.einsum('bd,...d->b...', query, table)
     return beam.search(
       products,
@@ -170,13 +176,13 @@ def _step(products, cache, frontier, *, mode):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One scheme, and what a search finds by it without training."""
+  """Statistics and zero-shot hits of one docid scheme."""
 
   scheme: str
   mode: str
-  seconds: float  # that naming all documents took
+  seconds: float  # time to assign all docids
   statistics: Statistics
-  hits: dict[int, float]  # k -> share of queries
+  hits: dict[int, float]  # k -> Hits@k
 
 
 def compare(
@@ -190,17 +196,20 @@ def compare(
   depths: tuple[int, ...] = (1, 10, 50),
   seed: int = 0,
 ) -> list[Row]:
-  """Names the same documents by several schemes and searches each.
+  """Compares docid schemes on the same documents by zero-shot search.
 
   Args:
     vectors: float32[N, D], unit length.
     queries: float32[Q, D], unit length.
-    gold: int[Q, G], rows of relevant documents, -1 = none.
+    gold: int[Q, G], rows of gold documents, -1 = padding.
     configs: the schemes.
     titles: N titles, for the scheme 'title'.
     beam_size: of the search.
     depths: k of Hits@k.
     seed: of the schemes.
+
+  Returns:
+    One row per scheme and mode.
   """
   rows = []
   for config in configs:
@@ -244,20 +253,21 @@ def ngrams(
   beam_size: int = 50,
   depths: tuple[int, ...] = (1, 10, 50),
 ) -> list[Row]:
-  """The same for n-gram keys, of which a document has several.
+  """Like `compare`, for n-gram keys, of which a document has several.
 
   Args:
     tokens: int32[N, P], the documents.
     vectors: float32[N, D], unit length.
     queries: float32[Q, D], unit length.
-    gold: int[Q, G], rows of relevant documents, -1 = none.
-    length: tokens of a key, at most P.
-    num_keys: keys a document, about, at even distances.
-    beam_size: documents to find; a beam holds twice as many keys.
+    gold: int[Q, G], rows of gold documents, -1 = padding.
+    length: tokens per key; capped at P.
+    num_keys: approximate number of evenly spaced keys per document.
+    beam_size: documents to retrieve; the beam holds twice as many keys.
     depths: k of Hits@k.
 
   Returns:
-    A row a mode; collisions are among keys, memory is a document's.
+    One row per mode. Collisions are counted among keys; `documents` is the
+    number of documents, so that memory is per document.
   """
   begin = time.perf_counter()
   keys, owners = ngram_ids.ngram_keys(
@@ -299,7 +309,7 @@ def _hits(
 
 
 def table(rows: list[Row]) -> str:
-  """Rows as plain text, a line a scheme and mode."""
+  """Formats rows as plain text, one line per scheme and mode."""
   depths = list(rows[0].hits)
   heads = [f'Hits@{k}' for k in depths]
   lines = [

@@ -1,4 +1,7 @@
-"""The last level of a docid: a number that tells documents apart."""
+"""The last level of a docid: a number that makes it unique.
+
+A bucket is the set of documents that share all codes but the last.
+"""
 
 import numpy as np
 
@@ -6,14 +9,14 @@ from rag_jax.ops import docid_order
 
 
 def append_uniqueness(codes: np.ndarray) -> np.ndarray:
-  """Appends a level that numbers the documents of one docid.
+  """Appends a level that numbers the documents with equal codes.
 
   Args:
     codes: int[N, L].
 
   Returns:
-    int32[N, L + 1], unique rows; the last level is as wide as the largest
-    bucket needs.
+    int32[N, L + 1], unique rows; the last level has as many values as the
+    largest bucket has documents.
 
   Example:
     >>> append_uniqueness(np.array([[3, 1], [0, 2], [3, 1]])).tolist()
@@ -35,21 +38,22 @@ def append_uniqueness(codes: np.ndarray) -> np.ndarray:
 def next_free(
   existing_codes: np.ndarray, base_codes: np.ndarray, where: np.ndarray
 ) -> np.ndarray:
-  """Numbers of the last level for documents that join an index.
+  """Last codes for documents that are added to an index.
 
-  Each gets the smallest number that no living document of its bucket (those
-  that share all codes but the last) has, and no new one before it.
+  Each new document gets the smallest number that is unused in its bucket, by
+  documents in the index and by new documents before it.
 
   Args:
-    existing_codes: int[N, L], docids that are given.
-    base_codes: int[M, L - 1], the new documents' codes.
-    where: bool[N], True = living; the numbers of others are free again.
+    existing_codes: int[N, L], docids of the index.
+    base_codes: int[M, L - 1], codes of the new documents.
+    where: bool[N], True = the document is in the index; numbers of deleted
+      documents are free.
 
   Returns:
     int32[M].
 
   Raises:
-    ValueError: if the shapes do not fit.
+    ValueError: if the shapes do not match.
 
   Example:
     >>> codes = np.array([[3, 0], [3, 2], [5, 0]])
@@ -60,8 +64,8 @@ def next_free(
   if base_codes.shape[1:] != (length - 1,) or where.shape != (count,):
     raise ValueError(
       f'base_codes must have the shape [M, {length - 1}] and where [{count}], '
-      f'got {base_codes.shape} and {where.shape}. Encode by the quantiser of '
-      'these docids.'
+      f'got {base_codes.shape} and {where.shape}. Encode the documents with '
+      'the quantiser of these docids.'
     )
   rows = np.flatnonzero(where)
   known, last = existing_codes[rows], np.zeros((len(base_codes), 1), int)
@@ -74,14 +78,14 @@ def next_free(
 def next_free_in_order(
   order: docid_order.Order, base_codes: np.ndarray
 ) -> np.ndarray:
-  """`next_free`, among living docids that are sorted already.
+  """`next_free` for docids that are already sorted.
 
   Args:
-    order: the N living docids, of L codes.
+    order: the N docids of the index, of L codes.
     base_codes: int[M, L - 1]; they must fit the order's bits.
 
   Returns:
-    int32[M]. Such a number need not fit the order's bits.
+    int32[M], which may exceed the order's bits.
   """
   count, length = len(base_codes), len(order.bits)
   ends = np.zeros((count, 1), np.int64)
@@ -90,7 +94,7 @@ def next_free_in_order(
   )
   opens = new.shared()[:-1] < length  # the first new document of a bucket
   bucket = np.cumsum(opens) - 1
-  turn = np.arange(count) - np.flatnonzero(opens)[bucket]
+  number = np.arange(count) - np.flatnonzero(opens)[bucket]
   *upper, lowest = (word[opens] for word in new.words)
   highest = lowest | np.uint64((1 << order.bits[-1]) - 1)
   low = docid_order.find(order.words, (*upper, lowest))[0]
@@ -99,12 +103,12 @@ def next_free_in_order(
   owner = np.repeat(np.arange(len(sizes)), sizes)
   within = np.arange(len(owner)) - start[owner]
   used = order.code(length - 1, low[owner] + within).astype(np.int64)
-  # u_i - i free numbers lie below the i-th used number u_i of a bucket, so the
-  # j-th free number is j plus the count of i with u_i - i <= j.
-  wide = max(int(used.max(initial=0)), count) + 1
+  # There are u_i - i free numbers below the i-th used number u_i of a bucket.
+  # So the j-th free number is j plus the count of i with u_i - i <= j.
+  stride = max(int(used.max(initial=0)), count) + 1
   passed = np.searchsorted(
-    owner * wide + used - within, bucket * wide + turn, side='right'
+    owner * stride + used - within, bucket * stride + number, side='right'
   )
   result = np.empty(count, np.int32)
-  result[new.rows] = turn + passed - start[bucket]
+  result[new.rows] = number + passed - start[bucket]
   return result

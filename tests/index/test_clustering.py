@@ -11,7 +11,7 @@ def vectors_of(count, *, seed=0, width=8):
   return rows.astype(np.float32)
 
 
-def brute(vectors, centres):
+def brute_force(vectors, centres):
   return ((vectors[:, None] - centres) ** 2).sum(axis=-1).argmin(axis=1)
 
 
@@ -23,7 +23,7 @@ def test_kmeans_leaves_no_cluster_empty():
 
 
 def test_an_empty_cluster_takes_the_farthest_vector():
-  # One value a hundred times and three others: the start cannot miss these.
+  # 100 copies and three outliers: each outlier must get a cluster.
   vectors = np.zeros((103, 2), np.float32)
   vectors[100:] = [[9, 0], [0, 9], [9, 9]]
   for seed in range(5):
@@ -31,10 +31,10 @@ def test_an_empty_cluster_takes_the_farthest_vector():
     np.testing.assert_allclose(centres[labels], vectors, atol=1e-5)
 
 
-def test_kmeans_ends_where_numpy_finds_nothing_to_move():
+def test_kmeans_converges_to_a_fixed_point_of_lloyd():
   vectors = vectors_of(60)
   centres, labels = clustering.kmeans(vectors, 5, iterations=50)
-  np.testing.assert_array_equal(labels, brute(vectors, centres))
+  np.testing.assert_array_equal(labels, brute_force(vectors, centres))
   for cluster in range(5):
     mean = vectors[labels == cluster].mean(axis=0)
     np.testing.assert_allclose(centres[cluster], mean, rtol=1e-5, atol=1e-6)
@@ -47,33 +47,35 @@ def test_kmeans_is_as_good_as_lloyd_in_numpy():
   for _ in range(5):
     centres = vectors[rng.permutation(400)[:8]]
     for _ in range(15):
-      labels = brute(vectors, centres)
+      labels = brute_force(vectors, centres)
       centres = np.stack(
         [
           vectors[labels == c].mean(axis=0) if (labels == c).any() else old
           for c, old in enumerate(centres)
         ]
       )
-    errors.append(((vectors - centres[brute(vectors, centres)]) ** 2).sum())
+    errors.append(
+      ((vectors - centres[brute_force(vectors, centres)]) ** 2).sum()
+    )
   centres, labels = clustering.kmeans(vectors, 8)
   assert ((vectors - centres[labels]) ** 2).sum() < 1.05 * np.median(errors)
 
 
-def test_kmeans_learns_from_a_sample_and_names_all():
+def test_kmeans_fits_a_sample_and_labels_all_vectors():
   vectors = vectors_of(500)
   centres, labels = clustering.kmeans(vectors, 4, train_rows=20)
   assert labels.shape == (500,)
-  np.testing.assert_array_equal(labels, brute(vectors, centres))
+  np.testing.assert_array_equal(labels, brute_force(vectors, centres))
 
 
 def test_chunks_do_not_change_the_nearest_centre(monkeypatch):
   vectors, centres = vectors_of(50), vectors_of(7, seed=1)
   monkeypatch.setattr(clustering, 'CHUNK', 16)
   got = clustering.nearest(vectors, centres)
-  np.testing.assert_array_equal(got, brute(vectors, centres))
+  np.testing.assert_array_equal(got, brute_force(vectors, centres))
 
 
-def test_groups_are_clustered_each_by_itself():
+def test_groups_are_clustered_independently():
   vectors = vectors_of(200)
   owners = np.random.default_rng(1).integers(-1, 3, size=200)
   centres, labels = clustering.kmeans_groups(
@@ -82,28 +84,28 @@ def test_groups_are_clustered_each_by_itself():
   assert centres.shape == (3, 4, 8)
   assert (labels[owners < 0] == -1).all()
   for group in range(3):
-    mine = owners == group
-    got = brute(vectors[mine], centres[group])
-    np.testing.assert_array_equal(labels[mine], got)
+    in_group = owners == group
+    got = brute_force(vectors[in_group], centres[group])
+    np.testing.assert_array_equal(labels[in_group], got)
     for cluster in range(4):
-      mean = vectors[mine & (labels == cluster)].mean(axis=0)
+      mean = vectors[in_group & (labels == cluster)].mean(axis=0)
       np.testing.assert_allclose(
         centres[group, cluster], mean, rtol=1e-4, atol=1e-5
       )
 
 
-def test_room_for_more_groups_and_rows_does_not_change_the_clusters():
+def test_padding_of_groups_and_rows_does_not_change_the_clusters():
   vectors = vectors_of(200)
   owners = np.random.default_rng(1).integers(0, 3, size=200)
-  tight = clustering.kmeans_groups(vectors, owners, 4)
-  roomy = clustering.kmeans_groups(
+  unpadded = clustering.kmeans_groups(vectors, owners, 4)
+  padded = clustering.kmeans_groups(
     vectors, owners, 4, most_groups=21, most_rows=900
   )
-  np.testing.assert_array_equal(tight[1], roomy[1])
-  np.testing.assert_allclose(tight[0], roomy[0], rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(unpadded[1], padded[1])
+  np.testing.assert_allclose(unpadded[0], padded[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_group_with_an_outlier_and_copies_fills_its_clusters():
+def test_a_group_of_copies_and_outliers_has_no_empty_cluster():
   vectors = np.zeros((80, 2), np.float32)
   vectors[38:40] = [[9, 0], [0, 9]]
   vectors[78:] = [[5, 0], [0, 5]]
@@ -122,7 +124,7 @@ def test_a_tree_splits_every_large_cluster(rows, monkeypatch):
   _, counts = np.unique(codes, axis=0, return_counts=True)
   assert counts.max() <= 12
   np.testing.assert_array_equal(hierarchy.encode(tree, vectors), codes)
-  # Down the tree by hand: every code is the nearest child.
+  # Descend the tree by hand: every code is the nearest child.
   for row in range(0, 300, 17):
     node = 0
     for code in codes[row]:
@@ -136,9 +138,9 @@ def test_a_tree_splits_every_large_cluster(rows, monkeypatch):
     assert not tree['num_children'][node]
 
 
-def test_runs_hold_as_many_groups_as_fit():
-  # Of 7 rows; of 10; of three groups; one too large; what is left.
-  ends = hierarchy._runs(np.array([3, 4, 9, 1, 1, 1, 1, 1, 50, 2]), 10, 3)
+def test_batches_hold_as_many_groups_as_fit():
+  # Batches: 7 rows; 10 rows; three groups; two; one too large; the rest.
+  ends = hierarchy._batches(np.array([3, 4, 9, 1, 1, 1, 1, 1, 50, 2]), 10, 3)
   assert ends == [2, 4, 7, 8, 9, 10]
 
 

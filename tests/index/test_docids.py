@@ -7,7 +7,7 @@ SCHEMES = docids.SCHEMES
 
 
 def small(scheme, **changes):
-  """The smallest sizes of a scheme that still do everything."""
+  """A configuration of a scheme with small sizes."""
   sizes = {
     'branching': 4,
     'codebook_size': 4,
@@ -34,7 +34,7 @@ def vectors_of(count, *, seed=0, width=8):
 
 @pytest.mark.parametrize('scheme', SCHEMES)
 @pytest.mark.parametrize('count', [1, 7, 120])
-def test_every_document_gets_its_own_code(scheme, count):
+def test_every_document_gets_a_unique_docid(scheme, count):
   config = small(scheme)
   codes = docids.assign(
     vectors_of(count), config, seed=3, titles=titles_of(count)
@@ -46,7 +46,7 @@ def test_every_document_gets_its_own_code(scheme, count):
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_a_seed_gives_the_same_codes_again(scheme):
+def test_docids_are_deterministic_by_seed(scheme):
   config = small(scheme)
   first = docids.assign(vectors_of(50), config, seed=1, titles=titles_of(50))
   again = docids.assign(vectors_of(50), config, seed=1, titles=titles_of(50))
@@ -54,7 +54,7 @@ def test_a_seed_gives_the_same_codes_again(scheme):
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_identical_vectors_are_told_apart(scheme):
+def test_identical_vectors_get_different_docids(scheme):
   config = small(scheme)
   codes = docids.assign(
     np.ones((40, 8), np.float32), config, titles=['same'] * 40
@@ -75,23 +75,23 @@ def test_hierarchical_kmeans_puts_neighbours_under_one_prefix():
   assert codes.max() <= 9
 
 
-def test_residual_kmeans_comes_closer_with_every_level():
+def test_residual_kmeans_reduces_the_error_at_every_level():
   vectors = vectors_of(200)
   centres, codes = codebooks.residual_kmeans(vectors, 3, 8)
   errors = [(vectors**2).sum()]
   rebuilt = np.zeros_like(vectors)
   for level in range(3):
-    # Each code is the nearest to what is left, by brute force.
-    left = vectors - rebuilt
-    apart = ((left[:, None] - centres[level]) ** 2).sum(axis=-1)
-    np.testing.assert_array_equal(codes[:, level], apart.argmin(axis=1))
+    # Each code is the nearest to the residual, by brute force.
+    residual = vectors - rebuilt
+    distance = ((residual[:, None] - centres[level]) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(codes[:, level], distance.argmin(axis=1))
     rebuilt += centres[level][codes[:, level]]
     errors.append(((vectors - rebuilt) ** 2).sum())
   assert errors[0] > errors[1] > errors[2] > errors[3]
 
 
 @pytest.mark.parametrize('width', [6, 8])
-def test_product_quantisation_codes_each_slice_by_itself(width):
+def test_product_quantisation_codes_each_slice_independently(width):
   vectors = vectors_of(100, width=width)
   config = docids.DocidConfig(
     scheme='product_quantisation', num_levels=3, codebook_size=8
@@ -102,15 +102,15 @@ def test_product_quantisation_codes_each_slice_by_itself(width):
   wide = np.zeros((100, 3 * part), np.float32)
   wide[:, :width] = vectors
   for level, centres in enumerate(quantiser['centres']):
-    left = wide[:, level * part : (level + 1) * part]
-    apart = ((left[:, None] - centres) ** 2).sum(axis=-1)
-    np.testing.assert_array_equal(codes[:, level], apart.argmin(axis=1))
+    columns = wide[:, level * part : (level + 1) * part]
+    distance = ((columns[:, None] - centres) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(codes[:, level], distance.argmin(axis=1))
 
 
 @pytest.mark.parametrize(
   'scheme', [s for s in SCHEMES if s not in ('string', 'random')]
 )
-def test_frozen_codebooks_give_the_fitted_documents_their_codes(scheme):
+def test_encode_gives_the_fitted_documents_their_codes(scheme):
   vectors, titles = vectors_of(90), titles_of(90)
   config = small(scheme)
   codes, quantiser = docids.fit(vectors, config, seed=2, titles=titles)
@@ -119,7 +119,7 @@ def test_frozen_codebooks_give_the_fitted_documents_their_codes(scheme):
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_new_documents_join_without_a_clash(scheme):
+def test_new_documents_get_unique_docids(scheme):
   vectors, titles = vectors_of(130), titles_of(130)
   config = small(scheme)
   codes, quantiser = docids.fit(
@@ -131,7 +131,7 @@ def test_new_documents_join_without_a_clash(scheme):
   last = docids.next_free(codes, new, np.ones(90, bool))
   joined = np.concatenate([codes, np.column_stack([new, last])])
   assert len(np.unique(joined, axis=0)) == 130
-  # What is learned is arrays alone, and does not depend on who comes with whom.
+  # The quantiser holds arrays only; codes do not depend on the batch.
   assert all(
     isinstance(a, (np.ndarray, np.generic)) for a in quantiser.values()
   )
@@ -170,7 +170,7 @@ def test_the_depth_is_capped(scheme):
     ('learning_rate', 0.0, 'positive'),
   ],
 )
-def test_bad_values_name_the_field_and_the_remedy(field, value, word):
+def test_errors_name_the_field_the_value_and_the_remedy(field, value, word):
   with pytest.raises(ValueError, match=word) as error:
     docids.DocidConfig(**{field: value})
   assert f'docid.{field}' in str(error.value)
@@ -187,10 +187,10 @@ def test_bad_values_name_the_field_and_the_remedy(field, value, word):
     (
       np.ones((3, 2)),
       'title',
-      r'titles must be one a document \(3\), got None',
+      r'titles must be one per document \(3\), got None',
     ),
   ],
 )
-def test_bad_vectors_and_titles_are_named(vectors, scheme, words):
+def test_errors_of_vectors_and_titles(vectors, scheme, words):
   with pytest.raises(ValueError, match=words):
     docids.fit(vectors, small(scheme))

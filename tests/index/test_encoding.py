@@ -26,25 +26,23 @@ def tokens():
   return np.where(np.arange(40) < lengths[:, None], tokens, 0)
 
 
-def test_each_text_is_encoded_as_it_is_alone(params, tokens, tmp_path):
+def test_batching_and_padding_do_not_change_a_vector(params, tokens, tmp_path):
   found = encoding.encode(params, CONFIG, tokens, folder=tmp_path)
   for row in (0, 33, 69):
-    own = tokens[row : row + 1, : (tokens[row] != 0).sum()]
-    states = bert.apply(params, CONFIG, own)
-    expected = bert.mean_pool(states, own != 0)[0]
+    text = tokens[row : row + 1, : (tokens[row] != 0).sum()]
+    states = bert.apply(params, CONFIG, text)
+    expected = bert.mean_pool(states, text != 0)[0]
     np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-def test_a_second_call_reads_what_the_first_has_left(
-  params, tokens, tmp_path, monkeypatch
-):
+def test_a_second_call_reads_the_cache(params, tokens, tmp_path, monkeypatch):
   first = encoding.encode(params, CONFIG, tokens, folder=tmp_path)
   monkeypatch.setattr(bert, 'apply', None)  # nothing may be encoded again
   again = encoding.encode(params, CONFIG, tokens, folder=tmp_path)
   np.testing.assert_array_equal(first, again)
 
 
-def test_other_texts_and_other_weights_are_other_vectors(
+def test_other_texts_and_other_weights_are_cached_separately(
   params, tokens, tmp_path
 ):
   encoding.encode(params, CONFIG, tokens, folder=tmp_path)
@@ -54,7 +52,7 @@ def test_other_texts_and_other_weights_are_other_vectors(
   assert len(list(tmp_path.glob('*.npy'))) == 3
 
 
-def test_a_stopped_call_is_taken_up(params, tokens, tmp_path, monkeypatch):
+def test_an_interrupted_call_resumes(params, tokens, tmp_path, monkeypatch):
   whole = encoding.encode(params, CONFIG, tokens, folder=tmp_path / 'whole')
   monkeypatch.setattr(encoding, 'SAVE_EVERY', 1)
   pooled, steps = bert.mean_pool, []
@@ -66,7 +64,7 @@ def test_a_stopped_call_is_taken_up(params, tokens, tmp_path, monkeypatch):
     return pooled(*args)
 
   monkeypatch.setattr(bert, 'mean_pool', stop_at_the_third)
-  # Every step has another shape, so each is traced.
+  # Without padding of lengths, every step has a new shape and is traced.
   monkeypatch.setattr(encoding, 'STEP', 1)
   folder = tmp_path / 'stopped'
   with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What is forgotten: arithmetic, and a small index that learns in sessions."""
+"""Forgetting: the summary by hand, and a small index with two sessions."""
 
 import numpy as np
 import pytest
@@ -18,23 +18,24 @@ def unit(x):
 def corpus(count=200, width=16):
   """Documents of two sessions, and two sets of questions about them.
 
-  Questions are nearer to what a document says than its vector is.
+  Questions are closer to the latent content of a document than its vector is,
+  so training can improve the zero-shot search.
   """
   rng = np.random.default_rng(0)
-  says = rng.normal(size=(count, width))
-  vectors = unit(says + rng.normal(size=says.shape))
+  content = rng.normal(size=(count, width))
+  vectors = unit(content + rng.normal(size=content.shape))
   sessions = (rng.random(count) < 0.3).astype(int)
   sets = []
   for _ in range(2):
     rows = np.repeat(np.arange(count), 2)
     noise = 0.3 * rng.normal(size=(len(rows), width))
     sets.append(
-      forgetting.Questions(vectors=unit(says[rows] + noise), documents=rows)
+      forgetting.Questions(vectors=unit(content[rows] + noise), documents=rows)
     )
   return vectors, sessions, *sets
 
 
-def test_three_numbers_of_a_table_that_a_reader_can_check():
+def test_summary_of_a_table_equals_arithmetic_by_hand():
   hits = np.array(
     [
       [0.9, np.nan, np.nan],
@@ -50,7 +51,7 @@ def test_three_numbers_of_a_table_that_a_reader_can_check():
     forgetting.summarise(np.ones((1, 1)))
 
 
-def test_untrained_it_is_the_zero_shot_search():
+def test_without_training_hits_equal_those_of_the_zero_shot_search():
   vectors, sessions, train, test = corpus()
   (hits,) = forgetting.continual(
     vectors,
@@ -65,17 +66,17 @@ def test_untrained_it_is_the_zero_shot_search():
   )
   old = np.flatnonzero(sessions == 0)
   codes = docids.assign(vectors[old], CONFIG)
-  asked = np.isin(test.documents, old)
+  about_old = np.isin(test.documents, old)
   found = statistics.zero_shot(
-    codes, vectors[old], test.vectors[asked], beam_size=20
+    codes, vectors[old], test.vectors[about_old], beam_size=20
   )
-  hit = old[found] == test.documents[asked, None]
+  hit = old[found] == test.documents[about_old, None]
   for k in (1, 5):
     assert hits[k][0, 0] == pytest.approx(hit[:, :k].any(1).mean())
     assert np.isnan(hits[k][0, 1])
 
 
-def test_training_on_new_documents_learns_them_and_replay_keeps_old_ones():
+def test_training_learns_new_documents_and_replay_reduces_forgetting():
   vectors, sessions, train, test = corpus()
   runs = forgetting.continual(
     vectors,
@@ -88,10 +89,10 @@ def test_training_on_new_documents_learns_them_and_replay_keeps_old_ones():
     depths=(1,),
   )
   before = {run[1][0, 0] for run in runs}
-  assert len(before) == 1  # all go on from the same first session
-  added, alone, replayed = (forgetting.summarise(run[1]) for run in runs)
-  assert alone.learning > added.learning
-  assert alone.forgetting > replayed.forgetting
+  assert len(before) == 1  # all runs continue from the same session 0
+  added, finetuned, replayed = (forgetting.summarise(run[1]) for run in runs)
+  assert finetuned.learning > added.learning
+  assert finetuned.forgetting > replayed.forgetting
   again = forgetting.continual(
     vectors,
     sessions,
@@ -105,25 +106,25 @@ def test_training_on_new_documents_learns_them_and_replay_keeps_old_ones():
   np.testing.assert_array_equal(again[0][1], runs[1][1])
 
 
-def test_nodes_above_are_those_of_the_prefixes():
+def test_ancestors_are_the_nodes_of_the_prefixes():
   vectors = corpus()[0]
   tokens = np.arange(1, 201, dtype=np.int32)[:, None]
   index = live.build(tokens, vectors, CONFIG, capacity=240)
-  paths, levels = forgetting._nodes_above(index)
-  above = {}
+  paths, levels = forgetting._ancestors(index)
+  row_of_prefix = {}
   for document in range(200):
     for level in range(index.codes.shape[1] - 1):
       prefix = tuple(index.codes[document, : level + 1])
-      row = above.setdefault(prefix, paths[document, level])
+      row = row_of_prefix.setdefault(prefix, paths[document, level])
       assert row == paths[document, level]
       assert row < 0 or levels[row] == level
     assert paths[document, -1] == document
-  shared = [row for row in above.values() if row >= 0]
+  shared = [row for row in row_of_prefix.values() if row >= 0]
   assert len(set(shared)) == len(shared)
   assert (paths[200:] < 0).all()
 
 
-def test_bad_input_is_named():
+def test_errors_name_the_field_the_value_and_the_remedy():
   vectors, sessions, train, test = corpus()
   run = forgetting.continual
   with pytest.raises(ValueError, match='test questions, got none in session 1'):
@@ -132,5 +133,5 @@ def test_bad_input_is_named():
       vectors=test.vectors[only], documents=test.documents[only]
     )
     run(vectors, sessions, train, some, CONFIG)
-  with pytest.raises(ValueError, match='shares from 0 to 1, or None, got 2'):
+  with pytest.raises(ValueError, match='between 0 and 1, or None, got 2'):
     run(vectors, sessions, train, test, CONFIG, replays=(2,))

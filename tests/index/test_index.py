@@ -25,7 +25,7 @@ def index():
 QUANTISER = {'centres': np.arange(6.0).reshape(2, 3), 'depth': np.array(3)}
 
 
-def test_save_and_load_give_the_same_index(index, tmp_path):
+def test_save_and_load_are_inverse(index, tmp_path):
   indexes.save(index, QUANTISER, tmp_path / 'index.npz')
   loaded, quantiser = indexes.load(tmp_path / 'index.npz')
   assert quantiser.keys() == QUANTISER.keys()
@@ -40,9 +40,7 @@ def test_save_and_load_give_the_same_index(index, tmp_path):
 
 
 @pytest.mark.parametrize('scheme', docids.SCHEMES)
-def test_the_quantiser_that_is_loaded_names_documents_as_before(
-  scheme, tmp_path
-):
+def test_a_loaded_quantiser_gives_the_same_docids(scheme, tmp_path):
   rng = np.random.default_rng(0)
   vectors = rng.normal(size=(30, 4)).astype(np.float32)
   titles = [f'the {n % 4} of {n}' for n in range(30)]
@@ -76,16 +74,16 @@ def test_a_file_of_an_earlier_version_has_no_quantiser(index, tmp_path):
   assert indexes.load(tmp_path / 'index.npz')[1] == {}
 
 
-def test_mean_length_counts_tokens_without_padding(index):
+def test_mean_length_ignores_padding(index):
   assert float(index.mean_length) == 9.0
 
 
-def test_an_index_is_one_pytree_that_jit_takes(index):
+def test_an_index_is_a_pytree_for_jit(index):
   count = jax.jit(lambda i: i.alive.sum())(index)
   assert int(count) == 29
 
 
-def test_an_index_holds_the_codes_it_was_made_of():
+def test_from_codes_keeps_the_codes():
   codes = np.array([[0, 2], [1, 0], [0, 1]], np.int32)
   index = indexes.from_codes(np.ones((3, 2), np.int32), codes)
   np.testing.assert_array_equal(index.codes, codes)
@@ -129,7 +127,7 @@ class TestPseudoQueries:
       jax.random.key(1), config, index.tokens, positions, max_tokens=6
     )
 
-  def test_a_crop_is_a_piece_of_its_document(self, index):
+  def test_a_crop_is_a_span_of_its_document(self, index):
     crops, rows = self.draw(index, jnp.arange(64), drop_rate=0.0)
     for crop, row in zip(np.asarray(crops), np.asarray(rows), strict=True):
       crop = crop[crop > 0].tolist()
@@ -138,7 +136,7 @@ class TestPseudoQueries:
       assert 3 <= len(crop) <= 6
       assert any(document[i : i + len(crop)] == crop for i in starts)
 
-  def test_no_crop_is_empty_whatever_is_dropped(self, index):
+  def test_no_crop_is_empty_at_any_drop_rate(self, index):
     crops, _ = self.draw(index, jnp.arange(64), drop_rate=1.0)
     assert (np.asarray(crops) > 0).any(axis=1).all()
 
@@ -148,7 +146,7 @@ class TestPseudoQueries:
     )
     np.testing.assert_array_equal(crops[:, 0], index.tokens[rows, 0])
 
-  def test_keywords_differ_and_stand_in_their_order(self, index):
+  def test_keywords_are_distinct_and_in_document_order(self, index):
     crops, rows = self.draw(index, jnp.arange(64), keyword_rate=1.0)
     for crop, row in zip(np.asarray(crops), np.asarray(rows), strict=True):
       crop = crop[crop > 0].tolist()
@@ -171,15 +169,15 @@ class TestPseudoQueries:
     shares = np.bincount(np.asarray(crops)[:, 0], minlength=4) / 8000
     np.testing.assert_allclose(shares, [0, 1 / 8, 2 / 8, 5 / 8], atol=0.02)
 
-  def test_pieces_are_the_same_beside_keywords(self, index):
-    pieces, rows = self.draw(index, jnp.arange(64))
+  def test_keyword_rate_does_not_change_the_other_crops(self, index):
+    spans, rows = self.draw(index, jnp.arange(64))
     mixed, same = self.draw(index, jnp.arange(64), keyword_rate=0.5)
     np.testing.assert_array_equal(rows, same)
-    equal = (pieces == mixed).all(axis=1)
+    equal = (spans == mixed).all(axis=1)
     assert 16 < int(equal.sum()) < 48
 
   @pytest.mark.parametrize('keyword_rate', [0.0, 0.5])
-  def test_devices_draw_what_one_device_draws(self, index, keyword_rate):
+  def test_sharded_draws_equal_those_of_one_device(self, index, keyword_rate):
     draw = functools.partial(self.draw, index, keyword_rate=keyword_rate)
     whole = draw(jnp.arange(16))
     parts = [draw(jnp.arange(i, i + 4)) for i in (0, 4, 8, 12)]

@@ -23,14 +23,14 @@ def entropy(codes, size):
   return total / codes.shape[1]
 
 
-def rank_of_own(centres, codes, queries):
-  """Mean rank of each query's own document by the score of its codes."""
+def mean_rank_of_gold(centres, codes, queries):
+  """Mean rank of each query's gold document by the score of its codes."""
   summed = sum(c[k] for c, k in zip(centres, codes.T, strict=True))
   scores = queries @ summed.T
   return (scores > np.diagonal(scores)[:, None]).sum(axis=1).mean()
 
 
-def test_learned_codes_are_used_more_evenly_and_find_no_less():
+def test_learned_codes_are_more_balanced_and_rank_no_worse():
   vectors = skewed()
   rng = np.random.default_rng(9)
   queries = vectors + 0.5 * rng.normal(size=vectors.shape) / 4
@@ -38,12 +38,12 @@ def test_learned_codes_are_used_more_evenly_and_find_no_less():
   after = learned.fit(before, vectors, steps=300, batch_size=128)
   codes_after = codebooks.encode_residual(after, vectors)
   assert entropy(codes_after, 8) > entropy(codes_before, 8)
-  assert rank_of_own(after, codes_after, queries) <= rank_of_own(
+  assert mean_rank_of_gold(after, codes_after, queries) <= mean_rank_of_gold(
     before, codes_before, queries
   )
 
 
-def test_queries_move_the_codes_that_they_ask_for():
+def test_the_gold_documents_of_queries_change_the_codebooks():
   vectors = skewed(100)
   before, _ = codebooks.residual_kmeans(vectors, 2, 4)
   rows = np.arange(20)
@@ -56,27 +56,27 @@ def test_queries_move_the_codes_that_they_ask_for():
   'queries, words',
   [
     ((np.ones((2, 3)), np.array([0, 1])), r'queries must be float\[Q, 16\]'),
-    ((np.ones((2, 16)), np.array([0, 100])), 'rows 0 to 99, got 100'),
+    ((np.ones((2, 16)), np.array([0, 100])), 'from 0 to 99, got 100'),
   ],
 )
-def test_bad_queries_are_named(queries, words):
+def test_errors_of_queries(queries, words):
   centres = np.zeros((2, 4, 16), np.float32)
   with pytest.raises(ValueError, match=words):
     learned.fit(centres, skewed(100), queries, steps=1)
 
 
-def test_sinkhorn_uses_every_code_alike():
+def test_sinkhorn_uses_all_codes_equally():
   logits = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
-  plan = np.asarray(learned.sinkhorn(logits, iterations=50))
-  np.testing.assert_allclose(plan.sum(axis=1), 1, rtol=1e-4)
-  np.testing.assert_allclose(plan.sum(axis=0), 8, rtol=1e-3)
-  # The plan is the logits' exponential, scaled by rows and columns alone.
-  left = np.log(plan) - logits
-  left -= left.mean(axis=0) + left.mean(axis=1, keepdims=True) - left.mean()
-  np.testing.assert_allclose(left, 0, atol=1e-3)
+  assignment = np.asarray(learned.sinkhorn(logits, iterations=50))
+  np.testing.assert_allclose(assignment.sum(axis=1), 1, rtol=1e-4)
+  np.testing.assert_allclose(assignment.sum(axis=0), 8, rtol=1e-3)
+  # The assignment is exp(logits) up to factors of rows and of columns.
+  rest = np.log(assignment) - logits
+  rest -= rest.mean(axis=0) + rest.mean(axis=1, keepdims=True) - rest.mean()
+  np.testing.assert_allclose(rest, 0, atol=1e-3)
 
 
-def test_rq_vae_learns_to_rebuild_and_keeps_its_codes_in_use():
+def test_rq_vae_learns_to_reconstruct_and_uses_its_codes():
   vectors = skewed()
   sizes = {'num_levels': 3, 'num_codes': 8, 'hidden_dims': (32,), 'latent': 8}
   errors = []
@@ -88,11 +88,11 @@ def test_rq_vae_learns_to_rebuild_and_keeps_its_codes_in_use():
   assert errors[1] < 0.6 < errors[0]
   for level in codes.T:
     assert len(np.unique(level)) >= 6
-  # The codes again, by plain NumPy.
+  # The codes again, in NumPy.
   hidden = vectors @ fitted['encoder_0'][:-1] + fitted['encoder_0'][-1]
   residual = np.maximum(hidden, 0) @ fitted['encoder_1'][:-1]
   residual += fitted['encoder_1'][-1]
   for level, centres in enumerate(fitted['centres']):
-    apart = ((residual[:, None] - centres) ** 2).sum(axis=-1)
-    assert (apart.argmin(axis=1) == codes[:, level]).mean() > 0.99
+    distance = ((residual[:, None] - centres) ** 2).sum(axis=-1)
+    assert (distance.argmin(axis=1) == codes[:, level]).mean() > 0.99
     residual -= centres[codes[:, level]]

@@ -1,4 +1,4 @@
-"""A live index and what belongs to it come back from disk as they were."""
+"""A saved live index and its extra arrays load unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def corpus(count, seed=0):
 
 
 def changed():
-  """An index to which some have come and from which some are gone."""
+  """An index after an addition and a deletion, and its node table."""
   index = live.build(*corpus(50), CONFIG, capacity=80)
   vectors = np.pad(corpus(50)[1], ((0, 30), (0, 0)))
   table = tries.sum_below(index.index.trie, jnp.asarray(vectors))
@@ -29,10 +29,10 @@ def changed():
   return index, node_table.update(table, change)
 
 
-def test_all_of_it_comes_back(tmp_path):
+def test_save_and_load_are_inverse(tmp_path):
   index, table = changed()
-  asked = np.arange(len(table)) % 3 == 0
-  extra = {'id_decoder/table': table, 'asked': asked, 'tokens': np.array('a')}
+  gold = np.arange(len(table)) % 3 == 0
+  extra = {'id_decoder/table': table, 'gold': gold, 'tokens': np.array('a')}
   path = tmp_path / 'live.npz'
   live_store.save(index, path, extra)
   assert [p.name for p in tmp_path.iterdir()] == ['live.npz']
@@ -51,10 +51,10 @@ def test_all_of_it_comes_back(tmp_path):
     live.add(grown, tokens, new) for grown in (index, loaded)
   )
   np.testing.assert_array_equal(one.codes, other.codes)
-  np.testing.assert_array_equal(change.turned, same.turned)
+  np.testing.assert_array_equal(change.rotated, same.rotated)
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+def test_a_failed_save_keeps_the_old_file(tmp_path):
   index, _ = changed()
   path = tmp_path / 'live.npz'
   live_store.save(index, path, {'table': np.ones(3)})
@@ -64,7 +64,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
   assert live_store.load(path)[1]['table'].tolist() == [1, 1, 1]
 
 
-def test_an_extra_array_that_was_changed_is_refused(tmp_path):
+def test_a_changed_extra_array_is_refused(tmp_path):
   path = tmp_path / 'live.npz'
   live_store.save(changed()[0], path, {'table': np.ones(3)})
   with np.load(path) as stored:

@@ -1,4 +1,4 @@
-"""A trained index comes to life and grows, and is searched as before."""
+"""A trained index is made live and resized, and its search results stay."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from rag_jax.ops import beam
 
 WIDTH = 6
 COUNT = 70
-GONE = (0, 13, 69)
+DELETED = (0, 13, 69)
 SCHEMES = (
   'hierarchical_kmeans',
   'residual_kmeans',
@@ -46,12 +46,12 @@ def corpus(count, seed=0):
 
 @functools.cache
 def trained(scheme):
-  """A tight index without some documents, its quantiser and a table."""
+  """An index with deleted documents, its quantiser and a random node table."""
   tokens, vectors, titles = corpus(COUNT)
   index, quantiser = indexes.build(
     tokens, vectors, config_of(scheme), titles=titles
   )
-  alive = ~np.isin(np.arange(COUNT), GONE)
+  alive = ~np.isin(np.arange(COUNT), DELETED)
   index = indexes.from_codes(tokens, np.asarray(index.codes), alive=alive)
   rng = np.random.default_rng(1)
   table = rng.normal(size=(index.trie.num_nodes, WIDTH)).astype(np.float32)
@@ -59,7 +59,7 @@ def trained(scheme):
 
 
 def step_fn(params, cache, frontier, *, both):
-  """An edge by the row at its end and, below the root, the one it leaves."""
+  """Scores an edge by its child and, with `both`, also by its parent."""
   table, query = params
   ends = table[frontier.children]
   if both and frontier.level:
@@ -80,8 +80,8 @@ def search(table, trie, query, *, scoring, beam_size, both):
   )
 
 
-def found(table, index, scoring, *, beam_size=100, both=True):
-  """Documents and their scores in the order found, for four queries."""
+def ranking(table, index, scoring, *, beam_size=100, both=True):
+  """Ranked documents and their scores, for four queries."""
   query = jnp.asarray(corpus(4, seed=9)[1])
   result = search(
     table, index.trie, query, scoring=scoring, beam_size=beam_size, both=both
@@ -89,15 +89,15 @@ def found(table, index, scoring, *, beam_size=100, both=True):
   documents, scores, codes, where = map(
     np.asarray, (result.documents, result.scores, result.codes, result.where)
   )
-  own = np.asarray(index.codes)[documents]
-  np.testing.assert_array_equal(codes[where], own[where])
+  expected = np.asarray(index.codes)[documents]
+  np.testing.assert_array_equal(codes[where], expected[where])
   return [
     dict(zip(d[w].tolist(), s[w].tolist(), strict=True))
     for d, s, w in zip(documents, scores, where, strict=True)
   ]
 
 
-def assert_same(ours, theirs):
+def assert_same_ranking(ours, theirs):
   for own, other in zip(ours, theirs, strict=True):
     assert list(own) == list(other)
     np.testing.assert_allclose(
@@ -107,47 +107,49 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize('scoring', SCORINGS)
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_documents_and_scores_are_those_before(scheme, scoring):
+def test_a_live_index_gives_the_same_ranking(scheme, scoring):
   index, quantiser, table = trained(scheme)
   ours = live.from_index(index, quantiser, config_of(scheme), capacity=110)
   moved = growth.move(table, index, ours)
   assert moved.shape == (ours.index.trie.num_nodes, WIDTH)
   for beam_size in (100, 7):
-    wanted = found(table, index, scoring, beam_size=beam_size)
-    assert len(wanted[0]) == min(COUNT - len(GONE), beam_size)
-    assert_same(found(moved, ours.index, scoring, beam_size=beam_size), wanted)
+    expected = ranking(table, index, scoring, beam_size=beam_size)
+    assert len(expected[0]) == min(COUNT - len(DELETED), beam_size)
+    assert_same_ranking(
+      ranking(moved, ours.index, scoring, beam_size=beam_size), expected
+    )
 
 
 @pytest.mark.parametrize('scoring', SCORINGS)
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_documents_that_did_not_come_or_go_keep_their_scores(scheme, scoring):
+def test_changes_keep_the_scores_of_the_other_documents(scheme, scoring):
   index, quantiser, table = trained(scheme)
   ours = live.from_index(index, quantiser, config_of(scheme), capacity=110)
   moved = growth.move(table, index, ours)
-  before = found(table, index, 'absolute', both=False)
+  before = ranking(table, index, 'absolute', both=False)
   tokens, vectors, titles = corpus(30, seed=2)
   ours, change = live.add(ours, tokens, vectors, titles=titles)
   moved = node_table.update(moved, change, vectors)
-  assert set(GONE) <= set(change.documents.tolist())  # these rows were free
+  assert set(DELETED) <= set(change.documents.tolist())  # these rows were free
   ours, gone = live.delete(ours, [5, change.documents[3]])
   moved = node_table.update(moved, gone)
-  after = found(moved, ours.index, 'absolute', both=False)
-  stayed = set(range(COUNT)) - set(GONE) - {5}
+  after = ranking(moved, ours.index, 'absolute', both=False)
+  stayed = set(range(COUNT)) - set(DELETED) - {5}
   for own, other in zip(after, before, strict=True):
     assert stayed <= own.keys()
     assert 5 not in own
     assert len(own) == len(stayed) + 29
     for row in stayed:
       np.testing.assert_allclose(own[row], other[row], atol=2e-5)
-  # More room changes nothing, of nodes that came later neither.
+  # More capacity keeps the ranking, also of documents added since.
   roomy = live.resize(ours, 220)
   again = growth.move(moved, ours, roomy)
-  assert_same(
-    found(again, roomy.index, scoring), found(moved, ours.index, scoring)
+  assert_same_ranking(
+    ranking(again, roomy.index, scoring), ranking(moved, ours.index, scoring)
   )
-  assert_same(  # and from the index alone
-    found(growth.move(moved, ours.index, roomy.index), roomy.index, scoring),
-    found(moved, ours.index, scoring),
+  assert_same_ranking(  # the same for the plain `Index`
+    ranking(growth.move(moved, ours.index, roomy.index), roomy.index, scoring),
+    ranking(moved, ours.index, scoring),
   )
 
 
@@ -155,7 +157,7 @@ def test_documents_that_did_not_come_or_go_keep_their_scores(scheme, scoring):
 def test_a_live_index_holds_the_documents_of_the_index(scheme):
   index, quantiser, _ = trained(scheme)
   ours = live.from_index(index, quantiser, config_of(scheme), capacity=90)
-  assert ours.count == COUNT - len(GONE)
+  assert ours.count == COUNT - len(DELETED)
   assert len(ours.alive) == ours.capacity.documents == 90
   alive = np.asarray(index.alive)
   np.testing.assert_array_equal(ours.alive, np.append(alive, [False] * 20))
@@ -167,7 +169,7 @@ def test_a_live_index_holds_the_documents_of_the_index(scheme):
   assert [getattr(ours.index, name) for name in optional] == [None] * 3
 
 
-def test_build_and_from_index_are_the_same():
+def test_build_and_from_index_give_the_same_index():
   tokens, vectors, _ = corpus(COUNT)
   config = config_of('hierarchical_kmeans')
   built = live.build(tokens, vectors, config, capacity=100, seed=2)
@@ -185,7 +187,7 @@ def test_build_and_from_index_are_the_same():
 
 
 def rows_by_prefix(index):
-  """The row of each inner node by its codes, from the docids of an index."""
+  """Row of each inner node by its prefix, from the docids of an index."""
   codes = np.asarray(index.codes)[np.asarray(index.alive)].tolist()
   count, rows = len(index.alive), {}
   for length in range(1, len(codes[0])):
@@ -198,7 +200,7 @@ def rows_by_prefix(index):
 
 @pytest.mark.parametrize('dtype', [bool, np.int32, jnp.bfloat16])
 @pytest.mark.parametrize('shape', [(), (2,), (2, 3)])
-def test_any_array_a_node_moves_and_unused_rows_are_zero(dtype, shape):
+def test_move_takes_any_array_and_zeroes_unused_rows(dtype, shape):
   index, quantiser, _ = trained('residual_kmeans')
   size = index.trie.num_nodes
   values = np.random.default_rng(0).integers(0, 9, (size, *shape))
@@ -207,20 +209,20 @@ def test_any_array_a_node_moves_and_unused_rows_are_zero(dtype, shape):
   ours = live.from_index(index, quantiser, config, capacity=100)
   moved = growth.move(values, index, ours)
   assert moved.dtype == values.dtype
-  wanted = np.zeros((ours.index.trie.num_nodes, *shape), values.dtype)
+  expected = np.zeros((ours.index.trie.num_nodes, *shape), values.dtype)
   alive = np.flatnonzero(index.alive)
-  wanted[alive] = values[alive]
+  expected[alive] = values[alive]
   old, new = rows_by_prefix(index), rows_by_prefix(ours.index)
   assert len(old) == size - COUNT > 20
   for prefix, row in old.items():
-    wanted[new[prefix]] = values[row]
-  np.testing.assert_array_equal(moved, wanted)
+    expected[new[prefix]] = values[row]
+  np.testing.assert_array_equal(moved, expected)
 
 
 @pytest.mark.parametrize(
   'output, num_layers', [('node_table', 0), ('node_table', 1), ('codebook', 1)]
 )
-def test_the_id_decoder_scores_as_before(output, num_layers):
+def test_the_id_decoder_gives_the_same_scores(output, num_layers):
   scheme = 'hierarchical_kmeans'
   index, quantiser, _ = trained(scheme)
   sizes = id_decoder.IdDecoderConfig(
@@ -270,7 +272,7 @@ def test_the_id_decoder_scores_as_before(output, num_layers):
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
     if (scoring, output) != ('absolute', 'codebook'):  # which has ties
       np.testing.assert_array_equal(one.documents, other.documents)
-  # What is new is found too, and has finite scores.
+  # Added documents are searched too, with finite scores.
   tokens, vectors, titles = corpus(40, seed=2)
   grown, change = live.add(ours, tokens, vectors, titles=titles)
   if output == 'node_table':
@@ -280,13 +282,13 @@ def test_the_id_decoder_scores_as_before(output, num_layers):
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_a_full_index_takes_more_once_it_has_room(scheme):
+def test_a_full_index_takes_more_documents_after_resize(scheme):
   index, quantiser, table = trained(scheme)
   ours = live.from_index(index, quantiser, config_of(scheme), capacity=COUNT)
   tokens, vectors, titles = corpus(COUNT + 3, seed=4)
   three = (tokens[:3], vectors[:3])
   ours, change = live.add(ours, *three, titles=titles[:3])
-  assert sorted(change.documents.tolist()) == sorted(GONE)
+  assert sorted(change.documents.tolist()) == sorted(DELETED)
   table = growth.move(
     table,
     index,
@@ -296,14 +298,14 @@ def test_a_full_index_takes_more_once_it_has_room(scheme):
   with pytest.raises(live.NoRoom, match='room for 0 more .* live.resize'):
     live.add(ours, tokens[3:], vectors[3:], titles=titles[3:])
   roomy = live.resize(ours, 2 * COUNT)
-  assert (ours.count, len(ours.alive)) == (COUNT, COUNT)  # as it was
+  assert (ours.count, len(ours.alive)) == (COUNT, COUNT)  # unchanged
   table = growth.move(table, ours, roomy)
   shapes = jax.tree.map(jnp.shape, roomy.index)
   roomy, change = live.add(roomy, tokens[3:], vectors[3:], titles=titles[3:])
   assert jax.tree.map(jnp.shape, roomy.index) == shapes
   table = node_table.update(table, change, vectors[3:])
   np.testing.assert_array_equal(change.documents, np.arange(COUNT, 2 * COUNT))
-  results = found(table, roomy.index, 'absolute', beam_size=200, both=False)
+  results = ranking(table, roomy.index, 'absolute', beam_size=200, both=False)
   query = corpus(4, seed=9)[1]
   for result, one in zip(results, query, strict=True):
     assert len(result) == 2 * COUNT
@@ -311,7 +313,7 @@ def test_a_full_index_takes_more_once_it_has_room(scheme):
       np.testing.assert_allclose(result[row], one @ vector, atol=1e-4)
 
 
-def test_a_level_without_room_is_told_and_given_room_by_resize():
+def test_a_full_level_is_an_error_and_resize_makes_it_larger():
   tokens, vectors, _ = corpus(300)
   config = docids.DocidConfig(scheme='random', codebook_size=2, num_levels=1)
   ours = live.build(tokens[:4], vectors[:4], config, capacity=400)
@@ -334,7 +336,7 @@ def test_a_level_without_room_is_told_and_given_room_by_resize():
   assert live.add(roomy, tokens[204:], vectors[204:])[0].count == 300
 
 
-def test_room_is_in_proportion_to_the_living_documents():
+def test_capacity_is_in_proportion_to_the_documents_in_the_index():
   tokens, vectors, _ = corpus(100)
   config = config_of('atomic')
   ours = live.build(tokens[:3], vectors[:3], config, capacity=1000)
@@ -346,7 +348,7 @@ def test_room_is_in_proportion_to_the_living_documents():
   assert live.add(ours, more[:990], others[:990])[0].count == 1000
 
 
-def test_bad_input():
+def test_errors_name_the_field_the_value_and_the_remedy():
   scheme = 'hierarchical_kmeans'
   config = config_of(scheme)
   index, quantiser, table = trained(scheme)
@@ -358,11 +360,13 @@ def test_bad_input():
   with pytest.raises(ValueError, match=r'capacity .*\(80\), got 79. Raise'):
     live.resize(ours, 79)
   tokens, vectors, _ = corpus(2, seed=5)
-  with pytest.raises(ValueError, match='document 0 .* as row 7 in the index'):
+  with pytest.raises(
+    ValueError, match='document 0 equal to row 7 of the index'
+  ):
     live.add(ours, np.asarray(index.tokens)[[7]], vectors[:1])
-  gone = np.asarray(index.tokens)[[GONE[1]]]
+  gone = np.asarray(index.tokens)[[DELETED[1]]]
   assert live.add(ours, gone, vectors[:1])[0].count == ours.count + 1
-  with pytest.raises(ValueError, match='document 13 is not in the index'):
+  with pytest.raises(ValueError, match='in the index, got row 13, .*Give rows'):
     live.delete(ours, [13])
   for rows in (table[:-1], jnp.pad(table, ((0, 1), (0, 0)))):
     with pytest.raises(ValueError, match=f'table .*{len(table)}.*{len(rows)}'):
@@ -384,10 +388,10 @@ def test_bad_input():
   wrong = live.from_index(
     index, {'centres': np.zeros((3, 2, WIDTH))}, other, capacity=80
   )
-  wanted = index.codes.shape[1]
-  with pytest.raises(ValueError, match=f'have {wanted} codes, got 4 from'):
+  expected = index.codes.shape[1]
+  with pytest.raises(ValueError, match=f'have {expected} codes, got 4 from'):
     live.add(wrong, tokens, vectors)
   tables = [jnp.ones((n, 2)) for n in ours.capacity.num_values]
   for bad in (tables[1:], [jnp.ones((300, 2)), *tables[1:]]):
-    with pytest.raises(ValueError, match='tables must be one a level'):
+    with pytest.raises(ValueError, match='tables must be one per level'):
       growth.widen(bad, ours)

@@ -30,12 +30,12 @@ def test_ngram_keys_agree_with_a_loop(stride):
     ({'length': 2, 'stride': 0}, 'stride must be at least 1, got 0'),
   ],
 )
-def test_bad_sizes_are_named(sizes, words):
+def test_errors_of_length_and_stride(sizes, words):
   with pytest.raises(ValueError, match=words):
     ngram_ids.ngram_keys(np.ones((2, 3), int), **sizes)
 
 
-def test_frequent_words_have_small_codes_and_new_words_none():
+def test_frequent_words_have_small_codes_and_unknown_words_code_0():
   table = ngram_ids.fit_titles(['b a', 'B c', 'b'])
   assert table['words'].tolist() == ['b', 'a', 'c']
   codes = ngram_ids.title_codes(table, ['c B x a', ''], 3)
@@ -50,20 +50,20 @@ def test_a_search_by_keys_returns_each_document_once_by_its_best_key():
   trie = tries.build(codes)
   queries = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
 
-  def step_fn(query, cache, frontier):  # a query likes some tokens
+  def step_fn(query, cache, frontier):  # a query is a score per token
     rows = jnp.arange(5)[:, None, None]
-    likes = query[rows, jnp.minimum(frontier.tokens, 6)]
-    return jnp.where(frontier.level < 3, likes, 0.0), cache
+    scores = query[rows, jnp.minimum(frontier.tokens, 6)]
+    return jnp.where(frontier.level < 3, scores, 0.0), cache
 
   options = {'step_fn': step_fn, 'scoring': 'log_softmax'}
-  everything = jnp.asarray(np.tile(codes, (5, 1, 1)))
+  all_codes = jnp.asarray(np.tile(codes, (5, 1, 1)))
 
   @jax.jit
   def search(query):
     found = beam.search(
       query, (), trie, batch_size=5, beam_size=len(keys), **options
     )
-    scores = beam.score(query, (), trie, everything, **options)
+    scores = beam.score(query, (), trie, all_codes, **options)
     return ngram_ids.by_document(found, owners), scores
 
   once, scores = jax.tree.map(np.asarray, search(queries))

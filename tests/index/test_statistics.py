@@ -12,7 +12,7 @@ def unit(count, seed=0):
   return vectors.astype(np.float32)
 
 
-def test_counts_against_a_table_worked_out_by_hand():
+def test_statistics_equal_those_by_hand():
   codes = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [2, 0, 0]])
   found = statistics.describe(codes, num_values=4)
   assert (found.documents, found.collisions) == (4, 0.5)
@@ -24,7 +24,7 @@ def test_counts_against_a_table_worked_out_by_hand():
   assert found.num_nodes == 4 + 2  # documents, and the nodes (0) and (0, 0)
 
 
-def test_a_wide_beam_finds_what_the_exact_inner_product_finds():
+def test_a_wide_beam_equals_exact_search():
   vectors, queries = unit(120), unit(7, seed=1)
   config = docids.DocidConfig(branching=4, leaf_size=5)
   codes, _ = docids.fit(vectors, config)
@@ -34,7 +34,7 @@ def test_a_wide_beam_finds_what_the_exact_inner_product_finds():
   assert (found[:, 120:] == -1).all()
 
 
-def test_summed_codebooks_rank_by_the_quantised_documents():
+def test_inner_product_mode_ranks_by_the_quantised_documents():
   vectors, queries = unit(60), unit(5, seed=2)
   config = docids.DocidConfig(scheme='residual_kmeans', codebook_size=6)
   codes, quantiser = docids.fit(vectors, config)
@@ -53,7 +53,7 @@ def test_summed_codebooks_rank_by_the_quantised_documents():
   assert (np.diff(scores, axis=1) <= 1e-5).all()
 
 
-def test_every_scheme_is_compared_and_exact_ones_find_all():
+def test_compare_covers_every_scheme_and_exact_modes_find_all():
   vectors = unit(40)
   configs = [
     docids.DocidConfig(
@@ -74,7 +74,7 @@ def test_every_scheme_is_compared_and_exact_ones_find_all():
   assert len(text.splitlines()) == 1 + len(rows)
 
 
-def test_a_wide_beam_over_keys_finds_what_the_exact_inner_product_finds():
+def test_a_wide_beam_over_keys_finds_the_result_of_exact_search():
   vectors, rng = unit(30), np.random.default_rng(3)
   tokens = rng.integers(1, 9, (30, 8))
   gold = np.argsort(-unit(9, seed=4) @ vectors.T, axis=1)[:, :1]
@@ -86,7 +86,7 @@ def test_a_wide_beam_over_keys_finds_what_the_exact_inner_product_finds():
   assert rows[0].statistics.documents == 30
 
 
-def test_summed_codebooks_need_centres():
+def test_inner_product_mode_needs_centres():
   with pytest.raises(ValueError, match='needs centres, got None'):
     statistics.zero_shot(
       np.array([[0], [1]]), unit(2), unit(1), mode='inner_product'

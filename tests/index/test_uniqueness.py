@@ -29,13 +29,13 @@ def test_next_free_agrees_with_a_dictionary(values, length):
   np.testing.assert_array_equal(got, expected)
 
 
-def test_nothing_new_and_nothing_old():
-  none = np.zeros((0, 2), np.int32)
+def test_no_new_documents_and_an_empty_index():
+  no_documents = np.zeros((0, 2), np.int32)
   codes = np.zeros((0, 3), np.int32)
-  dead = np.zeros(0, bool)
-  assert uniqueness.next_free(codes, none, dead).shape == (0,)
-  twice = np.zeros((2, 2), np.int32)
-  assert uniqueness.next_free(codes, twice, dead).tolist() == [0, 1]
+  deleted = np.zeros(0, bool)
+  assert uniqueness.next_free(codes, no_documents, deleted).shape == (0,)
+  equal = np.zeros((2, 2), np.int32)
+  assert uniqueness.next_free(codes, equal, deleted).tolist() == [0, 1]
 
 
 def test_codes_of_another_length_are_refused():
