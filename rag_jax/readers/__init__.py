@@ -1,7 +1,7 @@
-"""Readers: the likelihood of an answer on each passage, and the answer.
+"""Readers: the likelihood of a given answer on each passage, and the answer.
 
-`make` makes one of its configuration. All kinds have the same functions, see
-`base.Reader`; a new kind is a file here and a line in the table.
+`make` builds a reader from its configuration. All kinds have the interface
+`base.Reader`.
 """
 
 import functools
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from rag_jax.readers import base, bert, causal, extractive, fid, t5
 
 _MAKE: dict[str, Callable[[base.ReaderConfig], base.Reader]] = {
-  'extractive': extractive.make,  # points at a span; from nothing
-  'bert': bert.make,  # points at a span and says how relevant a passage is
-  'fid': fid.make,  # writes from all passages at once; from nothing
-  't5': t5.make,  # likewise
-  'causal': causal.make,  # a language model, prompted with each passage
+  'extractive': extractive.make,  # answer spans; randomly initialised
+  'bert': bert.make,  # answer spans and passage relevance; pretrained BERT
+  'fid': fid.make,  # fusion-in-decoder; randomly initialised
+  't5': t5.make,  # fusion-in-decoder; pretrained T5
+  'causal': causal.make,  # a pretrained language model, one prompt per passage
 }
 KINDS = tuple(_MAKE)
 Reader, ReaderConfig = base.Reader, base.ReaderConfig
@@ -25,14 +25,14 @@ def make(config: base.ReaderConfig) -> base.Reader:
   """Makes a reader.
 
   Args:
-    config: its kind and sizes; equal ones give the same object, which can so
-      be a static argument of a compiled function.
+    config: kind and sizes. Equal configurations give the same object, so that a
+      reader can be a static argument of a jitted function.
 
   Returns:
-    Its functions.
+    The functions of the reader.
 
   Raises:
-    ValueError: if there is no such kind, or it cannot do what is asked.
+    ValueError: if the kind is unknown or does not support a field.
 
   Example:
     >>> import jax
@@ -55,7 +55,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
   for name in ('reranks', 'null_document'):
     if getattr(config, name) and reader.relevance is None:
       raise ValueError(
-        f'reader.{name} needs a reader that says how relevant a passage is, '
+        f'reader.{name} needs a reader that scores the relevance of passages, '
         f'got reader.kind {config.kind!r}. Set --config.reader.{name}=False or '
         '--config.reader.kind=bert.'
       )

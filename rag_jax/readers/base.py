@@ -1,8 +1,9 @@
-"""What every reader is: its configuration, and functions of one shape.
+"""The interface of all readers, and their configuration.
 
-A reader is a `Reader`, a NamedTuple of functions, as optax has its optimizers.
-`readers.make` makes it of a `ReaderConfig`. Shapes: B questions, K passages of
-each, P tokens of a passage, Q of a question, M answers, A tokens of an answer.
+A reader is a `Reader`, a NamedTuple of functions like an optax optimizer.
+`readers.make` builds it from a `ReaderConfig`. Shapes: B questions, K passages
+per question, Q / P / A tokens of a question, a passage and an answer, M answers
+per question.
 """
 
 import dataclasses
@@ -18,15 +19,15 @@ import tokenizers as hf
 
 from rag_jax import types
 
-PUBLISHED = ('bert', 't5', 'llama')  # names of parameters others have trained
-NEVER = 1e9  # a threshold that nothing reaches
+PUBLISHED = ('bert', 't5', 'llama')  # parameter groups with pretrained weights
+NEVER = 1e9  # abstention threshold, nats: never abstain
 
 Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReaderConfig:
-  """Kind and sizes of the reader; `readers.make` checks what a kind needs."""
+  """Kind and sizes of the reader; `readers.make` checks what the kind needs."""
 
   kind: str = 'extractive'  # kind of reader
   width: int = 128  # width of token states
@@ -87,21 +88,21 @@ class ReaderConfig:
 class Written:
   """The answer to each question."""
 
-  place: jax.Array  # int32[B], which of the K passages it is from
-  start: jax.Array  # int32[B], its first token there; -1 where it was written
-  end: jax.Array  # int32[B], its last token there; -1 where it was written
-  tokens: jax.Array  # int32[B, A], what was written; 0 where it was pointed at
-  log_probability: jax.Array  # float32[B], of the answer, nats
-  no_answer: jax.Array  # float32[B], log-odds of none over this one, nats
+  place: jax.Array  # int32[B], index of its passage among the K
+  start: jax.Array  # int32[B], first token of its span; -1 if generated
+  end: jax.Array  # int32[B], last token of its span; -1 if generated
+  tokens: jax.Array  # int32[B, A], the generated tokens; 0 if it is a span
+  log_probability: jax.Array  # float32[B], nats
+  no_answer: jax.Array  # float32[B], log-odds of no answer against it, nats
 
 
 def written(place: jax.Array, tokens: jax.Array, score: jax.Array) -> Written:
-  """An answer int32[B, A] that is no span; against it speaks its own score."""
-  none = jnp.full(score.shape, -1)
+  """A generated answer int32[B, A]; `no_answer` is minus its score."""
+  no_span = jnp.full(score.shape, -1)
   return Written(
     place=place,
-    start=none,
-    end=none,
+    start=no_span,
+    end=no_span,
     tokens=tokens,
     log_probability=score,
     no_answer=-score,
@@ -109,65 +110,66 @@ def written(place: jax.Array, tokens: jax.Array, score: jax.Array) -> Written:
 
 
 class Published(NamedTuple):
-  """What others have trained, on the host."""
+  """Pretrained weights, on the host."""
 
   params: Params  # for `Reader.init`
-  tokenizer: hf.Tokenizer | None = None  # where the reader has its own
+  tokenizer: hf.Tokenizer | None = None  # if the reader has its own
 
 
 class OwnText(NamedTuple):
-  """Text for a reader whose tokens are not those of the search.
+  """Tokenisation for a reader with its own tokenizer.
 
-  All but `decode` return arrays of the host, 0 = padding.
+  `passages`, `questions` and `answers` return NumPy arrays, 0 = padding.
   """
 
-  # (tokenizer, documents, *, max_tokens) -> int32[N, P], how many were cut
+  # (tokenizer, documents, *, max_tokens) -> int32[N, P], number of truncated
   passages: Callable[..., tuple[np.ndarray, int]]
   # (tokenizer, texts, *, max_tokens) -> int32[n, Q]
   questions: Callable[..., np.ndarray]
   # (tokenizer, tuples of texts, *, max_answers, max_tokens) -> int32[n, M, A],
-  # without the end token; an answer that is longer is zeros
+  # without the end token; an answer that is too long is all padding
   answers: Callable[..., np.ndarray]
   decode: Callable[[hf.Tokenizer, Sequence[int] | np.ndarray], str]
   end: Callable[[hf.Tokenizer], int]  # the token that ends an answer
-  overhead: int = 64  # tokens that the prompt adds to a text, at most
+  overhead: int = 64  # maximum number of tokens that the prompt adds to a text
 
 
 class Reader(NamedTuple):
-  """What a reader does; all but `init` and `load` may be compiled.
+  """The functions of a reader; all but `init` and `load` can be jitted.
 
-  `memory` is whatever `read` returns, a pytree that does not depend on the
-  weights of passages. Likelihoods are in nats and can be differentiated.
+  `memory` is the result of `read`, a pytree that does not depend on the weights
+  of the passages. Likelihoods are in nats and differentiable.
 
   Attributes:
     init: (rng, *, vocab_size, pretrained=None) -> params, a nested dict;
-      `pretrained` is what `load` found.
+      `pretrained` is the `params` of `load`.
     read: (params, query int32[B, Q], passages int32[B, K, P]) -> memory.
     log_likelihood: (params, memory, answers int32[B, M, A]) -> float32[B, K,
-      T], log P(answer | passage k alone) by token, 0 on padding. A reader that
-      points has T = 1, sums over all answers and all their places, and gives
-      `NEG_INF` where there is none. One that writes scores answers[:, 0]
-      and the end token, T = A + 1.
+      T], log P(answer | passage k) per token, 0 on padding. An extractive
+      reader has T = 1, sums over all occurrences of all answers, and gives
+      `NEG_INF` if there are none. A generative reader scores answers[:, 0] and
+      the end token, T = A + 1.
     answer: (params, memory, weights float32[B, K], where bool[B, K]) ->
-      `Written`, the best answer over all passages with weight; `where` are
-      those that exist.
-    answer_each: (params, memory) -> int32[B, K, A], the best answer after each
+      `Written`, the best answer over all passages with positive weight; `where`
+      is True for passages that are real.
+    answer_each: (params, memory) -> int32[B, K, A], the best answer given each
       passage alone, 0 = padding; no gradient.
-    points: whether an answer is a span of a passage; else it is written.
-    marginals: names of the sums over passages that the reader knows:
-      'sequence', 'token' or 'fusion'.
-    relevance: (memory) -> float32[B, K], how relevant the reader finds each
-      passage, nats; or None.
+    points: True if the reader is extractive (the answer is a span of a
+      passage), False if it is generative.
+    marginals: names of the supported marginals over passages: 'sequence',
+      'token' or 'fusion'.
+    relevance: (memory) -> float32[B, K], relevance of each passage, nats; or
+      None.
     joint_log_likelihood: (params, memory, weights float32[B, K], answers) ->
-      float32[B, T], log P(answer | all passages at once) by token; or None.
-    attention: (params, memory, weights, answers) -> float32[B, K], the share
-      of cross-attention that each passage gets while the answer is written,
-      the mean over heads, layers and tokens; no gradient. It sums to 1, or to
-      0 where nothing has weight. Or None.
-    load: () -> `Published`, with sizes checked; None without weights.
-    end_token: what ends a written answer; None for a reader that points, and
-      where `own_text` tells.
-    own_text: how text becomes tokens, where the reader has its own tokenizer.
+      float32[B, T], log P(answer | all passages jointly) per token; or None.
+    attention: (params, memory, weights, answers) -> float32[B, K], the share of
+      decoder cross-attention on each passage, averaged over heads, layers and
+      answer tokens; no gradient. It sums to 1, or to 0 if all weights are 0.
+      Or None.
+    load: () -> `Published`, with sizes checked; None if randomly initialised.
+    end_token: the token that ends a generated answer; None if the reader is
+      extractive or has `own_text`.
+    own_text: tokenisation, if the reader has its own tokenizer; else None.
 
   Reference:
     For `attention`: Izacard and Grave, Distilling Knowledge from Reader to
@@ -193,19 +195,20 @@ class Reader(NamedTuple):
   own_text: OwnText | None = None
 
 
-# Fields that do something for few kinds, and what they are otherwise.
+# Fields that only some kinds support, and their defaults.
 _SPECIAL = {'frozen_layers': 0, 'num_beams': 1, 'copy': False}
 
 
 def check(
   config: ReaderConfig, *, published: bool, takes: Sequence[str] = ()
 ) -> None:
-  """Raises a ValueError on fields that a kind cannot do with, or without.
+  """Raises a ValueError on fields that the kind requires or does not support.
 
   Args:
-    config: the reader's.
-    published: whether the kind needs published weights; else it refuses them.
-    takes: those of `frozen_layers`, `num_beams` and `copy` that it knows.
+    config: the configuration of the reader.
+    published: whether the kind requires published weights; else they are an
+      error.
+    takes: the supported ones of `frozen_layers`, `num_beams` and `copy`.
   """
   kind = f'reader.kind {config.kind!r}'
   if published and not config.weights:
@@ -215,13 +218,13 @@ def check(
     )
   if config.weights and not published:
     raise ValueError(
-      f'{kind} starts from nothing, got reader.weights={config.weights!r}. Set '
-      "--config.reader.kind=bert or t5, or --config.reader.weights=''."
+      f'{kind} is randomly initialised, got reader.weights={config.weights!r}. '
+      "Set --config.reader.kind=bert or t5, or --config.reader.weights=''."
     )
   for name, value in _SPECIAL.items():
     if name not in takes and getattr(config, name) != value:
       raise ValueError(
-        f'reader.{name} does nothing for {kind}, got {getattr(config, name)}. '
+        f'reader.{name} has no effect for {kind}, got {getattr(config, name)}. '
         f'Set --config.reader.{name}={value}.'
       )
 
@@ -235,14 +238,14 @@ def check_sizes(
   """Raises a ValueError if a size is not that of the published weights.
 
   Args:
-    part: of the experiment, for the message.
+    part: name of the component, for the message.
     ours: its configuration.
-    sizes: those of the weights.
-    names: fields of both.
+    sizes: the sizes of the weights.
+    names: fields to compare.
   """
   for name in names:
     wanted = getattr(sizes, name)
-    # A file may hold a number in less precision than ours.
+    # Tolerance, because a file may store a number in lower precision.
     if not math.isclose(getattr(ours, name), wanted, rel_tol=1e-6):
       raise ValueError(
         f'{part}.{name} must be {wanted} as in the weights '
@@ -252,7 +255,7 @@ def check_sizes(
 
 
 def with_end(tokens: jax.Array, end: int) -> jax.Array:
-  """Appends the end token to int32[B, A] answers; [B, A + 1].
+  """Appends the end token to answers int32[B, A]: [B, A + 1].
 
   Example:
     >>> with_end(jnp.array([[5, 6], [7, 0]]), 2).tolist()

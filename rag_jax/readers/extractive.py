@@ -1,7 +1,8 @@
-"""The extractive reader: points at a span of a passage; starts from nothing.
+"""The randomly initialised extractive reader.
 
-It reads question and passage together and points: log P(span) = log P(start) +
-log P(end), summed over every place where the answer stands.
+It encodes question and passage jointly and predicts a span: log P(span) =
+log P(start) + log P(end). The probability of an answer is the sum over all its
+occurrences in the passage.
 """
 
 from typing import Any
@@ -49,13 +50,13 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 
 class _Network(question_passage.Encoder):
-  """Adds two scores a token."""
+  """The encoder with a start and an end score per token."""
 
   def setup(self):
     super().setup()
     self.pointer = nn.Dense(2, use_bias=False)
 
   def point(self, query, passages):
-    """Logits of start and end, float32[B, K, P, 2]."""
+    """Logits of span start and end, float32[B, K, P, 2]."""
     states, _ = self.encode(query, passages)
     return self.pointer(states[:, :, -passages.shape[-1] :])

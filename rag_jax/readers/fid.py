@@ -1,7 +1,7 @@
-"""The fusion-in-decoder reader that starts from nothing.
+"""The randomly initialised fusion-in-decoder reader with a copy mechanism.
 
-What it writes is a word of its vocabulary or a token copied from a passage,
-under one softmax; see `fusion`.
+Each generated token is a vocabulary token or is copied from a passage, under
+one softmax; see `fusion`.
 """
 
 import functools
@@ -16,11 +16,11 @@ from rag_jax.nn import transformer
 from rag_jax.ops import losses, masking
 from rag_jax.readers import base, fusion, question_passage
 
-BOS, EOS = 1, 2  # token ids that frame what is written
+BOS, EOS = 1, 2  # token ids of the start and end of an answer
 
 
 class Memory(NamedTuple):
-  """Passages that have been read, each with the question before it."""
+  """Encoded passages, each preceded by the question."""
 
   states: jax.Array  # float32[B, K, Q + P, W]
   tokens: jax.Array  # int32[B, K, Q + P], 0 = padding
@@ -66,7 +66,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 
 class _Network(question_passage.Encoder):
-  """Adds a decoder that may copy."""
+  """The encoder with a decoder that can copy."""
 
   def setup(self):
     super().setup()
@@ -81,7 +81,7 @@ class _Network(question_passage.Encoder):
     return self.decode(*self.encode(query, passages), weights, prefix)
 
   def decode(self, states, tokens, weights, prefix):
-    """As `write`, from what `encode` returned."""
+    """As `write`, given the results of `encode`."""
     batch = tokens.shape[0]
     bias, support = losses.log_weights(weights)
     where = (tokens != types.PAD) & support[..., None]
@@ -94,11 +94,14 @@ class _Network(question_passage.Encoder):
     copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
     copies = jnp.where(where[:, None], copies + bias, masking.NEG_INF)
     logits = _add_copies(words, copies, tokens)
-    return logits.at[..., types.PAD].set(masking.NEG_INF)  # never written
+    return logits.at[..., types.PAD].set(masking.NEG_INF)  # never generated
 
 
 def _add_copies(words, copies, tokens):
-  """log(exp(words) + what is copied); [B, A, V], [B, A, S], int32[B, S]."""
+  """Adds copy logits [B, A, S] of tokens [B, S] to word logits [B, A, V].
+
+  Entry v is log(exp(words[v]) + sum of exp(copies[s]) with tokens[s] = v).
+  """
   best = jnp.maximum(copies.max(-1), words.max(-1))[..., None]
   best = jax.lax.stop_gradient(best)
   rows = jnp.arange(tokens.shape[0])[:, None]
@@ -107,12 +110,12 @@ def _add_copies(words, copies, tokens):
     lambda total, share: total.at[rows, tokens].add(share), 1, 1
   )
   total = add(total, jnp.exp(copies - best))
-  # A word that has underflowed must not turn into log 0.
+  # Avoids log 0 after underflow.
   return best + jnp.log(jnp.maximum(total, 1e-30))
 
 
 def _shift(answer):
-  """What the decoder reads to write an answer, int32[B, A]."""
+  """The decoder input for teacher forcing, int32[B, A]."""
   return jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
 
 
@@ -143,7 +146,7 @@ def _attend(config, params, memory, weights, answer):
 
 
 def _write(config, params, memory, weights):
-  """Writes greedily; see `fusion.Write`."""
+  """Greedy decoding; see `fusion.Write`."""
   length, batch = config.max_answer_tokens, memory.tokens.shape[0]
   network = _Network(config, question_passage.vocab_size(params))
 

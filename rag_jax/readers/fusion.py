@@ -1,8 +1,9 @@
-"""Fusion-in-decoder: what the readers that write from all passages share.
+"""Fusion-in-decoder: functions shared by the readers 'fid' and 't5'.
 
-Every passage is encoded with the question, and the decoder attends to all of
-them at once; log w of a passage's weight is added to the scores of its tokens,
-so that the answer's loss reaches the ranker.
+Each passage is encoded together with the question; the decoder attends to all
+passages at once. The log weight of a passage is added to the cross-attention
+scores of its tokens, so that the gradient of the answer loss reaches the
+ranker.
 """
 
 from collections.abc import Callable
@@ -14,26 +15,30 @@ import jax.numpy as jnp
 from rag_jax import types
 from rag_jax.readers import base
 
-# (params, memory, weights) -> int32[B, A], and float32[B], nats
+# (params, memory, weights) -> answer int32[B, A], log-probability float32[B]
 Write = Callable[[base.Params, Any, jax.Array], tuple[jax.Array, jax.Array]]
-# (params, memory, weights, answer int32[B, A]) -> float32[B, A], or of the
-# cross-attention float32[B, A, S], S = K * tokens of an encoded passage
+# (params, memory, weights, answer int32[B, A]) -> log-probabilities
+# float32[B, A], or cross-attention float32[B, A, S], where S = K * tokens of an
+# encoded passage
 Force = Callable[[base.Params, Any, jax.Array, jax.Array], jax.Array]
 
 
 def functions(
   force: Force, attend: Force, write: Write, *, end: int
 ) -> dict[str, Any]:
-  """The functions of a reader, from what its model can do.
+  """Builds the functions of a reader from those of its model.
 
-  A passage alone is one of weight 1, so that all can be read as more questions
-  with one passage each.
+  For the likelihood given a single passage, the K passages of a question become
+  K questions with one passage of weight 1.
 
   Args:
-    force: scores an answer that ends with the end token, token by token.
-    attend: likewise the cross-attention, the mean over heads and layers.
-    write: writes an answer.
+    force: scores the tokens of a given answer (teacher forcing).
+    attend: cross-attention while scoring, averaged over heads and layers.
+    write: generates an answer.
     end: the token that ends an answer.
+
+  Returns:
+    Function by its name in `base.Reader`.
   """
 
   def joint_log_likelihood(params, memory, weights, answers):
@@ -41,9 +46,9 @@ def functions(
     return force(params, memory, weights, target)
 
   def log_likelihood(params, memory, answers):
-    alone, (batch, count), ones = _apart(memory)
+    single, (batch, count), ones = _split_passages(memory)
     target = base.with_end(answers[:, 0], end)
-    scores = force(params, alone, ones, jnp.repeat(target, count, axis=0))
+    scores = force(params, single, ones, jnp.repeat(target, count, axis=0))
     return scores.reshape(batch, count, -1)
 
   def attention(params, memory, weights, answers):
@@ -51,7 +56,7 @@ def functions(
     target = base.with_end(answers[:, 0], end)
     shares = attend(params, memory, weights, target)
     real = (target != types.PAD)[..., None]
-    shares = (shares * real).sum(1) / real.sum(1)  # at least the end is real
+    shares = (shares * real).sum(1) / real.sum(1)  # the end token is real
     total = shares.reshape(*weights.shape, -1).sum(-1)
     return jnp.where(weights > 0, total, 0.0)
 
@@ -63,8 +68,8 @@ def functions(
 
   def answer_each(params, memory):
     params, memory = jax.lax.stop_gradient((params, memory))
-    alone, shape, ones = _apart(memory)
-    tokens, _ = write(params, alone, ones)
+    single, shape, ones = _split_passages(memory)
+    tokens, _ = write(params, single, ones)
     return tokens.reshape(*shape, -1)
 
   return {
@@ -77,10 +82,10 @@ def functions(
 
 
 def log_probabilities(logits: jax.Array, answer: jax.Array) -> jax.Array:
-  """What a decoder gives each token of an answer.
+  """Log-probabilities of the tokens of a given answer.
 
   Args:
-    logits: float32[B, A, V], of the token at each place.
+    logits: float32[B, A, V], next-token logits at each position.
     answer: int32[B, A], 0 = padding.
 
   Returns:
@@ -97,8 +102,8 @@ def log_probabilities(logits: jax.Array, answer: jax.Array) -> jax.Array:
   return jnp.where(answer != types.PAD, scores, 0.0)
 
 
-def _apart(memory):
-  """Each passage as a question of its own: memory, (B, K), and weights of 1."""
+def _split_passages(memory):
+  """Memory of B K questions with one passage each; (B, K); weights of 1."""
   shape = jax.tree.leaves(memory)[0].shape[:2]
-  alone = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), memory)
-  return alone, shape, jnp.ones((shape[0] * shape[1], 1))
+  single = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), memory)
+  return single, shape, jnp.ones((shape[0] * shape[1], 1))

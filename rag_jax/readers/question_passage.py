@@ -1,4 +1,4 @@
-"""The encoder of the readers that start from nothing: question and passage."""
+"""The joint question-passage encoder of the randomly initialised readers."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,13 +9,17 @@ from rag_jax.readers import base
 
 
 class Encoder(nn.Module):
-  """Reads each passage behind the question; words of both are marked."""
+  """Encodes question + passage.
+
+  Segment embeddings mark question tokens (0), passage tokens (1) and passage
+  tokens that occur in the question (2).
+  """
 
   config: base.ReaderConfig
   vocab_size: int
 
   def setup(self):
-    """Makes what both readers have; they add their own."""
+    """Makes the layers; subclasses add their heads."""
     config = self.config
     self.embedding = nn.Embed(
       self.vocab_size,
@@ -29,7 +33,7 @@ class Encoder(nn.Module):
     )
 
   def encode(self, query, passages):
-    """[B, Q] and [B, K, P] to states [B, K, Q + P, W] and their tokens."""
+    """Encodes [B, Q] and [B, K, P]: states [B, K, Q + P, W], and tokens."""
     batch, count, _ = passages.shape
     query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
     shared = (passages[..., None] == query[:, :, None]).any(-1)
@@ -48,5 +52,5 @@ class Encoder(nn.Module):
 
 
 def vocab_size(params: base.Params) -> int:
-  """How many tokens a reader with these parameters knows."""
+  """The vocabulary size of a reader with these parameters."""
   return params['embedding']['embedding'].shape[0]

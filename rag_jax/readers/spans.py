@@ -1,7 +1,7 @@
-"""Answers that are spans of a passage: what the readers that point share.
+"""Answer spans: functions shared by the extractive readers.
 
-The probability of a span is that of its start times that of its end. Where an
-answer stands is found on the device, by matching its tokens.
+The probability of a span is P(start) P(end). Occurrences of an answer in a
+passage are found on the device by matching tokens.
 """
 
 import functools
@@ -17,9 +17,9 @@ from rag_jax.readers import base
 
 
 class Memory(NamedTuple):
-  """What a reader that points says of each passage."""
+  """Span log-probabilities and relevance of each passage."""
 
-  spans: jax.Array  # float32[B, K, P, 2], start and end, log-probabilities
+  spans: jax.Array  # float32[B, K, P, 2], log P(start) and log P(end)
   passages: jax.Array  # int32[B, K, P]
   relevance: jax.Array | None = None  # float32[B, K], nats
 
@@ -30,13 +30,13 @@ class Spans:
 
   start: jax.Array  # int32[B, K], first token
   end: jax.Array  # int32[B, K], last token
-  score: jax.Array  # float32[B, K], log-probability in its passage, nats
+  score: jax.Array  # float32[B, K], log-probability, nats
 
 
 def functions(
   config: base.ReaderConfig,
 ) -> dict[str, Any]:
-  """`log_likelihood`, `answer` and `answer_each` of a reader that points."""
+  """`log_likelihood`, `answer` and `answer_each` of an extractive reader."""
   return {
     'log_likelihood': _log_likelihood,
     'answer': functools.partial(_answer, config),
@@ -47,12 +47,13 @@ def functions(
 def log_probabilities(
   logits: jax.Array, passages: jax.Array, *, shared: bool = False
 ) -> jax.Array:
-  """Log-probabilities of starts and ends.
+  """Log-probabilities of span starts and ends.
 
   Args:
     logits: float[B, K, P, 2].
     passages: int32[B, K, P], 0 = padding.
-    shared: over the tokens of all passages together; else of each.
+    shared: one softmax over the tokens of all passages, instead of one per
+      passage.
 
   Returns:
     float32[B, K, P, 2], nats.
@@ -63,14 +64,14 @@ def log_probabilities(
 
 
 def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:
-  """Finds every place where an answer stands in a passage.
+  """Finds all occurrences of answers in passages.
 
   Args:
     passages: int32[B, K, P], 0 = padding.
-    answers: int32[B, M, A], 0 = padding; an all-zero answer is none.
+    answers: int32[B, M, A], 0 = padding; an all-padding answer never occurs.
 
   Returns:
-    bool[B, K, M, P], True where the answer starts.
+    bool[B, K, M, P], True where an occurrence starts.
 
   Example:
     >>> passages = jnp.array([[[5, 6, 7, 6, 0]]])
@@ -94,7 +95,7 @@ def find_answers(passages: jax.Array, answers: jax.Array) -> jax.Array:
 def answer_log_likelihood(
   spans: jax.Array, passages: jax.Array, answers: jax.Array
 ) -> jax.Array:
-  """Log-probability of an answer in each passage, over all its places.
+  """Log-probability of the answers in each passage, over all occurrences.
 
   Args:
     spans: float32[B, K, P, 2], log-probabilities of starts and ends.
@@ -130,10 +131,10 @@ def best_spans(spans: jax.Array, *, max_tokens: int) -> Spans:
 
   Args:
     spans: float32[B, K, P, 2], scores of starts and ends.
-    max_tokens: longest span.
+    max_tokens: maximum length of a span.
 
   Returns:
-    `Spans`; start <= end < start + max_tokens.
+    `Spans` with start <= end < start + max_tokens.
 
   Example:
     >>> spans = jnp.array([[[[0.0, -2.0], [-1.0, 0.0], [-2.0, -1.0]]]])
@@ -160,11 +161,11 @@ def best_spans(spans: jax.Array, *, max_tokens: int) -> Spans:
 
 
 def null_log_odds(relevance: jax.Array, where: jax.Array) -> jax.Array:
-  """Log odds of the null document against all passages that were read.
+  """Log-odds of the null document against all read passages.
 
   Args:
-    relevance: float32[B, K], nats; that of the null document is 0.
-    where: bool[B, K], passages that were read.
+    relevance: float32[B, K], nats; the null document has relevance 0.
+    where: bool[B, K], True = a real passage.
 
   Returns:
     float32[B], nats.
@@ -190,7 +191,7 @@ def _log_likelihood(params, memory, answers):
 
 
 def _answer(config, params, memory, weights, where):
-  """The span with the largest product of its and its passage's weight."""
+  """The span that maximises P(span) times the weight of its passage."""
   del params
   spans = best_spans(memory.spans, max_tokens=config.max_answer_tokens)
   support = weights > 0
@@ -219,9 +220,9 @@ def _answer_each(config, params, memory):
   del params
   length = config.max_answer_tokens
   spans = best_spans(memory.spans, max_tokens=length)
-  places = spans.start[..., None] + jnp.arange(length)
+  positions = spans.start[..., None] + jnp.arange(length)
   last = memory.passages.shape[-1] - 1
   tokens = jnp.take_along_axis(
-    memory.passages, jnp.minimum(places, last), axis=-1
+    memory.passages, jnp.minimum(positions, last), axis=-1
   )
-  return jnp.where(places <= spans.end[..., None], tokens, types.PAD)
+  return jnp.where(positions <= spans.end[..., None], tokens, types.PAD)

@@ -1,7 +1,7 @@
-"""The fusion-in-decoder reader on a published T5.
+"""The fusion-in-decoder reader on a pretrained T5; see `fusion`.
 
-With one passage of weight 1 it is the T5 as it was published. It copies no
-tokens; else see `fusion`.
+With one passage of weight 1, it equals the original T5. It has no copy
+mechanism.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from rag_jax.nn import weights as weight_files
 from rag_jax.ops import losses
 from rag_jax.readers import base, fusion
 
-START, END = 0, 1  # token ids of every T5; padding starts a text
+START, END = 0, 1  # token ids of every T5; the start token is padding
 
 
 class Memory(NamedTuple):
-  """Passages that have been read, each with the question before it."""
+  """Encoded passages, each preceded by the question."""
 
   states: jax.Array  # float32[B, K, S, W], S = Q + P + 1
   where: jax.Array  # bool[B, K, S], True = real
@@ -54,31 +54,32 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 
 def _load(config):
-  """The weights that the configuration names; see `base.Reader`."""
+  """Loads `config.weights`; see `base.Reader`."""
   folder = published.resolve(config.weights, 'model.safetensors').parent
   sizes = weight_files.t5_config(folder)
   base.check_sizes('reader', config, sizes)
   state = weight_files.read(folder / 'model.safetensors')
   params = t5_weights.from_state_dict(state, sizes)
-  told = t5.sizes(params, num_heads=sizes.num_heads)
+  supported = t5.sizes(params, num_heads=sizes.num_heads)
   for name in ('epsilon', 'max_distance'):
-    if getattr(told, name) != getattr(sizes, name):
+    if getattr(supported, name) != getattr(sizes, name):
       raise ValueError(
-        f'reader.weights must be of a T5 with {name} {getattr(told, name)}, '
-        f'got {getattr(sizes, name)} in {config.weights!r}. Give another T5.'
+        f'reader.weights must be a T5 with {name} {getattr(supported, name)}, '
+        f'got {getattr(sizes, name)} in {config.weights!r}. Set '
+        '--config.reader.weights to another T5.'
       )
   return base.Published(params)
 
 
 def _read(config, params, query, passages):
-  """A passage stands right behind the question, and the end token behind it."""
+  """Encodes question + passage + end token; see `base.Reader`."""
   batch, count, _ = passages.shape
   query = jnp.where(query == END, types.PAD, query)[:, None]
   query = jnp.broadcast_to(query, (batch, count, query.shape[-1]))
   end = jnp.full((batch, count, 1), END, query.dtype)
   tokens = jnp.concatenate([query, passages, end], axis=-1)
   tokens = tokens.reshape(batch * count, -1)
-  # T5 counts places from token to token: padding goes to the end.
+  # Padding moves to the end, since it would shift T5's relative positions.
   order = jnp.argsort(tokens == types.PAD, axis=1, stable=True)
   tokens = jnp.take_along_axis(tokens, order, axis=1)
   where = tokens != types.PAD
@@ -95,7 +96,7 @@ def _sizes(config, params):
 
 
 def _join(memory, weights):
-  """All passages side by side: states, what is read, and log w of each."""
+  """Concatenates passages: states, mask and log weight of each token."""
   states, where = memory
   batch = len(states)
   bias, support = losses.log_weights(weights)
@@ -106,7 +107,7 @@ def _join(memory, weights):
 
 
 def _shift(answer):
-  """What the decoder reads to write an answer, int32[B, A]."""
+  """The decoder input for teacher forcing, int32[B, A]."""
   return jnp.pad(answer[:, :-1], ((0, 0), (1, 0)), constant_values=START)
 
 
@@ -130,7 +131,7 @@ def _attend(config, params, memory, weights, answer):
 
 
 def _write(config, params, memory, weights):
-  """Writes greedily, the end token included; see `fusion.Write`."""
+  """Greedy decoding, scoring the end token too; see `fusion.Write`."""
   sizes, length = _sizes(config, params), config.max_answer_tokens
   states, where, bias = _join(memory, weights)
   logits, shared, cache = t5_generation.start(

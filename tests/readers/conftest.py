@@ -8,7 +8,7 @@ VOCAB = 40
 
 @pytest.fixture(scope='session')
 def texts():
-  """Questions and passages with padding; no token twice in a passage."""
+  """Questions and passages with padding; no passage repeats a token."""
   rng = np.random.default_rng(0)
   query = rng.integers(3, VOCAB, (2, 5))
   passages = np.stack([rng.permutation(np.arange(3, VOCAB)) for _ in range(6)])
@@ -20,7 +20,7 @@ def texts():
 
 @pytest.fixture(scope='session')
 def losses_of_a_step():
-  """A loss before and after a small step against its gradient."""
+  """Returns a loss before and after a gradient step of length `size`."""
 
   def run(loss, params, size):
     grad = jax.jit(jax.value_and_grad(loss))

@@ -22,7 +22,7 @@ def config_of(**options):
 
 
 def bert_reader(**options):
-  """A tiny reader on weights that stand for published ones."""
+  """A tiny reader with random weights in place of published ones."""
   config = config_of(**options)
   reader = readers.make(config)
   sizes = dataclasses.replace(
@@ -37,7 +37,7 @@ def bert_reader(**options):
   return params, reader, config
 
 
-def test_padding_changes_neither_pointers_nor_relevance(texts):
+def test_padding_changes_neither_spans_nor_relevance(texts):
   params, reader, _ = bert_reader()
   query, passages = texts
   wide = jnp.pad(passages, ((0, 0), (0, 0), (0, 4)))
@@ -52,7 +52,7 @@ def test_padding_changes_neither_pointers_nor_relevance(texts):
   )
 
 
-def test_it_reads_as_bert_reads_a_pair(texts):
+def test_spans_and_relevance_equal_those_of_bert_on_a_text_pair(texts):
   params, reader, config = bert_reader()
   query, passages = texts
   own, passage = query[:1], passages[0, :1]  # the question has padding
@@ -69,13 +69,13 @@ def test_it_reads_as_bert_reads_a_pair(texts):
   np.testing.assert_allclose(
     found.spans[:, 0], jax.nn.log_softmax(logits, axis=1), atol=1e-5
   )
-  mean = states[0, :3].mean(axis=0)  # of the question, without its padding
+  mean = states[0, :3].mean(axis=0)  # the question states without padding
   np.testing.assert_allclose(
     found.relevance[0, 0], mean @ params['relevance'], atol=1e-5
   )
 
 
-def test_the_best_span_counts_for_relevance(texts):
+def test_relevance_includes_the_score_of_the_best_span(texts):
   params, plain, config = bert_reader()
   _, reader, _ = bert_reader(span_relevance=0.5)
   query, passages = texts
@@ -101,7 +101,7 @@ def test_the_best_span_counts_for_relevance(texts):
   np.testing.assert_allclose(change[0, 0], 0.5 * best, rtol=1e-3)
 
 
-def test_a_shared_softmax_is_one_distribution(texts):
+def test_a_shared_softmax_sums_to_one_over_all_passages(texts):
   params, reader, _ = bert_reader(shared_softmax=True)
   chances = jnp.exp(reader.read(params, *texts).spans)
   np.testing.assert_allclose(chances.sum((1, 2)), 1, rtol=1e-5)
@@ -123,7 +123,7 @@ def test_frozen_layers_get_no_gradient(texts):
   assert sizes[0] == 0 < sizes[1]
 
 
-def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
+def test_a_gradient_step_lowers_the_answer_loss(texts, losses_of_a_step):
   params, reader, _ = bert_reader()
   answers = texts[1][:, 1, None, 2:4]
 
@@ -137,7 +137,7 @@ def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
   assert after < before - 0.01
 
 
-def test_the_answer_scores_as_its_tokens_do(texts):
+def test_the_answer_score_is_the_likelihood_of_its_tokens(texts):
   params, reader, _ = bert_reader(null_document=True)
   memory = reader.read(params, *texts)
   where = jnp.asarray([[True, True, False], [True, True, True]])
@@ -156,7 +156,7 @@ def test_the_answer_scores_as_its_tokens_do(texts):
 class TestLoad:
   @pytest.fixture
   def folder(self, tmp_path):
-    """A tiny BERT as Hugging Face would hold it."""
+    """A tiny BERT in the files of Hugging Face."""
     sizes = dataclasses.replace(
       query_encoder.bert_config(config_of()), vocab_size=VOCAB, max_positions=32
     )
@@ -172,13 +172,13 @@ class TestLoad:
     )
     return str(tmp_path), params
 
-  def test_it_finds_what_was_published(self, folder):
+  def test_load_returns_the_published_weights(self, folder):
     path, params = folder
     found = readers.make(config_of(weights=path)).load()
     assert found.tokenizer is None
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
 
-  def test_another_size_is_named(self, folder):
+  def test_a_size_mismatch_raises(self, folder):
     path, _ = folder
     reader = readers.make(config_of(weights=path, num_layers=3))
     with pytest.raises(ValueError, match='reader.num_layers must be 2 as in'):

@@ -30,7 +30,7 @@ SIZES = llama.LlamaConfig(
 END = CONFIG.end_token
 WEIGHTS = jnp.array([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]])
 ANSWERS = jnp.array([[[4, 5, 0]], [[7, 0, 0]]])
-TOKENS = jnp.array(  # heads [1, 3], padding, then the passage
+TOKENS = jnp.array(  # template tokens 1 and 3, padding, then the passage
   [
     [[1, 3, 0, 4, 5, 6], [1, 3, 0, 7, 0, 0], [1, 3, 3, 0, 8, 9]],
     [[1, 0, 10, 11, 0, 0], [1, 3, 0, 8, 8, 4], [1, 3, 0, 5, 7, 0]],
@@ -59,7 +59,7 @@ def memory(params):
   return read(params, QUERY, TOKENS)
 
 
-def test_likelihoods_are_those_of_whole_texts(params, memory):
+def test_likelihoods_equal_those_of_prompt_plus_answer(params, memory):
   reader, _ = reader_of()
   found = reader.log_likelihood(params, memory, ANSWERS)
   assert found.shape == (2, 3, 4)
@@ -88,7 +88,7 @@ def total(scores, marginal):
 
 @pytest.mark.parametrize('beams', [1, 3])
 @pytest.mark.parametrize('marginal', ['sequence', 'token'])
-def test_what_is_written_scores_as_when_teacher_forced(
+def test_generated_scores_equal_teacher_forced_scores(
   params, memory, marginal, beams
 ):
   reader, _ = reader_of(marginal=marginal, num_beams=beams)
@@ -107,8 +107,8 @@ def test_what_is_written_scores_as_when_teacher_forced(
   assert (found.start == -1).all() and (found.end == -1).all()
 
 
-def test_padding_is_never_written(params):
-  """Not where it is the likeliest token of all."""
+def test_padding_is_never_generated(params):
+  """Not even if it is the most probable token."""
   own = params['llama']['embedding']
   loud = own.at[0].set(3 * own.mean(0) + own[5] * 4)
   params = {'llama': params['llama'] | {'embedding': loud}}
@@ -125,7 +125,7 @@ def test_padding_is_never_written(params):
 
 
 @pytest.mark.parametrize('marginal', ['sequence', 'token'])
-def test_only_words_of_passages_with_weight_are_copied(
+def test_copied_answers_are_spans_of_passages_with_weight(
   params, memory, marginal
 ):
   reader, _ = reader_of(marginal=marginal, copy=True)
@@ -133,20 +133,20 @@ def test_only_words_of_passages_with_weight_are_copied(
   each = reader.answer_each(params, memory)
   bodies = [[[4, 5, 6], [7], []], [[10, 11], [8, 8, 4], [5, 7]]]
 
-  def stands(text, body):
-    places = range(len(body) - len(text) + 1)
-    return any(body[i : i + len(text)] == text for i in places)
+  def contains(body, text):
+    starts = range(len(body) - len(text) + 1)
+    return any(body[i : i + len(text)] == text for i in starts)
 
   for b in range(2):
     text = found.tokens[b][found.tokens[b] > 0].tolist()
-    assert text and any(stands(text, body) for body in bodies[b])
+    assert text and any(contains(body, text) for body in bodies[b])
   bodies[0][2] = [8, 9]
   for b, k in np.ndindex(2, 3):
     text = each[b, k][each[b, k] > 0].tolist()
-    assert text and stands(text, bodies[b][k])
+    assert text and contains(bodies[b][k], text)
 
 
-def test_after_each_passage_it_writes_as_after_that_alone(params, memory):
+def test_answer_each_equals_answering_from_each_passage_alone(params, memory):
   reader, _ = reader_of()
   tokens = jax.jit(reader.answer_each)(params, memory)
   assert tokens.shape == (2, 3, 4)
@@ -159,14 +159,14 @@ def test_after_each_passage_it_writes_as_after_that_alone(params, memory):
 
 
 @pytest.mark.parametrize('marginal', ['sequence', 'token'])
-def test_a_step_on_the_answer_lowers_its_loss(
+def test_a_gradient_step_lowers_the_answer_loss(
   params, marginal, losses_of_a_step
 ):
   reader, _ = reader_of()
 
   def loss(params):
     memory = reader.read(params, QUERY, TOKENS)
-    # What is written may be worked out in the same step.
+    # Generation inside the loss must not affect the gradient.
     written = reader.answer_each(params, memory)
     scores = reader.log_likelihood(params, memory, ANSWERS)
     if marginal == 'token':
@@ -180,20 +180,20 @@ def test_a_step_on_the_answer_lowers_its_loss(
 
 
 def make_tokenizer(end=END):
-  """One token a byte, and the three of SmolLM2 that mark something."""
-  marks = ['<|endoftext|>', '<|im_start|>']
-  marks.insert(end, '<|im_end|>')
+  """One token per byte, and the three special tokens of SmolLM2."""
+  special = ['<|endoftext|>', '<|im_start|>']
+  special.insert(end, '<|im_end|>')
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-  vocabulary = {name: i for i, name in enumerate([*marks, *alphabet])}
+  vocabulary = {name: i for i, name in enumerate([*special, *alphabet])}
   tokenizer = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
-  tokenizer.add_special_tokens(marks)
+  tokenizer.add_special_tokens(special)
   return tokenizer
 
 
 class TestOwnText:
-  def test_both_halves_make_the_prompt(self):
+  def test_passage_part_plus_question_part_is_the_prompt(self):
     tokenizer, own = make_tokenizer(), reader_of()[0].own_text
     pages = [
       types.Document(id='a', title='T', text='A naïve<|im_end|> page.'),
@@ -210,18 +210,18 @@ class TestOwnText:
     np.testing.assert_array_equal(
       joined[joined != 0], whole.tokens[0, 0][whole.where[0, 0]]
     )
-    # The reader knows which tokens are the passage's.
+    # `copied` marks exactly the passage tokens.
     reader, read = reader_of()
     wide = dataclasses.replace(SIZES, vocab_size=300)
     params = {'llama': llama.init(jax.random.key(0), wide)}
     memory = read(params, jnp.asarray(questions[:1]), passages[None, :1])
     copied = passages[0][np.asarray(memory.copied[0, 0])]
     assert tokenizer.decode(copied.tolist()) == 'A naïve page.'
-    assert (passages[1] == 0).sum() == 1  # cut where there is no more room
+    assert (passages[1] == 0).sum() == 1  # truncated to the full length
     text = tokenizer.decode(questions[1].tolist(), skip_special_tokens=False)
     assert text.endswith('<|im_end|>\n<|im_start|>assistant\nAnswer:')
 
-  def test_answers_there_and_back(self):
+  def test_answers_round_trip(self):
     tokenizer, own = make_tokenizer(), reader_of()[0].own_text
     found = own.answers(
       tokenizer,
@@ -240,7 +240,7 @@ class TestOwnText:
 class TestLoad:
   @pytest.fixture
   def folder(self, tmp_path):
-    """A tiny model as Hugging Face would hold it."""
+    """A tiny model in the files of Hugging Face."""
     sizes = dataclasses.replace(SIZES, vocab_size=300)
     params = llama.init(jax.random.key(0), sizes)
     weights.write(
@@ -265,7 +265,7 @@ class TestLoad:
     make_tokenizer().save(str(tmp_path / 'tokenizer.json'))
     return tmp_path, params
 
-  def test_it_finds_what_was_published(self, folder):
+  def test_load_returns_the_published_weights(self, folder):
     path, params = folder
     own = dataclasses.replace(CONFIG, weights=str(path))
     found = readers.make(own).load()
@@ -281,7 +281,9 @@ class TestLoad:
       ('end_token', 3, '2, .*im_end'),
     ],
   )
-  def test_what_does_not_agree_is_named(self, folder, field, value, wanted):
+  def test_a_mismatch_with_the_weights_raises(
+    self, folder, field, value, wanted
+  ):
     own = {'weights': str(folder[0]), field: value}
     reader = readers.make(dataclasses.replace(CONFIG, **own))
     with pytest.raises(
@@ -290,7 +292,7 @@ class TestLoad:
       reader.load()
     assert f'--config.reader.{field}=' in str(error.value)
 
-  def test_token_0_has_to_be_in_no_text(self, folder):
+  def test_token_0_must_be_special(self, folder):
     path, _ = folder
     tokenizer = make_tokenizer()
     vocabulary = tokenizer.get_vocab()
@@ -300,11 +302,13 @@ class TestLoad:
     other.add_special_tokens(['<|endoftext|>', '<|im_start|>', '<|im_end|>'])
     other.save(str(path / 'tokenizer.json'))
     own = dataclasses.replace(CONFIG, weights=str(path))
-    with pytest.raises(ValueError, match="token 0 is in no text.*got 'a' of"):
+    with pytest.raises(
+      ValueError, match="must have a special token as token 0.*got 'a' in"
+    ):
       readers.make(own).load()
 
 
-def test_a_template_that_asks_first_is_refused():
+def test_a_template_with_the_question_first_raises():
   template = prompts.PromptTemplate(text='{question} {passage}')
   with pytest.raises(ValueError, match='in this order, got .{question} {pass'):
     prompts.encode_questions(

@@ -1,4 +1,4 @@
-"""Marginals over passages against one whole pass of each, and enumeration."""
+"""Marginals over passages against full forward passes and enumeration."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ apply = jax.jit(llama.apply, static_argnums=1)
 
 @functools.cache
 def model():
-  """A random model with clear preferences, and K = 3 prompts of two rows."""
+  """A random model with peaked distributions, and [2, 3] prompts."""
   params = jax.jit(llama.init, static_argnums=1)(jax.random.key(1), CONFIG)
   params = jax.tree.map(lambda x: 2.5 * x, params)
   rng = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def score(params, answers, where):
 
 @functools.cache
 def every_text():
-  """All answers, tokens and where [C, A]."""
+  """All possible answers: tokens and mask [C, A]."""
   texts = [
     text
     for length in range(1, LENGTH + 1)
@@ -68,7 +68,7 @@ def every_text():
 
 
 def every_score(kind, weights=WEIGHTS):
-  """Log marginals of all answers, float[B, C], in NumPy."""
+  """Log marginals of all possible answers, float[B, C], in NumPy."""
   tokens, where = every_text()
   both = [jnp.asarray(np.tile(x, (2, 1, 1))) for x in (tokens, where)]
   scores = np.exp(np.asarray(score(model()[0], *both), float))  # [B, K, C, A]
@@ -82,7 +82,7 @@ def spell(found, row, place=0):
   return tuple(found.tokens[row, place][found.where[row, place]].tolist())
 
 
-def test_likelihoods_equal_one_pass_of_prompt_and_answer():
+def test_likelihoods_equal_one_forward_pass_of_prompt_and_answer():
   params, tokens, where = model()
   answers = jnp.array([[[4, 2, 0], [1, 3, 2]], [[2, 0, 0], [5, 5, 2]]])
   real = jnp.array([[[1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 1]]], bool)
@@ -115,7 +115,7 @@ def test_marginals_are_probabilities(kind):
 
 
 @pytest.mark.parametrize('kind', causal_marginals.MARGINALS)
-def test_wide_beam_writes_the_best_answer(kind):
+def test_a_wide_beam_finds_the_best_answer(kind):
   params, _, _ = model()
   write = getattr(causal_marginals, f'write_{kind}')
 
@@ -131,12 +131,12 @@ def test_wide_beam_writes_the_best_answer(kind):
     np.testing.assert_allclose(
       found.scores[row, 0], scores[row, best], atol=1e-4
     )
-  if kind == 'sequence':  # none of the passage without weight
+  if kind == 'sequence':  # no answers from passages of weight 0
     alive = found.scores > masking.NEG_INF / 2
     assert alive.sum(1).tolist() == [2 * 64, 3 * 64]
 
 
-def test_one_passage_of_weight_one_is_plain_generation():
+def test_one_passage_of_weight_one_equals_plain_generation():
   params, tokens, where = model()
   one = jnp.ones((2, 1))
 
@@ -162,7 +162,7 @@ def test_one_passage_of_weight_one_is_plain_generation():
     np.testing.assert_allclose(found.scores, plain.scores, atol=2e-5)
 
 
-def test_answers_word_for_word():
+def test_constrained_answers_are_spans_of_passages():
   params, tokens, where = model()
   flat = tokens.reshape(6, 1, 5), where.reshape(6, 1, 5)
 
@@ -223,5 +223,5 @@ def test_gradients_by_finite_differences(kind):
 
 
 def test_unknown_marginal():
-  with pytest.raises(ValueError, match="sequence, token, got 'x'. Lewis"):
+  with pytest.raises(ValueError, match="sequence, token, got 'x'. Pass"):
     causal_marginals.marginal(WEIGHTS, jnp.zeros((2, 3, 1, 1)), None, kind='x')

@@ -24,7 +24,7 @@ def point(params, query, passages):
   return read(params, query, passages).spans
 
 
-def test_pointers_are_distributions_over_the_real_tokens(texts):
+def test_span_probabilities_sum_to_one_over_real_tokens(texts):
   pointers = point(make_params(), *texts)
   assert pointers.shape == (2, 3, 9, 2)
   chances = jnp.exp(pointers)
@@ -32,7 +32,7 @@ def test_pointers_are_distributions_over_the_real_tokens(texts):
   assert float(chances[1, 2, 6:].max()) == 0
 
 
-def test_padding_does_not_change_the_pointers(texts):
+def test_padding_does_not_change_spans(texts):
   params = make_params()
   query, passages = texts
   wide = jnp.pad(passages, ((0, 0), (0, 0), (0, 4)))
@@ -43,7 +43,7 @@ def test_padding_does_not_change_the_pointers(texts):
   )
 
 
-def test_each_passage_is_read_on_its_own(texts):
+def test_passages_are_read_independently(texts):
   params = make_params()
   query, passages = texts
   together = point(params, query, passages)
@@ -51,7 +51,7 @@ def test_each_passage_is_read_on_its_own(texts):
   np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-5)
 
 
-def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
+def test_a_gradient_step_lowers_the_answer_loss(texts, losses_of_a_step):
   answers = texts[1][:, 1, None, 2:4]
 
   def loss(params):
@@ -66,13 +66,13 @@ def test_a_step_on_the_answer_lowers_its_loss(texts, losses_of_a_step):
   assert after < before - 0.01
 
 
-def test_the_answer_scores_as_its_tokens_do(texts):
+def test_the_answer_score_is_the_likelihood_of_its_tokens(texts):
   params = make_params()
   memory = read(params, *texts)
   found = READER.answer(params, memory, WEIGHTS, WEIGHTS > 0)
   tokens = READER.answer_each(params, memory)
   rows = jnp.arange(2)
-  own = tokens[rows, found.place]  # no token is twice in a passage
+  own = tokens[rows, found.place]  # no passage repeats a token
   scores = READER.log_likelihood(params, memory, own[:, None])
   expected = scores[rows, found.place, 0] + jnp.log(WEIGHTS[rows, found.place])
   np.testing.assert_allclose(found.log_probability, expected, rtol=1e-5)

@@ -34,13 +34,13 @@ def params():
   return init(jax.random.key(0), vocab_size=VOCAB)
 
 
-def test_what_is_written_scores_as_when_teacher_forced(params, texts):
+def test_generated_scores_equal_teacher_forced_scores(params, texts):
   memory = read(params, *texts)
   found = jax.jit(READER.answer)(params, memory, WEIGHTS, WEIGHTS > 0)
   tokens = found.tokens
   assert tokens.shape == (2, 4)
   scores = score(params, *texts, WEIGHTS, tokens[:, None])
-  # The end is scored where it was written.
+  # The end token counts only if it was generated.
   ended = (tokens != 0).sum(1, keepdims=True) < 4
   real = (jnp.arange(5) < 4) | ended
   np.testing.assert_allclose(
@@ -51,7 +51,7 @@ def test_what_is_written_scores_as_when_teacher_forced(params, texts):
   assert (found.start == -1).all() and (found.end == -1).all()
 
 
-def test_after_each_passage_it_writes_as_after_that_alone(params, texts):
+def test_answer_each_equals_answering_from_each_passage_alone(params, texts):
   memory = read(params, *texts)
   tokens = jax.jit(READER.answer_each)(params, memory)
   assert tokens.shape == (2, 3, 4)
@@ -62,7 +62,7 @@ def test_after_each_passage_it_writes_as_after_that_alone(params, texts):
     np.testing.assert_array_equal(tokens[:, k], alone.tokens)
 
 
-def test_a_passage_without_weight_is_not_read(params, texts):
+def test_a_passage_of_weight_zero_is_ignored(params, texts):
   query, passages = texts
   weights = jnp.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
   other = passages.at[:, 2].set(5)
@@ -72,7 +72,7 @@ def test_a_passage_without_weight_is_not_read(params, texts):
   )
 
 
-def test_the_answer_moves_the_weights_of_what_is_read(params, texts):
+def test_the_answer_loss_has_gradients_for_positive_weights(params, texts):
   def loss(weights):
     return -score(params, *texts, weights, ANSWERS).sum()
 
@@ -82,7 +82,7 @@ def test_the_answer_moves_the_weights_of_what_is_read(params, texts):
   assert float(gradient[0, 2]) == 0
 
 
-def test_padding_after_the_answer_costs_nothing(params, texts):
+def test_padding_after_the_answer_has_log_likelihood_zero(params, texts):
   scores = score(params, *texts, jnp.ones((2, 3)) / 3, ANSWERS)
   target = base.with_end(ANSWERS[:, 0], fid.EOS)
   assert target.tolist() == [[7, 2, 0, 0], [8, 9, 2, 0]]
@@ -90,7 +90,7 @@ def test_padding_after_the_answer_costs_nothing(params, texts):
   assert bool((scores[target != 0] < 0).all())
 
 
-def test_a_passage_alone_is_one_of_all_the_weight(params, texts):
+def test_a_single_passage_equals_a_passage_of_weight_one(params, texts):
   memory = read(params, *texts)
   alone = jax.jit(READER.log_likelihood)(params, memory, ANSWERS)
   assert alone.shape == (2, 3, 4)
@@ -102,7 +102,7 @@ def test_a_passage_alone_is_one_of_all_the_weight(params, texts):
 
 
 @pytest.mark.parametrize('joint', [True, False])
-def test_a_step_on_the_answer_lowers_its_loss(
+def test_a_gradient_step_lowers_the_answer_loss(
   params, texts, joint, losses_of_a_step
 ):
   def loss(params):
@@ -115,13 +115,13 @@ def test_a_step_on_the_answer_lowers_its_loss(
   assert after < before - 0.01
 
 
-def test_attention_follows_the_weights(params, texts):
+def test_attention_increases_with_the_weights(params, texts):
   memory = read(params, *texts)
   attend = jax.jit(READER.attention)
   shares = attend(params, memory, WEIGHTS, ANSWERS)
   np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
   assert float(shares[0, 2]) == 0 and bool((shares >= 0).all())
-  # Log w is added to the scores: odds of two passages grow as their weights'.
+  # Log weights are added to the attention scores.
   more = attend(params, memory, WEIGHTS.at[0].set([0.9, 0.1, 0]), ANSWERS)
   assert float(more[0, 0]) > float(shares[0, 0]) + 0.1
   none = attend(params, memory, jnp.zeros((2, 3)), ANSWERS)
@@ -130,11 +130,11 @@ def test_attention_follows_the_weights(params, texts):
   assert not any(x.any() for x in jax.tree.leaves(one(params)))
 
 
-def test_attention_is_the_softmax_of_the_decoder(params, texts):
-  """One layer, so that its queries can be worked out from the prefix alone."""
+def test_attention_against_a_computation_by_hand(params, texts):
+  """With one layer, the queries depend only on the prefix."""
   memory = read(params, *texts)
   shares = READER.attention(params, memory, WEIGHTS, jnp.zeros((2, 1, 1), int))
-  # The target is the end alone, so the decoder reads the first token alone.
+  # The target is only the end token, so the decoder input is only BOS.
   block = params['decoder']['block_0']
   x = params['embedding']['embedding'][jnp.full((2,), fid.BOS)]
 

@@ -1,4 +1,4 @@
-"""What `readers.make` takes, and what it refuses."""
+"""`readers.make`: supported kinds and errors."""
 
 import pytest
 
@@ -13,14 +13,14 @@ def make(**options):
 
 
 def own(kind):
-  """The least that makes a reader of this kind."""
+  """The minimal configuration of this kind."""
   return {'kind': kind} | ({'weights': 'tiny'} if kind in PUBLISHED else {})
 
 
 @pytest.mark.parametrize('kind', readers.KINDS)
 def test_every_kind_can_be_made(kind):
   reader = make(**own(kind))
-  assert reader is make(**own(kind))  # so it may be a static argument
+  assert reader is make(**own(kind))  # so it can be a static argument
   assert (reader.load is not None) == (kind in PUBLISHED)
   assert reader.points == (kind in ('extractive', 'bert'))
   assert (reader.relevance is not None) == (kind == 'bert')
@@ -55,7 +55,7 @@ def test_bad_values_name_the_field_and_the_remedy(field, value):
 
 
 @pytest.mark.parametrize('kind', PUBLISHED)
-def test_weights_are_needed(kind):
+def test_missing_weights_raise(kind):
   message = f"reader.kind '{kind}' needs published weights, got reader.weights="
   with pytest.raises(ValueError, match=message) as error:
     make(kind=kind)
@@ -63,17 +63,19 @@ def test_weights_are_needed(kind):
 
 
 @pytest.mark.parametrize('kind', ['extractive', 'fid'])
-def test_weights_are_refused(kind):
-  with pytest.raises(ValueError, match="from nothing, got .*='tiny'") as error:
+def test_unsupported_weights_raise(kind):
+  with pytest.raises(
+    ValueError, match="randomly initialised, got .*='tiny'"
+  ) as error:
     make(kind=kind, weights='tiny')
   assert '--config.reader.kind=bert or t5' in str(error.value)
 
 
 @pytest.mark.parametrize('kind', ['extractive', 'fid', 't5', 'causal'])
 @pytest.mark.parametrize('field', ['reranks', 'null_document'])
-def test_relevance_is_needed(kind, field):
+def test_missing_relevance_raises(kind, field):
   with pytest.raises(
-    ValueError, match=f'reader.{field} needs .* relevant .* got .*{kind}'
+    ValueError, match=f'reader.{field} needs .* relevance .* got .*{kind}'
   ) as error:
     make(**own(kind), **{field: True})
   assert f'--config.reader.{field}=False or --config.reader.kind=bert' in str(
@@ -90,16 +92,18 @@ def test_relevance_is_needed(kind, field):
     ('copy', True, 'causal', ('extractive', 'bert', 'fid', 't5')),
   ],
 )
-def test_what_a_kind_does_not_know_is_refused(field, value, kind, others):
+def test_unsupported_fields_raise(field, value, kind, others):
   make(**own(kind), **{field: value})
   for other in others:
-    with pytest.raises(ValueError, match=f'reader.{field} does noth') as error:
+    with pytest.raises(
+      ValueError, match=f'reader.{field} has no effect'
+    ) as error:
       make(**own(other), **{field: value})
     assert f"'{other}', got {value}" in str(error.value)
     assert f'--config.reader.{field}=' in str(error.value)
 
 
-def test_sizes_of_a_language_model_need_not_cut_a_width():
+def test_heads_must_divide_the_width_only_without_a_head_size():
   assert make(**own('causal'), num_heads=9).own_text
   assert make(**own('t5'), num_heads=6)
   with pytest.raises(ValueError, match='reader.num_heads must cut width 128'):

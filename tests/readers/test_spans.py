@@ -8,7 +8,7 @@ from rag_jax.readers import base, spans
 
 
 def brute_force_likelihood(pointers, passage, answers):
-  """Adds P(start) P(end) over every place of every answer."""
+  """Sums P(start) P(end) over all occurrences of all answers."""
   total = 0.0
   for answer in answers:
     answer = [t for t in answer if t]
@@ -21,14 +21,14 @@ def brute_force_likelihood(pointers, passage, answers):
   return total
 
 
-def test_answer_likelihood_is_the_sum_over_all_its_places():
+def test_answer_likelihood_sums_over_all_occurrences():
   rng = np.random.default_rng(1)
   passages = rng.integers(1, 4, (4, 3, 12))
   answers = rng.integers(1, 4, (4, 2, 3))
   answers[0, 1] = 0
   answers[1, :, 2:] = 0
   answers[2, :, 1:] = 0
-  answers[3] = 9  # nowhere
+  answers[3] = 9  # occurs in no passage
   pointers = jax.nn.log_softmax(rng.normal(size=(4, 3, 12, 2)), axis=2)
   found = spans.answer_log_likelihood(
     pointers, jnp.asarray(passages), jnp.asarray(answers)
@@ -46,7 +46,7 @@ def test_answer_likelihood_is_the_sum_over_all_its_places():
 
 
 @pytest.mark.parametrize('longest', [1, 2, 5, 20])
-def test_best_span_is_the_best_of_all_spans(longest):
+def test_best_span_against_enumeration(longest):
   rng = np.random.default_rng(2)
   pointers = jnp.asarray(rng.normal(size=(2, 3, 8, 2)), jnp.float32)
   best = spans.best_spans(pointers, max_tokens=longest)
@@ -70,7 +70,7 @@ def test_best_span_is_the_best_of_all_spans(longest):
 
 
 @pytest.mark.parametrize('null', [False, True])
-def test_the_answer_has_the_best_product_of_weight_and_span(null):
+def test_the_answer_maximises_passage_weight_times_span_probability(null):
   rng = np.random.default_rng(3)
   pointers = jnp.asarray(rng.normal(size=(20, 3, 6, 2)), jnp.float32)
   relevance = jnp.asarray(rng.normal(size=(20, 3)), jnp.float32)
@@ -99,5 +99,5 @@ def test_the_answer_has_the_best_product_of_weight_and_span(null):
       odds -= np.log(np.exp(relevance[b])[where[b]].sum() or 1e-300)
     if not null or where[b].any():
       np.testing.assert_allclose(found.no_answer[b], odds, rtol=1e-4, atol=1e-5)
-  assert float(found.log_probability[0]) == masking.NEG_INF  # without weight
+  assert float(found.log_probability[0]) == masking.NEG_INF  # all weights are 0
   assert not found.tokens.any()

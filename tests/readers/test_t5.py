@@ -1,4 +1,4 @@
-"""Fusion-in-decoder on a T5, beside the T5 itself."""
+"""Fusion-in-decoder on a T5, compared with the T5 itself."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def score(params, query, passages, weights, answers):
 @pytest.fixture(scope='module')
 def params():
   pretrained = jax.jit(t5.init, static_argnums=1)(jax.random.key(0), SIZES)
-  # Larger weights than T5 starts from, so that every input matters.
+  # Larger weights than T5's initialisation, so that every input matters.
   pretrained = jax.tree.map(lambda x: 2 * x, pretrained)
   return READER.init(jax.random.key(1), vocab_size=VOCAB, pretrained=pretrained)
 
@@ -64,7 +64,7 @@ def texts():
   return jnp.asarray(query), jnp.asarray(rng.integers(2, VOCAB, (2, 3, 9)))
 
 
-def test_one_passage_is_read_as_the_t5_reads_it(params, texts):
+def test_one_passage_scores_as_in_the_original_t5(params, texts):
   query, passages = texts
   found = score(params, query, passages[:, :1], jnp.ones((2, 1)), ANSWERS)
   end = jnp.ones((2, 1), int)
@@ -76,11 +76,11 @@ def test_one_passage_is_read_as_the_t5_reads_it(params, texts):
   chances = jax.nn.log_softmax(logits)
   wanted = jnp.take_along_axis(chances, TARGET[..., None], -1)[..., 0]
   wanted = jnp.where(TARGET > 0, wanted, 0)
-  # Differently padded sums of float32: some 30 of its steps, relative.
+  # Float32 sums differ with padding: about 30 units in the last place.
   np.testing.assert_allclose(found, wanted, rtol=4e-6, atol=1e-6)
 
 
-def test_padding_and_how_a_weight_is_split_change_nothing(params, texts):
+def test_padding_and_duplicate_passages_change_nothing(params, texts):
   query, passages = texts
   plain = score(params, query, passages, WEIGHTS, ANSWERS)
   padded = score(
@@ -98,7 +98,7 @@ def test_padding_and_how_a_weight_is_split_change_nothing(params, texts):
   assert float(jnp.abs(plain - plain[:, ::-1]).max()) > 0.1
 
 
-def test_what_has_no_weight_is_not_read_and_the_rest_moves_it(params, texts):
+def test_only_passages_with_weight_count_and_get_gradients(params, texts):
   query, passages = texts
   other = passages.at[0, 2].set(5)
   np.testing.assert_array_equal(
@@ -120,7 +120,7 @@ def test_what_has_no_weight_is_not_read_and_the_rest_moves_it(params, texts):
   assert ((np.asarray(slopes[0]) != 0) == (np.asarray(WEIGHTS) > 0)).all()
 
 
-def test_what_is_written_scores_as_when_teacher_forced(params, texts):
+def test_generated_scores_equal_teacher_forced_scores(params, texts):
   memory = read(params, *texts)
   found = jax.jit(READER.answer)(params, memory, WEIGHTS, WEIGHTS > 0)
   tokens = found.tokens
@@ -135,7 +135,7 @@ def test_what_is_written_scores_as_when_teacher_forced(params, texts):
   assert found.place.tolist() == [0, 2] and (found.start == -1).all()
 
 
-def test_a_passage_alone_is_one_of_all_the_weight(params, texts):
+def test_a_single_passage_equals_a_passage_of_weight_one(params, texts):
   memory = read(params, *texts)
   alone = jax.jit(READER.log_likelihood)(params, memory, ANSWERS)
   tokens = jax.jit(READER.answer_each)(params, memory)
@@ -151,7 +151,7 @@ def test_a_passage_alone_is_one_of_all_the_weight(params, texts):
 
 
 @pytest.mark.parametrize('joint', [True, False])
-def test_a_step_on_the_answer_lowers_its_loss(
+def test_a_gradient_step_lowers_the_answer_loss(
   params, texts, joint, losses_of_a_step
 ):
   def loss(params):
@@ -164,7 +164,7 @@ def test_a_step_on_the_answer_lowers_its_loss(
   assert after < before - 0.01
 
 
-def test_attention_follows_the_weights(params, texts):
+def test_attention_increases_with_the_weights(params, texts):
   memory = read(params, *texts)
   attend = jax.jit(READER.attention)
   shares = attend(params, memory, WEIGHTS, ANSWERS)
@@ -180,7 +180,7 @@ def test_attention_follows_the_weights(params, texts):
 class TestLoad:
   @pytest.fixture
   def folder(self, tmp_path, params):
-    """The T5 as Hugging Face would hold it."""
+    """The T5 in the files of Hugging Face."""
     weights.write(
       tmp_path / 'model.safetensors',
       t5_weights.to_state_dict(params['t5'], SIZES),
@@ -207,18 +207,18 @@ class TestLoad:
 
     return write
 
-  def test_it_finds_what_was_published(self, folder, params):
+  def test_load_returns_the_published_weights(self, folder, params):
     own = dataclasses.replace(CONFIG, weights=folder())
     found = readers.make(own).load()
     assert found.tokenizer is None
     jax.tree.map(np.testing.assert_array_equal, found.params, params['t5'])
 
-  def test_another_size_is_named(self, folder):
+  def test_a_size_mismatch_raises(self, folder):
     own = dataclasses.replace(CONFIG, weights=folder(), mlp_dim=32)
     with pytest.raises(ValueError, match='reader.mlp_dim must be 24 as in'):
       readers.make(own).load()
 
-  def test_a_t5_of_another_form_is_refused(self, folder):
+  def test_an_unsupported_t5_raises(self, folder):
     own = dataclasses.replace(CONFIG, weights=folder(layer_norm_epsilon=1e-5))
     with pytest.raises(ValueError, match='with epsilon 1e-06, got 1e-05 in'):
       readers.make(own).load()
