@@ -1,19 +1,19 @@
-"""Differentiable search: retrieval learned from answers alone.
+"""Facts: retrieval trained from answers alone, without gold documents.
 
-No gold document is in any loss, and the lexical signal of the ranker is off:
-the reader's posterior trains ranker and ID decoder. The second is the control.
+The posterior over documents given the answer trains ranker and ID decoder. The
+ranker's BM25 is off. The control `cut_off` has no gradient to the search.
 
   python launch.py --config=experiments/answer_only.py
   python launch.py --config=experiments/answer_only.py:cut_off
 
-docs/results.md has the results of both.
+Results: docs/results.md.
 """
 
 from rag_jax import config
 
 
 def get_config(control=''):
-  """The experiment, or its control 'cut_off'."""
+  """Returns the experiment, or its control 'cut_off'."""
   if control not in ('', 'cut_off'):
     raise ValueError(
       f"the control must be 'cut_off' or nothing, got {control!r}. "

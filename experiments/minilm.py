@@ -1,4 +1,4 @@
-"""A model on published MiniLM weights, for experiments to build on."""
+"""The model with pretrained MiniLM weights; other experiments import it."""
 
 from rag_jax import config
 
@@ -7,7 +7,7 @@ SIZES = {'width': 384, 'num_layers': 6, 'num_heads': 12, 'mlp_dim': 1536}
 
 
 def model():
-  """Encoder, index, ranker and reader, as tuned on Natural Questions."""
+  """Returns encoder, index, ranker and reader, tuned on Natural Questions."""
   values = config.default()
   values.data.path = ''  # set --config.data.path
   values.data.tokenizer = MINILM
@@ -32,7 +32,7 @@ def model():
 
 
 def squad_data(values):
-  """Suits the lengths and the words of SQuAD."""
+  """Sets query lengths and BM25 constants for SQuAD."""
   values.data.max_query_tokens = 32
   values.data.max_query_words = 20
   values.data.update(bm25_k1=1.2, bm25_b=0.75, title_weight=1, pair_weight=0.3)

