@@ -18,18 +18,18 @@ RETRIEVE = {'docid': 0.3, 'ranking': 1.0}
 ANSWER = {'answer': 1.0, 'reranking': 1.0, 'relevance': 1.0}
 
 
-def get_config(other_path=''):
-  """Returns the experiment, with reader warm-up on `other_path` if given."""
+def get_config(warmup_path=''):
+  """Returns the experiment, with reader warm-up on `warmup_path` if given."""
   values = minilm.model()
-  values.name = 'nq_minilm' + ('_other' if other_path else '')
+  values.name = 'nq_minilm' + ('_other' if warmup_path else '')
   search = {'steps': 168, 'batch_size': 64, 'learning_rate': 3e-4}
   search |= {'trains': SEARCH, 'losses': RETRIEVE}
   read = {'steps': 900, 'batch_size': 8, 'learning_rate': 4e-4}
   read |= {'candidates': 'gold', 'trains': READ, 'losses': {'answer': 1.0}}
   joint = {'steps': 80, 'batch_size': 8, 'learning_rate': 1e-4}
   joint |= {'trains': SEARCH | READ, 'losses': RETRIEVE | ANSWER}
-  warmup = {'warmup': read | {'steps': 800, 'data': other_path}}
+  warmup = {'warmup': read | {'steps': 800, 'data': warmup_path}}
   values.stages = config.stages(
-    search=search, **(warmup if other_path else {}), read=read, joint=joint
+    search=search, **(warmup if warmup_path else {}), read=read, joint=joint
   )
   return values

@@ -41,10 +41,10 @@ def test_its_argument_makes_another(path, experiment):
   if not arguments:
     return
   config = configs.build(get_config())
-  given = {'other_path': 'other.json', 'control': 'cut_off'}[arguments[0]]
+  given = {'warmup_path': 'other.json', 'control': 'cut_off'}[arguments[0]]
   other = configs.build(get_config(given))
   assert other.name != config.name  # a workdir of its own
-  if arguments == ['other_path']:
+  if arguments == ['warmup_path']:
     assert not any(stage.data for _, stage in config.stages)
     # The reader alone starts with the other data; what follows keeps its steps.
     [(name, added)] = set(other.stages) - set(config.stages)
