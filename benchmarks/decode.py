@@ -1,26 +1,27 @@
-"""A constrained decoding step beside those of others, in one run.
+"""Time of a constrained decoding step, compared with other implementations.
 
 python benchmarks/decode.py [--quick] [--static=CHECKOUT]
 python benchmarks/decode.py --full [--only='V=256 L=4'] [--seconds=2 --brief]
 python benchmarks/decode.py --flat --static=CHECKOUT [--only='V=256 L=4']
 
-All decode the same docids with the same tiny model (an embedding of 32, one
-matrix), normalised over the vocabulary, by exact beam search:
+All use beam search over the same docids with the same tiny model (an embedding
+of width 32 and one matrix). Scores are normalised over the vocabulary, except
+for `edges`:
 
   free      no constraint
   STATIC    github.com/youtube/static-constraint-decoding, if --static names a
             checkout of it
-  binary    two binary searches a code in the sorted docids
-  callback  a Python dictionary trie, by jax.pure_callback, where it fits
-  ours      rag_jax, the same scores; the share of equal docids is printed
-  edges     rag_jax, normalised over the edges of the trie: what it is for
+  binary    a binary search in the sorted docids per candidate code
+  callback  a Python dictionary trie, by jax.pure_callback, for small corpora
+  ours      rag_jax; the share of docids equal to STATIC's is printed
+  edges     rag_jax, normalised over the edges of the trie (its default)
 
-Printed as it goes: median ms a code, ratio to STATIC, bytes a docid (with the
-documents at the leaves, and without as STATIC has none), marisa-trie's if
-installed, and seconds to build (STATIC's from sorted docids, ours from any
-order). --flat prints how many times as long a code takes of ten million docids
-as of 100,000, ours and STATIC's, all four in the same rounds. The order within
-a round is drawn. All run with huge pages, as launch.py sets them.
+Printed: median ms per code, ratio to STATIC, bytes per docid (with and without
+the document rows, which STATIC lacks), bytes of marisa-trie if installed, and
+build time (STATIC: from sorted docids; ours: from any order). --flat prints the
+ratio of times for ten million and for 100,000 docids, of ours and STATIC, all
+four in interleaved rounds. The order within a round is random. All run with
+huge pages, as in launch.py.
 """
 
 import argparse
@@ -56,7 +57,7 @@ FULL = tuple(
   for length in (4, 8)
   for skewed in (False, True)
 )
-SMALL, LARGE = 100_000, 10_000_000  # docids of the corpora that --flat compares
+SMALL, LARGE = 100_000, 10_000_000  # corpus sizes of --flat
 SEARCHES = ((1, 10), (8, 10), (32, 10), (8, 70))  # batch, beams
 FULL_SEARCHES = tuple(
   (batch, beams) for beams in (10, 70) for batch in (1, 8, 32)
@@ -69,7 +70,7 @@ def name_of(point):
 
 
 def draw(count, size, length, skewed):
-  """Distinct docids in random order; skewed ones by Zipf's law."""
+  """Draws distinct docids in random order, uniform or skewed (Zipf)."""
   rng = np.random.default_rng(0)
   share = 1 / np.arange(1, size + 1)
   codes = np.zeros((0, length), np.uint16)
@@ -109,7 +110,7 @@ def ours(params, trie, *, batch, beams, scoring):
   jax.jit, static_argnames=('batch', 'beams', 'mask', 'length')
 )
 def masked(params, data, *, batch, beams, length, mask):
-  """Beam search that masks what `mask` does not allow."""
+  """Beam search that masks codes for which `mask` is False."""
   codes = jnp.zeros((batch, 1), jnp.int32)
   scores = jnp.zeros((batch, 1))
   prefixes = jnp.zeros((batch, 1, 0), jnp.int32)
@@ -128,7 +129,7 @@ def masked(params, data, *, batch, beams, length, mask):
 
 
 def binary_mask(ordered, prefixes, size):
-  """Which codes go on, by binary searches for each in the sorted docids."""
+  """Valid next codes, by a binary search for each in the sorted docids."""
   shape, length = prefixes.shape[:2], prefixes.shape[2]
   codes = jnp.arange(size)
   wanted = jnp.concatenate(
@@ -160,7 +161,7 @@ def binary_mask(ordered, prefixes, size):
 
 
 def callback_mask(nested):
-  """A mask by a Python dictionary of dictionaries."""
+  """A mask from a trie of nested Python dictionaries."""
 
   def allowed(prefixes, size):
     out = np.zeros((*prefixes.shape[:2], int(size)), bool)
@@ -190,7 +191,7 @@ def nest(codes):
 
 
 def median_times(contenders, flags):
-  """Median ms of each, the rounds interleaved; none begins after so long."""
+  """Median ms of each, in interleaved rounds, for at most `flags.seconds`."""
   times = {name: [] for name in contenders}
   for function in contenders.values():
     jax.block_until_ready(function())
@@ -199,9 +200,7 @@ def median_times(contenders, flags):
   for turn in range(flags.rounds):
     if turn and time.perf_counter() > end:
       break
-    rng.shuffle(
-      names
-    )  # or each would find the caches as the same one left them
+    rng.shuffle(names)  # a fixed order would give each fixed cache contents
     for name in names:
       begin = time.perf_counter()
       jax.block_until_ready(contenders[name]())
@@ -210,7 +209,7 @@ def median_times(contenders, flags):
 
 
 def static_contender(ordered, size, params):
-  """STATIC's index (arrays, bytes, seconds) and a function to search it."""
+  """STATIC: a search function, bytes of its index, seconds to build it."""
   csr_utils = importlib.import_module('static_decoding.csr_utils')
   decoding = importlib.import_module('static_decoding.decoding_jax')
   begin = time.perf_counter()
@@ -252,7 +251,7 @@ def marisa_bytes(codes):
 
 
 def draw_model(size):
-  """An embedding and a matrix, for codes below `size`."""
+  """A random embedding and output matrix, for codes below `size`."""
   rng = np.random.default_rng(1)
   return tuple(
     jnp.asarray(rng.normal(size=shape) * 0.3, jnp.float32)
@@ -260,18 +259,18 @@ def draw_model(size):
   )
 
 
-def share_of_same(own, other):
-  """Share of the docids [B, K, L] of each query that both have found."""
+def overlap(ours, theirs):
+  """Share of docids [B, K, L] per query that both searches return."""
   return np.mean(
     [
       len(set(map(tuple, a.tolist())) & set(map(tuple, b.tolist()))) / len(a)
-      for a, b in zip(np.asarray(own), np.asarray(other), strict=True)
+      for a, b in zip(np.asarray(ours), np.asarray(theirs), strict=True)
     ]
   )
 
 
 def measure(point, flags):
-  """Prints the ms a code of each contender, by search."""
+  """Prints the ms per code of each contender and search."""
   count, size, length, _ = point
   codes = draw(*point)
   params = draw_model(size)
@@ -280,7 +279,7 @@ def measure(point, flags):
   seconds = time.perf_counter() - begin
   ordered = codes[docid_order.sort(codes).rows]
   memory = sum(x.nbytes for x in jax.tree.leaves(trie))
-  line = f'\n{name_of(point)}: {memory / count:.1f} B a docid '
+  line = f'\n{name_of(point)}: {memory / count:.1f} B per docid '
   line += f'({memory / count - 4:.1f} without documents)'
   static = None
   if flags.static:
@@ -326,7 +325,7 @@ def measure(point, flags):
     if 'binary' in times:
       cells.append(f'ours/binary {times["ours"] / times["binary"]:.3f}')
     if static:
-      same = share_of_same(contenders['ours'](), contenders['STATIC']())
+      same = overlap(contenders['ours'](), contenders['STATIC']())
       cells.append(f'same {same:.2f}')
     print(
       f'  batch {batch:>2} beam {beams:>2}: ' + '  '.join(cells), flush=True
@@ -334,9 +333,9 @@ def measure(point, flags):
 
 
 def measure_flatness(point, flags):
-  """Prints how many times as long a code takes as with a small corpus."""
+  """Prints the ratio of times for the large and the small corpus."""
   _, *kind = point
-  print(f'\n{name_of(point)}, times as long as {SMALL:,}:', flush=True)
+  print(f'\n{name_of(point)}, time relative to N={SMALL:,}:', flush=True)
   model = draw_model(point[1])
   contenders = {}
   for count in (SMALL, LARGE):
@@ -365,25 +364,27 @@ def measure_flatness(point, flags):
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--quick', action='store_true')
-  parser.add_argument('--full', action='store_true', help='to 10 million')
   parser.add_argument(
-    '--flat', action='store_true', help=f'{LARGE:,} beside {SMALL:,}, alone'
+    '--full', action='store_true', help='up to 10 million docids'
+  )
+  parser.add_argument(
+    '--flat', action='store_true', help=f'only {LARGE:,} against {SMALL:,}'
   )
   parser.add_argument('--static', help='a checkout of STATIC')
   parser.add_argument(
-    '--brief', action='store_true', help='beside STATIC alone'
+    '--brief', action='store_true', help='only ours, edges and STATIC'
   )
-  parser.add_argument('--only', default='', help='points that are called so')
+  parser.add_argument('--only', default='', help='points whose name holds this')
   parser.add_argument('--rounds', type=int, default=201)
   parser.add_argument(
-    '--seconds', type=float, default=4, help='of rounds for a search, about'
+    '--seconds', type=float, default=4, help='time limit per search'
   )
   flags = parser.parse_args()
   if flags.flat and (flags.quick or flags.full):
-    parser.error('--flat has its own points. Leave out --quick and --full.')
+    parser.error('--flat excludes --quick and --full. Remove them.')
   for name in ('brief', 'flat'):
     if getattr(flags, name) and not flags.static:
-      parser.error(f'--{name} is beside STATIC. Set --static to a checkout.')
+      parser.error(f'--{name} needs STATIC. Set --static to a checkout.')
   if flags.static:
     sys.path.insert(0, flags.static)
   points = QUICK if flags.quick else FULL if flags.full else POINTS

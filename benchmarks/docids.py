@@ -1,16 +1,16 @@
-"""Docid schemes beside scikit-learn and faiss, in one run.
+"""Docid schemes compared with scikit-learn and faiss.
 
-python -m pip install scikit-learn faiss-cpu   # each is left out if absent
+python -m pip install scikit-learn faiss-cpu   # each is skipped if absent
 python benchmarks/docids.py [--vectors=PATH.npy] [--rounds=3] [--steps=1000]
 
-Every scheme on the same vectors: seconds of the first call (which
-compiles) and of the median of those after it; the relative error
-|x - x^|^2 / |x|^2 where the codes stand for a vector; documents that share
-their codes before the uniqueness level; the share of codes in use and their
-entropy, as a share of an even use's, at each level. Before it, k-means trees
-and residual codes beside their peers, rounds interleaved: seconds, the ratio
-to ours, and the error. On a busy machine the peers lose more than we do, and
-the ratios flatter us: look at the load that is printed first.
+First, k-means trees and residual quantisation compared with the other packages,
+in interleaved rounds: seconds, ratio to ours, and relative reconstruction error
+|x - x^|^2 / |x|^2. Then all schemes on the same vectors: seconds of the first
+call (with compilation) and median of later calls; reconstruction error, if
+the codes define a vector; documents that share their codes before the
+uniqueness level; and per level the share of used codes and the entropy relative
+to uniform use. Other load on the machine slows the other packages more than
+ours: check the load that is printed first.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def optional(name):
   try:
     return importlib.import_module(name)
   except ImportError:
-    print(f'{name} is not installed; its rows are left out')
+    print(f'{name} is not installed; its rows are skipped')
     return None
 
 
 def timed(function, rounds):
-  """Seconds of the first call, median of those after it, and the result."""
+  """Seconds of the first call, median of later calls, and the result."""
   seconds = []
   for _ in range(rounds + 1):
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def relative(vectors, rebuilt):
 
 
 def means_error(vectors, codes):
-  """The error where each document stands for the mean of its bucket."""
+  """The error if each vector is replaced by the mean of its bucket."""
   _, bucket = np.unique(codes, axis=0, return_inverse=True)
   order = np.argsort(bucket, kind='stable')
   starts = np.searchsorted(bucket[order], np.arange(bucket.max() + 1))
@@ -70,7 +70,7 @@ def means_error(vectors, codes):
 
 
 def error_of(scheme, vectors, codes, quantiser):
-  """The relative error of a scheme, or None."""
+  """The relative reconstruction error of a scheme, or None."""
   if scheme == 'hierarchical_kmeans':
     return means_error(vectors, codes)
   if scheme == 'rq_vae':
@@ -87,7 +87,7 @@ def error_of(scheme, vectors, codes, quantiser):
 
 
 def use_of(codes, size):
-  """Share of codes in use and of the largest entropy, a level."""
+  """Share of used codes and relative entropy, per level."""
   used, entropy = [], []
   for level in codes.T:
     share = np.bincount(level, minlength=size) / len(level)
@@ -127,7 +127,7 @@ def schemes(vectors, rounds, steps):
 
 
 def grow(vectors, labels_of, branching):
-  """The same tree by a k-means of others: leaf of each document."""
+  """Builds the tree with another k-means: leaf of each document."""
   leaves = np.zeros(len(vectors), np.int64)
   stack, count = [np.arange(len(vectors))], 0
   while stack:
@@ -214,10 +214,10 @@ def table(title, contenders, vectors, rounds):
 
 
 def say_load():
-  """What else runs: threads that wait by spinning suffer most from it."""
+  """Prints the load, which slows spinning threads most."""
   print(
-    f'load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores; ratios count '
-    'only where nothing else runs'
+    f'load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores; ratios are '
+    'valid only if nothing else runs'
   )
 
 
@@ -225,7 +225,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--vectors', help='float32[N, D] in a .npy file')
   parser.add_argument('--rounds', type=int, default=3)
-  parser.add_argument('--steps', type=int, default=1000, help='of training')
+  parser.add_argument('--steps', type=int, default=1000, help='training steps')
   options = parser.parse_args()
   vectors = np.load(options.vectors) if options.vectors else draw()
   print(f'{len(vectors)} vectors of width {vectors.shape[1]}')

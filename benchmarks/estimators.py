@@ -1,12 +1,13 @@
-"""Bias and spread of gradient estimators against exact enumeration.
+"""Bias and standard deviation of gradient estimators against enumeration.
 
 python benchmarks/estimators.py [--picture=docs/estimators.png]
 
-A search over 30 documents with random scores, peaked or flat, and random costs.
-Each estimator looks at about 4 documents. Bias is the distance of its mean
-gradient over 20,000 draws from the exact one, spread the root mean square of a
-draw's distance from that mean; both are divided by the exact gradient's norm.
-The floor is the bias that an unbiased estimator shows with so many draws.
+The search is over 30 documents with random costs and random scores, peaked or
+flat. Most estimators use about 4 documents. Bias is the distance of the mean
+gradient over 20,000 draws from the exact gradient; spread is the root mean
+square distance of a draw from that mean; both are divided by the norm of the
+exact gradient. The floor is the bias expected of an unbiased estimator with
+this number of draws.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def contenders(costs):
 
 
 def measure(estimate, scores, exact):
-  """Bias, spread and the floor of bias, relative to the exact gradient."""
+  """Bias, spread and floor of the bias, relative to the exact gradient."""
   keys = jax.random.split(jax.random.key(1), DRAWS)
   slopes = jax.jit(jax.vmap(jax.grad(estimate, argnums=1), (0, None)))
   drawn = np.asarray(slopes(keys, scores), np.float64)
@@ -58,7 +59,7 @@ def measure(estimate, scores, exact):
 
 
 def run():
-  """(kind of scores, estimator) -> (bias, spread, floor)."""
+  """Returns {(kind of scores, estimator): (bias, spread, floor)}."""
   rng = np.random.default_rng(0)
   costs = jnp.asarray(rng.exponential(size=NUM_DOCUMENTS), jnp.float32)
   noise = rng.normal(size=NUM_DOCUMENTS)
@@ -72,7 +73,7 @@ def run():
 
 
 def draw_picture(table, path):
-  """Bias against spread, a panel a kind of scores."""
+  """Plots bias against spread, one panel per kind of scores."""
   import matplotlib.pyplot as plt
 
   figure, panels = plt.subplots(
@@ -102,7 +103,9 @@ def draw_picture(table, path):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--picture', help='where to draw bias against spread')
+  parser.add_argument(
+    '--picture', help='output file for a plot of bias against spread'
+  )
   arguments = parser.parse_args()
   table = run()
   print(f'{"scores":8}{"estimator":34}{"bias":>8}{"spread":>9}{"floor":>9}')

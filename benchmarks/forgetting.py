@@ -1,21 +1,21 @@
-r"""What an index forgets when it learns new documents, with and without replay.
+r"""Forgetting of an index that learns new documents, with and without replay.
 
 python benchmarks/forgetting.py [--documents=4000 --width=64]
 python benchmarks/forgetting.py --data=FOLDER --split=dev \\
   --documents=documents.npy --questions=questions.npy \\
   --train_split=train --train_questions=train_questions.npy
 
-The second takes a set that rag_jax reads, and float32 vectors of unit length:
-a row a document in the order of the corpus, and a row a question of a split.
-Without --data, documents and questions are drawn: a document is a topic plus
-what it says plus noise, a question is what its document says, seen through a
-map that all questions share, plus noise; so there is something to learn for all
-(the map) and for each (what is asked of it).
+The second command takes a dataset that rag_jax reads, and float32 vectors of
+unit length: one row per document in corpus order, one row per question of a
+split. Without --data, vectors are synthetic. A document is its content (a topic
+vector plus an individual one) plus noise; a question is the content under a
+linear map that all questions share, plus noise. Training can thus learn both
+the shared map and individual documents.
 
-80% of the documents are indexed and trained on; the others are added live.
-Pseudo-queries, documents' own vectors with noise, make two fifths of what is
-trained on, and are all that old documents are replayed by. Printed: Hits@k on
-questions of old and of new documents and the three numbers of DSI++.
+80% of the documents are indexed and trained on; the rest are added live. Two
+fifths of the training queries are pseudo-queries (document vectors plus noise),
+which are also the only queries for the replay of old documents. Printed: Hits@k
+on questions about old and about new documents, and the three metrics of DSI++.
 """
 
 import argparse
@@ -34,25 +34,25 @@ def unit(x):
 
 
 def noisy(rng, vectors, size):
-  """Vectors with noise of this length, if they have length 1."""
+  """Adds noise of relative length `size` to unit vectors."""
   noise = rng.normal(size=vectors.shape) / np.sqrt(vectors.shape[1])
   return unit(vectors + size * noise)
 
 
 def draw(count, width, noise):
-  """Documents, and training and test questions that are about them."""
+  """Draws documents, training questions and test questions."""
   rng = np.random.default_rng(0)
   topics = unit(rng.normal(size=(max(count // 20, 1), width)))
-  says = unit(
+  content = unit(
     topics[rng.integers(len(topics), size=count)] * 0.8
     + unit(rng.normal(size=(count, width)))
   )
-  documents = noisy(rng, says, noise)
+  documents = noisy(rng, content, noise)
   shared = np.eye(width) + 0.5 * rng.normal(size=(width,) * 2) / np.sqrt(width)
 
   def ask(rows):
     return forgetting.Questions(
-      vectors=noisy(rng, unit(says[rows] @ shared), noise), documents=rows
+      vectors=noisy(rng, unit(content[rows] @ shared), noise), documents=rows
     )
 
   train = ask(np.repeat(np.arange(count), 3))
@@ -60,7 +60,7 @@ def draw(count, width, noise):
 
 
 def read(flags):
-  """The same, from files; questions without a document are left out."""
+  """As `draw`, from files; drops questions without a gold document."""
   dataset = formats.load(flags.data)
   documents = np.load(flags.documents)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
@@ -84,7 +84,7 @@ def read(flags):
 
 
 def show(rows):
-  """Prints a line a run and depth, of what `continual` has measured."""
+  """Prints the results of `continual`, one line per run and depth."""
   heads = ('old before', 'old after', 'new', 'average', 'forgotten', 'learned')
   print(f'{"":<20}{"":>8}' + ''.join(f'{head:>12}' for head in heads))
   for name, run in rows.items():
@@ -106,7 +106,9 @@ def main():
   parser = argparse.ArgumentParser()
   for name in ('data', 'questions', 'train_questions'):
     parser.add_argument(f'--{name}')
-  parser.add_argument('--documents', default='4000', help='number, or .npy')
+  parser.add_argument(
+    '--documents', default='4000', help='number of documents, or a .npy file'
+  )
   parser.add_argument('--split', default='dev')
   parser.add_argument('--train_split', default='train')
   parser.add_argument('--width', type=int, default=64)

@@ -1,12 +1,11 @@
-"""BM25 on the device beside bm25s: time, and the same documents found.
+"""BM25 on the device compared with bm25s: time and Hits@k.
 
 python benchmarks/lexical.py --data=PATH [--title_weight=3] [--k1=1.6 --b=0.6]
 
-PATH is any data that `formats.load` reads, with a split `dev`. Rounds of the
-contenders are interleaved, so that a busy moment hits all alike. Printed: the
-median and the least time of a query, and Hits@k; tokenising is in none of the
-times. bm25s runs on one core and XLA on all, which a busy machine makes it
-wait for: there, compare the least times.
+PATH is a dataset that `formats.load` reads, with a split `dev`. Rounds of the
+contenders are interleaved. Printed: median and minimum time per query without
+tokenisation, and Hits@k. bm25s uses one core and XLA all cores, so on a machine
+with other load compare the minimum times.
 """
 
 import argparse
@@ -25,7 +24,7 @@ DEPTHS = (1, 10, 100)
 
 
 def contenders(index, lexicon, queries, asked):
-  """Name -> function that scores all documents for a batch of queries."""
+  """Name -> function that scores documents for a batch of queries."""
   score_all = jax.jit(lexical.score_all)
   score = jax.jit(lexical.score)
   rows = jax.lax.top_k(score_all(lexicon, asked), DEPTHS[-1])[1]
@@ -50,13 +49,13 @@ def contenders(index, lexicon, queries, asked):
 
 
 def measure(functions, *, rounds=50):
-  """Median and least ms a query of each function, rounds interleaved."""
+  """Median and minimum ms per query of each function, rounds interleaved."""
   times = {name: [] for name in functions}
   for turn in range(rounds + 1):
     for name, function in functions.items():
       start = time.perf_counter()
       function()
-      if turn:  # the first compiles
+      if turn:  # the first round compiles
         times[name].append(1e3 * (time.perf_counter() - start) / BATCH_SIZE)
   return {
     name: (statistics.median(values), min(values))
@@ -65,13 +64,13 @@ def measure(functions, *, rounds=50):
 
 
 def hits(rows, gold):
-  """Hits@k in percent of rows int[n, K], gold int[n, G]."""
+  """Hits@k in percent, of retrieved rows int[n, K] and gold int[n, G]."""
   found = (rows[:, :, None] == gold[:, None]).any(-1)
   return [f'{100 * found[:, :k].any(1).mean():.1f}' for k in DEPTHS]
 
 
 def search(lexicon, asked, k):
-  """The k best documents by the lexicon, int32[n, k]."""
+  """The top k documents by BM25, int32[n, k]."""
 
   @jax.jit
   def best(batch):
@@ -84,11 +83,15 @@ def search(lexicon, asked, k):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--data', required=True, help='data with a split dev')
+  parser.add_argument(
+    '--data', required=True, help='a dataset with a split dev'
+  )
   parser.add_argument('--title_weight', type=int, default=1)
   parser.add_argument('--k1', type=float, default=1.2)
   parser.add_argument('--b', type=float, default=0.75)
-  parser.add_argument('--questions', type=int, default=2000, help='at most')
+  parser.add_argument(
+    '--questions', type=int, default=2000, help='maximum number of questions'
+  )
   flags = parser.parse_args()
   dataset = formats.load(flags.data)
   questions = dataset.splits['dev'][: flags.questions]
@@ -111,13 +114,13 @@ def main():
   size = sum(x.nbytes for x in jax.tree.leaves(lexicon))
   print(
     f'{len(texts)} documents, {vocabulary.size} words, built in {seconds:.2f} '
-    f's, {size / len(texts):.0f} bytes a document'
+    f's, {size / len(texts):.0f} bytes per document'
   )
   functions = contenders(
     index, lexicon, queries[:BATCH_SIZE], asked[:BATCH_SIZE]
   )
   for name, (median, least) in measure(functions).items():
-    print(f'{name:22}{median:8.3f} ms a query, least {least:.3f}')
+    print(f'{name:22}{median:8.3f} ms per query, minimum {least:.3f}')
   theirs, _ = baselines.bm25_search(index, queries, k=DEPTHS[-1])
   print('Hits@1/10/100 of bm25s  ', ' / '.join(hits(theirs, gold)))
   ours = search(lexicon, asked, DEPTHS[-1])

@@ -1,10 +1,10 @@
-"""Adding to and deleting from a live index, while it is searched.
+"""Times adding to and deleting from a live index that is searched.
 
 python benchmarks/live.py [--documents=100000 --change=1000 --width=384]
 
-Printed: median milliseconds of adding (with the old index kept, or its memory
-written over) and of deleting half of them again, the node table following each,
-and how often the search was compiled; with huge pages, as launch.py sets them.
+Printed: median milliseconds of adding documents (as a copy, or in place by
+buffer donation), of deleting half of them, and of updating the node table after
+each; and how often the search was compiled. Runs with huge pages, as launch.py.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def step_fn(params, cache, frontier):
 
 
 def draw(count, width):
-  """Tokens and unit vectors of documents that are about 500 topics."""
+  """Draws tokens and unit vectors of documents in 500 topics."""
   rng = np.random.default_rng(0)
   centres = rng.normal(size=(500, width))
   vectors = centres[rng.integers(500, size=count)]
@@ -37,16 +37,16 @@ def draw(count, width):
 
 
 def show(times):
-  """Prints ms of the first and of later times, and the share of hits."""
-  hits = statistics.mean(times.pop('found at once'))
+  """Prints ms of the first and of later rounds, and Hits@1."""
+  hits = statistics.mean(times.pop('hits'))
   for name, values in times.items():
     first, rest = values[0] * 1e3, statistics.median(values[1:]) * 1e3
-    print(f'{name:<16} first {first:8.1f} ms, then {rest:6.1f} ms')
-  print(f'new documents found first by their own vector: {hits:.3f}')
+    print(f'{name:<18} first {first:8.1f} ms, then {rest:6.1f} ms')
+  print(f'Hits@1 of new documents with their vectors as queries: {hits:.3f}')
 
 
 def node_vectors(index, vectors):
-  """The normalised sums below each node, with room for as many documents."""
+  """The node table, with capacity for twice the documents."""
   padded = np.zeros((2 * len(vectors), vectors.shape[1]), np.float32)
   padded[: len(vectors)] = vectors
   table = tries.sum_below(index.index.trie, jnp.asarray(padded))
@@ -54,7 +54,7 @@ def node_vectors(index, vectors):
 
 
 def since(begin, arrays):
-  """Seconds until the arrays are there."""
+  """Seconds since `begin`, once the arrays are computed."""
   jax.block_until_ready(arrays)
   return time.perf_counter() - begin
 
@@ -91,12 +91,12 @@ def main():
       scoring='absolute',
     )
 
-  names = ('add and keep', 'add', 'table follows', 'delete')
-  names += ('table follows it', 'found at once')
+  names = ('add, copy', 'add, in place', 'table after add', 'delete')
+  names += ('table after delete', 'hits')
   times = {name: [] for name in names}
   for turn in range(flags.rounds):
     rows = slice(start + turn * flags.change, start + (turn + 1) * flags.change)
-    for name, donate in (('add and keep', False), ('add', True)):
+    for name, donate in (('add, copy', False), ('add, in place', True)):
       begin = time.perf_counter()
       new = tokens[rows], vectors[rows]
       grown, change = live.add(index, *new, donate=donate)
@@ -104,18 +104,18 @@ def main():
     index = grown
     begin = time.perf_counter()
     table = node_table.update(table, change, vectors[rows], donate=True)
-    times['table follows'].append(since(begin, table))
+    times['table after add'].append(since(begin, table))
     query = jnp.asarray(vectors[rows][:32])
     found = np.asarray(search(table, index.index.trie, query).documents)
     hits = (found[:, 0] == change.documents[:32]).mean()
-    times['found at once'].append(hits)
+    times['hits'].append(hits)
     gone = change.documents[: flags.change // 2]
     begin = time.perf_counter()
     index, change = live.delete(index, gone)
     times['delete'].append(since(begin, index.index))
     begin = time.perf_counter()
     table = node_table.update(table, change, donate=True)
-    times['table follows it'].append(since(begin, table))
+    times['table after delete'].append(since(begin, table))
     found = search(table, index.index.trie, query)
     assert not np.isin(np.asarray(found.documents), gone)[found.where].any()
   show(times)

@@ -1,11 +1,11 @@
-"""Do the tests notice? Small faults, one at a time, and the share caught.
+"""Mutation testing: injects small faults and counts those that tests catch.
 
 python benchmarks/mutations.py [--only=TEXT] [--start=N] [--jobs=2] [--list]
 
-Each mutation changes a sign, a mask, a weight, a stage or a flag at a seam
-between components, in a copy of the sources; then the tests of that seam run. A
-mutation that no test catches is printed, with why it changes nothing if that is
-known. About 40 minutes on two CPU cores.
+Each mutation changes a sign, a mask, a weight, a stage or a flag at an
+interface between components, in a copy of the sources; then the tests of that
+interface run. Mutations that no test catches are printed, with the reason if a
+mutation is known to be harmless. Takes about 40 minutes on two CPU cores.
 """
 
 import argparse
@@ -24,13 +24,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-  """A fault: a piece of a file that stands there once, and what replaces it."""
+  """A fault: a text that occurs once in a file, and its replacement."""
 
   file: str
   old: str
   new: str
-  tests: str  # which tests must notice, as pytest takes them
-  harmless: str = ''  # why it changes nothing, if it does not
+  tests: str  # tests that must fail, as pytest arguments
+  harmless: str = ''  # why it has no effect, if so
 
 
 READ = ' tests/test_reader_terms.py tests/test_objective.py'
@@ -89,8 +89,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     'reading.weights, trace.likelihoods, where=trace.holds',
     'reading.weights, trace.likelihoods, where=reading.where',
     READ,
-    'a document without the answer has likelihood -1e9, and adds nothing; a '
-    'question where none has it is not counted',
+    'a document without the answer has log-likelihood -1e9 and adds nothing; '
+    'a question for which no document has it is not counted',
   ),
   Mutation(
     'rag_jax/reader_terms.py', 'return 1.0 - utility', 'return utility', READ
@@ -118,7 +118,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'token_where=trace.token_where,\n    )\n  else',
     'token_where=None,\n    )\n  else',
     READ,
-    'padding has likelihood 1 under every document, and so costs nothing',
+    'padding has log-likelihood 0 given every document, so it adds nothing',
   ),
   Mutation(
     'rag_jax/objective.py',
@@ -375,11 +375,11 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/curriculum.py',
-    'own = answered(name, config, own, index)',
+    'chosen = answered(name, config, chosen, index)',
     'pass',
     TRAIN,
   ),
-  Mutation('rag_jax/curriculum.py', 'own = labelled(own)', 'pass', TRAIN),
+  Mutation('rag_jax/curriculum.py', 'chosen = labelled(chosen)', 'pass', TRAIN),
   Mutation(
     'rag_jax/curriculum.py',
     'enough = 2 * stage.steps * stage.batch_size',
@@ -407,8 +407,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation('rag_jax/evaluate.py', 'value[without] = np.nan', 'pass', PUBLISHED),
   Mutation(
     'rag_jax/evaluate.py',
-    'results += _summarise(groups, own.values)',
-    'results += _summarise({split: groups[split]}, own.values)',
+    'results += _summarise(subsets, measured.values)',
+    'results += _summarise({split: subsets[split]}, measured.values)',
     PUBLISHED,
   ),
   Mutation(
@@ -456,7 +456,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     STORE,
   ),
   Mutation(
-    'rag_jax/composition.py', 'if costs and not own:', 'if False:', CONFIG
+    'rag_jax/composition.py',
+    'if uses_costs and not has_loss:',
+    'if False:',
+    CONFIG,
   ),
   Mutation(
     'rag_jax/composition.py',
@@ -562,13 +565,13 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def run(mutation: Mutation, folder: pathlib.Path, cache: pathlib.Path) -> bool:
-  """Whether a test fails once the mutation is in."""
+  """Whether a test fails with the mutation."""
   path = folder / mutation.file
   text = path.read_text()
   if text.count(mutation.old) != 1:
     sys.exit(
       f'{mutation.file} must hold {mutation.old!r} once, got '
-      f'{text.count(mutation.old)} times. Mend the list of mutations.'
+      f'{text.count(mutation.old)} times. Correct MUTATIONS.'
     )
   path.write_text(text.replace(mutation.old, mutation.new))
   try:
@@ -598,9 +601,11 @@ def run(mutation: Mutation, folder: pathlib.Path, cache: pathlib.Path) -> bool:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--only', default='', help='those that hold this text')
-  parser.add_argument('--start', type=int, default=0, help='leave out so many')
-  parser.add_argument('--jobs', type=int, default=2, help='at the same time')
+  parser.add_argument(
+    '--only', default='', help='mutations that hold this text'
+  )
+  parser.add_argument('--start', type=int, default=0, help='skip the first N')
+  parser.add_argument('--jobs', type=int, default=2, help='parallel jobs')
   parser.add_argument('--list', action='store_true', help='print, run nothing')
   flags = parser.parse_args()
   chosen = [m for m in MUTATIONS if flags.only in ' '.join(m)][flags.start :]

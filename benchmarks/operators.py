@@ -1,11 +1,10 @@
-"""Selection operators beside those of others, in one run.
+"""Selection operators compared with other packages.
 
-python -m pip install jaxopt entmax torch ott-jax   # each is left out if absent
+python -m pip install jaxopt entmax torch ott-jax   # each is skipped if absent
 python benchmarks/operators.py [--quick]
 
-Every contender runs forward and forward + backward on the same scores; rounds
-are interleaved, so that a busy moment hits all alike. Printed: the median of
-each in ms, and its ratio to softmax in the same run.
+Every contender runs forward and forward + backward on the same scores, in
+interleaved rounds. Printed: median ms of each, and its ratio to softmax.
 """
 
 import argparse
@@ -63,7 +62,7 @@ def draw(shape, seed=0):
 
 
 def contenders(shape):
-  """Name -> (forward, forward + backward) of all that are installed."""
+  """Name -> (forward, forward + backward) of the installed operators."""
   rows = jax.vmap
   found = {
     'jax.nn.softmax': jax_contender(jax.nn.softmax, shape),

@@ -1,25 +1,24 @@
-"""A whole search with a T5-small beside Hugging Face's, in one run.
+"""Constrained search with a T5-small, compared with Hugging Face.
 
-python -m pip install torch transformers   # without them ours runs alone
+python -m pip install torch transformers   # without them only ours runs
 python benchmarks/t5_search.py [--quick]
 
-The encoder over 32 tokens, then four steps of a beam of 10 under a trie of
-100,000 random docids of four codes, 256 values a code. Both sides have the
-same random weights. Hugging Face's `generate` is held to the docids by
+The encoder reads 32 tokens; beam search (10 beams) then decodes four codes
+under a trie of 100,000 random docids, 256 values per code. Both sides have the
+same random weights. Hugging Face's `generate` is constrained to the docids by
 `prefix_allowed_tokens_fn` over a dictionary. Two output vocabularies:
 
-docids: the codes, padding and end of sequence. Scores are normalised over all
-of them on both sides, and must agree.
+docids: the codes, padding and end of sequence. Both sides normalise over the
+whole vocabulary; their scores must agree.
 
-T5: the 32128 rows of T5, of which ours works out those of the codes and
-normalises over the edges of the trie. The documents are checked against
-`generate(renormalize_logits=True)`, which does the same; timed is `generate`
-without it, which has less to do.
+T5: the 32128 tokens of T5. Ours computes only the logits of codes and
+normalises over the edges of the trie. The results are checked against
+`generate(renormalize_logits=True)`, which normalises equally; the timed
+`generate` does without, which is faster.
 
-Rounds are interleaved, so that a busy moment hits both alike. Printed: the
-median of each in ms, and the median over rounds of ours over theirs. Where
-other programs use the cores, set OMP_WAIT_POLICY=PASSIVE, or the threads of
-PyTorch spend most of their time on waiting for each other.
+Rounds are interleaved. Printed: median ms of each, and the median over rounds
+of the ratio ours / theirs. If other programs use the cores, set
+OMP_WAIT_POLICY=PASSIVE, since PyTorch's threads otherwise spin while they wait.
 """
 
 import argparse
@@ -37,21 +36,21 @@ from rag_jax.ops import beam, trie
 
 LENGTH, VALUES, DOCUMENTS = 4, 256, 100_000
 BEAM, QUERY = 10, 32
-FIRST = 2  # row of code 0; before it T5 has padding, the start, and the end
+FIRST = 2  # token of code 0, after padding (= start) and end of sequence
 VOCABULARIES = {'docids': FIRST + VALUES, 'T5': 32128}
 THREADS = 2
-NEAR = 1e-3  # nats; documents closer than this may change places
+NEAR = 1e-3  # nats; documents closer than this count as ties
 
 
 def draw_docids():
-  """Different random docids, int64[N, L]."""
+  """Draws distinct docids, int64[N, L]."""
   rng = np.random.default_rng(0)
   numbers = rng.choice(VALUES**LENGTH, DOCUMENTS, replace=False)
   return numbers[:, None] // VALUES ** np.arange(LENGTH)[::-1] % VALUES
 
 
 def our_search(params, config, docids):
-  """Tokens -> Candidates, compiled."""
+  """A compiled function: tokens -> Candidates."""
   rows = FIRST + np.arange(VALUES)
   scoring = 'log_softmax'
   if config.vocab_size == VOCABULARIES['docids']:
@@ -80,7 +79,7 @@ def our_search(params, config, docids):
 
 
 def their_model(torch, transformers, config):
-  """A T5 of Hugging Face with random weights."""
+  """A Hugging Face T5 with random weights."""
   torch.set_num_threads(THREADS)
   torch.manual_seed(0)
   return transformers.T5ForConditionalGeneration(
@@ -94,7 +93,7 @@ def their_model(torch, transformers, config):
 
 
 def their_search(torch, model, docids):
-  """Tokens -> what `generate` returns."""
+  """A function: tokens -> the result of `generate`."""
   allowed = {}
   for docid in (FIRST + docids).tolist():
     for level, token in enumerate(docid):
@@ -120,18 +119,18 @@ def their_search(torch, model, docids):
 
 
 def check(found, theirs):
-  """Asserts that both found the same; returns largest gap in nats, ties."""
-  # Theirs are means over the codes, since the length penalty is 1.
+  """Asserts equal results; returns the largest gap in nats and the ties."""
+  # Their scores are means over the codes, since the length penalty is 1.
   scores = LENGTH * theirs.sequences_scores.reshape(-1, BEAM).numpy()
   codes = theirs.sequences[:, 1:].reshape(-1, BEAM, LENGTH).numpy() - FIRST
   gaps = np.abs(scores - found.scores)
   assert gaps.max() < NEAR, gaps.max()
-  other = (codes != found.codes).any(-1)
-  for query, place in np.argwhere(other):  # only near ties may differ
+  differs = (codes != found.codes).any(-1)
+  for query, rank in np.argwhere(differs):  # only near ties may differ
     row = scores[query]
-    near = np.abs(row - row[place]) < NEAR
-    assert near.sum() > 1 or place == BEAM - 1, (query, place)
-  return gaps.max(), int(other.sum())
+    near = np.abs(row - row[rank]) < NEAR
+    assert near.sum() > 1 or rank == BEAM - 1, (query, rank)
+  return gaps.max(), int(differs.sum())
 
 
 def rounds(functions, *, seconds):
@@ -160,7 +159,7 @@ def optional(name):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true', help='one query, 3 s')
-  parser.add_argument('--seconds', type=float, default=20, help='for each line')
+  parser.add_argument('--seconds', type=float, default=20, help='per line')
   flags = parser.parse_args()
   sizes, seconds = (1, 8, 32), flags.seconds
   if flags.quick:
@@ -168,7 +167,7 @@ def main():
   torch, transformers = optional('torch'), optional('transformers')
   both = bool(torch and transformers)
   if not both:
-    print('torch or transformers is not installed: ours runs alone')
+    print('torch or transformers is not installed: only ours runs')
   docids = draw_docids()
   print(
     'vocabulary  batch   rag_jax ms   transformers ms   ratio   '
@@ -188,7 +187,7 @@ def main():
       tokens = rng.integers(FIRST, FIRST + VALUES, (size, QUERY))
       if not both:
         times = rounds([functools.partial(ours, tokens)], seconds=seconds)
-        middle = statistics.median(own for (own,) in times)
+        middle = statistics.median(ms for (ms,) in times)
         print(f'{name:12}{size:5}{middle:13.1f}')
         continue
       gap, ties = check(

@@ -1,20 +1,19 @@
-"""Tokens a second of pretrained sizes, beside transformers and PyTorch.
+"""Tokens per second of MiniLM and T5-small, compared with transformers.
 
-python -m pip install torch transformers   # without them ours runs alone
+python -m pip install torch transformers   # without them only ours runs
 python benchmarks/throughput.py [--quick]
 
 encoder   MiniLM over 32 passages of 128 tokens, forward
-reader    MiniLM with two span scores over 16 passages of 160 tokens, loss and
-          gradient of all weights
-T5        a step of Adam on T5-small, 8 questions of 128 tokens, answers of 16
+reader    MiniLM with a span head over 16 passages of 160 tokens, loss and
+          gradients of all weights
+T5        an Adam step on T5-small, 8 questions of 128 tokens, answers of 16
 
-In float32, from the same random weights; the results are checked against each
-other. Both sides have as many threads as the process may use cores, and huge
-pages as launch.py sets them. Rounds are interleaved, so that a busy moment
-hits both alike. Printed: tokens a second by the median round, and the median
-over rounds of our time over theirs; below that the same of CPU time, which
-other programs disturb less. Where they use the cores, set
-OMP_WAIT_POLICY=PASSIVE, or the threads of PyTorch spin while they wait.
+Both sides use float32 and the same random weights; results are checked against
+each other. Both use one thread per available core, and huge pages as in
+launch.py. Rounds are interleaved. Printed: tokens per second of the median
+round, and the median over rounds of the ratio of times ours / theirs; below,
+the same for CPU time, which other load affects less. If other programs use the
+cores, set OMP_WAIT_POLICY=PASSIVE, since PyTorch's threads otherwise spin.
 """
 
 import argparse
@@ -31,18 +30,18 @@ import optax
 from rag_jax import huge_pages
 from rag_jax.nn import bert, bert_weights, t5, t5_weights
 
-RATE = 1e-3  # of Adam
+RATE = 1e-3  # learning rate
 MINILM, T5_SMALL = bert.BertConfig(), t5.T5Config()
 
 
 def draw_tokens(vocab_size, rows, length):
-  """Random tokens without padding, int32."""
+  """Draws tokens without padding, int32."""
   rng = np.random.default_rng(rows)
   return rng.integers(1, vocab_size, (rows, length)).astype(np.int32)
 
 
 def encoder(torch, transformers):
-  """Ours, theirs or None, and tokens a round."""
+  """Our function, theirs (or None), and tokens per round."""
   params = jax.jit(bert.init, static_argnums=1)(jax.random.key(0), MINILM)
   tokens = draw_tokens(MINILM.vocab_size, 32, 128)
   apply = jax.jit(bert.apply, static_argnums=1)
@@ -64,7 +63,7 @@ def encoder(torch, transformers):
 
 
 def reader(torch, transformers):
-  """As `encoder`; the results are the losses."""
+  """As `encoder`; the functions return the loss."""
   params = jax.jit(bert.init, static_argnums=1)(jax.random.key(0), MINILM)
   rng = np.random.default_rng(0)
   spans = rng.normal(size=(MINILM.width, 2)).astype(np.float32)
@@ -106,7 +105,7 @@ def reader(torch, transformers):
 
 
 def their_minilm(torch, transformers, params):
-  """A BertModel of these weights, without what dropout costs."""
+  """A BertModel with these weights, in evaluation mode (no dropout)."""
   model = transformers.BertModel(
     transformers.BertConfig(
       vocab_size=MINILM.vocab_size,
@@ -124,7 +123,7 @@ def their_minilm(torch, transformers, params):
 
 
 def t5_step(torch, transformers):
-  """As `encoder`; the results are the losses."""
+  """As `encoder`; the functions return the loss."""
   params = jax.jit(t5.init, static_argnums=1)(jax.random.key(0), T5_SMALL)
   tokens = draw_tokens(T5_SMALL.vocab_size, 8, 128)
   answers = draw_tokens(T5_SMALL.vocab_size, 8, 16)
@@ -176,23 +175,23 @@ def t5_step(torch, transformers):
 
 
 def timed(function):
-  """Seconds by the clock and of all cores."""
+  """Wall-clock and CPU seconds of a call."""
   clock, used = time.perf_counter(), time.process_time()
   function()
   return time.perf_counter() - clock, time.process_time() - used
 
 
 def measure(name, ours, theirs, size, *, rounds):
-  """Prints a line of the clock and one of CPU time."""
+  """Prints one line for wall-clock and one for CPU time."""
   first = ours()
   if theirs:
     np.testing.assert_allclose(theirs(), first, rtol=1e-3, atol=1e-4)
   functions = [ours, theirs] if theirs else [ours]
   times = np.array([[timed(f) for f in functions] for _ in range(rounds)])
   for kind, label in enumerate((name, '  CPU time')):
-    own = times[:, :, kind]
-    rates = [f'{size / middle:14.0f}' for middle in np.median(own, axis=0)]
-    ratio = statistics.median(own[:, 0] / own[:, -1])
+    seconds = times[:, :, kind]
+    rates = [f'{size / middle:14.0f}' for middle in np.median(seconds, axis=0)]
+    ratio = statistics.median(seconds[:, 0] / seconds[:, -1])
     tail = f'{ratio:8.2f}' if theirs else ''
     print(f'{label:12}{"".join(rates)}{tail}', flush=True)
 
@@ -210,11 +209,11 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true', help='5 rounds')
   parser.add_argument('--rounds', type=int, default=25)
-  parser.add_argument('--case', choices=cases, help='one of them alone')
+  parser.add_argument('--case', choices=cases, help='run one case only')
   flags = parser.parse_args()
   torch, transformers = optional('torch'), optional('transformers')
   if not (torch and transformers):
-    print('torch or transformers is not installed: ours runs alone')
+    print('torch or transformers is not installed: only ours runs')
     torch = None
   else:
     threads = len(os.sched_getaffinity(0))
@@ -228,5 +227,5 @@ def main():
 
 
 if __name__ == '__main__':
-  huge_pages.use()  # both sides get theirs from malloc
+  huge_pages.use()  # affects both sides, through malloc
   main()

@@ -1,10 +1,10 @@
-r"""Every docid scheme on a real set, with vectors from any encoder, untrained.
+r"""Zero-shot search with every docid scheme, on vectors from any encoder.
 
 python benchmarks/zero_shot.py --data=FOLDER --split=dev \\
   --documents=documents.npy --questions=questions.npy
 
-FOLDER is a set that rag_jax reads (see README); the .npy files hold float32
-vectors of unit length, a row a document in the order of the corpus and a row a
+FOLDER is a dataset that rag_jax reads (see README). The .npy files hold float32
+vectors of unit length: one row per document in corpus order, and one row per
 question of the split. Printed: statistics of each scheme and Hits@k.
 """
 
