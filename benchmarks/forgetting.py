@@ -69,14 +69,14 @@ def read(flags):
     (flags.train_split, flags.train_questions),
     (flags.split, flags.questions),
   ):
-    asked, vectors = dataset.splits[split], np.load(path)
-    if (len(asked), len(documents)) != (len(vectors), len(rows)):
+    questions, vectors = dataset.splits[split], np.load(path)
+    if (len(questions), len(documents)) != (len(vectors), len(rows)):
       raise SystemExit(
-        f'error: split {split!r} has {len(asked)} questions about {len(rows)} '
+        f'error: {split!r} has {len(questions)} questions and {len(rows)} '
         f'documents, got {len(vectors)} and {len(documents)} vectors.'
       )
-    known = [i for i, question in enumerate(asked) if question.document_ids]
-    gold = [rows[asked[i].document_ids[0]] for i in known]
+    known = [i for i, question in enumerate(questions) if question.document_ids]
+    gold = [rows[questions[i].document_ids[0]] for i in known]
     sets.append(
       forgetting.Questions(vectors=vectors[known], documents=np.array(gold))
     )

@@ -23,11 +23,11 @@ BATCH_SIZE = 32
 DEPTHS = (1, 10, 100)
 
 
-def contenders(index, lexicon, queries, asked):
+def contenders(index, lexicon, queries, query_words):
   """Name -> function that scores documents for a batch of queries."""
   score_all = jax.jit(lexical.score_all)
   score = jax.jit(lexical.score)
-  rows = jax.lax.top_k(score_all(lexicon, asked), DEPTHS[-1])[1]
+  rows = jax.lax.top_k(score_all(lexicon, query_words), DEPTHS[-1])[1]
   vocabulary = index.retriever.vocab_dict
   known = [
     [word for word in query if word in vocabulary]
@@ -41,9 +41,11 @@ def contenders(index, lexicon, queries, asked):
 
   return {
     'bm25s.get_scores': bm25s,
-    'lexical.score_all': lambda: score_all(lexicon, asked).block_until_ready(),
+    'lexical.score_all': lambda: score_all(
+      lexicon, query_words
+    ).block_until_ready(),
     f'lexical.score of {DEPTHS[-1]}': lambda: score(
-      lexicon, asked, rows
+      lexicon, query_words, rows
     ).block_until_ready(),
   }
 
@@ -69,16 +71,16 @@ def hits(rows, gold):
   return [f'{100 * found[:, :k].any(1).mean():.1f}' for k in DEPTHS]
 
 
-def search(lexicon, asked, k):
+def search(lexicon, query_words, k):
   """The top k documents by BM25, int32[n, k]."""
 
   @jax.jit
   def best(batch):
     return jax.lax.top_k(lexical.score_all(lexicon, batch), k)[1]
 
-  padded = np.pad(asked, ((0, -len(asked) % BATCH_SIZE), (0, 0)))
-  batches = padded.reshape(-1, BATCH_SIZE, asked.shape[1])
-  return np.concatenate([best(batch) for batch in batches])[: len(asked)]
+  padded = np.pad(query_words, ((0, -len(query_words) % BATCH_SIZE), (0, 0)))
+  batches = padded.reshape(-1, BATCH_SIZE, query_words.shape[1])
+  return np.concatenate([best(batch) for batch in batches])[: len(query_words)]
 
 
 def main():
@@ -110,20 +112,20 @@ def main():
   start = time.perf_counter()
   lexicon = lexical.build(encoded, vocab_size=vocabulary.size, **constants)
   seconds = time.perf_counter() - start
-  asked = words.encode(vocabulary, queries)
+  query_words = words.encode(vocabulary, queries)
   size = sum(x.nbytes for x in jax.tree.leaves(lexicon))
   print(
     f'{len(texts)} documents, {vocabulary.size} words, built in {seconds:.2f} '
     f's, {size / len(texts):.0f} bytes per document'
   )
   functions = contenders(
-    index, lexicon, queries[:BATCH_SIZE], asked[:BATCH_SIZE]
+    index, lexicon, queries[:BATCH_SIZE], query_words[:BATCH_SIZE]
   )
   for name, (median, least) in measure(functions).items():
     print(f'{name:22}{median:8.3f} ms per query, minimum {least:.3f}')
   theirs, _ = baselines.bm25_search(index, queries, k=DEPTHS[-1])
   print('Hits@1/10/100 of bm25s  ', ' / '.join(hits(theirs, gold)))
-  ours = search(lexicon, asked, DEPTHS[-1])
+  ours = search(lexicon, query_words, DEPTHS[-1])
   print('Hits@1/10/100 of lexical', ' / '.join(hits(ours, gold)))
 
 

@@ -131,8 +131,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/ranking_terms.py',
-    'others = trace.contrasted & ~trace.is_gold\n  gold',
-    'others = trace.contrasted\n  gold',
+    'negatives = trace.contrasted & ~trace.is_gold\n  gold',
+    'negatives = trace.contrasted\n  gold',
     RANK,
   ),
   Mutation(
@@ -203,8 +203,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/trace.py',
-    "if self.stage.estimator == 'none' or self.costs_search:\n      # What",
-    'if self.costs_search:\n      # What',
+    "if self.stage.estimator == 'none' or self.costs_search:\n      # No",
+    'if self.costs_search:\n      # No',
     TRACE,
   ),
   Mutation(
@@ -496,8 +496,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/system.py',
-    'live, change = live_indexes.delete(live, gone)',
-    '_, change = live_indexes.delete(live, gone)',
+    'live, change = live_indexes.delete(live, deleted)',
+    '_, change = live_indexes.delete(live, deleted)',
     SYSTEM,
   ),
   Mutation(

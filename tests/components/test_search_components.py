@@ -166,8 +166,8 @@ class TestIdDecoder:
             config.scale * vector @ mean_of([p[level] == n for p in prefixes])
             for n in sorted(set(family))
           ]
-          own = sorted(set(family)).index(prefixes[document][level])
-          expected += values[own] - np.logaddexp.reduce(values)
+          index = sorted(set(family)).index(prefixes[document][level])
+          expected += values[index] - np.logaddexp.reduce(values)
         assert float(scores[query, document]) == pytest.approx(
           expected, abs=1e-3
         )
@@ -316,12 +316,14 @@ class TestWithoutLayers:
       level = frontier.level + 1
       nodes = (depth == level) | (leaf & (depth < level))
       for query, place in np.ndindex(3, 2):
-        own = scores[query, int(frontier.children[query, place, 0])]
-        total[query, place] += own - np.logaddexp.reduce(scores[query, nodes])
+        gold_score = scores[query, int(frontier.children[query, place, 0])]
+        total[query, place] += gold_score - np.logaddexp.reduce(
+          scores[query, nodes]
+        )
     np.testing.assert_allclose(found, total / trie.depth, rtol=1e-4)
 
-  @pytest.mark.parametrize('asked', [None, (0, 1, 3, 5), (2, 4)])
-  def test_leaves_above_a_level_are_negatives_too(self, asked):
+  @pytest.mark.parametrize('gold_documents', [None, (0, 1, 3, 5), (2, 4)])
+  def test_leaves_above_a_level_are_negatives_too(self, gold_documents):
     # Document 3 ends at the first level, 2 and 4 at the second.
     codes = np.array(
       [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0]]
@@ -346,13 +348,19 @@ class TestWithoutLayers:
       memory=jnp.asarray(query)[:, None],
       where=jnp.ones((1, 1), bool),
     )
-    known = np.ones(7) if asked is None else np.isin(np.arange(7), asked)
+    known = (
+      np.ones(7)
+      if gold_documents is None
+      else np.isin(np.arange(7), gold_documents)
+    )
     found = id_decoder.level_log_likelihood(
       (params, encoding),
       trie,
       jnp.asarray(codes)[None],
       config=config,
-      where=None if asked is None else tries.sum_below(trie, known * 1.0) > 0,
+      where=None
+      if gold_documents is None
+      else tries.sum_below(trie, known * 1.0) > 0,
     )[0]
     # Without a trie: documents with a common prefix share a node; a document
     # with a unique prefix is a leaf at all deeper levels.
@@ -372,8 +380,8 @@ class TestWithoutLayers:
 
   def test_excluded_documents_get_no_gradient(self, parts):
     params, config, trie, codes, _, encoding = parts
-    asked = jnp.zeros(COUNT).at[jnp.array([5, 7])].set(1.0)
-    where = tries.sum_below(trie, asked) > 0
+    gold_documents = jnp.zeros(COUNT).at[jnp.array([5, 7])].set(1.0)
+    where = tries.sum_below(trie, gold_documents) > 0
 
     def total(params):
       return id_decoder.level_log_likelihood(

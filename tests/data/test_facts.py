@@ -63,7 +63,7 @@ def test_ids_are_unique_and_stable(dataset):
   assert len({q.text for q in questions}) == len(questions)
   rows = facts.read_table('elements')
   row = next(r for r in rows if r['name'] == 'Gold')
-  asked = [
+  possible = [
     q for _, some in facts.questions('elements', row, rows) for q in some
   ]
   assert (
@@ -73,7 +73,7 @@ def test_ids_are_unique_and_stable(dataset):
       answers=('Gold',),
       document_ids=('elements/gold',),
     )
-    in asked
+    in possible
   )
 
 
@@ -111,14 +111,14 @@ def test_answers_are_short(dataset):
 
 def test_answers_occur_at_different_positions(dataset, documents):
   """A reader must not learn a fixed position of a relation."""
-  places = collections.defaultdict(set)
+  positions = collections.defaultdict(set)
   for question in dataset.splits['train']:
     if question.id.startswith('countries/') and '/forward/' in question.id:
       text = documents[question.document_ids[0]].text
       sentence = text[: text.index(question.answers[0])].count('. ')
-      places[question.id.split('/')[2]].add(sentence)
-  assert len(places) == 6
-  assert all(len(found) >= 6 for found in places.values())
+      positions[question.id.split('/')[2]].add(sentence)
+  assert len(positions) == 6
+  assert all(len(found) >= 6 for found in positions.values())
 
 
 def test_phrasings_are_held_out(dataset):
@@ -146,15 +146,15 @@ def test_no_held_out_phrasing_is_in_train_for_another_kind():
 def test_pairs_are_held_out(dataset):
   train, test = dataset.splits['train'], dataset.splits['test_pair']
   assert not pairs(train) & pairs(test)
-  asked = {document for document, _ in pairs(train)}
-  assert {document for document, _ in pairs(test)} <= asked
+  trained = {document for document, _ in pairs(train)}
+  assert {document for document, _ in pairs(test)} <= trained
 
 
 def test_entities_are_held_out(dataset, documents):
-  asked = {d for q in dataset.splits['train'] for d in q.document_ids}
+  trained = {d for q in dataset.splits['train'] for d in q.document_ids}
   new = {d for q in dataset.splits['test_entity'] for d in q.document_ids}
-  assert not asked & new
-  assert asked | new == set(documents)
+  assert not trained & new
+  assert trained | new == set(documents)
   for kind in templates.OPENINGS:
     of_kind = [d for d in documents if d.startswith(f'{kind}/')]
     share = sum(d in new for d in of_kind) / len(of_kind)
@@ -180,8 +180,8 @@ def test_a_question_text_has_one_gold_document():
   for kind in templates.OPENINGS:
     rows = facts.read_table(kind)
     for row in rows:
-      for _, asked in facts.questions(kind, row, rows):
-        for question in asked:
+      for _, phrased in facts.questions(kind, row, rows):
+        for question in phrased:
           gold[question.text].update(question.document_ids)
   assert {text: ids for text, ids in gold.items() if len(ids) > 1} == {}
 

@@ -490,8 +490,8 @@ def test_beir_marks_unanswerable_questions(tmp_path):
   folder = _beir(
     tmp_path, queries=[QUERIES[0], lost], train='q1\td1\t1\nq2\td1\t0\n'
   )
-  asked = formats.load(folder).splits['train']
-  assert [(q.answerable, q.document_ids) for q in asked] == [
+  questions = formats.load(folder).splits['train']
+  assert [(q.answerable, q.document_ids) for q in questions] == [
     (True, ('d1',)),
     (False, ()),
   ]

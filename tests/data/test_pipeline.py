@@ -54,10 +54,10 @@ def test_documents_of_a_batch_have_similar_lengths(questions):
   lengths = np.random.default_rng(0).integers(10, 200, 50)
   longest, waste = [], 0
   for batch, length in draw(questions, lengths):
-    own = lengths[np.asarray(batch.gold)[:, 0]]
-    assert length == own.max()
+    own_lengths = lengths[np.asarray(batch.gold)[:, 0]]
+    assert length == own_lengths.max()
     longest.append(length)
-    waste += (length - own).sum() / SIZE
+    waste += (length - own_lengths).sum() / SIZE
   # In random batches of four the longest is 38 tokens above the mean.
   assert waste / 96 < 10
   assert np.any(np.diff(longest) < 0)  # batches are not sorted by length
@@ -67,13 +67,13 @@ def test_batches_of_a_pool_are_shuffled(questions):
   # Distinct lengths identify the batches of a pool.
   count = len(questions.query)
   gold = np.arange(count)[:, None].astype(np.int32)
-  own = dataclasses.replace(questions, gold=gold)
+  distinct = dataclasses.replace(questions, gold=gold)
   lengths = np.random.default_rng(0).permutation(np.arange(10, 10 + count))
   pool = pipeline.POOL
   assert 2 * pool * SIZE < count
   found = {}
   for seed in (0, 1):
-    longest = [length for _, length in draw(own, lengths, seed, 2 * pool)]
+    longest = [length for _, length in draw(distinct, lengths, seed, 2 * pool)]
     found[seed] = longest[:pool], longest[pool:]
     ranks = []
     for part in found[seed]:
@@ -96,9 +96,9 @@ def test_hard_negatives_count_for_the_length(questions):
   waste = 0
   for batch, length in draw(both, lengths):
     rows = np.column_stack([batch.gold, batch.negative])
-    own = np.where(rows >= 0, lengths[rows], 0).max(axis=1)
-    assert length == own.max()
-    waste += (length - own).sum() / SIZE
+    own_lengths = np.where(rows >= 0, lengths[rows], 0).max(axis=1)
+    assert length == own_lengths.max()
+    waste += (length - own_lengths).sum() / SIZE
   assert waste / 96 < 10
 
 

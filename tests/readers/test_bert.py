@@ -17,8 +17,8 @@ WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
 
 def config_of(**options):
   sizes = {'width': 16, 'num_layers': 2, 'num_heads': 2, 'mlp_dim': 16}
-  own = sizes | {'max_answer_tokens': 4, 'weights': 'tiny'}
-  return base.ReaderConfig(kind='bert', **(own | options))
+  fields = sizes | {'max_answer_tokens': 4, 'weights': 'tiny'}
+  return base.ReaderConfig(kind='bert', **(fields | options))
 
 
 def bert_reader(**options):
@@ -55,8 +55,8 @@ def test_padding_changes_neither_spans_nor_relevance(texts):
 def test_spans_and_relevance_equal_those_of_bert_on_a_text_pair(texts):
   params, reader, config = bert_reader()
   query, passages = texts
-  own, passage = query[:1], passages[0, :1]  # the question has padding
-  tokens = jnp.concatenate([own[:, :3], passage], axis=1)
+  question, passage = query[:1], passages[0, :1]  # the question has padding
+  tokens = jnp.concatenate([question[:, :3], passage], axis=1)
   segments = jnp.asarray([[0] * 3 + [1] * passage.shape[1]])
   states = bert.apply(
     params['bert'],
@@ -65,7 +65,7 @@ def test_spans_and_relevance_equal_those_of_bert_on_a_text_pair(texts):
     segments=segments,
   )
   logits = states[:, 3:] @ params['pointer']
-  found = reader.read(params, own, passage[:, None])
+  found = reader.read(params, question, passage[:, None])
   np.testing.assert_allclose(
     found.spans[:, 0], jax.nn.log_softmax(logits, axis=1), atol=1e-5
   )
@@ -79,11 +79,11 @@ def test_relevance_includes_the_score_of_the_best_span(texts):
   params, plain, config = bert_reader()
   _, reader, _ = bert_reader(span_relevance=0.5)
   query, passages = texts
-  own, passage = query[:1, :3], passages[0, :1]
-  before = plain.read(params, own, passage[:, None])
-  after = reader.read(params, own, passage[:, None])
+  question, passage = query[:1, :3], passages[0, :1]
+  before = plain.read(params, question, passage[:, None])
+  after = reader.read(params, question, passage[:, None])
   np.testing.assert_array_equal(before.spans, after.spans)
-  tokens = jnp.concatenate([own, passage], axis=1)
+  tokens = jnp.concatenate([question, passage], axis=1)
   states = bert.apply(
     params['bert'],
     query_encoder.bert_config(config),
@@ -143,8 +143,8 @@ def test_the_answer_score_is_the_likelihood_of_its_tokens(texts):
   where = jnp.asarray([[True, True, False], [True, True, True]])
   found = reader.answer(params, memory, WEIGHTS, where)
   rows = jnp.arange(2)
-  own = reader.answer_each(params, memory)[rows, found.place]
-  scores = reader.log_likelihood(params, memory, own[:, None])
+  tokens = reader.answer_each(params, memory)[rows, found.place]
+  scores = reader.log_likelihood(params, memory, tokens[:, None])
   expected = scores[rows, found.place, 0] + jnp.log(WEIGHTS[rows, found.place])
   np.testing.assert_allclose(found.log_probability, expected, rtol=1e-5)
   total = (jnp.exp(memory.relevance) * where).sum(1)

@@ -66,24 +66,24 @@ def test_likelihoods_equal_those_of_prompt_plus_answer(params, memory):
   target = base.with_end(ANSWERS[:, 0], END)
   for b, k in np.ndindex(2, 3):
     before = [*TOKENS[b, k][TOKENS[b, k] > 0], *QUERY[b][QUERY[b] > 0]]
-    own = target[b][target[b] > 0]
-    row = jnp.array([*before, *own])[None]
+    answer = target[b][target[b] > 0]
+    row = jnp.array([*before, *answer])[None]
     logits = llama.apply(params['llama'], SIZES, row, row > 0)[0]
     scores = jax.nn.log_softmax(logits)[len(before) - 1 : -1]
-    expected = scores[jnp.arange(len(own)), own]
+    expected = scores[jnp.arange(len(answer)), answer]
     np.testing.assert_allclose(
-      found[b, k, : len(own)], expected, rtol=5e-6, atol=2e-5
+      found[b, k, : len(answer)], expected, rtol=5e-6, atol=2e-5
     )
-    assert (found[b, k, len(own) :] == 0).all()
+    assert (found[b, k, len(answer) :] == 0).all()
 
 
 def total(scores, marginal):
   """Log marginal of each question, from float[B, K, T], in NumPy."""
   scores = np.exp(np.asarray(scores, float))
-  own = np.asarray(WEIGHTS, float)[..., None]
+  weights = np.asarray(WEIGHTS, float)[..., None]
   if marginal == 'token':
-    return np.log((own * scores).sum(1)).sum(-1)
-  return np.log((own[..., 0] * scores.prod(-1)).sum(1))
+    return np.log((weights * scores).sum(1)).sum(-1)
+  return np.log((weights[..., 0] * scores.prod(-1)).sum(1))
 
 
 @pytest.mark.parametrize('beams', [1, 3])
@@ -109,8 +109,8 @@ def test_generated_scores_equal_teacher_forced_scores(
 
 def test_padding_is_never_generated(params):
   """Not even if it is the most probable token."""
-  own = params['llama']['embedding']
-  loud = own.at[0].set(3 * own.mean(0) + own[5] * 4)
+  embedding = params['llama']['embedding']
+  loud = embedding.at[0].set(3 * embedding.mean(0) + embedding[5] * 4)
   params = {'llama': params['llama'] | {'embedding': loud}}
   for marginal in ('sequence', 'token'):
     reader, read = reader_of(marginal=marginal)
@@ -194,13 +194,15 @@ def make_tokenizer(end=END):
 
 class TestOwnText:
   def test_passage_part_plus_question_part_is_the_prompt(self):
-    tokenizer, own = make_tokenizer(), reader_of()[0].own_text
+    tokenizer, own_text = make_tokenizer(), reader_of()[0].own_text
     pages = [
       types.Document(id='a', title='T', text='A naïve<|im_end|> page.'),
       types.Document(id='b', text='word ' * 90),
     ]
-    passages, cut = own.passages(tokenizer, pages, max_tokens=150)
-    questions = own.questions(tokenizer, ['who', 'why ' * 20], max_tokens=70)
+    passages, cut = own_text.passages(tokenizer, pages, max_tokens=150)
+    questions = own_text.questions(
+      tokenizer, ['who', 'why ' * 20], max_tokens=70
+    )
     assert passages.shape == (2, 150) and questions.shape == (2, 70)
     assert cut == 1
     whole = prompts.encode(
@@ -222,19 +224,19 @@ class TestOwnText:
     assert text.endswith('<|im_end|>\n<|im_start|>assistant\nAnswer:')
 
   def test_answers_round_trip(self):
-    tokenizer, own = make_tokenizer(), reader_of()[0].own_text
-    found = own.answers(
+    tokenizer, own_text = make_tokenizer(), reader_of()[0].own_text
+    found = own_text.answers(
       tokenizer,
       [('Paris', 'Buenos Aires'), (), ('a', 'b', 'c')],
       max_answers=2,
       max_tokens=8,
     )
     assert found.shape == (3, 2, 8)
-    assert own.decode(tokenizer, found[0, 0]) == 'Paris'
+    assert own_text.decode(tokenizer, found[0, 0]) == 'Paris'
     assert not found[0, 1].any() and not found[1].any()  # too long; none
-    assert [own.decode(tokenizer, row) for row in found[2]] == ['a', 'b']
-    assert own.end(tokenizer) == END not in found
-    assert own.decode(tokenizer, np.zeros(8, int)) == ''
+    assert [own_text.decode(tokenizer, row) for row in found[2]] == ['a', 'b']
+    assert own_text.end(tokenizer) == END not in found
+    assert own_text.decode(tokenizer, np.zeros(8, int)) == ''
 
 
 class TestLoad:
@@ -267,8 +269,8 @@ class TestLoad:
 
   def test_load_returns_the_published_weights(self, folder):
     path, params = folder
-    own = dataclasses.replace(CONFIG, weights=str(path))
-    found = readers.make(own).load()
+    config = dataclasses.replace(CONFIG, weights=str(path))
+    found = readers.make(config).load()
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert found.tokenizer.token_to_id('<|im_end|>') == END
 
@@ -284,8 +286,8 @@ class TestLoad:
   def test_a_mismatch_with_the_weights_raises(
     self, folder, field, value, wanted
   ):
-    own = {'weights': str(folder[0]), field: value}
-    reader = readers.make(dataclasses.replace(CONFIG, **own))
+    changes = {'weights': str(folder[0]), field: value}
+    reader = readers.make(dataclasses.replace(CONFIG, **changes))
     with pytest.raises(
       ValueError, match=f'reader.{field} must be {wanted}.* got {value}'
     ) as error:
@@ -301,11 +303,11 @@ class TestLoad:
     other.pre_tokenizer = tokenizer.pre_tokenizer
     other.add_special_tokens(['<|endoftext|>', '<|im_start|>', '<|im_end|>'])
     other.save(str(path / 'tokenizer.json'))
-    own = dataclasses.replace(CONFIG, weights=str(path))
+    config = dataclasses.replace(CONFIG, weights=str(path))
     with pytest.raises(
       ValueError, match="must have a special token as token 0.*got 'a' in"
     ):
-      readers.make(own).load()
+      readers.make(config).load()
 
 
 def test_a_template_with_the_question_first_raises():

@@ -89,15 +89,17 @@ def test_likelihoods_equal_one_forward_pass_of_prompt_and_answer():
   found = score(params, answers, real)
   for b, k, c in np.ndindex(2, 3, 2):
     before = tokens[b, k][where[b, k]]
-    own = answers[b, c][real[b, c]]
-    row = jnp.concatenate([before, own])
+    answer = answers[b, c][real[b, c]]
+    row = jnp.concatenate([before, answer])
     last = len(row) - 1
     row = jnp.pad(row, (0, 8 - len(row)))[None]
     logits = apply(params, CONFIG, row, jnp.arange(8)[None] <= last)[0]
     scores = jax.nn.log_softmax(logits)[len(before) - 1 : last]
-    expected = scores[jnp.arange(len(own)), own]
-    np.testing.assert_allclose(found[b, k, c, : len(own)], expected, atol=2e-5)
-    assert (found[b, k, c, len(own) :] == 0).all()
+    expected = scores[jnp.arange(len(answer)), answer]
+    np.testing.assert_allclose(
+      found[b, k, c, : len(answer)], expected, atol=2e-5
+    )
+    assert (found[b, k, c, len(answer) :] == 0).all()
 
 
 @pytest.mark.parametrize('kind', causal_marginals.MARGINALS)
@@ -208,8 +210,8 @@ def test_gradients_by_finite_differences(kind):
   real = jnp.array([[[1, 1, 0]], [[1, 1, 1]]], bool)
 
   def loss(scale, weights):
-    own = params | {'norm': params['norm'] * scale}
-    scores = score(own, answers, real)
+    scaled = params | {'norm': params['norm'] * scale}
+    scores = score(scaled, answers, real)
     return -causal_marginals.marginal(weights, scores, real, kind=kind).sum()
 
   run = jax.jit(jax.value_and_grad(loss, (0, 1)))

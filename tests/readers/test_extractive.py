@@ -72,9 +72,9 @@ def test_the_answer_score_is_the_likelihood_of_its_tokens(texts):
   found = READER.answer(params, memory, WEIGHTS, WEIGHTS > 0)
   tokens = READER.answer_each(params, memory)
   rows = jnp.arange(2)
-  own = tokens[rows, found.place]  # no passage repeats a token
-  scores = READER.log_likelihood(params, memory, own[:, None])
+  answer = tokens[rows, found.place]  # no passage repeats a token
+  scores = READER.log_likelihood(params, memory, answer[:, None])
   expected = scores[rows, found.place, 0] + jnp.log(WEIGHTS[rows, found.place])
   np.testing.assert_allclose(found.log_probability, expected, rtol=1e-5)
   length = found.end - found.start + 1
-  assert ((own > 0).sum(1) == length).all()
+  assert ((answer > 0).sum(1) == length).all()

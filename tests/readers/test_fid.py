@@ -142,11 +142,11 @@ def test_attention_against_a_computation_by_hand(params, texts):
     size = jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
     return x * size * block[name]['scale']
 
-  own = block['attention']
+  attention = block['attention']
   value = jnp.einsum(
-    'bw,whd->bhd', norm(x, 'attention_norm'), own['value']['kernel']
+    'bw,whd->bhd', norm(x, 'attention_norm'), attention['value']['kernel']
   )
-  x = x + jnp.einsum('bhd,hdw->bw', value, own['out']['kernel'])
+  x = x + jnp.einsum('bhd,hdw->bw', value, attention['out']['kernel'])
   cross = block['cross_attention']
   query = jnp.einsum(
     'bw,whd->bhd', norm(x, 'cross_norm'), cross['query']['kernel']

@@ -12,15 +12,15 @@ def make(**options):
   return readers.make(base.ReaderConfig(**options))
 
 
-def own(kind):
+def minimal(kind):
   """The minimal configuration of this kind."""
   return {'kind': kind} | ({'weights': 'tiny'} if kind in PUBLISHED else {})
 
 
 @pytest.mark.parametrize('kind', readers.KINDS)
 def test_every_kind_can_be_made(kind):
-  reader = make(**own(kind))
-  assert reader is make(**own(kind))  # so it can be a static argument
+  reader = make(**minimal(kind))
+  assert reader is make(**minimal(kind))  # so it can be a static argument
   assert (reader.load is not None) == (kind in PUBLISHED)
   assert reader.points == (kind in ('extractive', 'bert'))
   assert (reader.relevance is not None) == (kind == 'bert')
@@ -30,7 +30,7 @@ def test_every_kind_can_be_made(kind):
   assert (reader.end_token is not None) == fuses
   assert (reader.own_text is not None) == (kind == 'causal')
   for name in reader.marginals:
-    assert make(**own(kind), marginal=name).marginals == reader.marginals
+    assert make(**minimal(kind), marginal=name).marginals == reader.marginals
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_missing_relevance_raises(kind, field):
   with pytest.raises(
     ValueError, match=f'reader.{field} needs .* relevance .* got .*{kind}'
   ) as error:
-    make(**own(kind), **{field: True})
+    make(**minimal(kind), **{field: True})
   assert f'--config.reader.{field}=False or --config.reader.kind=bert' in str(
     error.value
   )
-  assert make(**own('bert'), **{field: True}).relevance is not None
+  assert make(**minimal('bert'), **{field: True}).relevance is not None
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_missing_relevance_raises(kind, field):
   ],
 )
 def test_unsupported_fields_raise(field, value, kind, others):
-  make(**own(kind), **{field: value})
+  make(**minimal(kind), **{field: value})
   for other in others:
     with pytest.raises(
       ValueError, match=f'reader.{field} has no effect'
     ) as error:
-      make(**own(other), **{field: value})
+      make(**minimal(other), **{field: value})
     assert f"'{other}', got {value}" in str(error.value)
     assert f'--config.reader.{field}=' in str(error.value)
 
 
 def test_heads_must_divide_the_width_only_without_a_head_size():
-  assert make(**own('causal'), num_heads=9).own_text
-  assert make(**own('t5'), num_heads=6)
-  with pytest.raises(ValueError, match='reader.num_heads must cut width 128'):
-    make(**own('bert'), num_heads=6)
+  assert make(**minimal('causal'), num_heads=9).own_text
+  assert make(**minimal('t5'), num_heads=6)
+  with pytest.raises(ValueError, match='reader.num_heads must split width 128'):
+    make(**minimal('bert'), num_heads=6)

@@ -65,8 +65,10 @@ def test_best_span_against_enumeration(longest):
       i, j = max(scores, key=scores.__getitem__)
       assert (int(best.start[b, k]), int(best.end[b, k])) == (i, j)
       np.testing.assert_allclose(best.score[b, k], scores[i, j], rtol=1e-6)
-      own = tokens[b, k]
-      np.testing.assert_array_equal(own[own > 0], passages[b, k, i : j + 1])
+      answer = tokens[b, k]
+      np.testing.assert_array_equal(
+        answer[answer > 0], passages[b, k, i : j + 1]
+      )
 
 
 @pytest.mark.parametrize('null', [False, True])

@@ -112,8 +112,8 @@ def test_only_passages_with_weight_count_and_get_gradients(params, texts):
     return reader.joint_log_likelihood(params, memory, weights, ANSWERS).sum()
 
   slopes = [
-    jax.jit(jax.grad(total), static_argnums=1)(WEIGHTS, own)
-    for own in (READER, remat)
+    jax.jit(jax.grad(total), static_argnums=1)(WEIGHTS, reader)
+    for reader in (READER, remat)
   ]
   np.testing.assert_allclose(*slopes, atol=1e-5)
   assert bool(jnp.isfinite(slopes[0]).all())
@@ -208,17 +208,19 @@ class TestLoad:
     return write
 
   def test_load_returns_the_published_weights(self, folder, params):
-    own = dataclasses.replace(CONFIG, weights=folder())
-    found = readers.make(own).load()
+    config = dataclasses.replace(CONFIG, weights=folder())
+    found = readers.make(config).load()
     assert found.tokenizer is None
     jax.tree.map(np.testing.assert_array_equal, found.params, params['t5'])
 
   def test_a_size_mismatch_raises(self, folder):
-    own = dataclasses.replace(CONFIG, weights=folder(), mlp_dim=32)
+    config = dataclasses.replace(CONFIG, weights=folder(), mlp_dim=32)
     with pytest.raises(ValueError, match='reader.mlp_dim must be 24 as in'):
-      readers.make(own).load()
+      readers.make(config).load()
 
   def test_an_unsupported_t5_raises(self, folder):
-    own = dataclasses.replace(CONFIG, weights=folder(layer_norm_epsilon=1e-5))
+    config = dataclasses.replace(
+      CONFIG, weights=folder(layer_norm_epsilon=1e-5)
+    )
     with pytest.raises(ValueError, match='with epsilon 1e-06, got 1e-05 in'):
-      readers.make(own).load()
+      readers.make(config).load()
