@@ -145,7 +145,7 @@ def error_of(process):
     ('--config.serch.beam_size=4', "'serch'.*'search'"),
     ('--config.search.beam_size=four', 'search.beam_size.*four'),
     ('--config.search.beam_size=0', 'at least 1, got 0.*config.search.beam'),
-    ('--config.reader.num_heads=3', 'cut width 16.*got 3.*reader.num_heads'),
+    ('--config.reader.num_heads=3', 'split width 16.*got 3.*reader.num_heads'),
     ('--config.data.vocab_size=9', 'at least 300.*got 9.*data.vocab_size'),
     ('--config.stages.joint.batch_size=0', 'got 0.*stages.joint.batch_size'),
     ('--config.stages.joint.stps=3', "'stages.joint.stps'.*stages.joint.steps"),

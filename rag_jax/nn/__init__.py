@@ -1,1 +1,1 @@
-"""Flax modules that the components are made of."""
+"""Models: transformer blocks in Flax; BERT, T5 and Llama as pure functions."""

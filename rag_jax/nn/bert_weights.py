@@ -1,4 +1,4 @@
-"""Weights of a BERT from elsewhere, in the form that `bert` takes."""
+"""Converts weights between Hugging Face's `BertModel` and `bert`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from rag_jax.nn import bert, weight_tables
 
-# Heads of other tasks, and numbers that are no weights.
+# Heads of other tasks, and buffers that are not weights.
 _UNUSED = [
   'cls.',
   'classifier.',
@@ -21,36 +21,36 @@ _UNUSED = [
 def from_state_dict(
   state: Mapping[str, Any], config: bert.BertConfig
 ) -> dict[str, Any]:
-  """Weights of Hugging Face's `BertModel`.
+  """Converts the weights of Hugging Face's `BertModel`.
 
   Args:
-    state: name -> array on the CPU, as `weights.read` gives, with or without a
-      leading `bert.`.
-    config: the sizes of that model.
+    state: name -> array on the CPU, as from `weights.read`, with or without the
+      prefix `bert.`.
+    config: the configuration of that model.
 
   Returns:
-    What `init` returns.
+    Parameters as from `init`.
 
   Raises:
-    ValueError: if arrays are absent, too many or of another shape.
+    ValueError: if arrays are missing, unexpected or of the wrong shape.
   """
-  plain = {_plain(name): array for name, array in state.items()}
-  return weight_tables.take(plain, _table(config), ignore=_UNUSED)
+  plain = {_current_name(name): array for name, array in state.items()}
+  return weight_tables.from_published(plain, _table(config), ignore=_UNUSED)
 
 
 def to_state_dict(
   params: dict[str, Any], config: bert.BertConfig
 ) -> dict[str, np.ndarray]:
-  """Weights under the names of Hugging Face's `BertModel`.
+  """Converts parameters to the names of Hugging Face's `BertModel`.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
+    params: parameters from `init`.
+    config: the model configuration.
 
   Returns:
     name -> float32 array, for `weights.write`.
   """
-  return weight_tables.give(params, _table(config))
+  return weight_tables.to_published(params, _table(config))
 
 
 def with_table_sizes(
@@ -65,15 +65,15 @@ def with_table_sizes(
   )
 
 
-def _plain(name):
-  """A name without the model's own, and with those of today for old ones."""
+def _current_name(name):
+  """Removes the prefix `bert.` and updates old names of the layer norms."""
   name = name.removeprefix('bert.')
   name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
   return name.replace('LayerNorm.beta', 'LayerNorm.bias')
 
 
 def _table(config):
-  """Which published arrays make each parameter."""
+  """The published arrays of each parameter."""
   width, mlp_dim = config.width, config.mlp_dim
 
   def rows(name, count):
@@ -99,11 +99,12 @@ def _table(config):
     }
 
   def block(prefix):
-    own = f'{prefix}.attention'
+    attention = f'{prefix}.attention'
+    qkv = ('query', 'key', 'value')
     return (
-      product('qkv', f'{own}.self', ('query', 'key', 'value'), width, width)
-      | product('out', f'{own}.output', ('dense',), width, width)
-      | norm(f'{own}.output', 'norm')
+      product('qkv', f'{attention}.self', qkv, width, width)
+      | product('out', f'{attention}.output', ('dense',), width, width)
+      | norm(f'{attention}.output', 'norm')
       | product('up', f'{prefix}.intermediate', ('dense',), mlp_dim, width)
       | product('down', f'{prefix}.output', ('dense',), width, mlp_dim)
       | norm(f'{prefix}.output', 'hidden_norm')

@@ -1,6 +1,7 @@
-"""Reading GGUF, the file format of llama.cpp: sizes, weights and tokenizer.
+"""Reads GGUF files, the format of llama.cpp.
 
-One file holds all three. Needs the package `gguf`, the extra of that name.
+A file holds the configuration, the weights and the tokenizer. It needs the
+package `gguf` (pip install 'rag_jax[gguf]').
 """
 
 import os
@@ -13,9 +14,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from rag_jax.nn import llama
 
 ARCHITECTURE = 'llama'
-_CONTROL = 3  # type of a token that marks something, such as the end of a turn
+_CONTROL = 3  # type of special tokens, such as the end of a turn
 
-# The file's name of a tensor -> Hugging Face's; {} is the layer.
+# Tensor name in a GGUF file -> name in Hugging Face.
 _NAMES = {
   'token_embd': 'model.embed_tokens',
   'output_norm': 'model.norm',
@@ -35,7 +36,7 @@ _BLOCK_NAMES = {
 
 
 class Model(NamedTuple):
-  """What a GGUF file holds."""
+  """Contents of a GGUF file."""
 
   config: llama.LlamaConfig
   state: dict[str, np.ndarray]  # float32, under the names of Hugging Face
@@ -49,12 +50,11 @@ def read(path: str | os.PathLike[str]) -> Model:
     path: the file.
 
   Returns:
-    Its sizes, its weights for `llama_weights.from_state_dict`, and its
-    tokenizer.
+    Configuration, weights for `llama_weights.from_state_dict`, and tokenizer.
 
   Raises:
-    ValueError: if the file is damaged, or holds another kind of model or of
-      tokenizer.
+    ValueError: if `gguf` is not installed, the file is damaged, or the kind of
+      model or tokenizer is not supported.
 
   Reference:
     https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -73,22 +73,22 @@ def read(path: str | os.PathLike[str]) -> Model:
       tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type)
       for tensor in reader.tensors
     }
-  except Exception as error:  # whatever NumPy says of bytes that are not there
+  except Exception as error:  # NumPy raises many types on truncated files
     raise ValueError(
-      f'{str(path)!r} must be a whole GGUF file, got one that cannot be read '
-      f'({error}). Fetch it again.'
+      f'{str(path)!r} must be a complete GGUF file, got one that cannot be '
+      f'read ({error}). Download it again.'
     ) from error
   config = _config(fields, arrays, path)
   return Model(config, _state(arrays, config), _tokenizer(fields, config, path))
 
 
 def _config(fields, arrays, path):
-  """The sizes that the metadata give."""
+  """The configuration from the metadata."""
   found = fields.get('general.architecture')
   if found != ARCHITECTURE:
     raise ValueError(
       f'{str(path)!r} must hold architecture {ARCHITECTURE!r}, got {found!r}. '
-      'Give a model of that kind, such as SmolLM2.'
+      'Give a model of this architecture, such as SmolLM2.'
     )
 
   def take(name, default=None):
@@ -103,8 +103,9 @@ def _config(fields, arrays, path):
   scaling = take('rope.scaling.type', 'none')
   if scaling != 'none' or 'rope_freqs.weight' in arrays:
     raise ValueError(
-      f'{str(path)!r} must have plain rotary positions, got scaling '
-      f'{scaling!r} or factors of its own. Give a model without.'
+      f'{str(path)!r} must have rotary positions without scaling, got scaling '
+      f'{scaling!r} or a tensor rope_freqs.weight. Give a model without RoPE '
+      'scaling.'
     )
   heads, width = take('attention.head_count'), take('embedding_length')
   return llama.LlamaConfig(
@@ -122,7 +123,7 @@ def _config(fields, arrays, path):
 
 
 def _state(arrays, config):
-  """Arrays under the names of Hugging Face; unknown ones keep their own."""
+  """Arrays under the names of Hugging Face; unknown names are kept."""
   state = {}
   for name, array in arrays.items():
     first, _, rest = name.removesuffix('.weight').partition('.')
@@ -132,22 +133,22 @@ def _state(arrays, config):
     elif first == 'blk' and part in _BLOCK_NAMES:
       name = f'model.layers.{layer}.{_BLOCK_NAMES[part]}.weight'
     if part in ('attn_q', 'attn_k'):
-      array = _halves(array, config.head_size)
+      array = _split_rotary_pairs(array, config.head_size)
     state[name] = np.asarray(array, np.float32)
   return state
 
 
-def _halves(array, size):
-  """Rows of each head with the two features of a turn half a head apart.
+def _split_rotary_pairs(array, size):
+  """Reorders each head's rows from interleaved to half-split rotary pairs.
 
-  The file has them side by side: 0, D/2, 1, D/2 + 1, ...
+  The file has the order 0, D/2, 1, D/2 + 1, ...
   """
   pairs = array.reshape(-1, size // 2, 2, array.shape[-1])
   return pairs.swapaxes(1, 2).reshape(array.shape)
 
 
 def _tokenizer(fields, config, path):
-  """The byte-pair tokenizer that the metadata spell out."""
+  """The byte-pair tokenizer from the metadata."""
   kind = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.pre')
   splitters = {
     ('gpt2', 'smollm'): [pre_tokenizers.Digits(individual_digits=True)],
@@ -156,13 +157,13 @@ def _tokenizer(fields, config, path):
   if kind not in splitters:
     raise ValueError(
       f'{str(path)!r} must have a tokenizer of {list(splitters)}, got {kind}. '
-      "Load that model's tokenizer.json by tokenizers.Tokenizer.from_file."
+      "Load the model's tokenizer.json by tokenizers.Tokenizer.from_file."
     )
   tokens = fields['tokenizer.ggml.tokens']
   if len(tokens) != config.vocab_size:
     raise ValueError(
-      f'{str(path)!r} must have a token for each of the {config.vocab_size} '
-      f'rows of the embedding, got {len(tokens)} tokens. Fetch it again.'
+      f'{str(path)!r} must have one token for each of the {config.vocab_size} '
+      f'rows of the embedding, got {len(tokens)} tokens. Download it again.'
     )
   merges = [tuple(m.split(' ')) for m in fields['tokenizer.ggml.merges']]
   vocabulary = {token: i for i, token in enumerate(tokens)}

@@ -1,12 +1,12 @@
-"""A Llama-shaped decoder as pure functions on plain dicts.
+"""Llama decoder as pure functions on nested dicts.
 
-`apply` scores every next token of a text in one pass. To generate, `prefill`
-reads a prompt once; `step` adds a token to each of the beams that share the
-prompt, and `follow` scores whole continuations of it. Padding may stand on
-either side: positions count the real tokens only.
+`apply` returns the logits of every next token in one pass. For generation,
+`prefill` reads a prompt once, and `step` adds a token to each of the beams that
+share the prompt. `follow` returns the logits of given continuations of a
+prompt. Padding may be on either side: positions count only real tokens.
 
-Weights that meet the same input lie side by side in one matrix, so that a
-layer is few products. `llama_weights` takes those of Hugging Face.
+Weights applied to the same input are concatenated into one matrix, so that a
+layer needs few matrix products. `llama_weights` converts those of Hugging Face.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from rag_jax.nn import llama_layers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-  """Sizes of a Llama; the default is SmolLM2-135M.
+  """Configuration of a Llama; the default is SmolLM2-135M.
 
   Reference:
     Touvron et al., Llama 2: Open Foundation and Fine-Tuned Chat Models, 2023.
@@ -30,46 +30,46 @@ class LlamaConfig:
   """
 
   vocab_size: int = 49152
-  width: int = 576  # features of a token
+  width: int = 576  # hidden size
   num_layers: int = 30
   num_heads: int = 9
-  num_key_value_heads: int = 3  # each serves a group of heads
-  head_size: int = 64  # features of a head
-  mlp_dim: int = 1536  # features between the two feed-forward layers
-  rope_base: float = 1e5  # the slowest rotation, in tokens a radian
-  tied: bool = True  # True = the output matrix is the embedding
-  epsilon: float = 1e-5  # of the norms
+  num_key_value_heads: int = 3  # each is shared by a group of query heads
+  head_size: int = 64  # dimensions per head
+  mlp_dim: int = 1536  # hidden size of the feed-forward layer
+  rope_base: float = 1e5  # base of the rotary frequencies
+  tied: bool = True  # True = the output matrix is the embedding matrix
+  epsilon: float = 1e-5  # of the RMS norms
 
   def __post_init__(self):
-    """Raises a ValueError if a size makes no model."""
+    """Raises a ValueError if a size is invalid."""
     for field in dataclasses.fields(self):
       if field.type is int and getattr(self, field.name) < 1:
         raise ValueError(
           f'LlamaConfig.{field.name} must be at least 1, got '
-          f'{getattr(self, field.name)}. The defaults make SmolLM2-135M.'
+          f'{getattr(self, field.name)}. The default is SmolLM2-135M.'
         )
     if self.num_heads % self.num_key_value_heads:
       raise ValueError(
         f'LlamaConfig.num_heads must be a multiple of num_key_value_heads, '
         f'{self.num_key_value_heads}, got {self.num_heads}. Equal numbers '
-        'make groups of one head.'
+        'give standard multi-head attention.'
       )
     if self.head_size % 2:
       raise ValueError(
-        f'LlamaConfig.head_size must be even, got {self.head_size}. Features '
-        'are turned in pairs.'
+        f'LlamaConfig.head_size must be even, got {self.head_size}. Rotary '
+        'positions rotate pairs of dimensions; set an even size.'
       )
 
 
 def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
-  """Draws weights so that no product changes the scale of its input.
+  """Initialises weights so that matrix products preserve the variance.
 
   Args:
-    rng: key.
-    config: the sizes.
+    rng: PRNG key.
+    config: the model configuration.
 
   Returns:
-    A nested dict of float32 arrays.
+    Parameters, a nested dict of float32 arrays.
 
   Example:
     >>> config = LlamaConfig(num_layers=1, vocab_size=8)
@@ -107,13 +107,15 @@ def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
 def sizes(
   params: dict[str, Any], *, num_heads: int, rope_base: float, epsilon: float
 ) -> LlamaConfig:
-  """The sizes of a Llama from its weights, which tell all but three.
+  """The configuration of a Llama from the shapes of its parameters.
+
+  The shapes do not determine the three keyword arguments.
 
   Args:
-    params: what `init` returned.
-    num_heads: of the model.
-    rope_base: of the model.
-    epsilon: of its norms.
+    params: parameters from `init`.
+    num_heads: number of query heads.
+    rope_base: base of the rotary frequencies.
+    epsilon: of the RMS norms.
 
   Example:
     >>> config = LlamaConfig(num_layers=2, tied=False, epsilon=1e-6)
@@ -146,18 +148,18 @@ def apply(
   *,
   places: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores the next token after each token of a text.
+  """Next-token logits at each position of a text.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    tokens: int32[B, T], rows of the embedding.
+    params: parameters from `init`.
+    config: the model configuration.
+    tokens: int32[B, T], token IDs.
     where: bool[B, T], True = real.
-    places: int32[B, P], which columns of `tokens` to score after, since the
-      vocabulary is large; all by default.
+    places: int32[B, P], columns of `tokens` at which to compute logits, to
+      save memory; None computes all.
 
   Returns:
-    Logits float32[B, T, V], or float32[B, P, V].
+    float32[B, T, V], or float32[B, P, V] with `places`.
 
   Example:
     >>> config = LlamaConfig(num_layers=1, vocab_size=8)
@@ -182,27 +184,27 @@ def prefill(
   """Reads prompts, for `step` and `follow`.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    tokens: int32[B, S], padded on either side.
+    params: parameters from `init`.
+    config: the model configuration.
+    tokens: int32[B, S], token IDs, padded on either side.
     where: bool[B, S], True = real.
-    max_length: steps that may be taken, L.
+    max_length: L, maximum number of steps.
 
   Returns:
     logits: float32[B, V] after the last real token.
-    prompt: what all beams share: keys and values float32[B, 2, N, S, D] of each
-      block, `where`, and the length int32[B]. It has no axis of beams and
-      stays out of what a search reorders.
-    cache: room for L steps, float32[B, 1, 2, N, L, D] a block, and how many
-      are `taken`, int32[B, 1].
+    prompt: state that all beams share: keys and values float32[B, 2, N, S, D]
+      per block, `where`, and the length int32[B]. It has no beam axis, so a
+      search does not reorder it.
+    cache: keys and values of up to L steps, float32[B, 1, 2, N, L, D] per
+      block, and `taken`, the number of steps taken, int32[B, 1].
 
   Raises:
     ValueError: if `max_length` is below 1.
   """
   if max_length < 1:
     raise ValueError(
-      f'max_length must be at least 1, got {max_length}. Give the most tokens '
-      'that will be generated.'
+      f'max_length must be at least 1, got {max_length}. Give the maximum '
+      'number of generated tokens.'
     )
   x, kept = _read(params, config, tokens, where)
   last = tokens.shape[1] - 1 - jnp.argmax(where[:, ::-1], axis=1)
@@ -223,19 +225,18 @@ def step(
   cache: dict[str, jax.Array],
   tokens: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Reads one token a beam and scores the next.
+  """One decoding step: reads a token per beam, returns the next logits.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    prompt: what `prefill` returned.
-    cache: what `prefill` or the last `step` returned, its [B, K, ...] reordered
-      with the beams. All have taken the same number of steps, and another
-      must fit in.
-    tokens: int32[B, K].
+    params: parameters from `init`.
+    config: the model configuration.
+    prompt: from `prefill`.
+    cache: from `prefill` or the last `step`, its [B, K, ...] reordered with the
+      beams. All beams have taken the same number of steps, below L.
+    tokens: int32[B, K], token IDs.
 
   Returns:
-    Logits float32[B, K, V] and the cache with this step.
+    Logits float32[B, K, V], and the cache with this step.
   """
   taken = cache['taken']
   mask = jnp.arange(cache['block_0'].shape[4]) <= taken[0, 0]
@@ -259,13 +260,13 @@ def follow(
   prompt: dict[str, Any],
   tokens: jax.Array,
 ) -> jax.Array:
-  """Scores the next token after each token of continuations of a prompt.
+  """Next-token logits at each position of given continuations of a prompt.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    prompt: what `prefill` returned.
-    tokens: int32[B, K, T], K continuations of each prompt, padding last.
+    params: parameters from `init`.
+    config: the model configuration.
+    prompt: from `prefill`.
+    tokens: int32[B, K, T], K continuations of each prompt, padded right.
 
   Returns:
     Logits float32[B, K, T, V].
@@ -280,7 +281,7 @@ def follow(
 
 
 def _read(params, config, tokens, where):
-  """Features float32[B, T, W] of texts, and their keys and values."""
+  """Hidden states float32[B, T, W] of texts, and their keys and values."""
   positions = jnp.maximum(where.cumsum(1) - 1, 0)
   places = jnp.arange(tokens.shape[1])
   mask = (places[:, None] >= places) & where[:, None]  # [B, T, T]

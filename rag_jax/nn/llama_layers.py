@@ -1,7 +1,7 @@
-"""The layers of a Llama, on the plain dicts of `llama`.
+"""The layers of a Llama, on the parameter dicts of `llama`.
 
-B texts with K continuations of T tokens each; H heads in N groups, G heads to
-the keys and values of a group.
+Shapes: B texts with K continuations of T tokens each; H query heads in N groups
+of G heads that share keys and values.
 """
 
 import jax
@@ -14,20 +14,22 @@ from rag_jax.ops import masking
 def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
   """Runs all blocks.
 
-  Tokens [B, K, T] attend to the prompt that they continue, if there is one,
-  and under `mask`, which goes with [B, K, N, G, T, L], to their own beam: the
-  cache, which they join, or else each other.
+  Tokens [B, K, T] attend to the prompt, if given, and, under `mask`, to the
+  tokens of their own beam: those in the cache, which is extended by the new
+  tokens, or without a cache to each other. `mask` broadcasts to
+  [B, K, N, G, T, L].
 
   Returns:
-    Features [B, K, T, W], and keys and values [B, K, 2, N, L, D] a block.
+    Hidden states [B, K, T, W], and keys and values [B, K, 2, N, L, D] per
+    block.
   """
   x = params['embedding'][tokens]
-  turn = rotation(positions, config)
+  angles = rotation(positions, config)
   kept = {}
   for i in range(config.num_layers):
     name = f'block_{i}'
     block = params[name]
-    query, both = _project(block, config, x, turn)
+    query, both = _project(block, config, x, angles)
     if cache is not None:
       place = cache['taken'][0, 0]
       both = jax.lax.dynamic_update_slice_in_dim(cache[name], both, place, 4)
@@ -39,7 +41,7 @@ def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
 
 
 def norm(x, scale, config):
-  """Divides by the root of the mean square; no mean is taken off."""
+  """RMS norm over the last axis."""
   square = jnp.square(x).mean(-1, keepdims=True)
   return x * jax.lax.rsqrt(square + config.epsilon) * scale
 
@@ -52,14 +54,14 @@ def rotation(positions, config):
   return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x, turn):
-  """Turns each pair of features, one from either half, by its angle.
+def rotate(x, angles):
+  """Rotary position embedding: rotates pairs of dimensions (i, i + D / 2).
 
   Reference:
     Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding,
     2021.
   """
-  cos, sin = turn
+  cos, sin = angles
   first, second = jnp.split(x, 2, axis=-1)
   return jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
@@ -67,32 +69,32 @@ def rotate(x, turn):
 
 
 def logits(params, config, x):
-  """Scores the vocabulary; [..., W] to [..., V]."""
+  """Logits over the vocabulary; [..., W] to [..., V]."""
   return x @ params['embedding' if config.tied else 'output'].T
 
 
-def _project(block, config, x, turn):
+def _project(block, config, x, angles):
   """Queries [B, K, N, G, T, D]; keys and values [B, K, 2, N, T, D]."""
   count, size = config.num_key_value_heads, config.head_size
   heads = norm(x, block['norm'], config) @ block['qkv']
   heads = jnp.swapaxes(heads.reshape(*x.shape[:-1], -1, size), 2, 3)
-  turned = rotate(heads[:, :, :-count], turn)  # queries and keys
-  query = turned[:, :, :-count] * size**-0.5
+  rotated = rotate(heads[:, :, :-count], angles)  # queries and keys
+  query = rotated[:, :, :-count] * size**-0.5
   query = query.reshape(*x.shape[:2], count, -1, *query.shape[3:])
-  key, value = turned[:, :, -count:], heads[:, :, -count:]
+  key, value = rotated[:, :, -count:], heads[:, :, -count:]
   return query, jnp.stack([key, value], axis=2)
 
 
 def _attend(query, both, mask, shared):
-  """Attention to one's own beam and to what all beams of a text share.
+  """Attention to the own beam and to the prompt that all beams share.
 
-  Returns [B, K, T, H D]. Products are of matrices with all else in front: on a
-  CPU three times quicker than `einsum` over the axes as they come.
+  Returns [B, K, T, H D]. It uses batched matrix products with the batch axes
+  first: on a CPU three times faster than `einsum` over the given axes.
   """
   batch, beams, groups, _, length, size = query.shape
   rows = query.reshape(batch, beams, groups, -1, size)
 
-  def fold(x):  # the beams share the keys: more rows of one product
+  def fold(x):  # beams share the keys of the prompt: beams become rows
     return jnp.swapaxes(x, 1, 2).reshape(batch, groups, -1, x.shape[-1])
 
   def unfold(x):
@@ -112,17 +114,17 @@ def _attend(query, both, mask, shared):
   else:
     prompt, where = shared
     key, prompt_value = prompt[:, 0], prompt[:, 1]
-    before = unfold(fold(rows) @ jnp.swapaxes(key, -1, -2))
-    before = masked(before, where[:, None, None, None, None])
-    weights = jax.nn.softmax(jnp.concatenate([before, scores], -1), axis=-1)
-    before, own = jnp.split(weights, [where.shape[1]], axis=-1)
-    out = own @ value + unfold(fold(before) @ prompt_value)
+    to_prompt = unfold(fold(rows) @ jnp.swapaxes(key, -1, -2))
+    to_prompt = masked(to_prompt, where[:, None, None, None, None])
+    weights = jax.nn.softmax(jnp.concatenate([to_prompt, scores], -1), axis=-1)
+    to_prompt, to_beam = jnp.split(weights, [where.shape[1]], axis=-1)
+    out = to_beam @ value + unfold(fold(to_prompt) @ prompt_value)
   out = out.reshape(batch, beams, -1, length, size)
   return jnp.swapaxes(out, 2, 3).reshape(batch, beams, length, -1)
 
 
 def _feed_forward(block, config, x):
-  """Two products around a SwiGLU; [..., W] to [..., W]."""
+  """SwiGLU feed-forward layer; [..., W] to [..., W]."""
   both = norm(x, block['hidden_norm'], config) @ block['up']
   gate, up = jnp.split(both, 2, axis=-1)
   return (jax.nn.silu(gate) * up) @ block['down']

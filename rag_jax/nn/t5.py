@@ -1,11 +1,11 @@
-"""T5, an encoder-decoder, as pure functions on plain dicts.
+"""T5 encoder-decoder as pure functions on nested dicts.
 
-For generative retrieval with a pretrained model: `encode` a query, `start`
-works out once what all beams of the query share, `step` scores the next code
-of every beam. With `search_step` these go straight into `ops.beam.search`.
+For generative retrieval: `encode` encodes a query, `start` computes the state
+that its beams share, `step` returns the logits of each beam's next code, and
+`search_step` is the step function for `ops.beam.search`.
 
-Weights that meet the same input lie side by side in one matrix, so that a
-layer is few products. `t5_weights` takes those of Hugging Face.
+Weights applied to the same input are concatenated into one matrix, so that a
+layer needs few matrix products. `t5_weights` converts those of Hugging Face.
 """
 
 import dataclasses
@@ -25,55 +25,55 @@ Rows = slice | np.ndarray | jax.Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config:
-  """Sizes of a T5; the default is T5-small of version 1.0.
+  """Configuration of a T5; the default is T5-small of version 1.0.
 
   Version 1.1 has `gated=True` and `tied=False`.
 
   Reference:
     Raffel et al., Exploring the Limits of Transfer Learning with a Unified
     Text-to-Text Transformer, 2020. Shazeer, GLU Variants Improve Transformer,
-    2020, for the gate.
+    2020, for the gated feed-forward layer.
   """
 
   vocab_size: int = 32128
-  width: int = 512  # features of a token
+  width: int = 512  # hidden size
   num_layers: int = 6  # of the encoder
   num_decoder_layers: int = 6
   num_heads: int = 8
-  head_size: int = 64  # features of a head
-  mlp_dim: int = 2048  # features between the two feed-forward layers
-  gated: bool = False  # False = ReLU, True = GELU times a linear gate
-  tied: bool = True  # True = the output matrix is the embedding
+  head_size: int = 64  # dimensions per head
+  mlp_dim: int = 2048  # hidden size of the feed-forward layer
+  gated: bool = False  # feed-forward layer: False = ReLU, True = gated GELU
+  tied: bool = True  # True = the output matrix is the embedding matrix
   num_buckets: int = 32  # of relative positions
-  max_distance: int = 128  # tokens; all further apart share a bucket
-  epsilon: float = 1e-6  # of the norms
-  remat: bool = False  # as in BertConfig, for the encoder
+  max_distance: int = 128  # tokens; larger distances share the last bucket
+  epsilon: float = 1e-6  # of the RMS norms
+  remat: bool = False  # of the encoder, see BertConfig
 
   def __post_init__(self):
-    """Raises a ValueError if a size makes no model."""
+    """Raises a ValueError if a size is invalid."""
     for field in dataclasses.fields(self):
       least = 4 if field.name == 'num_buckets' else 1
       if field.type is int and getattr(self, field.name) < least:
         raise ValueError(
           f'T5Config.{field.name} must be at least {least}, got '
-          f'{getattr(self, field.name)}. The defaults make T5-small.'
+          f'{getattr(self, field.name)}. The default is T5-small.'
         )
     if self.max_distance <= self.num_buckets // 2:
       raise ValueError(
         f'T5Config.max_distance must be above half of num_buckets, '
-        f'{self.num_buckets // 2}, got {self.max_distance}. T5 takes 128.'
+        f'{self.num_buckets // 2}, got {self.max_distance}. The default is 128.'
       )
 
 
 def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
-  """Draws weights as T5 does: no product changes the scale of its input.
+  """Initialises as T5: matrix products preserve the variance.
 
   Args:
-    rng: key.
-    config: the sizes.
+    rng: PRNG key.
+    config: the model configuration.
 
   Returns:
-    A nested dict of float32 arrays.
+    Parameters, a nested dict of float32 arrays.
 
   Example:
     >>> config = T5Config(num_layers=1, num_decoder_layers=1, vocab_size=8)
@@ -97,7 +97,7 @@ def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
   def key_value():
     return normal(width, 2 * inner, width**-0.5)
 
-  def block(crosses):
+  def block(has_cross_attention):
     part = {
       'norm': jnp.ones(width),
       'qkv': jnp.concatenate([query(), key_value()], axis=1),
@@ -106,7 +106,7 @@ def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
       'up': normal(width, config.mlp_dim * (1 + config.gated), width**-0.5),
       'down': normal(config.mlp_dim, width, config.mlp_dim**-0.5),
     }
-    if crosses:
+    if has_cross_attention:
       part |= {
         'cross_norm': jnp.ones(width),
         'cross_query': query(),
@@ -115,8 +115,8 @@ def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
       }
     return part
 
-  def stack(layers, crosses):
-    blocks = {f'block_{i}': block(crosses) for i in range(layers)}
+  def stack(layers, has_cross_attention):
+    blocks = {f'block_{i}': block(has_cross_attention) for i in range(layers)}
     return blocks | {
       'bias': normal(config.num_buckets, config.num_heads, width**-0.5),
       'norm': jnp.ones(width),
@@ -133,12 +133,11 @@ def init(rng: jax.Array, config: T5Config) -> dict[str, Any]:
 
 
 def sizes(params: dict[str, Any], *, num_heads: int) -> T5Config:
-  """The sizes of a T5 from its weights, which tell all but the heads.
+  """The configuration of a T5 from the shapes of its parameters.
 
   Args:
-    params: what `init` returned; `epsilon` and `max_distance` are those that
-      every published T5 has.
-    num_heads: of the model.
+    params: parameters from `init`, with the default `epsilon`, `max_distance`.
+    num_heads: number of heads, which the shapes do not determine.
 
   Example:
     >>> config = T5Config(num_layers=1, num_decoder_layers=2, gated=True)
@@ -172,29 +171,29 @@ def encode(
   """Encodes queries.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    tokens: int32[B, Q], rows of the embedding.
+    params: parameters from `init`.
+    config: the model configuration.
+    tokens: int32[B, Q], token IDs.
     where: bool[B, Q], True = real.
 
   Returns:
-    float32[B, Q, W].
+    Hidden states float32[B, Q, W].
   """
-  part = params['encoder']
-  places = jnp.arange(tokens.shape[1])
+  encoder = params['encoder']
+  positions = jnp.arange(tokens.shape[1])
   bias = t5_layers.position_bias(
-    part, config, places - places[:, None], both=True
+    encoder, config, positions - positions[:, None], bidirectional=True
   )
   bias = bias + t5_layers.mask(where)  # [B, H, Q, Q]
   x = params['embedding'][tokens]
   layer = jax.checkpoint(_layer, static_argnums=1) if config.remat else _layer
   for i in range(config.num_layers):
-    x = layer(part[f'block_{i}'], config, x, bias)
-  return t5_layers.norm(x, part['norm'], config)
+    x = layer(encoder[f'block_{i}'], config, x, bias)
+  return t5_layers.norm(x, encoder['norm'], config)
 
 
 def _layer(block, config, x, bias):
-  """A layer of the encoder; [B, Q, W] to [B, Q, W]."""
+  """Encoder layer; [B, Q, W] to [B, Q, W]."""
   x = x + t5_layers.self_attention(block, config, x, bias)
   return x + t5_layers.feed_forward(block, config, x)
 
@@ -209,19 +208,19 @@ def decode(
   rows: Rows = slice(None),
   bias: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores every next token of given sequences in one pass; for training.
+  """Next-token logits at each position of given sequences, for training.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    memory: float32[B, Q, W], what `encode` returned.
+    params: parameters from `init`.
+    config: the model configuration.
+    memory: float32[B, Q, W], from `encode`.
     where: bool[B, Q], True = real.
-    tokens: int32[B, T], what the decoder reads, the start token first.
-    rows: which rows of the output matrix to score; all by default.
-    bias: float32[B, Q], added to the scores of attention to `memory`, nats.
+    tokens: int32[B, T], decoder input, the start token first.
+    rows: rows of the output matrix, V of them; default all.
+    bias: float32[B, Q], added to the logits of attention to `memory`, nats.
 
   Returns:
-    Logits float32[B, T, V], those after each of the tokens.
+    float32[B, T, V].
   """
   x, _ = _decode(params, config, memory, where, tokens, bias)
   return t5_layers.logits(params, config, x, rows)
@@ -236,28 +235,28 @@ def attention(
   *,
   bias: jax.Array | None = None,
 ) -> jax.Array:
-  """How `decode` attends to `memory`: float32[B, T, Q], summing to 1.
+  """Cross-attention weights of `decode`, float32[B, T, Q], summing to 1.
 
-  The mean over the heads of all layers; arguments as for `decode`.
+  The mean over all heads and layers. Arguments as for `decode`.
   """
   _, weights = _decode(params, config, memory, where, tokens, bias)
   return sum(x.mean(1) for x in weights) / len(weights)
 
 
 def _decode(params, config, memory, where, tokens, bias):
-  """States [B, T, W], and of each layer the cross-attention [B, H, T, Q]."""
+  """Hidden states [B, T, W], and cross-attention [B, H, T, Q] per layer."""
   length = tokens.shape[1]
   shared, _ = start(params, config, memory, where, length, bias=bias)
-  part = params['decoder']
-  places = jnp.arange(length)
-  distance = places[:, None] - places
-  order = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
-  order = jnp.where(distance[..., None] < 0, masking.NEG_INF, order)
-  order = order.transpose(2, 0, 1)
+  decoder = params['decoder']
+  positions = jnp.arange(length)
+  distance = positions[:, None] - positions
+  relative = shared['bias'][jnp.maximum(distance, 0)]  # [T, T, H]
+  relative = jnp.where(distance[..., None] < 0, masking.NEG_INF, relative)
+  relative = relative.transpose(2, 0, 1)
   x, weights = params['embedding'][tokens], []
   for i in range(config.num_decoder_layers):
-    block, name = part[f'block_{i}'], f'block_{i}'
-    x = x + t5_layers.self_attention(block, config, x, order)
+    block, name = decoder[f'block_{i}'], f'block_{i}'
+    x = x + t5_layers.self_attention(block, config, x, relative)
     weights.append(t5_layers.cross_weights(block, config, x, shared, name))
     x = x + t5_layers.cross_values(block, weights[-1], shared, name)
     x = x + t5_layers.feed_forward(block, config, x)
@@ -273,23 +272,23 @@ def start(
   *,
   bias: jax.Array | None = None,
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-  """Prepares to decode: what the beams share, and their empty cache.
+  """Prepares decoding: the state that beams share, and an empty cache.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    memory: float32[B, Q, W], what `encode` returned.
+    params: parameters from `init`.
+    config: the model configuration.
+    memory: float32[B, Q, W], from `encode`.
     where: bool[B, Q], True = real.
-    max_length: steps that may be taken, L.
-    bias: float32[B, Q], added to the scores of attention to `memory`, nats.
+    max_length: L, maximum number of steps.
+    bias: float32[B, Q], added to the logits of attention to `memory`, nats.
 
   Returns:
-    shared: a mask with this bias, the biases of distances 0 to L - 1, and for
-      each block the keys float32[B, H, D, Q] and values float32[B, H, Q, D] of
-      the query. It has no axis of beams and stays out of what a search
-      reorders.
-    cache: a float32[B, 1, 0, 2 H D] for each block, keys and values of the
-      steps taken, for `step`.
+    shared: the mask plus this bias, the position biases of distances 0 to
+      L - 1, and per block the keys float32[B, H, D, Q] and values
+      float32[B, H, Q, D] of the query. It has no beam axis, so a search does
+      not reorder it.
+    cache: float32[B, 1, 0, 2 H D] per block, keys and values of the steps
+      taken, for `step`.
 
   Raises:
     ValueError: if `max_length` is below 1.
@@ -299,20 +298,25 @@ def start(
       f'max_length must be at least 1, got {max_length}. Give the number of '
       'codes in a docid.'
     )
-  part = params['decoder']
+  decoder = params['decoder']
   distance = -jnp.arange(max_length)
-  order = t5_layers.position_bias(part, config, distance[:, None], both=False)
-  shared = {'mask': t5_layers.mask(where), 'bias': order[:, :, 0].T}  # [L, H]
+  relative = t5_layers.position_bias(
+    decoder, config, distance[:, None], bidirectional=False
+  )
+  mask = t5_layers.mask(where)
   if bias is not None:
-    shared['mask'] = shared['mask'] + bias[:, None, None]
+    mask = mask + bias[:, None, None]
+  shared = {'mask': mask, 'bias': relative[:, :, 0].T}  # [L, H]
   cache = {}
   inner = config.num_heads * config.head_size
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
-    both = memory @ part[name]['cross_key_value']
+    key_value = memory @ decoder[name]['cross_key_value']
+    key = t5_layers.heads(key_value[..., :inner], config)
+    value = t5_layers.heads(key_value[..., inner:], config)
     shared[name] = {
-      'key': t5_layers.heads(both[..., :inner], config).transpose(0, 2, 3, 1),
-      'value': t5_layers.heads(both[..., inner:], config).transpose(0, 2, 1, 3),
+      'key': key.transpose(0, 2, 3, 1),
+      'value': value.transpose(0, 2, 1, 3),
     }
     cache[name] = jnp.zeros((memory.shape[0], 1, 0, 2 * inner), memory.dtype)
   return shared, cache
@@ -328,61 +332,60 @@ def step(
   *,
   rows: Rows = slice(None),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Reads one token a beam and scores the next.
+  """One decoding step: reads a token per beam, returns the next logits.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
-    shared: what `start` returned.
-    cache: what `start` or the last `step` returned, its [B, K, ...] reordered
-      with the beams. K is 1 at first: the root is not worked out K times.
-    tokens: int32[B, K], rows of the embedding; the start token, 0, at first.
-    position: steps taken before this one.
-    rows: which rows of the output matrix to score; all by default.
+    params: parameters from `init`.
+    config: the model configuration.
+    shared: from `start`.
+    cache: from `start` or the last `step`, its [B, K, ...] reordered with the
+      beams. K is 1 in the first step, since all beams start at the root.
+    tokens: int32[B, K], token IDs; in the first step the start token, 0.
+    position: number of steps taken before.
+    rows: rows of the output matrix, V of them; default all.
 
   Returns:
-    Logits float32[B, K, V] and the cache with this step.
+    Logits float32[B, K, V], and the cache with this step.
 
   Raises:
-    ValueError: if `position` is not what the cache holds, or `start` has not
-      provided for it.
+    ValueError: if `position` is not the number of steps in the cache, or not
+      below the `max_length` of `start`.
   """
   length = shared['bias'].shape[0]
   taken = cache['block_0'].shape[2]
   if not taken == position < length:
     raise ValueError(
       f'position must be {taken}, the steps in the cache, and below '
-      f'max_length, {length}, got {position}. Count steps from 0 and give '
-      '`start` the most that will be taken.'
+      f'max_length, {length}, got {position}. Count steps from 0, and give '
+      '`start` the maximum number of steps as max_length.'
     )
-  part = params['decoder']
+  decoder = params['decoder']
   bias = shared['bias'][position::-1]  # [T, H], the oldest step first
   x = params['embedding'][tokens]
   new = {}
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
     out, new[name] = t5_layers.beam_attention(
-      part[name], config, x, cache[name], bias
+      decoder[name], config, x, cache[name], bias
     )
     x = x + out
-    x = x + t5_layers.cross_attention(part[name], config, x, shared, name)
-    x = x + t5_layers.feed_forward(part[name], config, x)
+    x = x + t5_layers.cross_attention(decoder[name], config, x, shared, name)
+    x = x + t5_layers.feed_forward(decoder[name], config, x)
   return t5_layers.logits(params, config, x, rows), new
 
 
 def search_step(
   config: T5Config, rows: np.ndarray, *, start_token: int = 0
 ) -> Callable[[Any, Any, tries.Frontier], tuple[jax.Array, Any]]:
-  """The `step_fn` of `ops.beam.search` with `logits=True`.
+  """A `step_fn` for `ops.beam.search` with `logits=True`.
 
-  Its `params` are (params, shared), the latter from `start`.
+  Its `params` are (params, shared), with `shared` from `start`.
 
   Args:
-    config: the sizes.
-    rows: int[L, V], the row of the vocabulary that is code v of level l. More
-      columns than there are codes only count in the norm of the scoring
-      `vocabulary`.
-    start_token: what the decoder reads at the root.
+    config: the model configuration.
+    rows: int[L, V], the token ID of code v at level l. Columns beyond the
+      number of codes only enter the softmax of the scoring 'vocabulary'.
+    start_token: decoder input at the root.
   """
 
   def step_fn(params, cache, frontier):

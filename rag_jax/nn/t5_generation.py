@@ -1,8 +1,8 @@
-"""Writing text with a T5: the steps that `generate` takes.
+"""Text generation with a T5: the step function for `generate`.
 
-A search of docids has few steps, each compiled for itself, with a cache that
-grows (`t5.step`). A text has many: one step is compiled, with a cache of full
-length.
+A docid search has few steps; each is compiled separately, with a growing cache
+(`t5.step`). A text has many steps, so one step with a cache of full length is
+compiled.
 
   logits, shared, cache = start(params, config, memory, where, 50)
   step_fn = functools.partial(step, params, config, shared)
@@ -28,26 +28,26 @@ def start(
   start_token: int = 0,
   bias: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Any], dict[str, jax.Array]]:
-  """Reads the start token.
+  """Prepares decoding and reads the start token.
 
   Args:
-    params: what `t5.init` returned.
-    config: the sizes.
-    memory: float32[B, Q, W], what `t5.encode` returned.
+    params: parameters from `t5.init`.
+    config: the model configuration.
+    memory: float32[B, Q, W], from `t5.encode`.
     where: bool[B, Q], True = real.
-    max_length: tokens that may be written, L.
-    start_token: what the decoder reads first.
+    max_length: L, maximum number of tokens.
+    start_token: first input of the decoder.
     bias: float32[B, Q], see `t5.start`.
 
   Returns:
     logits: float32[B, V] of the first token.
-    shared: what all beams of a row share, see `t5.start`.
-    cache: float32[B, 1, L, 2 H D] a block, and how many steps are `taken`,
-      int32[B, 1].
+    shared: state that all beams share, see `t5.start`.
+    cache: float32[B, 1, L, 2 H D] per block, and `taken`, the number of steps
+      taken, int32[B, 1].
   """
   shared, cache = t5.start(params, config, memory, where, max_length, bias=bias)
-  room = [(0, 0), (0, 0), (0, max_length), (0, 0)]
-  cache = {name: jnp.pad(block, room) for name, block in cache.items()}
+  padding = [(0, 0), (0, 0), (0, max_length), (0, 0)]
+  cache = {name: jnp.pad(block, padding) for name, block in cache.items()}
   tokens = jnp.full((memory.shape[0], 1), start_token)
   cache['taken'] = jnp.zeros_like(tokens)
   logits, cache = step(params, config, shared, cache, tokens)
@@ -61,20 +61,20 @@ def step(
   cache: dict[str, jax.Array],
   tokens: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Reads one token a beam and scores the next.
+  """One decoding step: reads a token per beam, returns the next logits.
 
   Args:
-    params: what `t5.init` returned.
-    config: the sizes.
-    shared: what `start` returned.
-    cache: what `start` or the last `step` returned, reordered with the beams;
-      another step must fit in.
-    tokens: int32[B, K].
+    params: parameters from `t5.init`.
+    config: the model configuration.
+    shared: from `start`.
+    cache: from `start` or the last `step`, reordered with the beams, with fewer
+      than L steps taken.
+    tokens: int32[B, K], token IDs.
 
   Returns:
-    Logits float32[B, K, V] and the cache with this step.
+    Logits float32[B, K, V], and the cache with this step.
   """
-  part = params['decoder']
+  decoder = params['decoder']
   place = cache['taken'][0, 0]
   distance = place - jnp.arange(cache['block_0'].shape[2])
   bias = shared['bias'][jnp.maximum(distance, 0)]  # [L, H]
@@ -84,9 +84,9 @@ def step(
   for i in range(config.num_decoder_layers):
     name = f'block_{i}'
     out, new[name] = t5_layers.beam_attention(
-      part[name], config, x, cache[name], bias, place
+      decoder[name], config, x, cache[name], bias, place
     )
     x = x + out
-    x = x + t5_layers.cross_attention(part[name], config, x, shared, name)
-    x = x + t5_layers.feed_forward(part[name], config, x)
+    x = x + t5_layers.cross_attention(decoder[name], config, x, shared, name)
+    x = x + t5_layers.feed_forward(decoder[name], config, x)
   return t5_layers.logits(params, config, x, slice(None)), new

@@ -1,4 +1,4 @@
-"""The layers of a T5, on the plain dicts of `t5`."""
+"""The layers of a T5, on the parameter dicts of `t5`."""
 
 import math
 
@@ -10,7 +10,7 @@ from rag_jax.ops import masking
 
 
 def self_attention(block, config, x, bias):
-  """Attends from x [B, T, W] to x; returns [B, T, W]."""
+  """Self-attention of x [B, T, W]; returns [B, T, W]."""
   normed = norm(x, block['norm'], config)
   both = heads(normed @ block['qkv'], config)  # [B, T, 3 H, D]
   query, key, value = jnp.split(both.transpose(0, 2, 1, 3), 3, axis=1)
@@ -19,7 +19,7 @@ def self_attention(block, config, x, bias):
 
 
 def cross_attention(block, config, x, shared, name):
-  """Attends from x [B, T, W] to the query; T are tokens or beams."""
+  """Cross-attention from x [B, T, W] to the query; T are tokens or beams."""
   weights = cross_weights(block, config, x, shared, name)
   return cross_values(block, weights, shared, name)
 
@@ -33,14 +33,15 @@ def cross_weights(block, config, x, shared, name):
 
 
 def cross_values(block, weights, shared, name):
-  """What `cross_attention` returns, from its weights."""
+  """The output of `cross_attention`, [B, T, W], from its weights."""
   return _mix(weights, shared[name]['value']) @ block['cross_out']
 
 
 def beam_attention(block, config, x, cache, bias, place=None):
-  """Attends from the newest tokens x [B, K, W] to those of their own beam.
+  """Self-attention of the last tokens x [B, K, W] to their own beams.
 
-  They join the cache at its end, or at `place` in one of full length.
+  Their keys and values are appended to the cache or, with `place`, written to
+  this position of a cache of full length.
   """
   normed = norm(x, block['norm'], config)
   both = normed @ block['qkv']
@@ -53,9 +54,9 @@ def beam_attention(block, config, x, cache, bias, place=None):
   query = heads(both[..., :inner], config)
   past = heads(cache, config)  # [B, K, T, 2 H, D]
   key, value = jnp.split(past, 2, axis=3)
-  # Sums, as quick as products where a beam has taken a few steps. A cache that
-  # grows is reordered at its own size: 3 to 5 % of a search quicker than one
-  # of full length from the start.
+  # For a few steps, sums are as fast as matrix products. A growing cache is
+  # reordered at its current size, which makes a search 3 to 5 % faster than a
+  # cache of full length.
   scores = (query[:, :, None] * key).sum(-1) + bias  # [B, K, T, H]
   weights = jax.nn.softmax(scores, axis=2)
   out = (weights[..., None] * value).sum(2)
@@ -63,18 +64,18 @@ def beam_attention(block, config, x, cache, bias, place=None):
 
 
 def _attend(query, key, value, bias):
-  """Attention of [B, H, T, D] over [B, H, D, S] and [B, H, S, D], unscaled."""
+  """Unscaled attention of [B, H, T, D] over [B, H, D, S] and [B, H, S, D]."""
   return _mix(jax.nn.softmax(query @ key + bias, axis=-1), value)
 
 
 def _mix(weights, value):
-  """Mixes [B, H, S, D] by [B, H, T, S]; returns [B, T, H D]."""
+  """Weighted sum of [B, H, S, D] by [B, H, T, S]; returns [B, T, H D]."""
   out = (weights @ value).transpose(0, 2, 1, 3)
   return out.reshape(*out.shape[:2], -1)
 
 
 def feed_forward(block, config, x):
-  """Two products around a ReLU or a gated GELU; [..., W] to [..., W]."""
+  """Feed-forward layer with ReLU or gated GELU; [..., W] to [..., W]."""
   up = norm(x, block['hidden_norm'], config) @ block['up']
   if config.gated:
     gate, up = jnp.split(up, 2, axis=-1)
@@ -83,7 +84,7 @@ def feed_forward(block, config, x):
 
 
 def logits(params, config, x, rows):
-  """Scores rows of the vocabulary; [..., W] to [..., V]."""
+  """Logits over rows of the vocabulary; [..., W] to [..., V]."""
   x = norm(x, params['decoder']['norm'], config)
   if config.tied:
     return x * config.width**-0.5 @ params['embedding'][rows].T
@@ -91,39 +92,39 @@ def logits(params, config, x, rows):
 
 
 def norm(x, scale, config):
-  """Divides by the root of the mean square; no mean is taken off."""
+  """RMS norm over the last axis."""
   square = jnp.square(x).mean(-1, keepdims=True)
   return x * jax.lax.rsqrt(square + config.epsilon) * scale
 
 
 def heads(x, config):
-  """Cuts [..., H D] into heads [..., H, D]."""
+  """Reshapes [..., H D] to heads [..., H, D]."""
   return x.reshape(*x.shape[:-1], -1, config.head_size)
 
 
 def mask(where):
-  """What hides padding when added to scores, float32[B, 1, 1, Q]."""
+  """Additive attention mask of padding, float32[B, 1, 1, Q]."""
   return jnp.where(where, 0.0, masking.NEG_INF)[:, None, None]
 
 
-def position_bias(part, config, distance, *, both):
-  """Bias float32[H, ...] of distances in tokens, key minus query.
+def position_bias(part, config, distance, *, bidirectional):
+  """Relative position bias float32[H, ...] of distances, key minus query.
 
-  Near ones have a bucket each, farther ones buckets that grow with the
-  logarithm; `both` sides have half of the buckets each, else all are for keys
-  before the query.
+  Small distances have a bucket each, larger ones logarithmic buckets. With
+  `bidirectional`, each direction has half of the buckets; otherwise all are for
+  keys before the query.
   """
   count = config.num_buckets
   bucket = jnp.zeros_like(distance)
-  if both:
+  if bidirectional:
     count //= 2
     bucket = jnp.where(distance > 0, count, 0)
   else:
     distance = jnp.minimum(distance, 0)
   distance = jnp.abs(distance)
   exact = count // 2
-  # The logarithm of whole numbers by table, in the precision of T5: a compiled
-  # one may round to the other side of the edge of a bucket.
+  # A table of logarithms in the precision of T5: a compiled logarithm may round
+  # to a neighbouring bucket.
   ratio = np.arange(config.max_distance + 1, dtype=np.float32) / exact
   growth = np.log(np.maximum(ratio, 1)) / math.log(config.max_distance / exact)
   far = exact + (growth * (count - exact)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Weights of a T5 from elsewhere, in the form that `t5` takes."""
+"""Converts weights between Hugging Face's T5 and `t5`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from rag_jax.nn import t5, weight_tables
 
-# Copies of the embedding, and a table that the first T5 had and never used.
+# Copies of the embedding matrix, and an unused table of the first T5.
 _UNUSED = [
   'encoder.embed_tokens.',
   'decoder.embed_tokens.',
@@ -19,51 +19,51 @@ _EMBEDDING, _OUTPUT = 'shared.weight', 'lm_head.weight'
 def from_state_dict(
   state: Mapping[str, Any], config: t5.T5Config
 ) -> dict[str, Any]:
-  """Weights of Hugging Face's `T5ForConditionalGeneration`.
+  """Converts the weights of Hugging Face's `T5ForConditionalGeneration`.
 
   Args:
-    state: name -> array on the CPU, what `weights.read` or
-      `model.state_dict()` gives.
-    config: the sizes of that model.
+    state: name -> array on the CPU, from `weights.read` or
+      `model.state_dict()`.
+    config: the configuration of that model.
 
   Returns:
-    What `init` returns.
+    Parameters as from `init`.
 
   Raises:
-    ValueError: if arrays are absent, too many or of another shape.
+    ValueError: if arrays are missing, unexpected or of the wrong shape.
   """
   unused = [*_UNUSED, _OUTPUT] if config.tied else _UNUSED
   if config.tied and _OUTPUT in state and _EMBEDDING in state:
     _check_tied(np.asarray(state[_OUTPUT]), np.asarray(state[_EMBEDDING]))
-  return weight_tables.take(state, _table(config), ignore=unused)
+  return weight_tables.from_published(state, _table(config), ignore=unused)
 
 
 def to_state_dict(
   params: dict[str, Any], config: t5.T5Config
 ) -> dict[str, np.ndarray]:
-  """Weights under the names of Hugging Face's `T5ForConditionalGeneration`.
+  """Converts to the names of Hugging Face's `T5ForConditionalGeneration`.
 
   Args:
-    params: what `init` returned.
-    config: the sizes.
+    params: parameters from `init`.
+    config: the model configuration.
 
   Returns:
     name -> float32 array, for `weights.write`.
   """
-  return weight_tables.give(params, _table(config))
+  return weight_tables.to_published(params, _table(config))
 
 
 def _check_tied(output, embedding):
-  """Raises a ValueError if a tied model would lose an output matrix."""
+  """Raises a ValueError if a tied model has another output matrix."""
   if not np.array_equal(output, embedding):
     raise ValueError(
-      f'{_OUTPUT} must equal {_EMBEDDING} in a tied model, got another. '
-      'Set tied=False, as for version 1.1.'
+      f'{_OUTPUT} must equal {_EMBEDDING} in a tied model, got another matrix. '
+      'Set tied=False, as for T5 version 1.1.'
     )
 
 
 def _table(config):
-  """Which published arrays make each parameter."""
+  """The published arrays of each parameter."""
   width, inner = config.width, config.num_heads * config.head_size
 
   def rows(name, count, columns=width):
@@ -72,20 +72,20 @@ def _table(config):
   def norm(name):
     return weight_tables.Entry({f'{name}.weight': (width,)})
 
-  def block(prefix, crosses):
-    own = f'{prefix}.layer.0'
-    last = f'{prefix}.layer.{2 if crosses else 1}'
+  def block(prefix, has_cross_attention):
+    first_layer = f'{prefix}.layer.0'
+    last = f'{prefix}.layer.{2 if has_cross_attention else 1}'
     ups = ('wi_0', 'wi_1') if config.gated else ('wi',)
-    attention, feed = f'{own}.SelfAttention', f'{last}.DenseReluDense'
+    attention, feed = f'{first_layer}.SelfAttention', f'{last}.DenseReluDense'
     part = {
-      'norm': norm(f'{own}.layer_norm'),
+      'norm': norm(f'{first_layer}.layer_norm'),
       'qkv': weight_tables.dense(attention, 'qkv', inner, width),
       'out': weight_tables.dense(attention, 'o', width, inner),
       'hidden_norm': norm(f'{last}.layer_norm'),
       'up': weight_tables.dense(feed, ups, config.mlp_dim, width),
       'down': weight_tables.dense(feed, ('wo',), width, config.mlp_dim),
     }
-    if crosses:
+    if has_cross_attention:
       attention = f'{prefix}.layer.1.EncDecAttention'
       part |= {
         'cross_norm': norm(f'{prefix}.layer.1.layer_norm'),
@@ -95,10 +95,11 @@ def _table(config):
       }
     return part
 
-  def stack(name, layers, crosses):
+  def stack(name, layers, has_cross_attention):
     first = f'{name}.block.0.layer.0.SelfAttention.relative_attention_bias'
     return {
-      f'block_{i}': block(f'{name}.block.{i}', crosses) for i in range(layers)
+      f'block_{i}': block(f'{name}.block.{i}', has_cross_attention)
+      for i in range(layers)
     } | {
       'bias': rows(first, config.num_buckets, config.num_heads),
       'norm': norm(f'{name}.final_layer_norm'),

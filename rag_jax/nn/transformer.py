@@ -12,17 +12,17 @@ from rag_jax.ops import masking
 def apply(
   module: nn.Module, params: dict[str, Any], *args: Any, **options: Any
 ) -> Any:
-  """Runs a Flax module on its parameters, a plain nested dict."""
+  """Applies a Flax module with its parameters, a nested dict."""
   return module.apply({'params': params}, *args, **options)
 
 
 def check_heads(part: str, width: int, config: Any) -> None:
-  """Raises a ValueError if a part's sizes make no transformer.
+  """Raises a ValueError if the sizes of a transformer are invalid.
 
   Args:
-    part: its name in the experiment, for the message.
-    width: features of a token.
-    config: `num_layers`, `num_heads` and `mlp_dim`.
+    part: name of the component in the experiment, for the message.
+    width: hidden size.
+    config: has `num_layers`, `num_heads` and `mlp_dim`.
   """
   for name, least in (('num_layers', 0), ('num_heads', 1), ('mlp_dim', 1)):
     if getattr(config, name) < least:
@@ -32,7 +32,7 @@ def check_heads(part: str, width: int, config: Any) -> None:
       )
   if width < 1 or width % (2 * config.num_heads):
     raise ValueError(
-      f'{part}.num_heads must cut width {width} into even parts, got '
+      f'{part}.num_heads must split width {width} into heads of even size, got '
       f'{config.num_heads}. Set --config.{part}.num_heads.'
     )
 
@@ -45,7 +45,8 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
     positions: int32[T].
 
   Returns:
-    x with each pair of features turned by its position.
+    x, with each pair of dimensions rotated by an angle in proportion to the
+    position.
 
   Reference:
     Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding,
@@ -68,14 +69,14 @@ def attend(
   where: jax.Array,
   bias: jax.Array | None = None,
 ) -> jax.Array:
-  """Multi-head attention; a row with nothing to attend to gives zeros.
+  """Multi-head attention; a fully masked row gives zeros.
 
   Args:
     query: float[B, T, H, D].
     key: float[B, S, H, D].
     value: float[B, S, H, D].
     where: bool[B, T or 1, S], True = may be attended to.
-    bias: float[B, T or 1, S] added to the scores of every head, or None.
+    bias: float[B, T or 1, S], added to the logits of every head, or None.
 
   Returns:
     float[B, T, H, D].
@@ -89,18 +90,17 @@ def attention_weights(
   where: jax.Array,
   bias: jax.Array | None = None,
 ) -> jax.Array:
-  """The weights by which `attend` mixes values, float32[B, H, T, S].
+  """The attention weights of `attend`, float32[B, H, T, S].
 
-  Those of a head and a token sum to 1, or are 0 where there is nothing to
-  attend to.
+  They sum to 1 over S; a fully masked row is 0.
 
   Args:
     query: float[B, T, H, D].
     key: float[B, S, H, D].
     where: bool[B, T or 1, S], True = may be attended to.
-    bias: float[B, T or 1, S] added to the scores of every head, or None.
+    bias: float[B, T or 1, S], added to the logits of every head, or None.
   """
-  # Heads before tokens: one plain batched product each, the fastest on a CPU.
+  # Heads before tokens: one batched product each, the fastest on a CPU.
   query, key = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2)
   scores = query @ jnp.swapaxes(key, -1, -2) / query.shape[-1] ** 0.5
   if bias is not None:
@@ -112,23 +112,23 @@ def attention_weights(
 
 
 def _mix(weights, value):
-  """Mixes float[B, S, H, D] by float32[B, H, T, S]; returns [B, T, H, D]."""
+  """Weighted sum of [B, S, H, D] by [B, H, T, S]; returns [B, T, H, D]."""
   value = jnp.swapaxes(value, 1, 2)
   return jnp.swapaxes(weights.astype(value.dtype) @ value, 1, 2)
 
 
 class Attention(nn.Module):
-  """Projections around `attend`.
+  """Multi-head attention with projections.
 
-  Its weights are an intermediate value, 'weights', for those who ask Flax for
-  the collection 'intermediates'; nobody else pays for them.
+  The attention weights are sown as 'weights' in the collection 'intermediates'
+  of Flax, which has no cost unless that collection is mutable.
   """
 
   num_heads: int
 
   @nn.compact
   def __call__(self, x, memory, where, *, rotary=False, bias=None):
-    """Attends from x [B, T, W] to memory [B, S, W]; returns [B, T, W]."""
+    """Attention from x [B, T, W] to memory [B, S, W]; returns [B, T, W]."""
     width = x.shape[-1]
     shape = (self.num_heads, width // self.num_heads)
     query = nn.DenseGeneral(shape, use_bias=False, name='query')(x)
@@ -158,10 +158,9 @@ class FeedForward(nn.Module):
 
 
 class Window(nn.Module):
-  """A dense layer over each token and its neighbours, residual.
+  """Residual dense layer over each token and its neighbours.
 
-  It hands a model the local order of words, which attention alone takes long
-  to learn.
+  It provides local word order, which attention alone learns slowly.
   """
 
   size: int  # tokens, odd
@@ -171,13 +170,15 @@ class Window(nn.Module):
     """Maps x [..., T, W] to [..., T, W]."""
     side = self.size // 2
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(side, side), (0, 0)])
-    near = [padded[..., i : i + x.shape[-2], :] for i in range(2 * side + 1)]
+    neighbours = [
+      padded[..., i : i + x.shape[-2], :] for i in range(2 * side + 1)
+    ]
     mix = nn.Dense(x.shape[-1], use_bias=False, name='mix')
-    return x + mix(jnp.concatenate(near, axis=-1))
+    return x + mix(jnp.concatenate(neighbours, axis=-1))
 
 
 class EncoderBlock(nn.Module):
-  """Self-attention and feed-forward, each after a norm, both residual."""
+  """Pre-norm self-attention and feed-forward, both residual."""
 
   num_heads: int
   mlp_dim: int
@@ -250,10 +251,10 @@ class Decoder(nn.Module):
 
 
 class PrefixBlock(nn.Module):
-  """One step of a decoder over docid prefixes, for many beams at once.
+  """One step of a decoder over docid prefixes, for all beams.
 
-  The keys and values of the prefix come in and go out, so that beam search
-  can reorder them; those of the query are shared by its beams.
+  The inputs of earlier steps are arguments and results, so that beam search can
+  reorder them; the query tokens are shared by its beams.
   """
 
   num_heads: int
@@ -264,22 +265,22 @@ class PrefixBlock(nn.Module):
     """Maps x [B, K, W] to [B, K, W].
 
     Args:
-      x: the newest token of each beam.
-      prefix: earlier inputs of this block, [B, K, T, W]; T may be 0.
+      x: the last token of each beam.
+      prefix: normalised inputs of earlier steps, [B, K, T, W]; T may be 0.
       memory: query tokens, [B, Q, W].
-      where: bool[B, Q].
+      where: bool[B, Q], True = real.
 
     Returns:
-      The output and `prefix` with x appended, [B, K, T + 1, W].
+      The output, and `prefix` with the new input appended, [B, K, T + 1, W].
     """
     batch, beams, width = x.shape
     normed = nn.RMSNorm(name='attention_norm')(x)
     prefix = jnp.concatenate([prefix, normed[:, :, None]], axis=2)
     steps = prefix.reshape(batch * beams, -1, width)
-    own = Attention(self.num_heads, name='attention')(
+    attended = Attention(self.num_heads, name='attention')(
       steps[:, -1:], steps, jnp.ones((1, 1, steps.shape[1]), bool)
     )
-    x = x + own.reshape(batch, beams, width)
+    x = x + attended.reshape(batch, beams, width)
     normed = nn.RMSNorm(name='cross_norm')(x)
     x = x + Attention(self.num_heads, name='cross_attention')(
       normed, memory, where[:, None]

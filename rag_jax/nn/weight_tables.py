@@ -1,9 +1,9 @@
-"""Published weights laid out as a model takes them, and the other way round.
+"""Converts weights between published state dicts and parameters here.
 
-A published file holds one array a name, in the form of PyTorch: matrices are
-[outputs, inputs], those of queries, keys and values apart. A model here has
-them side by side, [inputs, outputs]. A table, nested like the parameters with
-one `Entry` each, says which is which and serves both ways.
+Published state dicts have the layout of PyTorch: matrices are [outputs,
+inputs], with separate arrays for queries, keys and values. Parameters here are
+[inputs, outputs], with these arrays concatenated. A table, nested like the
+parameters with one `Entry` each, defines the conversion in both directions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,24 +17,24 @@ from rag_jax.nn import weights
 
 
 class Entry(NamedTuple):
-  """A parameter: published arrays side by side on its last axis."""
+  """A parameter: published arrays, concatenated on the last axis."""
 
-  shapes: Mapping[str, tuple[int, ...]]  # name -> shape as published
-  transposed: bool = False  # whether each is turned over first
+  shapes: Mapping[str, tuple[int, ...]]  # published name -> published shape
+  transposed: bool = False  # whether each array is transposed first
 
 
 def dense(
   prefix: str, names: Sequence[str], outputs: int, inputs: int
 ) -> Entry:
-  """The entry of a product: each `prefix.name.weight` [outputs, inputs]."""
+  """The entry of dense layers `prefix.name.weight`, each [outputs, inputs]."""
   shapes = {f'{prefix}.{name}.weight': (outputs, inputs) for name in names}
   return Entry(shapes, transposed=True)
 
 
-def take(
+def from_published(
   state: Mapping[str, Any], table: Any, *, ignore: Sequence[str] = ()
 ) -> Any:
-  """Published weights as a model takes them.
+  """Converts a published state dict to parameters.
 
   Args:
     state: name -> array on the CPU.
@@ -42,15 +42,15 @@ def take(
     ignore: as in `weights.check`.
 
   Returns:
-    float32 arrays, nested as the table; copies.
+    float32 copies, nested as the table.
 
   Raises:
-    ValueError: what `weights.check` finds.
+    ValueError: see `weights.check`.
 
   Example:
     >>> table = {'out': dense('layer', ['dense'], 2, 3)}
     >>> state = {'layer.dense.weight': np.ones((2, 3))}
-    >>> take(state, table)['out'].shape
+    >>> from_published(state, table)['out'].shape
     (3, 2)
   """
   entries = jax.tree.leaves(table, is_leaf=_is_entry)
@@ -66,12 +66,15 @@ def take(
   return jax.tree.map(parameter, table, is_leaf=_is_entry)
 
 
-def give(params: Any, table: Any) -> dict[str, np.ndarray]:
-  """The reverse of `take`: float32 arrays under their published names.
+def to_published(params: Any, table: Any) -> dict[str, np.ndarray]:
+  """Converts parameters to float32 arrays by their published names.
+
+  It is the inverse of `from_published`.
 
   Example:
     >>> table = {'out': dense('layer', ['dense'], 2, 3)}
-    >>> give({'out': jnp.ones((3, 2))}, table)['layer.dense.weight'].shape
+    >>> state = to_published({'out': jnp.ones((3, 2))}, table)
+    >>> state['layer.dense.weight'].shape
     (2, 3)
   """
   state = {}

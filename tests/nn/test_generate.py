@@ -10,11 +10,11 @@ from rag_jax.nn import generate
 from rag_jax.ops import masking
 
 END, SIZE, LENGTH = 2, 5, 4
-RUN = {'end_token': END, 'max_length': LENGTH}
+OPTIONS = {'end_token': END, 'max_length': LENGTH}
 
 
 def markov(seed=0, batch=2):
-  """A model whose next token depends on the last two, and all its texts."""
+  """A second-order Markov model, and an enumeration of its texts."""
   rng = np.random.default_rng(seed)
   first = rng.normal(size=(batch, SIZE)).astype(np.float32)
   table = 2 * rng.normal(size=(SIZE + 1, SIZE, SIZE)).astype(np.float32)
@@ -41,41 +41,41 @@ def markov(seed=0, batch=2):
   return step_fn, jnp.asarray(first), cache, texts
 
 
-def spell(found, row, place=0):
+def text_of(found, row, place=0):
   return tuple(found.tokens[row, place][found.where[row, place]].tolist())
 
 
 @pytest.mark.parametrize('penalty', [0.0, 1.0])
 def test_wide_beam_equals_enumeration(penalty):
   step_fn, logits, cache, texts = markov()
-  width = 4 * SIZE**LENGTH  # penalised texts must not fall off either
+  width = 4 * SIZE**LENGTH  # wide enough for all texts and prefixes
   search = functools.partial(
-    generate.beam, step_fn, beam_size=width, length_penalty=penalty, **RUN
+    generate.beam, step_fn, beam_size=width, length_penalty=penalty, **OPTIONS
   )
   found = jax.jit(search)(logits, cache)
   for row in range(2):
-    every = [(s / len(t) ** penalty, t) for s, t in texts(row)]
-    every = sorted(every, reverse=True)
+    expected = [(s / len(t) ** penalty, t) for s, t in texts(row)]
+    expected = sorted(expected, reverse=True)
     real = found.where[row].any(-1)
-    assert int(real.sum()) == len(every)
+    assert int(real.sum()) == len(expected)
     np.testing.assert_allclose(
-      found.scores[row, : len(every)], [s for s, _ in every], atol=1e-5
+      found.scores[row, : len(expected)], [s for s, _ in expected], atol=1e-5
     )
-    assert spell(found, row) == every[0][1]
-    assert (found.scores[row, len(every) :] == masking.NEG_INF).all()
+    assert text_of(found, row) == expected[0][1]
+    assert (found.scores[row, len(expected) :] == masking.NEG_INF).all()
 
 
-def test_greedy_takes_the_best_token_each_time():
+def test_greedy_takes_the_most_probable_token_at_each_step():
   step_fn, logits, cache, texts = markov(seed=3)
-  run = jax.jit(functools.partial(generate.greedy, step_fn, **RUN))
+  run = jax.jit(functools.partial(generate.greedy, step_fn, **OPTIONS))
   found = run(logits, cache)
-  narrow = functools.partial(generate.beam, step_fn, beam_size=1, **RUN)
+  narrow = functools.partial(generate.beam, step_fn, beam_size=1, **OPTIONS)
   narrow = jax.jit(narrow)(logits, cache)
   for row in range(2):
     scores = {text: score for score, text in texts(row)}
-    text = spell(found, row)
+    text = text_of(found, row)
     np.testing.assert_allclose(found.scores[row, 0], scores[text], atol=1e-5)
-    for i in range(len(text)):  # no prefix could have gone on better
+    for i in range(len(text)):  # each token is the argmax given its prefix
       mass = np.full(SIZE, -np.inf)
       for other, score in scores.items():
         if other[:i] == text[:i] and len(other) > i:
@@ -98,8 +98,8 @@ def test_runs_of_passages_equal_enumeration():
 
   @jax.jit
   def run(logits, cache):
-    own = generate.runs(passages, where, end_token=END, vocab_size=SIZE)
-    options = {'constraint': own, **RUN}
+    constraint = generate.runs(passages, where, end_token=END, vocab_size=SIZE)
+    options = {'constraint': constraint, **OPTIONS}
     return (
       generate.beam(step_fn, logits, cache, beam_size=64, **options),
       generate.greedy(step_fn, logits, cache, **options),
@@ -116,19 +116,21 @@ def test_runs_of_passages_equal_enumeration():
     np.testing.assert_allclose(
       found.scores[row, : len(allowed)], [s for s, _ in allowed], atol=1e-5
     )
-    assert spell(found, row) == allowed[0][1]
-    assert spell(best, row) in [text for _, text in allowed]
+    assert text_of(found, row) == allowed[0][1]
+    assert text_of(best, row) in [text for _, text in allowed]
 
 
-def test_beams_that_find_nothing_more_stay_dead():
+def test_unused_beams_have_no_text():
   step_fn, logits, cache, _ = markov()
   passages = jnp.array([[[3, 4]], [[1, 0]]])
 
   @jax.jit
   def run(logits, cache):
-    own = generate.runs(passages, passages > 0, end_token=END, vocab_size=SIZE)
+    constraint = generate.runs(
+      passages, passages > 0, end_token=END, vocab_size=SIZE
+    )
     return generate.beam(
-      step_fn, logits, cache, beam_size=8, constraint=own, **RUN
+      step_fn, logits, cache, beam_size=8, constraint=constraint, **OPTIONS
     )
 
   found = run(logits, cache)
@@ -136,9 +138,9 @@ def test_beams_that_find_nothing_more_stay_dead():
   assert (found.scores[0, 3:] == masking.NEG_INF).all()
 
 
-def test_mistakes_name_the_field_the_value_and_the_remedy():
+def test_errors_name_the_field_the_value_and_the_remedy():
   step_fn, logits, cache, _ = markov()
   with pytest.raises(ValueError, match='max_length must be at least 1, got 0'):
     generate.greedy(step_fn, logits, cache, end_token=END, max_length=0)
   with pytest.raises(ValueError, match='beam_size must be at least 1, got 0'):
-    generate.beam(step_fn, logits, cache, beam_size=0, **RUN)
+    generate.beam(step_fn, logits, cache, beam_size=0, **OPTIONS)

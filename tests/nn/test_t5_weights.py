@@ -1,4 +1,4 @@
-"""T5 from files, beside the PyTorch model that wrote or reads them."""
+"""T5 weights in files, compared with the model of Hugging Face."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def draw(**version):
 
 
 @VERSIONS
-def test_out_and_in_again_is_exact(tmp_path, version):
+def test_export_and_import_are_inverse(tmp_path, version):
   params, config = draw(**version)
   state = t5_weights.to_state_dict(params, config)
   weights.write(tmp_path / 'model.safetensors', state)
@@ -43,7 +43,7 @@ def test_out_and_in_again_is_exact(tmp_path, version):
   assert jax.tree.all(same)
 
 
-def test_copies_of_the_embedding_are_left_out_and_others_are_not():
+def test_a_tied_output_matrix_must_equal_the_embedding():
   params, config = draw()
   state = t5_weights.to_state_dict(params, config)
   state['lm_head.weight'] = state['encoder.embed_tokens.weight'] = state[
@@ -55,15 +55,15 @@ def test_copies_of_the_embedding_are_left_out_and_others_are_not():
     t5_weights.from_state_dict(state, config)
 
 
-def test_all_that_is_wrong_is_told():
+def test_one_error_lists_all_mismatches():
   _, config = draw()
-  with pytest.raises(ValueError, match='the 55 tensors .* 55 missing .* 1 sp'):
+  with pytest.raises(ValueError, match='the 55 tensors .* 55 missing .* 1 une'):
     t5_weights.from_state_dict({'a': np.ones(1)}, config)
 
 
 @VERSIONS
-def test_against_transformers(tmp_path, version):
-  """The same weights, questions longer than the last bucket starts."""
+def test_states_and_texts_equal_those_of_transformers(tmp_path, version):
+  """With questions long enough to reach the last position bucket."""
   torch = pytest.importorskip('torch', reason='PyTorch is not installed')
   transformers = pytest.importorskip(
     'transformers', reason='transformers is not installed'
@@ -82,13 +82,13 @@ def test_against_transformers(tmp_path, version):
       eos_token_id=None,
     )
   ).eval()
-  # Of the seeds one with which no version keeps writing the same token.
+  # A seed with which no version repeats one token only.
   generator = torch.Generator().manual_seed(16)
   with torch.no_grad():
     if not version['tied']:
       theirs.lm_head.weight = torch.nn.Parameter(torch.empty(40, 16))
     for name, weight in theirs.named_parameters():
-      # Larger weights would put float32 itself 2e-5 off float64, on both sides.
+      # With larger weights, float32 differs from float64 by more than 2e-5.
       scale = 0.2 if weight.ndim == 2 else 0.1
       weight.normal_(float('norm' in name), scale, generator=generator)
   theirs.save_pretrained(tmp_path)
@@ -116,8 +116,8 @@ def test_against_transformers(tmp_path, version):
   assert expected.logits.abs().max() > 0.5
   np.testing.assert_allclose(logits, expected.logits.numpy(), atol=2e-5)
 
-  # What was generated is the likeliest token after those before it.
-  read = np.zeros_like(read)  # as long as before, so that it is compiled
+  # Each generated token is the argmax given those before it.
+  read = np.zeros_like(read)  # the shape that is compiled already
   read[:, 1 : LENGTH + 1] = written
   logits = decode(params, config, memory, where, jnp.asarray(read))
   assert written.shape == (2, LENGTH) and len(np.unique(written)) > 5

@@ -13,12 +13,12 @@ ARRAYS = {
 }
 
 
-def test_written_arrays_are_read_whatever_way_they_lay(tmp_path):
+def test_arrays_of_any_memory_layout_are_written(tmp_path):
   path = tmp_path / 'model.safetensors'
-  weights.write(path, {**ARRAYS, 'turned': ARRAYS['a'].T})
+  weights.write(path, {**ARRAYS, 'transposed': ARRAYS['a'].T})
   state = weights.read(path)
   assert state['b'].dtype == np.int64
-  np.testing.assert_array_equal(state['turned'], ARRAYS['a'].T)
+  np.testing.assert_array_equal(state['transposed'], ARRAYS['a'].T)
   np.testing.assert_array_equal(weights.read(tmp_path)['a'], ARRAYS['a'])
   assert [p.name for p in tmp_path.iterdir()] == ['model.safetensors']
 
@@ -40,14 +40,14 @@ def write_shards(folder):
   index.write_text(json.dumps({'metadata': {}, 'weight_map': names}))
 
 
-def test_shards_are_read_as_one(tmp_path):
+def test_shards_are_merged(tmp_path):
   write_shards(tmp_path)
   state = weights.read(tmp_path)
   assert sorted(state) == ['a', 'b']
   np.testing.assert_array_equal(state['b'], ARRAYS['b'])
 
 
-def test_bad_files_are_one_error(tmp_path):
+def test_missing_and_damaged_files_are_errors(tmp_path):
   write_shards(tmp_path)
   (tmp_path / 'two.safetensors').unlink()
   with pytest.raises(ValueError, match=r'two.safetensors.* does not exist'):
@@ -66,7 +66,7 @@ def test_bad_files_are_one_error(tmp_path):
     weights.read(tmp_path)
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_an_existing_file_is_not_overwritten(tmp_path):
   path = tmp_path / 'model.safetensors'
   weights.write(path, ARRAYS)
   with pytest.raises(ValueError, match='must be a new one, got .* exists. '):
@@ -75,19 +75,19 @@ def test_nothing_is_written_over(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-  with pytest.raises(Exception):  # noqa: B017, what the library says
+  with pytest.raises(Exception):  # noqa: B017, an error of safetensors
     weights.write(tmp_path / 'x', {'a': np.array(['text'])})
   assert not list(tmp_path.iterdir())
 
 
-def test_check_tells_all_at_once():
+def test_check_lists_all_mismatches():
   state = {'a': np.ones((2, 3)), 'b': np.ones(2), 'x': np.ones(1)}
   shapes = {'a': (3, 2), 'b': (2,), 'c': (1,), 'd': (1,), 'e': (), 'f': ()}
-  told = (
+  words = (
     'weights must be the 6 tensors of the model, got 4 missing (c; d; e; ...),'
-    ' 1 spare (x), 1 of another shape (a (2, 3), not (3, 2)). '
+    ' 1 unexpected (x), 1 of the wrong shape (a (2, 3), not (3, 2)). '
   )
-  with pytest.raises(ValueError, match=re.escape(told)):
+  with pytest.raises(ValueError, match=re.escape(words)):
     weights.check(state, shapes)
   weights.check(state, {'a': (2, 3), 'b': (2,)}, ignore=['x'])
 
@@ -115,7 +115,7 @@ T5_SMALL = {
   'relative_attention_num_buckets': 32,
   'vocab_size': 32128,
 }
-# As in files of 2019 and 2021, and of transformers 5.
+# Fields as in files of 2019, of 2021 and of transformers 5.
 VERSIONS = [
   ({}, t5.T5Config()),
   (
@@ -135,19 +135,19 @@ VERSIONS = [
 ]
 
 
-def test_sizes_of_a_bert(tmp_path):
+def test_bert_config_reads_config_json(tmp_path):
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(MINILM))
   assert weights.bert_config(tmp_path) == bert.BertConfig()
 
 
 @pytest.mark.parametrize('more, expected', VERSIONS)
-def test_sizes_of_a_t5(tmp_path, more, expected):
+def test_t5_config_reads_config_json(tmp_path, more, expected):
   (tmp_path / 'config.json').write_text(json.dumps({**T5_SMALL, **more}))
   assert weights.t5_config(tmp_path) == expected
 
 
-def test_another_kind_of_model_is_an_error(tmp_path):
+def test_unsupported_models_are_errors(tmp_path):
   with pytest.raises(ValueError, match='config.json.* does not exist'):
     weights.t5_config(tmp_path)
   path = tmp_path / 'config.json'
