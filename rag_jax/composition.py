@@ -1,7 +1,7 @@
-"""What goes together: a stage's choices beside the model and each other.
+"""Checks that the choices of a stage are compatible with each other.
 
-Operator, marginal, teacher, estimator and ranking loss are chosen one by one.
-Few choices exclude each other; each of these is one error with its remedy.
+Operator, marginal, losses and estimator are chosen independently. Each
+incompatible combination raises one error that names a remedy.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from rag_jax.ops import estimators
 from rag_jax.readers import base
 
 LOSSES = tuple(objective.TERMS)
-# Operators with a regulariser whose weights sum to one.
+# Operators that have a Fenchel-Young loss.
 FENCHEL_YOUNG = ('softmax', 'sparsemax', 'entmax15', 'entmax')
-RELEVANCE = 'says how relevant a passage is'
+RELEVANCE = 'scores the relevance of passages'
 
 
 def reader_of(config: Any) -> base.Reader:
@@ -23,11 +23,11 @@ def reader_of(config: Any) -> base.Reader:
 
 
 def check(config: Any, name: str, stage: stages.Stage) -> None:
-  """Raises a ValueError if a stage cannot be trained.
+  """Raises a ValueError if the choices of a stage are incompatible.
 
   Args:
     config: the experiment, a `config.Config`.
-    name: of the stage.
+    name: name of the stage.
     stage: the stage.
   """
   field = f'stages.{name}'
@@ -65,8 +65,8 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
   for loss in ('docid', 'indexing', 'docid_posterior'):
     if stage.weight(loss) and raw:
       raise ValueError(
-        f'{field}.losses.{loss} needs scores that are normalised, or it has no '
-        "least value, got search.scoring='inner_product'. Set "
+        f'{field}.losses.{loss} needs normalised scores, because it is '
+        "unbounded below otherwise, got search.scoring='inner_product'. Set "
         '--config.search.scoring=log_softmax or '
         f'--config.{field}.losses.{loss}=0.'
       )
@@ -80,9 +80,9 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
 
 def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
   if not stage.searches:
-    without = ('answer', 'relevance', 'indexing')
+    need_no_search = ('answer', 'relevance', 'indexing')
     for loss, _ in stage.losses:
-      if loss not in without:
+      if loss not in need_no_search:
         raise ValueError(
           f'{field}.losses.{loss} needs a search, got '
           f'{field}.candidates={stage.candidates!r}. Set '
@@ -91,7 +91,7 @@ def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
         )
   if stage.candidates == 'gold+negative' and not stage.weight('relevance'):
     raise ValueError(
-      f'{field}.candidates gold+negative teaches how relevant a passage is, '
+      f'{field}.candidates gold+negative trains the relevance of passages, '
       f'got {field}.losses.relevance=0. Set '
       f'--config.{field}.losses.relevance=1 or '
       f'--config.{field}.candidates=gold.'
@@ -113,13 +113,13 @@ def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
 
 def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
   reader, kind = reader_of(config), config.reader.kind
-  again = 'reader.reranks=True' if reader.relevance else 'reader.kind=bert'
+  rerank = 'reader.reranks=True' if reader.relevance else 'reader.kind=bert'
   needs = {
     'relevance': (reader.relevance, RELEVANCE, 'reader.kind=bert'),
     'null_document': (reader.relevance, RELEVANCE, 'reader.kind=bert'),
-    'reranking': (config.reader.reranks, 'ranks again', again),
+    'reranking': (config.reader.reranks, 'reranks passages', rerank),
     'adist': (reader.attention, 'attends to all passages', 'reader.kind=fid'),
-    'emdr2_token': (not reader.points, 'writes', 'reader.kind=fid'),
+    'emdr2_token': (not reader.points, 'generates answers', 'reader.kind=fid'),
   }
   for loss, (has, what, remedy) in needs.items():
     if stage.weight(loss) and not has:
@@ -130,16 +130,16 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
       )
   if stage.weight('null_document') and not config.reader.null_document:
     raise ValueError(
-      f'{field}.losses.null_document trains reader.null_document, got False. '
-      'Set --config.reader.null_document=True.'
+      f'{field}.losses.null_document needs reader.null_document=True, got '
+      'False. Set --config.reader.null_document=True.'
     )
   size = stage.read_size or config.search.read_size
   gold = config.data.max_gold
-  joins = stage.candidates == 'beam+gold'
-  if stage.weight('null_document') and joins and size <= gold:
+  adds_gold = stage.candidates == 'beam+gold'
+  if stage.weight('null_document') and adds_gold and size <= gold:
     raise ValueError(
-      f'{field}.losses.null_document needs passages beside the gold ones, of '
-      f'which there may be data.max_gold={gold}, got {size} that are read. Set '
+      f'{field}.losses.null_document needs more documents read than '
+      f'data.max_gold ({gold}), got {field}.read_size={size}. Set '
       f'--config.{field}.read_size={gold + 1}.'
     )
   if stage.marginal and stage.marginal not in reader.marginals:
@@ -151,18 +151,19 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
 
 
 def _check_estimator(config: Any, field: str, stage: stages.Stage) -> None:
-  costs, own = stage.estimator in stages.OF_COSTS, stage.weight('expected_cost')
-  if costs and not own:
+  uses_costs = stage.estimator in stages.COST_ESTIMATORS
+  has_loss = stage.weight('expected_cost')
+  if uses_costs and not has_loss:
     raise ValueError(
-      f'{field}.estimator {stage.estimator!r} teaches the search by the loss '
+      f'{field}.estimator {stage.estimator!r} trains the search by the loss '
       f'expected_cost, got {field}.losses.expected_cost=0. Set '
       f'--config.{field}.losses.expected_cost=1 or '
       f'--config.{field}.estimator=rescore.'
     )
-  if own and not costs:
+  if has_loss and not uses_costs:
     raise ValueError(
       f'{field}.losses.expected_cost needs an estimator, one of '
-      f'{", ".join(stages.OF_COSTS)}, got {stage.estimator!r}. Set '
+      f'{", ".join(stages.COST_ESTIMATORS)}, got {stage.estimator!r}. Set '
       f'--config.{field}.estimator or --config.{field}.losses.expected_cost=0.'
     )
   size = stage.read_size or config.search.read_size
@@ -174,7 +175,7 @@ def _check_estimator(config: Any, field: str, stage: stages.Stage) -> None:
   if least <= stage.samples <= most:
     return
   remedy = f'samples={min(max(stage.samples, least), most)}'
-  if least > most:  # a set needs a document that is not drawn
+  if least > most:  # leave_one_out_set must leave a document undrawn
     remedy = f'read_size={least + 1}'
   raise ValueError(
     f'{field}.samples must be from {least} to {most} for the estimator '

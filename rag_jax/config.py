@@ -1,9 +1,8 @@
-"""One experiment as frozen dataclasses, built from what a user typed.
+"""The configuration of an experiment, as frozen dataclasses.
 
-`default` gives every field as an `ml_collections.ConfigDict`, which an
-experiment file changes and flags override; `build` turns it into a `Config`
-at once, so that a misspelt field or a value out of range is named before
-anything is written.
+`default` returns all fields as an `ml_collections.ConfigDict`. An experiment
+file changes it, and flags override it. `build` checks all fields and freezes
+them into a `Config`, before anything is written.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from rag_jax.index import docids
 from rag_jax.index import pseudo_queries as crops
 from rag_jax.readers import base as readers
 
-# Fields of a stage that hold a number by name.
+# Fields of a stage that map names to numbers.
 NAMED = {'losses': composition.LOSSES, 'trains': training.COMPONENTS}
 PRECISIONS = ('float32', 'bfloat16')
 START = training.Stage(
@@ -33,25 +32,25 @@ START = training.Stage(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """What all stages of training share."""
+  """Options of training that all stages share."""
 
   warmup_steps: int = 50  # steps of linear warm-up of each stage
   weight_decay: float = 0.0  # Adam's decoupled weight decay
-  clip_norm: float = 1.0  # largest norm of a gradient
+  clip_norm: float = 1.0  # maximum norm of a gradient
   # learning-rate multiplier of a reader's head on published weights
   head_lr_multiplier: float = 1.0
   # precision of published weights in a step: 'float32' or 'bfloat16'
   precision: str = 'float32'
-  # parts of a batch whose gradients are added up, to save memory
+  # gradient accumulation: parts of a batch, to save memory
   accumulate: int = 1
   parallel: str = 'jit'  # 'jit' over a mesh of all devices, or 'pmap'
   log_every: int = 50  # steps between records in metrics.jsonl
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # checkpoints that are kept
-  evaluate_every: int = 0  # steps between measurements; 0 = only at the end
-  # score every document too, which gives the beam's regret
+  evaluate_every: int = 0  # steps between evaluations; 0 = only at the end
+  # also score every document, to measure the beam's regret
   evaluate_exact: bool = False
-  eval_batch_size: int = 64  # questions a batch, when measured
+  eval_batch_size: int = 64  # questions per batch in evaluation
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -75,7 +74,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """Everything an experiment is."""
+  """The configuration of an experiment."""
 
   # name of the experiment; the default workdir is runs/NAME
   name: str = 'facts'
@@ -93,82 +92,98 @@ class Config:
 
   @property
   def model(self) -> models.ModelConfig:
-    """The part that a compiled step depends on."""
+    """The part that determines the compiled model."""
     fields = dataclasses.fields(models.ModelConfig)
     return models.ModelConfig(**{f.name: getattr(self, f.name) for f in fields})
 
   @property
   def steps(self) -> int:
-    """Steps of all stages."""
+    """Total steps of all stages."""
     return sum(stage.steps for _, stage in self.stages)
 
   def trains_with(self, losses: frozenset[str]) -> bool:
-    """Whether a stage has a step with one of these losses."""
+    """Whether any stage with steps has one of these losses."""
     return any(
       stage.steps and any(name in losses for name, _ in stage.losses)
       for _, stage in self.stages
     )
 
 
-# Fields that may differ when a run is taken up again.
+# Fields that may differ from config.json in any command: parameters do not
+# depend on them, nor on the batches and records of earlier steps.
 MAY_CHANGE = (
   'train.log_every',
   'train.checkpoint_every',
   'train.keep_checkpoints',
   'train.parallel',
+  'train.evaluate_every',  # measures between steps, which change no state
   'train.eval_batch_size',
   'train.evaluate_exact',
-  'reader.abstention_threshold',
+  'reader.abstention_threshold',  # compared with a probability at the end
   'data.eval_splits',
   'data.eval_questions',
+)
+# Where the same documents and training questions lie; `workdir.open` compares
+# them with those that the run began with.
+MAY_CHANGE_WITH_SAME_DATA = ('data.path', 'data.format')
+# Fields of a stage that is not finished: the steps so far have happened, and
+# only those to come depend on the new value.
+MAY_CHANGE_UNFINISHED = ('learning_rate', 'steps')
+# Fields that may differ when a trained run is used, not trained: no shape of a
+# parameter depends on how many documents are searched and read.
+MAY_CHANGE_IN_USE = (
+  *MAY_CHANGE,
+  *MAY_CHANGE_WITH_SAME_DATA,
+  'search.beam_size',
+  'search.read_size',
 )
 
 
 def default() -> ml_collections.ConfigDict:
-  """Every field with its default value, locked against new names."""
+  """All fields with their defaults, locked against new names."""
   return values(Config())
 
 
 def values(config: Config) -> ml_collections.ConfigDict:
-  """The fields of an experiment, open to changes and to flags.
+  """The fields of an experiment as values that can be changed.
 
   Args:
     config: the experiment.
 
   Returns:
-    Nested fields, locked against new names, which `build` takes back.
+    Nested fields, locked against new names; the inverse of `build`.
 
   Example:
     >>> build(values(Config(seed=3))).seed
     3
   """
   fields = as_dict(config)
-  own = fields.pop('stages')
+  named = fields.pop('stages')
   found = ml_collections.ConfigDict(fields)
   found.unlock()
-  found.stages = stages(**own)
+  found.stages = stages(**named)
   return found.lock()
 
 
 class Ordered(ml_collections.ConfigDict):
-  """Values that keep their order, and so do copies of them."""
+  """A `ConfigDict` that keeps the order of its fields, also in copies."""
 
   def __init__(self, *args: Any, **kwargs: Any):
-    """Takes what an `ml_collections.ConfigDict` does."""
+    """Takes the arguments of `ml_collections.ConfigDict`."""
     super().__init__(*args, **kwargs | {'sort_keys': False})
 
 
 def stages(**named: dict[str, Any]) -> ml_collections.ConfigDict:
-  """Stages of an experiment file, in order, every field open to flags.
+  """The stages of an experiment file, in order; flags can set every field.
 
   Args:
-    **named: fields of `stage.Stage` by the name of each stage; `losses` and
-      `trains` are dicts. What is left out keeps its default.
+    **named: stage name -> fields of `stage.Stage`; `losses` and `trains` are
+      dicts. Fields left out keep their defaults.
 
   Example:
-    >>> own = stages(search={'steps': 30, 'losses': {'docid': 1.0}},
-    ...              joint={'steps': 50})
-    >>> list(own), own.search.losses.docid, own.search.losses.answer
+    >>> named = stages(search={'steps': 30, 'losses': {'docid': 1.0}},
+    ...                joint={'steps': 50})
+    >>> list(named), named.search.losses.docid, named.search.losses.answer
     (['search', 'joint'], 1.0, 0.0)
   """
   found = {}
@@ -186,7 +201,7 @@ def stages(**named: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
-  """Checks values and freezes them.
+  """Checks the fields of an experiment and freezes them.
 
   Args:
     values: nested fields; those left out keep their defaults.
@@ -196,7 +211,7 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
 
   Raises:
     ValueError: if a field does not exist, a value is out of range, or values
-      cannot go together.
+      are incompatible.
 
   Example:
     >>> build({'search': {'beam_size': 8}}).search.beam_size
@@ -211,17 +226,17 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   if not isinstance(values, dict):
     raise ValueError(
       f'config must be nested fields, got {values!r}. Pass '
-      'rag_jax.config.default() with changes, or what '
-      'rag_jax.experiment_files.load(name) returns.'
+      'rag_jax.config.default() with changes, or the result of '
+      'rag_jax.experiment_files.load(name).'
     )
   values = dict(values)
   named = values.pop('stages', None)
   config = _fill(Config, values, prefix='')
   if named is not None:
     field_values.check_group(named, 'stages', 'joint.steps')
-    own = tuple((name, _stage(name, fields)) for name, fields in named.items())
-    config = dataclasses.replace(config, stages=own)
-  _ = config.model  # checks values that must go together
+    built = tuple((n, _stage(n, fields)) for n, fields in named.items())
+    config = dataclasses.replace(config, stages=built)
+  _ = config.model  # checks the compatibility of the components
   _check(config)
   for name, stage in config.stages:
     if stage.steps:
@@ -230,7 +245,7 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
 
 
 def check(config: Any) -> None:
-  """Raises a ValueError if a configuration was not built."""
+  """Raises a ValueError if `config` is not a `Config`."""
   if not isinstance(config, Config):
     raise ValueError(
       f'config must be a rag_jax.config.Config, got {type(config).__name__}. '
@@ -239,7 +254,7 @@ def check(config: Any) -> None:
 
 
 def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
-  """A stage of plain values; errors name it."""
+  """Builds a stage from plain values; errors contain its name."""
   known = {field.name: field for field in dataclasses.fields(training.Stage)}
   filled: dict[str, Any] = {}
   prefix = f'stages.{name}.'
@@ -267,13 +282,15 @@ def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
 
 
 def _check(config: Config) -> None:
-  """Raises a ValueError on values that do not go together."""
+  """Raises a ValueError on incompatible values of different parts."""
   for part in ('query_encoder', 'reader'):
-    own = getattr(config, part).weights
-    if own and not config.data.tokenizer and not _has_own_tokens(config, part):
+    weights = getattr(config, part).weights
+    if not weights or config.data.tokenizer:
+      continue
+    if not _brings_tokenizer(config, part):
       raise ValueError(
-        f'{part}.weights {own!r} need their own tokenizer, got '
-        f"data.tokenizer=''. Set --config.data.tokenizer={own}."
+        f'{part}.weights {weights!r} need their own tokenizer, got '
+        f"data.tokenizer=''. Set --config.data.tokenizer={weights}."
       )
   if config.search.lexical_weight and not config.data.max_query_words:
     raise ValueError(
@@ -287,22 +304,23 @@ def _check(config: Config) -> None:
       f'{config.data.max_answer_tokens}. Set '
       '--config.data.max_answer_tokens.'
     )
-  learns = frozenset(('null_document',))
-  if config.reader.null_document and not config.trains_with(learns):
+  null_loss = frozenset(('null_document',))
+  if config.reader.null_document and not config.trains_with(null_loss):
     raise ValueError(
       'reader.null_document is trained by the loss null_document, got no stage '
-      'with steps that has it. Set '
+      'with steps and this loss. Set '
       '--config.stages.STAGE.losses.null_document=1 or '
       '--config.reader.null_document=False.'
     )
 
 
-def _has_own_tokens(config: Config, part: str) -> bool:
+def _brings_tokenizer(config: Config, part: str) -> bool:
+  """Whether a part is a reader that does not use `data.tokenizer`."""
   return part == 'reader' and composition.reader_of(config).own_text is not None
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-  """Plain nested values, for config.json; `build` takes them back."""
+  """Plain nested values, for config.json; `build` reads them again."""
   values = dataclasses.asdict(config)
   values['stages'] = {
     name: stage
@@ -313,10 +331,10 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def check_field(name: str) -> None:
-  """Raises a ValueError that names the nearest field, if there is none such.
+  """Raises a ValueError with the most similar field if a field is unknown.
 
   Args:
-    name: dotted, such as 'search.beam_size'.
+    name: dotted name, such as 'search.beam_size'.
   """
   known, prefix = default().to_dict(), ''
   for part in name.split('.'):
@@ -325,7 +343,7 @@ def check_field(name: str) -> None:
         f'config field {prefix[:-1]!r} is one value, got {name!r}. '
         f'Set --config.{prefix[:-1]}.'
       )
-    if prefix == 'stages.':  # whose names are the experiment's
+    if prefix == 'stages.':  # the name of a stage is free
       known = known['joint']
     else:
       field_values.check_name(known, part, prefix)

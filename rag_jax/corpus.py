@@ -1,4 +1,4 @@
-"""Documents: from what a user gives, to what an index needs beside docids."""
+"""Documents and questions from user input, and derived fields of an index."""
 
 import dataclasses
 import os
@@ -20,15 +20,15 @@ Texts = Iterable[str | Mapping[str, Any] | types.Document]
 
 
 def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
-  """Documents of what a user gives.
+  """Converts user input to documents.
 
   Args:
-    texts: `Document`s, mappings with 'text' and perhaps 'id', 'title' and
-      'summary', or plain texts. What has no id is numbered.
+    texts: plain texts, `Document`s, or mappings with 'text' and optionally
+      'id', 'title' and 'summary'. The default id is a running number.
     start: the first number.
 
   Raises:
-    ValueError: if there are none, an id comes twice, or a text is blank.
+    ValueError: if there is no document, an id is repeated, or a text is blank.
 
   Example:
     >>> [document] = as_documents(['A cat sleeps.'])
@@ -41,10 +41,10 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
     )
   if isinstance(texts, os.PathLike) or not isinstance(texts, Iterable):
     raise ValueError(
-      f'documents must be a list of texts, got {texts!r}. Read the file first; '
-      'rag_jax.data.formats.load(path).documents gives those of a data set.'
+      f'documents must be a list of texts, got {texts!r}. Read the file first, '
+      'or pass rag_jax.data.formats.load(path).documents of a data set.'
     )
-  found = [_document(own, str(start + i)) for i, own in enumerate(texts)]
+  found = [_document(value, str(start + i)) for i, value in enumerate(texts)]
   if not found:
     raise ValueError(
       'documents must not be empty, got none. Pass at least one.'
@@ -53,8 +53,8 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
   for document in found:
     if document.id in seen:
       raise ValueError(
-        f'documents must have an id each, got {document.id!r} twice. '
-        'Give one of them another.'
+        f'ids of documents must be unique, got {document.id!r} twice. '
+        'Change one of them.'
       )
     seen.add(document.id)
     if not document.text.strip():
@@ -65,29 +65,29 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
   return found
 
 
-def _document(own: Any, name: str) -> types.Document:
-  if isinstance(own, types.Document):
-    return own
-  if isinstance(own, str):
-    return types.Document(id=name, text=own)
+def _document(value: Any, default_id: str) -> types.Document:
+  if isinstance(value, types.Document):
+    return value
+  if isinstance(value, str):
+    return types.Document(id=default_id, text=value)
   known = {field.name for field in dataclasses.fields(types.Document)}
-  if not isinstance(own, Mapping) or not {'text'} <= own.keys() <= known:
+  if not isinstance(value, Mapping) or not {'text'} <= value.keys() <= known:
     raise ValueError(
-      f'documents must be texts or mappings with text and perhaps id, title '
-      f'and summary, got {own!r}. Rename or leave out other fields.'
+      f'documents must be texts or mappings with text and optionally id, title '
+      f'and summary, got {value!r}. Rename or leave out other fields.'
     )
-  values = {'id': name} | dict(own)
-  wrong = [key for key, value in values.items() if not isinstance(value, str)]
+  fields = {'id': default_id} | dict(value)
+  wrong = [key for key, text in fields.items() if not isinstance(text, str)]
   if wrong:
     raise ValueError(
-      f'{wrong[0]} of a document must be text, got {values[wrong[0]]!r}. '
+      f'{wrong[0]} of a document must be text, got {fields[wrong[0]]!r}. '
       'Convert it with str().'
     )
-  return types.Document(**values)
+  return types.Document(**fields)
 
 
 def as_questions(texts: Sequence[str]) -> list[types.Question]:
-  """Questions of texts; a ValueError if one is blank or no text."""
+  """Converts texts to questions; a ValueError if one is blank or no text."""
   if isinstance(texts, str):
     raise ValueError(
       f'questions must be a list of texts, got the text {texts!r}. '
@@ -126,14 +126,15 @@ def complete(
 
   Args:
     config: the experiment.
-    documents: by row of the index; None where a row is free.
-    tokenizer: of the documents.
-    index: docids and tokens.
-    reader_tokenizer: where the reader has its own.
+    documents: documents by row of the index; None = an empty row.
+    tokenizer: tokenizer of the documents.
+    index: an index with docids and tokens.
+    reader_tokenizer: tokenizer of a reader that does not use that of the data.
 
   Returns:
-    The index with its lexicon, the tokens around a query and the passages of
-    the reader; and the words of the lexicon, if there is one.
+    The index with `lexicon` (BM25 weights), `special_tokens` (around a query)
+    and `reader_tokens` (passages for the reader), each if it is needed; and the
+    vocabulary of the lexicon or None.
   """
   special_tokens = sum(tokenizers.special_tokens(tokenizer), [])
   if len(special_tokens) == 2:
@@ -164,14 +165,17 @@ def reader_passages(
   documents: Sequence[types.Document | None],
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
 ) -> jax.Array | None:
-  """Documents in the tokens of a reader that has its own, int32[N, P']."""
-  own = readers.make(config.reader).own_text
-  if own is None:
+  """Passages in the reader's own tokens, int32[N, P'].
+
+  None for a reader that uses the tokens of the data.
+  """
+  text = readers.make(config.reader).own_text
+  if text is None:
     return None
-  passages, _ = own.passages(
+  passages, _ = text.passages(
     reader_tokenizer,
     _present(documents),
-    max_tokens=config.data.max_document_tokens + own.overhead,
+    max_tokens=config.data.max_document_tokens + text.overhead,
   )
   return jnp.asarray(passages)
 
@@ -179,9 +183,9 @@ def reader_passages(
 def _present(
   documents: Sequence[types.Document | None],
 ) -> list[types.Document]:
-  """The documents, an empty one in each free row."""
-  nothing = types.Document(id='', text='')
-  return [nothing if d is None else d for d in documents]
+  """The documents, with an empty document for each empty row."""
+  empty = types.Document(id='', text='')
+  return [empty if d is None else d for d in documents]
 
 
 def with_special_tokens(
@@ -189,7 +193,7 @@ def with_special_tokens(
   tokenizer: hf_tokenizers.Tokenizer,
   documents: Sequence[types.Document],
 ) -> np.ndarray:
-  """Documents as a published encoder reads them, int32[N, T]."""
+  """Documents as input of a published encoder, int32[N, T]."""
   texts = [pipeline.document_text(document) for document in documents]
   size = config.data.max_vector_tokens
   return tokenizers.encode(

@@ -1,9 +1,10 @@
-"""What the stages train on: which questions, of which documents.
+"""Training data of each stage: its questions, and the index of its documents.
 
-A stage that reads gold documents trains on questions that these answer; one
-without a loss of the reader on questions with gold documents, if there are
-some; all others on every question. A stage with `data` of its own reads the
-questions and documents of that.
+The questions of a stage are:
+- with `data`: those of that data set that one of their documents answers;
+- with `candidates` gold or gold+negative: those that a gold document answers;
+- without a reader loss: those with gold documents, or all if there are none;
+- otherwise: all.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from rag_jax.data import formats, pipeline
 from rag_jax.index import index as indexes
 from rag_jax.readers import spans
 
-Material = tuple[pipeline.Questions, indexes.Index]
+Material = tuple[pipeline.Questions, indexes.Index]  # to train a stage on
 
 
 def prepare(
@@ -32,19 +33,18 @@ def prepare(
   prepared: workdirs.Prepared,
   stage_data: dict[str, types.Dataset],
 ) -> dict[str, Callable[[model.Params], Material]]:
-  """What each stage trains on, by its name.
+  """Selects the training data of each stage.
 
-  All that can be missing is found out here, before the first step; hard
-  negatives are searched for when a stage begins, by the parameters of then.
+  All errors are raised here, before the first step. Hard negatives are searched
+  for later, at the start of their stage, with the parameters at that time.
 
   Args:
     config: the experiment.
     prepared: documents, questions and index.
-    stage_data: data of the stages that name their own, by the stage.
+    stage_data: stage name -> data set, from `load_stage_data`.
 
   Returns:
-    Stage -> function of the parameters -> questions, and the index that they
-    are asked of.
+    Stage name -> function: parameters -> (questions, index).
 
   Raises:
     ValueError: if a stage has no question to train on.
@@ -54,21 +54,21 @@ def prepare(
   for name, stage in config.stages:
     if not stage.steps:
       continue
-    own, index = questions, prepared.index
+    chosen, index = questions, prepared.index
     if name in stage_data:
-      own, index = stage_questions(name, stage, prepared, stage_data[name])
+      chosen, index = stage_questions(name, stage, prepared, stage_data[name])
     elif not stage.searches:
-      own = answered(name, config, own, index)
+      chosen = answered(name, config, chosen, index)
     elif not any(loss in objective.READER_LOSSES for loss, _ in stage.losses):
-      own = labelled(own)
+      chosen = labelled(chosen)
     if stage.candidates == 'gold+negative':
-      found[name] = functools.partial(_with_negative, config, own, index)
+      found[name] = functools.partial(_with_negative, config, chosen, index)
     else:
-      found[name] = functools.partial(_as_they_are, own, index)
+      found[name] = functools.partial(_unchanged, chosen, index)
   return found
 
 
-def _as_they_are(
+def _unchanged(
   questions: pipeline.Questions, index: indexes.Index, params: model.Params
 ) -> Material:
   del params
@@ -85,7 +85,7 @@ def _with_negative(
 
 
 def training_questions(prepared: workdirs.Prepared) -> pipeline.Questions:
-  """The questions to train on, as arrays."""
+  """The training questions of the experiment, as arrays."""
   config = prepared.system.config
   return prepared.system.encode(
     pipeline.train_questions(prepared.dataset, config.data)
@@ -93,7 +93,7 @@ def training_questions(prepared: workdirs.Prepared) -> pipeline.Questions:
 
 
 def labelled(questions: pipeline.Questions) -> pipeline.Questions:
-  """Those with gold documents, which search alone learns from; or all."""
+  """The questions with gold documents; all questions if there are none."""
   rows = np.flatnonzero((questions.gold >= 0).any(axis=1))
   return pipeline.keep(questions, rows) if rows.size else questions
 
@@ -104,9 +104,19 @@ def answered(
   questions: pipeline.Questions,
   index: indexes.Index,
 ) -> pipeline.Questions:
-  """The questions whose gold documents hold an answer, word for word.
+  """The questions that their gold documents answer.
 
-  A reader that writes its answers needs no place where they stand.
+  For an extractive reader, a gold document must contain an answer word for
+  word. A generative reader needs only an answer and a gold document.
+
+  Args:
+    name: name of the stage, for errors.
+    config: the experiment.
+    questions: the questions.
+    index: the index with the gold documents.
+
+  Raises:
+    ValueError: if there is no such question.
   """
   points = readers.make(config.reader).points
 
@@ -122,8 +132,9 @@ def answered(
   rows = np.flatnonzero(np.concatenate(parts))
   if not rows.size:
     raise ValueError(
-      f'stages.{name} reads gold documents, and needs training questions that '
-      'one of them answers, a reader that points in its own words, got none. '
+      f'stages.{name} reads gold documents: it needs training questions with '
+      'answers and gold documents, and an extractive reader the answer word '
+      'for word in a gold document, got none. '
       f'Set --config.stages.{name}.steps=0.'
     )
   return pipeline.keep(questions, rows)
@@ -135,20 +146,22 @@ def with_negative(
   questions: pipeline.Questions,
   index: indexes.Index,
 ) -> pipeline.Questions:
-  """Questions with a hard negative: the best ranked document that is not gold.
+  """Adds a hard negative to each question: the best document that is not gold.
 
-  Where the index knows which documents are gold in training, it is one of
-  these; see `trace.contrasted`. It may hold the answer by chance, or be a gold
-  document beyond the first `data.max_gold`, and still counts as a negative.
+  Search and ranker choose it. If the index has `gold_nodes`, only documents
+  that are gold for some training question are allowed; see `trace.contrasted`.
+  False negatives are possible: documents that contain the answer by chance, and
+  gold documents beyond the first `data.max_gold`.
 
   Args:
     config: the experiment.
-    params: the search that finds and ranks them.
+    params: parameters of search and ranker.
     questions: the questions.
     index: the corpus.
 
   Returns:
-    The questions with `negative`, int32[n]; -1 where nothing else is found.
+    The questions with `negative`, int32[n]; -1 if the search finds only gold
+    documents.
   """
 
   @jax.jit
@@ -163,18 +176,18 @@ def with_negative(
     best = forward.choose(index, ranking, 1)
     return jnp.where(best.where, best.documents, -1)[:, 0]
 
-  # So many at a time whatever else changes: a run that is taken up again has
-  # to find the same.
+  # A fixed batch size: a resumed run must find the same negatives.
   batches = pipeline.eval_batches(questions, batch_size=32)
   rows = np.concatenate([find(params, batch, index) for batch in batches])
   return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 
 
 def load_stage_data(config: configs.Config) -> dict[str, types.Dataset]:
-  """The data of the stages that name their own, by the stage.
+  """Stage name -> data set, for the stages with `data`.
 
   Raises:
-    ValueError: if one has no question to train on with answer and document.
+    ValueError: if the data cannot be read, or its training split has no
+      question with an answer and a document.
   """
   found, split = {}, config.data.train_split
   for name, stage in config.stages:
@@ -183,22 +196,23 @@ def load_stage_data(config: configs.Config) -> dict[str, types.Dataset]:
     field = f'stages.{name}.data'
     try:
       dataset = formats.load(stage.data, on_empty=config.data.on_empty)
-    except ValueError as error:  # its remedies are for data.path
+    except ValueError as error:  # its remedies name data.path
       raise ValueError(str(error).replace('data.path', field)) from error
     if not _readable(dataset, split):
       raise ValueError(
         f'{field} {stage.data!r} must have questions in split {split!r} with '
         'answers and documents, got none; its splits are '
         f'{", ".join(sorted(dataset.splits)) or "none"}. Set --config.{field} '
-        'to data that has.'
+        'to such data.'
       )
     found[name] = dataset
   return found
 
 
 def _readable(dataset: types.Dataset, split: str) -> list[types.Question]:
-  asked = dataset.splits.get(split, ())
-  return [q for q in asked if q.answers and q.document_ids]
+  """The questions of a split with answers and gold documents."""
+  questions = dataset.splits.get(split, ())
+  return [q for q in questions if q.answers and q.document_ids]
 
 
 def stage_questions(
@@ -207,33 +221,36 @@ def stage_questions(
   prepared: workdirs.Prepared,
   stage_data: types.Dataset,
 ) -> Material:
-  """Questions of other data, and an index whose tokens hold its documents.
+  """Questions of a stage's own data set, and an index with its documents.
 
-  What was met on the way is printed.
+  Prints notes, such as the number of truncated documents.
 
   Args:
-    name: of the stage.
-    stage: that reads it.
-    prepared: the experiment's own documents, questions and index.
-    stage_data: what `load_stage_data` found.
+    name: name of the stage.
+    stage: the stage.
+    prepared: documents, questions and index of the experiment.
+    stage_data: the data set of the stage, from `load_stage_data`.
 
   Returns:
-    The questions that one of their documents answers, and the index; the other
-    documents come after its own, to be read: no search finds them.
+    The questions that one of their documents answers, and the index. Documents
+    of the data set are appended to the tokens of the index. They have no
+    docids, so the search cannot return them; the stage only reads them.
 
   Raises:
-    ValueError: if no document holds an answer word for word.
+    ValueError: if no document answers its question.
   """
   system = prepared.system
   data, field = system.config.data, f'stages.{name}.data'
-  # Some hold no answer that can be pointed at; more are not needed.
+  # Twice the questions of the stage: some are dropped by `answered`.
   enough = 2 * stage.steps * stage.batch_size
   chosen = pipeline.spread(_readable(stage_data, data.train_split), enough)
   names = {name for question in chosen for name in question.document_ids}
   documents = [d for d in stage_data.documents if d.id in names]
-  own = prepared.index.tokens
+  corpus_tokens = prepared.index.tokens
   encoded = pipeline.encode_documents(system.tokenizer, documents, data)
-  tokens = jnp.concatenate([own, jnp.asarray(encoded.tokens, own.dtype)])
+  tokens = jnp.concatenate(
+    [corpus_tokens, jnp.asarray(encoded.tokens, corpus_tokens.dtype)]
+  )
   index = dataclasses.replace(prepared.index, tokens=tokens)
   everything = [*system.documents, *documents]
   with_documents = dataclasses.replace(
@@ -243,20 +260,21 @@ def stage_questions(
     ),
   )
   holder = dataclasses.replace(
-    system, documents=(None,) * len(own) + tuple(documents)
+    system, documents=(None,) * len(corpus_tokens) + tuple(documents)
   )
   try:
     found = answered(name, system.config, holder.encode(chosen), with_documents)
   except ValueError as error:
     raise ValueError(
-      f'{field} {stage.data!r} must have documents that hold an answer word '
-      f'for word, got none in {len(documents)}. Set --config.{field} to data '
-      'that has.'
+      f'{field} {stage.data!r} must have documents that contain an answer word '
+      f'for word, got none in {len(documents)} documents. Set --config.{field} '
+      'to such data.'
     ) from error
-  cut = f'{encoded.truncated} of {len(documents)} documents are cut'
-  used = (
-    f'{len(found.query)} of {len(chosen)} questions have an answer to point'
+  counts = (
+    f'{encoded.truncated} of {len(documents)} documents are truncated; '
+    f'{len(found.query)} of {len(chosen)} questions have an answer in their '
+    'documents.'
   )
-  for note in (*stage_data.notes, f'{cut}, {used} at.'):
+  for note in (*stage_data.notes, counts):
     print(f'note: {field}: {note}', file=sys.stderr)
   return found, with_documents

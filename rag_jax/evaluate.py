@@ -1,4 +1,4 @@
-"""Measuring: every split, every system, on the same questions."""
+"""Evaluation of index, ranker, reader and baselines on the same questions."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -21,22 +21,22 @@ from rag_jax import system as systems
 from rag_jax.data import pipeline
 from rag_jax.readers import base
 
-DEPTHS = (1, 10, 100)  # k of Hits@k; a search that is narrower has no more
-RECALL = 100  # k of Recall@k, of rankings that are as deep
-RESAMPLES = 100  # of the bootstrap of measures that are no mean
+DEPTHS = (1, 10, 100)  # k of Hits@k, as far as the beam reaches
+RECALL = 100  # k of Recall@k, for rankings of at least this depth
+RESAMPLES = 100  # bootstrap resamples for measures that are not means
 INDEX, RANKED = 'generative index', 'after ranker'
 ANSWERS, FROM_GOLD = 'answers', 'answers from gold documents'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-  """One split, question by question.
+  """Measures of one split, per question.
 
   Attributes:
-    split: its name.
-    questions: n of them.
-    values: float[n] for each system and measure, NaN where there is none.
-    runs: what each system returned, by its name.
+    split: name of the split.
+    questions: n questions.
+    values: (system, measure) -> float[n]; NaN if a question has no value.
+    runs: system -> its ranking for each question.
     answers: n answers of the system.
   """
 
@@ -49,7 +49,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """What was measured: numbers with intervals, and all that is behind them."""
+  """Results with intervals, and the values of each question behind them."""
 
   system: systems.System
   results: list[report.Result]
@@ -63,7 +63,7 @@ def measure(
   *,
   with_baselines: bool = True,
 ) -> list[report.Result]:
-  """The results of `evaluate`."""
+  """The results of `evaluate`, without the values of each question."""
   return evaluate(
     system, dataset, pretrained, with_baselines=with_baselines
   ).results
@@ -76,52 +76,53 @@ def evaluate(
   *,
   with_baselines: bool = True,
 ) -> Evaluation:
-  """Measures the index, the ranker, the reader and baselines on each split.
+  """Evaluates the index, the ranker, the reader and baselines on each split.
 
   Args:
-    system: what was trained.
+    system: the trained system.
     dataset: the questions.
-    pretrained: published weights, for baselines that use them as published.
-    with_baselines: whether those that do not learn are measured beside them.
+    pretrained: published weights before fine-tuning, for the dense baselines.
+    with_baselines: whether to evaluate the baselines too.
 
   Returns:
-    One `Result` a split, system and measure, with 95% bootstrap intervals, and
-    what each system gave for each question. Where training has seen gold
-    documents of some questions and not of others, or some have an answer and
-    some have none, these are told apart in splits of their own.
+    One `Result` per split, system and measure, with 95% bootstrap intervals,
+    and the rankings and answers for each question. A split also gets results
+    for two pairs of subsets, if both of a pair are non-empty: questions whose
+    gold documents were seen or unseen in training, and questions with or
+    without an answer.
   """
-  others = None
+  baselines = None
   if with_baselines:
-    others = baseline_runs.Baselines(system, dataset, pretrained)
+    baselines = baseline_runs.Baselines(system, dataset, pretrained)
   results, found = [], []
   for split, questions in splits(system, dataset):
-    own, chance = _measured(system, split, questions)
-    if others is not None:
-      runs = others.search(questions)
-      own = dataclasses.replace(
-        own,
-        runs=runs | own.runs,
-        values=_retrieval(system, questions, runs) | own.values,
+    measured, probabilities = _measured(system, split, questions)
+    if baselines is not None:
+      runs = baselines.search(questions)
+      measured = dataclasses.replace(
+        measured,
+        runs=runs | measured.runs,
+        values=_retrieval(system, questions, runs) | measured.values,
       )
-    groups = _groups(system, dataset, split, questions)
-    results += _summarise(groups, own.values)
-    results += _calibration(own, chance)
-    found.append(own)
+    subsets = _subsets(system, dataset, split, questions)
+    results += _summarise(subsets, measured.values)
+    results += _calibration(measured, probabilities)
+    found.append(measured)
   return Evaluation(system=system, results=results, splits=found)
 
 
 def question_values(
   system: systems.System, questions: Sequence[types.Question]
 ) -> measures.Values:
-  """What index, ranker and reader are worth on each question.
+  """Measures of index, ranker and reader on each question.
 
   Args:
-    system: what was trained.
-    questions: n of them.
+    system: the trained system.
+    questions: n questions.
 
   Returns:
-    (system, measure) -> float[n], NaN where a question has no such value.
-    Answers are left out where no stage has trained the reader.
+    (system, measure) -> float[n]; NaN if a question has no value. Measures of
+    answers are left out if no stage trains the reader.
   """
   return _measured(system, '', questions)[0].values
 
@@ -129,7 +130,7 @@ def question_values(
 def _measured(
   system: systems.System, split: str, questions: Sequence[types.Question]
 ) -> tuple[Measured, np.ndarray]:
-  """The system on each question, and the probabilities of its answers."""
+  """Measures of each question, and the probabilities of the answers [n]."""
   reads = system.config.trains_with(objective.READER_LOSSES)
   system = dataclasses.replace(system, has_reader=reads)
   found = run(system, compiled.answer, questions)
@@ -154,14 +155,14 @@ def _measured(
     values |= _answers(ANSWERS, system, questions, texts)
     if readers.make(system.config.reader).load is not None:
       values |= _from_gold(system, questions)
-  own = Measured(
+  measured = Measured(
     split=split, questions=questions, values=values, runs=runs, answers=given
   )
-  return own, np.exp(np.asarray(found.log_probability, np.float64))
+  return measured, np.exp(np.asarray(found.log_probability, np.float64))
 
 
 def _decoded(candidates: types.Candidates) -> trec.Run:
-  """The order in which a search has decoded documents."""
+  """The ranking of the beam search as a run."""
   return trec.Run(
     rows=np.asarray(candidates.documents),
     scores=np.asarray(candidates.scores),
@@ -172,13 +173,13 @@ def _decoded(candidates: types.Candidates) -> trec.Run:
 def measure_search(
   system: systems.System, dataset: types.Dataset
 ) -> list[report.Result]:
-  """Measures the index alone, on each split; no document is read."""
+  """Evaluates the search alone, on each split."""
   results = []
   for split, questions in splits(system, dataset):
     found = run(system, compiled.search, questions)
     values = _retrieval(system, questions, {INDEX: _decoded(found)})
-    groups = _groups(system, dataset, split, questions)
-    results += _summarise(groups, values)
+    subsets = _subsets(system, dataset, split, questions)
+    results += _summarise(subsets, values)
   return results
 
 
@@ -195,7 +196,7 @@ def run(
 def splits(
   system: systems.System, dataset: types.Dataset
 ) -> Iterator[tuple[str, Sequence[types.Question]]]:
-  """The splits to measure, each with its name and the questions asked of it."""
+  """Name and questions of each split to evaluate."""
   data = system.config.data
   for split in pipeline.check_splits(dataset, data):
     questions = dataset.splits[split]
@@ -205,58 +206,54 @@ def splits(
 def _from_gold(
   system: systems.System, questions: Sequence[types.Question]
 ) -> measures.Values:
-  """Answers that are read from the gold documents."""
+  """Measures of answers that the reader gives from the gold documents."""
   read = run(system, compiled.answer_from_gold, questions)
   texts = [
     None if system.abstains(read, row) else system.text(read, row)[0]
     for row in range(len(questions))
   ]
-  own = _answers(FROM_GOLD, system, questions, texts)
+  values = _answers(FROM_GOLD, system, questions, texts)
   without = [not question.document_ids for question in questions]
-  for value in own.values():  # without one there was nothing to read
+  for value in values.values():
     value[without] = np.nan
-  return own
+  return values
 
 
-def _groups(
+def _subsets(
   system: systems.System,
   dataset: types.Dataset,
   split: str,
   questions: Sequence[types.Question],
 ) -> dict[str, np.ndarray]:
-  """All questions of a split, and kinds of them where they mix; bool[n] each.
-
-  Told apart are those whose gold documents were some of training's too, or were
-  not, and those that have an answer or have none.
-  """
+  """Name -> bool[n]: the split itself, and the subsets of `evaluate`."""
   training = pipeline.train_questions(dataset, system.config.data)
-  asked = {name for question in training for name in question.document_ids}
+  trained = {name for question in training for name in question.document_ids}
   known = np.asarray([bool(q.document_ids) for q in questions])
-  seen = np.asarray([not asked.isdisjoint(q.document_ids) for q in questions])
+  seen = np.asarray([not trained.isdisjoint(q.document_ids) for q in questions])
   unseen = known & ~seen
-  groups = {split: np.ones(len(questions), bool)}
+  subsets = {split: np.ones(len(questions), bool)}
   if seen.any() and unseen.any():
-    groups |= {
+    subsets |= {
       f'{split} / documents seen in training': seen,
       f'{split} / documents unseen in training': unseen,
     }
   answerable = np.asarray([question.answerable for question in questions])
   if answerable.any() and not answerable.all():
-    groups |= {
+    subsets |= {
       f'{split} / with an answer': answerable,
       f'{split} / without an answer': ~answerable,
     }
-  return groups
+  return subsets
 
 
 def _summarise(
-  groups: dict[str, np.ndarray], values: measures.Values
+  subsets: dict[str, np.ndarray], values: measures.Values
 ) -> list[report.Result]:
-  """Means with intervals, of each group of questions."""
+  """Means with intervals, for each subset of the questions."""
   results = []
-  for name, group in groups.items():
-    for (system, metric), own in values.items():
-      counted = own[group & np.isfinite(own)]
+  for name, subset in subsets.items():
+    for (system, metric), value in values.items():
+      counted = value[subset & np.isfinite(value)]
       if counted.size:
         results.append(report.summarise(name, system, metric, counted))
   return results
@@ -267,14 +264,14 @@ def _retrieval(
   questions: Sequence[types.Question],
   runs: dict[str, trec.Run],
 ) -> measures.Values:
-  """Measures of each run, at the depths that the search or the run has."""
+  """Measures of each ranking, at the depths that it reaches."""
   gold, grades = measures.gold(questions, system.rows)
   widest = max(10, system.config.search.beam_size)
   values: measures.Values = {}
-  for name, own in runs.items():
-    deep = own.rows.shape[1] >= min(RECALL, len(system.rows))
+  for name, ranked in runs.items():
+    deep = ranked.rows.shape[1] >= min(RECALL, len(system.rows))
     found = measures.retrieval(
-      own,
+      ranked,
       gold,
       grades,
       depths=[k for k in DEPTHS if k <= widest],
@@ -290,7 +287,7 @@ def _answers(
   questions: Sequence[types.Question],
   texts: Sequence[str | None],
 ) -> measures.Values:
-  """Measures of answers, by the name of what gave them."""
+  """Measures of answers, under the name of a row of the results."""
   reader = system.config.reader
   found = measures.answers(
     questions,
@@ -301,18 +298,20 @@ def _answers(
   return {(name, measure): value for measure, value in found.items()}
 
 
-def _calibration(own: Measured, chance: np.ndarray) -> list[report.Result]:
-  """How far to trust the probabilities of answers, over a whole split."""
-  exact = own.values.get((ANSWERS, 'EM'), np.zeros(0))
+def _calibration(
+  measured: Measured, probabilities: np.ndarray
+) -> list[report.Result]:
+  """ECE and AURC of a split."""
+  exact = measured.values.get((ANSWERS, 'EM'), np.zeros(0))
   known = np.isfinite(exact)
   if not known.any():
     return []
   found = measures.calibration(
-    chance[known], exact[known] > 0, resamples=RESAMPLES
+    probabilities[known], exact[known] > 0, resamples=RESAMPLES
   )
   return [
     report.Result(
-      split=own.split,
+      split=measured.split,
       system=ANSWERS,
       metric=name,
       value=value,

@@ -1,8 +1,8 @@
-"""Finds and reads experiment files: those of a user, and those shipped.
+"""Finds and reads experiment files, of the user and of the package.
 
-An experiment is a Python file with a function `get_config`. The shipped ones
-are the folder `experiments/` of a clone, and `rag_jax/experiments/` where the
-package is installed.
+An experiment is a Python file with a function `get_config`. The shipped
+experiments are in `experiments/` of a clone, or in `rag_jax/experiments/` of
+the installed package.
 """
 
 import importlib.machinery
@@ -43,9 +43,9 @@ def find(name: str) -> pathlib.Path:
     )
   if path.is_file():
     return path
-  own = _shipped() / f'{path.stem}.py'
-  if str(path.parent) in ('.', 'experiments') and own.is_file():
-    return own
+  shipped = _shipped() / f'{path.stem}.py'
+  if str(path.parent) in ('.', 'experiments') and shipped.is_file():
+    return shipped
   raise ValueError(
     f'--config {name!r} does not exist. Set it to an experiment file, or to '
     f'one of {", ".join(names())}.'
@@ -53,14 +53,14 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(name: str) -> ml_collections.ConfigDict:
-  """The values of an experiment, to change and to give to `config.build`.
+  """The values of an experiment, for changes and then `config.build`.
 
   Args:
-    name: a path or a shipped name; what follows a colon is the argument of
-      its `get_config`.
+    name: a path or a shipped name, optionally followed by a colon and an
+      argument of its `get_config`.
 
   Raises:
-    ValueError: if there is no such file, or it is no experiment.
+    ValueError: if there is no such file, or it fails to return an experiment.
 
   Example:
     >>> values = load('quickstart')
@@ -85,22 +85,22 @@ def load(name: str) -> ml_collections.ConfigDict:
         f'get_config must return an ml_collections.ConfigDict, got '
         f'{type(values).__name__}. Start from rag_jax.config.default()'
       )
-  except Exception as error:  # of any kind: it is the user's own program
-    raise ValueError(_mistake(path, error)) from error
+  except Exception as error:  # a user's file may raise any exception
+    raise ValueError(_error_line(path, error)) from error
   return values
 
 
 def saved(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
-  """The values of the run in a workdir.
+  """The values that the run in a workdir has saved.
 
   Raises:
-    ValueError: if it holds no run, or one of another version.
+    ValueError: if the workdir has no run, or a run of another version.
   """
   return configs.values(store.read_config(pathlib.Path(workdir)))
 
 
-def _mistake(path: pathlib.Path, error: Exception) -> str:
-  """An exception from a user's file as one line that names the place."""
+def _error_line(path: pathlib.Path, error: Exception) -> str:
+  """An exception from a user's file as one line, with its line number."""
   frames = traceback.extract_tb(error.__traceback__)
   lines = [f.lineno for f in frames if f.filename == str(path)]
   if isinstance(error, SyntaxError):
@@ -113,19 +113,19 @@ def _mistake(path: pathlib.Path, error: Exception) -> str:
 
 
 def _make_importable(path: pathlib.Path) -> None:
-  """Lets experiments build on each other: `from experiments import minilm`.
+  """Lets experiments import each other: `from experiments import minilm`.
 
-  Found are the files beside `path` where its folder is called experiments,
-  then those shipped.
+  The search path is the folder of `path`, if it is called `experiments`, then
+  the shipped experiments.
   """
-  own = [path.parent.resolve()] if path.parent.name == 'experiments' else []
+  folders = [path.parent.resolve()] if path.parent.name == 'experiments' else []
   package = sys.modules.get('experiments')
   if package is None:
     spec = importlib.machinery.ModuleSpec('experiments', None, is_package=True)
     package = types.ModuleType('experiments')
     package.__spec__ = spec
     sys.modules['experiments'] = package
-  package.__path__ = list(dict.fromkeys(map(str, [*own, _shipped()])))
+  package.__path__ = list(dict.fromkeys(map(str, [*folders, _shipped()])))
 
 
 def _shipped() -> pathlib.Path:

@@ -1,8 +1,8 @@
-"""A system in formats that other programs read.
+"""Export of a system to common formats.
 
-A folder with the documents and their docids, the tokenizer, the parameters of
-each component as safetensors, and each BERT as a folder that `transformers`
-and `--config.query_encoder.weights` read.
+The exported folder has the documents with their docids, the tokenizer, the
+parameters of each component as safetensors, and each BERT in the form that
+`transformers` and `--config.query_encoder.weights` read.
 """
 
 import dataclasses
@@ -25,23 +25,23 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
 
   Args:
     system: from `rag_jax.load`.
-    folder: must not exist, or be empty.
+    folder: a new or empty folder.
 
   Returns:
-    What was written, a line a file: `documents.jsonl` (id, title, text and
+    The written files, one per line: `documents.jsonl` (id, title, text and
     codes of each document), `config.json`, `tokenizer.json`,
     `COMPONENT.safetensors` with parameters under names such as
-    'encoder/block_0/attention/query/kernel', and for a component on a published
-    BERT the folder `COMPONENT-bert` in Hugging Face's form.
+    'encoder/block_0/attention/query/kernel', and for a component that contains
+    a BERT the folder `COMPONENT-bert` in Hugging Face format.
 
   Raises:
-    ValueError: if the folder holds files.
+    ValueError: if the folder is not empty.
   """
   path = pathlib.Path(folder)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise ValueError(
       f'export needs a new or empty folder, got {str(path)!r}. '
-      'Set --to to another.'
+      'Set --to to another folder.'
     )
   path.mkdir(parents=True, exist_ok=True)
   _write_documents(system, path / 'documents.jsonl')
@@ -61,7 +61,7 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
 
 
 def flatten(params: object) -> dict[str, np.ndarray]:
-  """A pytree of arrays by names such as 'block_0/query/kernel'.
+  """Flattens a pytree of arrays: name, such as 'block_0/kernel' -> array.
 
   Example:
     >>> list(flatten({'a': {'b': np.ones(2)}}))
@@ -77,19 +77,19 @@ def flatten(params: object) -> dict[str, np.ndarray]:
 def _write_documents(system: systems.System, path: pathlib.Path) -> None:
   codes = np.asarray(system.index.codes)
   with path.open('w', encoding='utf-8') as file:
-    for document, own in zip(system.documents, codes, strict=False):
+    for document, docid in zip(system.documents, codes, strict=False):
       if document is not None:
-        row = dataclasses.asdict(document) | {'codes': own.tolist()}
+        row = dataclasses.asdict(document) | {'codes': docid.tolist()}
         file.write(json.dumps(row, ensure_ascii=False) + '\n')
 
 
 def _write_bert(
   system: systems.System, component: str, folder: pathlib.Path
 ) -> None:
-  """A component's BERT in the form in which it is published."""
+  """Writes a component's BERT in Hugging Face format."""
   params = system.params[component]['bert']
-  own = getattr(system.config, component)
-  config = bert_weights.with_table_sizes(query_encoder.bert_config(own), params)
+  sizes = query_encoder.bert_config(getattr(system.config, component))
+  config = bert_weights.with_table_sizes(sizes, params)
   folder.mkdir()
   state = bert_weights.to_state_dict(params, config)
   weights.write(folder / 'model.safetensors', state)

@@ -1,7 +1,6 @@
-"""The fields of an experiment as text, for `--help`.
+"""The help text of the fields of an experiment, for `--help`.
 
-The meaning of a field is the comment in the source of its dataclass, so that
-the command line and the code say the same.
+The help of a field is the comment at its dataclass field in the source.
 """
 
 import dataclasses
@@ -34,11 +33,11 @@ _ABOVE = re.compile(r'((?:^  # .*\n)+)\Z', re.MULTILINE)
 
 
 def fields() -> Iterator[tuple[str, str, str]]:
-  """Every field: its dotted name, its default as Python, its meaning.
+  """Yields dotted name, default as Python text, and meaning of every field.
 
   Example:
     >>> {name: meaning for name, _, meaning in fields()}['search.read_size']
-    'documents that are read'
+    'number of documents that the reader reads'
   """
   yield from _of_class(configs.Config, '')
   yield from _of_class(stages.Stage, f'{STAGE}.')
@@ -48,16 +47,16 @@ def show(group: str = '') -> str:
   """The fields as flags, by group, in 80 columns.
 
   Args:
-    group: such as 'reader' or 'stages'; '' shows all.
+    group: a group such as 'reader' or 'stages'; '' = all.
   """
   lines, last = [], None
   for name, default, meaning in fields():
-    own = name.rpartition('.')[0]
-    if group and own.partition('.')[0] != group:
+    parent = name.rpartition('.')[0]
+    if group and parent.partition('.')[0] != group:
       continue
-    if own != last:
-      lines += ['', own or 'experiment']
-      last = own
+    if parent != last:
+      lines += ['', parent or 'experiment']
+      last = parent
     lines.append(f'  --config.{name}{default}')
     choices = CHOICES.get(name)
     text = meaning + (f'; one of: {", ".join(choices)}' if choices else '')
@@ -67,18 +66,18 @@ def show(group: str = '') -> str:
 
 def _of_class(cls: type, prefix: str) -> Iterator[tuple[str, str, str]]:
   comments = _comments(cls)
-  own = dataclasses.fields(cls)
-  for field in own:
+  class_fields = dataclasses.fields(cls)
+  for field in class_fields:
     if field.name != 'stages' and not dataclasses.is_dataclass(field.default):
       name = prefix + field.name
       yield name, _shown(field.name, field.default), comments[field.name]
-  for field in own:
+  for field in class_fields:
     if dataclasses.is_dataclass(field.default):
       yield from _of_class(type(field.default), f'{prefix}{field.name}.')
 
 
 def _comments(cls: type) -> dict[str, str]:
-  """The comment beside or above each field in the source."""
+  """Field -> its comment in the source, on the same line or above."""
   source = inspect.getsource(cls)
   found = {}
   for match in _FIELD.finditer(source):
@@ -89,7 +88,7 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def _shown(name: str, default: object) -> str:
-  """The default as it is written after the name of a field."""
+  """The text after the name of a field: '=' and its default."""
   return {'losses': '.LOSS=0.0', 'trains': '.COMPONENT=1.0'}.get(
     name, f'={default!r}'
   )

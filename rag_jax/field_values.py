@@ -1,4 +1,4 @@
-"""How a value that a user typed becomes a field of a configuration."""
+"""Conversion and checks of single fields of a configuration."""
 
 import dataclasses
 import difflib
@@ -6,22 +6,22 @@ import math
 import typing
 from typing import Any
 
-MOST = 2**31 - 1  # what an int32 on a device holds
+MOST = 2**31 - 1  # largest int32
 
 
 def cast(value: Any, field: dataclasses.Field, name: str) -> Any:
-  """The value in the type of a field, if nothing is lost.
+  """Converts a value to the type of a field, without loss.
 
   Args:
-    value: what was typed.
-    field: of a dataclass; its default and its type say what it takes.
-    name: dotted, for errors.
+    value: the value.
+    field: the dataclass field; its default and annotation give the type.
+    name: dotted name, for errors.
 
   Returns:
-    The value; an int becomes a float, and a list a tuple.
+    The value; an int for a float field becomes a float, a list a tuple.
 
   Raises:
-    ValueError: if it has another type, or is not finite, or too large.
+    ValueError: if the value has another type, is not finite or is too large.
   """
   start = field.default
   if isinstance(start, tuple) and isinstance(value, (list, tuple)):
@@ -34,7 +34,7 @@ def cast(value: Any, field: dataclasses.Field, name: str) -> Any:
 
 
 def number(value: Any, kind: type, name: str, *, flag: str) -> Any:
-  """A plain value of a type; numbers are finite and fit into 32 bits."""
+  """Converts to `kind`; numbers must be finite and integers fit into int32."""
   if kind is float and type(value) is int:
     value = float(value)
   if type(value) is not kind:
@@ -53,7 +53,7 @@ def number(value: Any, kind: type, name: str, *, flag: str) -> Any:
 
 
 def check_name(fields: dict[str, Any], name: str, prefix: str) -> None:
-  """Raises a ValueError that names the nearest field, if there is none such."""
+  """Raises a ValueError with the most similar field if a field is unknown."""
   if name in fields:
     return
   close = difflib.get_close_matches(name, fields, n=1)
@@ -64,7 +64,7 @@ def check_name(fields: dict[str, Any], name: str, prefix: str) -> None:
 
 
 def check_group(value: Any, name: str, first: str) -> None:
-  """Raises a ValueError if a group of fields is set as one value."""
+  """Raises a ValueError if a group of fields is set to a single value."""
   if not isinstance(value, dict):
     raise ValueError(
       f"config field '{name}' is a group, got {value!r}. Set one of its "

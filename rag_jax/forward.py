@@ -1,9 +1,9 @@
 """The forward pass: retrieve, rank, read and answer, as pure functions.
 
-From question tokens to an answer this is one program. Beam search returns
-documents; `rank` scores them again by teacher forcing, which carries a gradient
-into the ID decoder and the query encoder; a reader reads those with the largest
-weights.
+The whole pass is one jittable program. The beam search returns documents
+without a gradient. `rank` scores them again, their docids by teacher forcing,
+with a gradient to the query encoder and the ID decoder. The reader reads the
+documents with the largest scores.
 """
 
 import dataclasses
@@ -35,35 +35,35 @@ class Ranking:
 
 @flax.struct.dataclass
 class Reading:
-  """The documents that are read, those with the largest weights first."""
+  """The documents that the reader reads, largest scores first."""
 
   documents: jax.Array  # int32[B, R]
-  passages: jax.Array  # int32[B, R, P]
-  places: jax.Array  # int32[B, R], where they stand among the candidates
-  scores: jax.Array  # float32[B, R]
+  passages: jax.Array  # int32[B, R, P], their tokens
+  places: jax.Array  # int32[B, R], their positions among the candidates
+  scores: jax.Array  # float32[B, R], nats
   weights: jax.Array  # float32[B, R]
-  docid: jax.Array  # float32[B, R]
+  docid: jax.Array  # float32[B, R], log-probability of the docid, nats
   where: jax.Array  # bool[B, R]
-  memory: Any = None  # what the reader keeps of the passages, once it has read
+  memory: Any = None  # output of `reader.read`; None before reading
 
 
 @flax.struct.dataclass
 class Answer:
-  """What a question gets: documents, weights and where the answer stands."""
+  """Documents, weights and answers of a batch of questions."""
 
-  candidates: types.Candidates  # as decoded, best docid first
-  documents: types.Array  # int32[B, K], best weight first; -1 = none
+  candidates: types.Candidates  # in the order of the beam search
+  documents: types.Array  # int32[B, K], largest weight first; -1 = none
   codes: types.Array  # int32[B, K, L], their docids
   docid: types.Array  # float32[B, K], log-probabilities of these, nats
   scores: types.Array  # float32[B, K], nats
   weights: types.Array  # float32[B, K]
-  read: types.Array  # int32[B], the document that the answer is from
-  start: types.Array  # int32[B], its first token there; -1 if it was written
-  end: types.Array  # int32[B], its last token there
-  tokens: types.Array  # int32[B, A], the written answer, or zeros
+  read: types.Array  # int32[B], the document with the answer
+  start: types.Array  # int32[B], first token of the span; -1 if generated
+  end: types.Array  # int32[B], last token of the span
+  tokens: types.Array  # int32[B, A], the generated answer, or zeros
   log_probability: types.Array  # float32[B], of the answer, nats
-  no_answer: types.Array  # float32[B], log-odds of none over this one, nats
-  beam_mass: types.Array  # float32[B], log of what the beam holds, nats
+  no_answer: types.Array  # float32[B], log-odds of no answer over this, nats
+  beam_mass: types.Array  # float32[B], log of the total P(docid) in the beam
 
 
 def retrieve(
@@ -75,12 +75,12 @@ def retrieve(
   words: jax.Array | None = None,
   allowed: jax.Array | None = None,
 ) -> types.Candidates:
-  """Decodes documents for encoded queries; see `ops.beam.search`.
+  """Retrieves documents for encoded queries; see `ops.beam.search`.
 
-  With `search.lexical_weight` the beam has lookahead scores: a node also gets
-  the best BM25 score of the documents below it, a document its own. With
-  `search.learned_lexical_weight` their weight is scaled by the ranker's learned
-  ratio of lexical to vector weight.
+  `search.lexical_weight` adds lookahead scores to the beam search: for each
+  node, the highest BM25 score of the documents below it.
+  `search.learned_lexical_weight` scales their weight by the ratio of lexical to
+  vector weight that the ranker has learned.
   """
   batch_size, width = encoding.vector.shape
   return beam.search(
@@ -102,7 +102,7 @@ def lookahead(
   index: indexes.Index,
   words: jax.Array | None,
 ) -> jax.Array | None:
-  """Best lexical score below each node, float32[B, num_nodes], or None."""
+  """Lookahead scores: weighted best BM25 below each node, [B, num_nodes]."""
   if not config.search.lexical_weight:
     return None
   lexicon, words = _words(index, words)
@@ -116,7 +116,7 @@ def lookahead(
 def _words(
   index: indexes.Index, words: jax.Array | None
 ) -> tuple[lexical.Lexicon, jax.Array]:
-  """The lexicon and the words of the queries, which have to be there."""
+  """The lexicon and the words of the queries; a ValueError without them."""
   if index.lexicon is None or words is None:
     raise ValueError(
       'search.lexical_weight needs the words of questions and documents, got '
@@ -132,7 +132,7 @@ def score_docids(
   encoding: query_encoder.Encoding,
   documents: jax.Array,
 ) -> jax.Array:
-  """Differentiable docid scores of given documents, float32[B, K], nats."""
+  """Docid scores of given documents by teacher forcing, float32[B, K], nats."""
   batch_size, width = encoding.vector.shape
   return beam.score(
     (params['id_decoder'], encoding),
@@ -151,9 +151,9 @@ def edge_scores(
   encoding: query_encoder.Encoding,
   documents: jax.Array,
 ) -> jax.Array:
-  """Scores of each edge on the way to documents, float32[B, K, L], nats.
+  """ID decoder logits of each code of given documents, float32[B, K, L], nats.
 
-  As the ID decoder gives them, not normalised; 0 once a docid has ended.
+  They are not normalised. They are 0 after the end of a docid.
   """
   batch_size, width = encoding.vector.shape
   codes = index.codes[documents]
@@ -182,7 +182,7 @@ def level_log_likelihood(
   encoding: query_encoder.Encoding,
   documents: jax.Array,
 ) -> jax.Array:
-  """What trains `absolute` scoring, float32[B, K]; see `id_decoder`."""
+  """Training objective of 'absolute' scoring, float32[B, K]: `id_decoder`."""
   return id_decoder.level_log_likelihood(
     (params['id_decoder'], encoding),
     index.trie,
@@ -202,16 +202,16 @@ def rank(
   *,
   select: ranker.Select | None = None,
 ) -> Ranking:
-  """Scores and weighs candidates; every signal is computed in the step.
+  """Scores and weighs candidates by docid, vector and lexical signals.
 
   Args:
-    params: what `init` made.
-    config: what to compute.
+    params: parameters of all components.
+    config: the model.
     index: the corpus.
     batch: the questions.
-    encoding: their encoding.
+    encoding: encoding of the questions.
     candidates: the documents.
-    select: (scores, where) -> weights; None takes the ranker's operator.
+    select: (scores, where) -> weights; None = the ranker's operator.
   """
   select = select or ranker.selector(config.ranker)
   documents = candidates.documents
@@ -272,15 +272,15 @@ def choose(
   first: jax.Array | None = None,
   noise: jax.Array | None = None,
 ) -> Reading:
-  """Takes the documents with the best scores; sparse weights need no more.
+  """Chooses the documents with the highest scores for the reader.
 
   Args:
     index: the corpus.
-    ranking: what `rank` made of the candidates.
-    size: R, documents to take.
-    first: bool[B, K], candidates to take before all others.
-    noise: float32[B, K], added to the scores for the choice alone. With Gumbel
-      noise this is a draw without replacement.
+    ranking: output of `rank`.
+    size: R, number of documents.
+    first: bool[B, K], candidates to choose before all others.
+    noise: float32[B, K], added to the scores for this choice only. Gumbel noise
+      makes it a sample without replacement.
   """
   where = ranking.candidates.where
   order = jax.lax.stop_gradient(jnp.where(where, ranking.scores, -jnp.inf))
@@ -313,10 +313,10 @@ def read(
   *,
   select: ranker.Select | None = None,
 ) -> Reading:
-  """Runs the reader; with `reader.reranks` it weighs documents too.
+  """Runs the reader; with `reader.reranks`, it also reranks the documents.
 
-  Its relevance is then added to the scores of the documents that were read,
-  which share the weight among themselves, as a cross-encoder ranks them again.
+  Reranking adds the reader's relevance, as of a cross-encoder, to the scores of
+  the documents read, and computes their weights again.
   """
   reader = readers.make(config.reader)
   memory = reader.read(params['reader'], batch.read_query, reading.passages)
@@ -341,12 +341,12 @@ def answer(
   """Answers questions: search, ranking and reading in one program.
 
   Args:
-    params: what `init` made.
-    batch: the questions; answers and gold documents are not looked at.
+    params: parameters of all components.
+    batch: the questions; their answers and gold documents are not used.
     index: the corpus.
-    config: what to compute.
+    config: the model.
     allowed: bool[N] or bool[B, N], documents that may be returned.
-    candidates: documents to rank and read instead of searching.
+    candidates: documents to rank and read, instead of a search.
   """
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
@@ -385,7 +385,7 @@ def answer(
 
 
 def _reorder(ranking: Ranking, reading: Reading) -> Ranking:
-  """Puts the documents that were read first, by their new scores."""
+  """Ranks the documents that were read first, by their new scores."""
   rows = jnp.arange(reading.places.shape[0])[:, None]
   most = jnp.max(ranking.scores, axis=1, keepdims=True)
   least = jnp.min(reading.scores, axis=1, keepdims=True)

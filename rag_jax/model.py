@@ -1,4 +1,4 @@
-"""The model: its configuration, and the parameters that it starts from."""
+"""The model: its configuration and its initial parameters."""
 
 import dataclasses
 from typing import Any
@@ -19,10 +19,10 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-  """How documents are found."""
+  """Options of the beam search, and how many documents are read."""
 
-  beam_size: int = 16  # documents that the beam search returns
-  read_size: int = 4  # documents that are read
+  beam_size: int = 16  # number of documents that the beam search returns
+  read_size: int = 4  # number of documents that the reader reads
   # scores of a prefix: 'log_softmax' over children, 'inner_product' summed over
   # codes, or 'absolute', of the node alone
   scoring: str = 'log_softmax'
@@ -33,7 +33,12 @@ class SearchConfig:
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
-    beam.check_scoring(self.scoring, logits=False)  # edges are scored
+    try:
+      beam.check_scoring(self.scoring, logits=False)
+    except ValueError as error:
+      raise ValueError(
+        f'search.{error} Set --config.search.scoring=log_softmax.'
+      ) from error
     for name in ('beam_size', 'read_size'):
       value = getattr(self, name)
       if value < 1:
@@ -50,7 +55,7 @@ class SearchConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-  """The four components and the search: what a compiled step depends on."""
+  """The four components and the search; determines the compiled model."""
 
   query_encoder: query_encoder.QueryEncoderConfig
   id_decoder: id_decoder.IdDecoderConfig
@@ -60,35 +65,35 @@ class ModelConfig:
   pseudo_queries: pseudo_queries.PseudoQueryConfig
 
   def __post_init__(self) -> None:
-    """Raises a ValueError on values that do not go together."""
+    """Raises a ValueError on incompatible values."""
     width = self.query_encoder.width
     transformer.check_heads('query_encoder', width, self.query_encoder)
     transformer.check_heads('id_decoder', width, self.id_decoder)
-    readers.make(self.reader)  # checks what its kind can do
+    readers.make(self.reader)  # checks the options of its kind
     encoder = query_encoder.make(self.query_encoder)
     if encoder.documents is None and self.id_decoder.output != 'node_table':
       raise ValueError(
-        'query_encoder.weights needs a row a document, so id_decoder.output '
-        f"'node_table', got {self.id_decoder.output!r}. "
+        'query_encoder.weights needs a table with a row per document, '
+        f"id_decoder.output='node_table', got {self.id_decoder.output!r}. "
         'Set --config.id_decoder.output=node_table.'
       )
     if self.search.learned_lexical_weight:
       self._check_lexical()
 
   def _check_lexical(self) -> None:
-    """Raises a ValueError where ranker and beam do not weigh the same."""
-    own = self.ranker
+    """Raises a ValueError if the ranker learns no lexical-to-vector ratio."""
+    docid_weight = self.ranker.docid_weight
     weights = {
       'search.lexical_weight': self.search.lexical_weight,
-      'ranker.lexical_weight': own.lexical_weight,
-      'ranker.vector_weight': own.vector_weight,
+      'ranker.lexical_weight': self.ranker.lexical_weight,
+      'ranker.vector_weight': self.ranker.vector_weight,
     }
-    if not all(weights.values()) or own.docid_weight:
+    if not all(weights.values()) or docid_weight:
       given = ', '.join(f'{name}={value}' for name, value in weights.items())
       raise ValueError(
-        'search.learned_lexical_weight needs a ranker that weighs words beside '
-        'vectors alone, and words in the search, got '
-        f'{given}, ranker.docid_weight={own.docid_weight}. Set the first '
+        'search.learned_lexical_weight needs lexical scores in the search, and '
+        'a ranker with lexical and vector scores only, got '
+        f'{given}, ranker.docid_weight={docid_weight}. Set the first '
         'three above 0 and --config.ranker.docid_weight=0, or '
         '--config.search.learned_lexical_weight=False.'
       )
@@ -96,11 +101,11 @@ class ModelConfig:
 
 @flax.struct.dataclass
 class Pretrained:
-  """Published weights that training starts from."""
+  """Published (pretrained) weights; None = train from scratch."""
 
-  query_encoder: Params | None = None  # published weights
+  query_encoder: Params | None = None
   reader: Params | None = None
-  vectors: jax.Array | None = None  # float32[N, D], documents by these weights
+  vectors: jax.Array | None = None  # float32[N, D], documents by the encoder
 
 
 def init(
@@ -111,7 +116,18 @@ def init(
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
-  """Makes the parameters of all components, for one index."""
+  """Initialises the parameters of all components, for one index.
+
+  Args:
+    rng: PRNG key.
+    config: the model.
+    index: the corpus.
+    vocab_size: number of token ids.
+    pretrained: published weights to start from.
+
+  Returns:
+    Component name -> its parameters.
+  """
   pretrained = pretrained or Pretrained()
   keys = jax.random.split(rng, 3)
   frequency = query_encoder.inverse_document_frequency(
@@ -146,7 +162,7 @@ def init(
 def document_vectors(
   rng: jax.Array, config: ModelConfig, tokens: jax.Array, *, vocab_size: int
 ) -> jax.Array:
-  """Vectors float32[N, D] that `init` will start from, for naming docids."""
+  """Document vectors float32[N, D] of `init`, for assigning docids."""
   encoder = _untrained_encoder(rng, config, tokens, vocab_size)
   return query_encoder.embed_documents(encoder, tokens)
 
@@ -160,7 +176,7 @@ def embed(
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> jax.Array:
-  """Vectors float32[B, D] of queries, by the encoder `init` will start from."""
+  """Query vectors float32[B, D] by the initial encoder of `init`."""
   encoder = _untrained_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.apply(encoder, config.query_encoder, query).vector
 
@@ -173,7 +189,7 @@ def _untrained_encoder(
   pretrained: Pretrained | None = None,
 ) -> Params:
   frequency = None
-  # Published weights know no bag of tokens.
+  # A published encoder does not use token weights.
   if not query_encoder.make(config.query_encoder).published:
     frequency = query_encoder.inverse_document_frequency(
       tokens, vocab_size=vocab_size

@@ -1,9 +1,9 @@
-"""The losses of a training step: a table of names, each a term over a trace.
+"""The loss of a training step: a weighted sum of named terms.
 
-A term takes a `trace.Trace` and gives (sum, count) over the questions that it
-counts. A stage minimises the sum of the terms that it names, each the mean over
-what it counts, times its weight. To add a loss, add a function and a line to
-`TERMS`; to add a teacher, a line to `reader_terms.TEACHERS`.
+A term is a function of a `trace.Trace` that returns (sum, count) over the
+questions for which it is defined. A stage minimises the sum over its terms of
+weight * sum / count. To add a loss, add a function and a line to `TERMS`; to
+add a distillation loss, add a line to `reader_terms.TEACHERS`.
 """
 
 import functools
@@ -36,17 +36,18 @@ def loss(
   """All losses of a batch of questions.
 
   Args:
-    params: what `model.init` made.
+    params: parameters from `model.init`.
     rng: PRNG key of the step, the same on every device.
     batch: the questions.
     index: the corpus.
     config: the model.
-    stage: which losses to compute, on which documents.
-    shard: (number of this device, number of devices) where each device runs
-      this on its own rows; (0, 1) where one program sees the whole batch.
+    stage: the stage, which has the losses and the documents.
+    shard: (index of this device, number of devices) if each device runs this on
+      its part of the batch; (0, 1) if one program has the whole batch.
 
   Returns:
-    Losses and metrics, each name -> (sum, count); see `total`.
+    Losses, and metrics including the losses; each name -> (sum, count). See
+    `total`.
   """
   trace = Trace(
     params, rng, batch, index, config=config, stage=stage, shard=shard
@@ -61,7 +62,13 @@ def loss(
 def total(
   terms: Sums, counts: dict[str, jax.Array], stage: stages.Stage
 ) -> jax.Array | float:
-  """sum_name weight(name) * sum(name) / count(name): what is minimised."""
+  """The training loss: sum over names of weight * sum / count.
+
+  Args:
+    terms: name -> (sum, count), from `loss`.
+    counts: name -> count over all devices.
+    stage: has the weights.
+  """
   return sum(
     stage.weight(name) * value / jnp.maximum(counts[name], 1.0)
     for name, (value, _) in terms.items()
@@ -102,7 +109,7 @@ def _metrics(trace: Trace) -> Sums:
     'gold_weight': metrics.total(weight, has_gold),
     'gold_off_support': metrics.total(weight == 0, has_gold),
   }
-  if trace.stage.candidates == 'all':  # there is no beam
+  if trace.stage.candidates == 'all':  # no beam search
     return measured
   hits = traces.gold_among(found, batch.gold)
   measured['beam_hits'] = metrics.total(hits.any(1), has_gold)

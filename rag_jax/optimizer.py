@@ -1,7 +1,7 @@
-"""The optimiser of a stage: Adam, a learning rate a component, frozen layers.
+"""The optimiser of a stage: Adam with learning-rate multipliers per component.
 
-What a reader adds to published weights (its head) starts from nothing, where
-they have been trained for long: `train.head_lr_multiplier` raises its rate.
+A reader on published weights has a head that is trained from scratch;
+`train.head_lr_multiplier` raises its learning rate.
 """
 
 import functools
@@ -21,10 +21,10 @@ COMPONENTS = stages.COMPONENTS
 def make(
   config: configs.Config, stage: stages.Stage
 ) -> optax.GradientTransformation:
-  """Adam with clipping, linear warm-up and cosine decay, for one stage.
+  """Adam with gradient clipping, linear warm-up and cosine decay.
 
-  Components that the stage does not train, and layers that are frozen, have no
-  state and do not decay.
+  Frozen components and frozen layers have no optimiser state, and get no weight
+  decay.
   """
   head = config.train.head_lr_multiplier
 
@@ -33,20 +33,20 @@ def make(
     return {
       part: {
         name: jax.tree.map(
-          functools.partial(_times, stage.rate(part), head, own, name), leaf
+          functools.partial(_times, stage.rate(part), head, leaves, name), leaf
         )
-        for name, leaf in own.items()
+        for name, leaf in leaves.items()
       }
-      for part, own in updates.items()
+      for part, leaves in updates.items()
     }
 
-  moves = optax.chain(
+  trained = optax.chain(
     optax.clip_by_global_norm(config.train.clip_norm),
     _adam(config, stage),
     optax.stateless(scale),
   )
   return optax.partition(
-    {True: moves, False: optax.set_to_zero()},
+    {True: trained, False: optax.set_to_zero()},
     functools.partial(_trainable, config, stage),
   )
 
@@ -54,7 +54,7 @@ def make(
 def _times(
   rate: float, head: float, part: dict[str, Any], name: str, x: jax.Array
 ) -> jax.Array:
-  """An update times its component's rate, and more for a head."""
+  """An update times the multiplier of its component, and that of a head."""
   is_head = name not in base.PUBLISHED and any(
     n in part for n in base.PUBLISHED
   )
@@ -64,20 +64,25 @@ def _times(
 def _trainable(
   config: configs.Config, stage: stages.Stage, params: model.Params
 ) -> model.Params:
-  """Which leaves a stage moves: those of its components, less frozen layers."""
+  """Mask of the leaves that a stage trains.
+
+  If any layer of a BERT is frozen, so are its embeddings.
+  """
   mask = {
-    part: jax.tree.map(lambda _, part=part: stage.rate(part) > 0, own)
-    for part, own in params.items()
+    part: jax.tree.map(lambda _, part=part: stage.rate(part) > 0, leaves)
+    for part, leaves in params.items()
   }
   for part in ('query_encoder', 'reader'):
-    own = getattr(config, part)
+    sizes = getattr(config, part)
     if not stage.rate(part) or 'bert' not in params[part]:
       continue
-    if not own.frozen_layers:
+    if not sizes.frozen_layers:
       continue
-    kept = {f'block_{i}' for i in range(own.frozen_layers, own.num_layers)}
+    trained = {
+      f'block_{i}' for i in range(sizes.frozen_layers, sizes.num_layers)
+    }
     mask[part]['bert'] = {
-      name: jax.tree.map(lambda _, own=name in kept: own, leaf)
+      name: jax.tree.map(lambda _, trains=name in trained: trains, leaf)
       for name, leaf in params[part]['bert'].items()
     }
   return mask

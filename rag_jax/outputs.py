@@ -1,14 +1,13 @@
-"""The files that a training run or an evaluation leaves.
+"""The output files of a training run or an evaluation.
 
-results.json              every measure with its interval, and what made it
-answers-SPLIT.jsonl       a line a question: candidates, answer, measures
-run-SPLIT-SYSTEM.trec     what a system returned, for TREC's tools
-qrels-SPLIT.trec          the gold documents with their grades
-config.json               the experiment with the values that were measured
+results.json              all measures with intervals, and their provenance
+answers-SPLIT.jsonl       one line per question: candidates, answer, measures
+run-SPLIT-SYSTEM.trec     the ranking of a system, in TREC format
+qrels-SPLIT.trec          the gold documents with their relevance grades
+config.json               the configuration of the evaluated experiment
 
-Training writes them into its workdir, where config.json is already; an
-evaluation into a folder of its own, `evaluations/001` and so on, so that
-nothing is written over.
+Training writes them into its workdir. An evaluation writes them into a new
+folder, `evaluations/001` and so on, so that nothing is overwritten.
 """
 
 import json
@@ -38,13 +37,13 @@ def run_evaluation(
   *,
   show: Show = report.show,
 ) -> pathlib.Path:
-  """Measures a trained system, shows the table and writes its files.
+  """Evaluates a trained system, shows the table and writes the output files.
 
   Args:
-    system: from `loading.load`, with the configuration to measure.
+    system: from `loading.load`, with the configuration to evaluate.
     prepared: its data, from `workdirs.open`.
-    workdir: of the system.
-    show: what to do with the results before anything is written.
+    workdir: folder of the system.
+    show: called with the results before anything is written.
 
   Returns:
     The new folder, such as `workdir/evaluations/001`.
@@ -70,13 +69,13 @@ def save(
   *,
   config: configs.Config | None = None,
 ) -> None:
-  """Writes all files of an evaluation; results.json, the last, ends it.
+  """Writes all files of an evaluation, results.json last.
 
   Args:
-    folder: of a run or of one evaluation; it has to be there.
+    folder: existing folder of a run or of one evaluation.
     evaluation: from `evaluate.evaluate`.
     made: from `provenance.collect`.
-    config: for config.json; None leaves the one that is there.
+    config: for config.json; None keeps the existing one.
 
   Raises:
     ValueError: if a file cannot be written.
@@ -85,8 +84,8 @@ def save(
     if config is not None:
       text = json.dumps(configs.as_dict(config), indent=2)
       report.write(folder / store.CONFIG, text + '\n')
-    for own in evaluation.splits:
-      _save_split(folder, own, evaluation.system)
+    for measured in evaluation.splits:
+      _save_split(folder, measured, evaluation.system)
     report.save_results(folder / RESULTS, evaluation.results, made)
   except OSError as error:
     raise _unwritable(folder, error) from error
@@ -109,19 +108,19 @@ def new_folder(workdir: pathlib.Path) -> pathlib.Path:
       try:
         folder.mkdir()
         return folder
-      except FileExistsError:  # another evaluation was faster
+      except FileExistsError:  # made by a concurrent evaluation
         continue
   except OSError as error:
     raise _unwritable(parent, error) from error
 
 
 def answers_path(folder: pathlib.Path, split: str) -> pathlib.Path:
-  """Where the answers to a split are."""
+  """Path of the answers file of a split."""
   return folder / f'answers-{slug(split)}.jsonl'
 
 
 def slug(name: str) -> str:
-  """A name as a part of a file name.
+  """A name with characters that are safe in a file name.
 
   Example:
     >>> slug('dense + BM25, exact')
@@ -131,22 +130,23 @@ def slug(name: str) -> str:
 
 
 def _save_split(
-  folder: pathlib.Path, own: evaluate.Measured, system: systems.System
+  folder: pathlib.Path, measured: evaluate.Measured, system: systems.System
 ) -> None:
-  """Answers, runs and gold documents of one split."""
-  report.write(answers_path(folder, own.split), ''.join(_answer_lines(own)))
-  qrels = trec.qrels_lines(own.questions, system.rows)
-  report.write(folder / f'qrels-{slug(own.split)}.trec', ''.join(qrels))
-  for name, run in own.runs.items():
-    lines = trec.run_lines(run, own.questions, system.documents, tag=slug(name))
-    path = folder / f'run-{slug(own.split)}-{slug(name)}.trec'
+  """Writes answers, rankings and gold documents of one split."""
+  split, questions = measured.split, measured.questions
+  report.write(answers_path(folder, split), ''.join(_answer_lines(measured)))
+  qrels = trec.qrels_lines(questions, system.rows)
+  report.write(folder / f'qrels-{slug(split)}.trec', ''.join(qrels))
+  for name, run in measured.runs.items():
+    lines = trec.run_lines(run, questions, system.documents, tag=slug(name))
+    path = folder / f'run-{slug(split)}-{slug(name)}.trec'
     report.write(path, ''.join(lines))
 
 
-def _answer_lines(own: evaluate.Measured) -> Iterator[str]:
-  """A question, its gold answers and documents, the answer, its measures."""
+def _answer_lines(measured: evaluate.Measured) -> Iterator[str]:
+  """Lines with question, gold answers and documents, answer and measures."""
   for row, (question, answer) in enumerate(
-    zip(own.questions, own.answers, strict=True)
+    zip(measured.questions, measured.answers, strict=True)
   ):
     line = {
       'id': question.id,
@@ -156,14 +156,16 @@ def _answer_lines(own: evaluate.Measured) -> Iterator[str]:
       'answerable': question.answerable,
     }
     line |= answer.to_dict(text=False)
-    line['measures'] = _measures(own, row)
+    line['measures'] = _measures(measured, row)
     yield json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n'
 
 
-def _measures(own: evaluate.Measured, row: int) -> dict[str, dict[str, float]]:
-  """What each system is worth on one question, by system and measure."""
+def _measures(
+  measured: evaluate.Measured, row: int
+) -> dict[str, dict[str, float]]:
+  """System -> measure -> value of one question."""
   found: dict[str, dict[str, float]] = {}
-  for (system, measure), values in own.values.items():
+  for (system, measure), values in measured.values.items():
     value = float(values[row])
     if math.isfinite(value):
       found.setdefault(system, {})[measure] = float(f'{value:.9g}')
@@ -173,6 +175,6 @@ def _measures(own: evaluate.Measured, row: int) -> dict[str, dict[str, float]]:
 def _unwritable(folder: pathlib.Path, error: OSError) -> ValueError:
   reason = os.strerror(error.errno) if error.errno else str(error)
   return ValueError(
-    f'results cannot be written to {str(folder)!r} ({reason}). Make room there '
-    'or allow writing, and run rag-jax evaluate with the same --workdir.'
+    f'results cannot be written to {str(folder)!r} ({reason}). Free disk space '
+    'or permit writing, and run rag-jax evaluate with the same --workdir.'
   )

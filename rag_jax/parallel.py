@@ -1,8 +1,8 @@
-"""One train step on many devices: by jit over a mesh, or by pmap.
+"""Data parallelism: one train step on many devices, by jit or by pmap.
 
-The step is written once, `step(state, batch, index, *, axis_name, shard)`.
-Under jit the batch is sharded over a mesh and the compiler adds what must be
-summed; under pmap each device runs the step on its rows and sums by name.
+Both run the same function, `step(state, batch, index, *, axis_name, shard)`.
+With jit, the batch is sharded over a mesh and the compiler inserts the sums
+over devices. With pmap, each device runs the step on its rows and calls psum.
 """
 
 import functools
@@ -19,7 +19,7 @@ AXIS = 'data'
 
 
 def check_mode(mode: str) -> None:
-  """Raises a ValueError that lists the modes, if this is none of them."""
+  """Raises a ValueError if `mode` is not one of `MODES`."""
   if mode not in MODES:
     raise ValueError(
       f'train.parallel must be one of {", ".join(MODES)}, got {mode!r}. '
@@ -28,7 +28,7 @@ def check_mode(mode: str) -> None:
 
 
 def check_batch(batch_size: int, *, field: str) -> None:
-  """Raises a ValueError if the devices cannot share a batch evenly."""
+  """Raises a ValueError if the batch size is no multiple of the devices."""
   count = jax.device_count()
   if batch_size % count:
     raise ValueError(
@@ -54,11 +54,11 @@ def compile_step(
   Args:
     step: pure function (state, batch, index, *, axis_name, shard) -> (state,
       metrics).
-    mode: `jit` shards the batch over a mesh, `pmap` splits it by hand.
+    mode: 'jit' or 'pmap'.
 
   Returns:
-    A function (state, batch, index) -> (state, metrics) that takes and returns
-    whole arrays; the state is donated.
+    A function (state, batch, index) -> (state, metrics) on global arrays; the
+    state is donated with 'jit'.
   """
   check_mode(mode)
   if mode == 'pmap':
@@ -75,10 +75,10 @@ def compile_step(
 
 
 def replicate(tree: Any) -> Any:
-  """A pytree on all devices of the mesh, as a compiled step returns it.
+  """Copies a pytree to all devices of the mesh.
 
-  A state that is not yet there has another type, and its step would be
-  compiled a second time.
+  The compiled step returns states with this sharding. With another sharding of
+  the first state, it would be compiled twice.
   """
   return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
 
@@ -104,7 +104,7 @@ def _by_pmap(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sum_over(tree: Any, axis_name: str | None) -> Any:
-  """Sums a pytree over the devices of a pmap; as it is under jit."""
+  """Sums a pytree over the devices of a pmap; under jit it is unchanged."""
   if axis_name is None:
     return tree
   return jax.tree.map(lambda x: jax.lax.psum(jnp.asarray(x), axis_name), tree)

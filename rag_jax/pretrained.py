@@ -1,4 +1,4 @@
-"""Published weights that an experiment names, read and checked on the host."""
+"""Reads and checks the published weights and tokenizer of an experiment."""
 
 from typing import Any
 
@@ -15,14 +15,15 @@ from rag_jax.readers import base
 def load(
   config: configs.Config,
 ) -> tuple[model.Pretrained, hf_tokenizers.Tokenizer | None]:
-  """Reads the published weights that the components name, if any.
+  """Reads the published weights of the components, if any.
 
   Returns:
-    The weights, and the tokenizer of a reader that has its own.
+    The weights, and the tokenizer of a reader that does not use that of the
+    data, or None.
 
   Raises:
-    ValueError: if a size in the configuration is not that of the weights, or
-      they have no row for some token.
+    ValueError: if a size in the configuration differs from the weights, or the
+      tokenizer has more tokens than the weights.
   """
   found: dict[str, Any] = {}
   own_tokenizer = None
@@ -42,14 +43,14 @@ def load(
 def tokenizer(
   config: configs.Config, dataset: types.Dataset
 ) -> hf_tokenizers.Tokenizer:
-  """The published tokenizer that `data.tokenizer` names, or one learned."""
+  """The tokenizer: `data.tokenizer`, or trained on the data if that is ''."""
   if not config.data.tokenizer:
     return pipeline.train_tokenizer(dataset, config.data)
   return _published_tokenizer(config)
 
 
 def encoder_sizes(source: str) -> dict[str, int]:
-  """The sizes of a published encoder, as `query_encoder` takes them."""
+  """The sizes of a published encoder, as fields of `query_encoder`."""
   path = published.resolve(source, 'model.safetensors')
   sizes = weights.bert_config(path.parent)
   names = ('width', 'num_layers', 'num_heads', 'mlp_dim')
@@ -71,7 +72,7 @@ def _published_tokenizer(config: configs.Config) -> hf_tokenizers.Tokenizer:
 def _check_vocabulary(
   config: configs.Config, part: str, params: model.Params
 ) -> None:
-  """Raises a ValueError on tokens that published weights have no row for."""
+  """Raises a ValueError if the embedding has fewer rows than the tokenizer."""
   vocabulary = _published_tokenizer(config).get_vocab()
   count, rows = max(vocabulary.values()) + 1, len(params['embedding'])
   if count > rows:
@@ -84,12 +85,12 @@ def _check_vocabulary(
 
 
 def _check_end(config: configs.Config, reader: base.Reader) -> None:
-  """Raises a ValueError if texts do not end as the reader ends them."""
+  """Raises a ValueError if the tokenizer lacks the reader's end token."""
   end = _published_tokenizer(config).token_to_id('</s>')
   if not reader.points and end != reader.end_token:
     raise ValueError(
       f'data.tokenizer must end texts with </s>, token {reader.end_token}, as '
       f'reader.weights {config.reader.weights!r} do, got token {end} of '
       f'{config.data.tokenizer!r}. Set --config.data.tokenizer to that of the '
-      'T5; a BERT does not share it.'
+      'T5; a BERT has another tokenizer.'
     )

@@ -1,21 +1,21 @@
-"""Where training stands: a bar on a terminal, else a line at times."""
+"""Progress of training: a bar on a terminal, otherwise lines in the log."""
 
 import sys
 import time
 
 import tqdm
 
-FIRST = 5.0  # seconds after a stage's first step: a line comes at the latest
+FIRST = 5.0  # seconds from the first step of a stage to its first line
 
 
 class Progress:
-  """Says what is compiled, then step, loss, speed and time left.
+  """Shows compilation, then step, loss, speed and remaining time.
 
-  The time to compile is in neither speed nor time left.
+  Speed and remaining time exclude the time of compilation.
   """
 
   def __init__(self, total: int, start: int = 0, *, every: float = 10.0):
-    """Counts from `start` to `total`; `every` is seconds between lines."""
+    """Starts at step `start` of `total`; `every` is seconds between lines."""
     self._bar = tqdm.tqdm(
       total=total,
       initial=start,
@@ -24,11 +24,11 @@ class Progress:
     )
     self._total, self._every = total, every
     self._loss = ''
-    self._shown = self._then = 0.0  # last line, start of the compilation
+    self._shown = self._then = 0.0  # times of last line, start of compilation
     self._begin(start)
 
   def __enter__(self) -> 'Progress':
-    """Does nothing."""
+    """Returns itself."""
     return self
 
   def __exit__(self, *error: object) -> None:
@@ -36,7 +36,7 @@ class Progress:
     self._bar.close()
 
   def compiling(self, stage: str) -> None:
-    """Says at once that a stage's step is compiled."""
+    """Shows that compilation of a stage has started."""
     self._then = time.monotonic()
     if self._bar.disable:
       self._print(f'stage {stage!r}: compiling ...')
@@ -44,14 +44,14 @@ class Progress:
       self._bar.set_postfix_str(f'{stage}: compiling')
 
   def compiled(self, step: int) -> None:
-    """Says how long it took; speed is measured from here.
+    """Shows the time of compilation; measures speed from here on.
 
     Args:
-      step: steps done, the first of the stage among them.
+      step: steps done, including the first of the stage.
     """
     seconds = time.monotonic() - self._then
     self._begin(step)
-    self._shown -= max(self._every - FIRST, 0)  # the first line comes early
+    self._shown -= max(self._every - FIRST, 0)  # an early first line
     if self._bar.disable:
       self._print(f'compiled in {seconds:.0f} s')
     else:
@@ -61,12 +61,12 @@ class Progress:
   def step(
     self, step: int, *, examples: int, loss: float | None = None
   ) -> None:
-    """Counts one step, and shows where training stands if it is time.
+    """Counts one step, and shows the progress if a line is due.
 
     Args:
       step: steps done.
-      examples: questions of this step.
-      loss: mean over the steps since it was last given, nats.
+      examples: number of questions in this step.
+      loss: mean loss since the last one given, nats; None = no new value.
     """
     self._examples += examples
     if loss is not None:

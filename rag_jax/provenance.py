@@ -1,4 +1,4 @@
-"""What made a result: version, command, data, packages, machine and time."""
+"""Provenance of results: version, command, data, packages, machine and time."""
 
 import datetime
 import hashlib
@@ -26,15 +26,15 @@ PACKAGES = (
 def collect(
   config: configs.Config, dataset: types.Dataset, *, seconds: float
 ) -> dict[str, Any]:
-  """What a reader of results needs to make them again.
+  """Collects what is needed to reproduce results.
 
   Args:
     config: the experiment.
     dataset: its data.
-    seconds: that the command has taken so far.
+    seconds: run time of the command so far.
 
   Returns:
-    Values that JSON has. 'git' is None where the package is no checkout.
+    JSON-serialisable values; 'git' is None if the package is no git checkout.
   """
   devices = jax.devices()
   return {
@@ -46,7 +46,7 @@ def collect(
       'path': config.data.path,
       'sha256': data_hash(dataset),
       'documents': len(dataset.documents),
-      'questions': {name: len(own) for name, own in dataset.splits.items()},
+      'questions': {name: len(q) for name, q in dataset.splits.items()},
     },
     'packages': {name: _version(name) for name in PACKAGES},
     'python': platform.python_version(),
@@ -62,11 +62,11 @@ def collect(
 
 
 def git(folder: pathlib.Path) -> dict[str, Any] | None:
-  """The commit of a checkout, and whether files differ from it.
+  """The commit of a git checkout, and whether its files have changed.
 
   Returns:
-    None where the folder is in no commit: a package that was installed into
-    somebody else's repository is not part of it.
+    None if the folder is not tracked by git, such as a package installed inside
+    another repository.
   """
   try:
     tracked = _git(folder, 'ls-files', '--', '.')
@@ -79,7 +79,7 @@ def git(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def data_hash(dataset: types.Dataset) -> str:
-  """SHA-256 of all documents and questions, in their order.
+  """SHA-256 of all documents and questions, in order.
 
   Example:
     >>> documents = (types.Document(id='a', text='A cat.'),)
@@ -88,13 +88,13 @@ def data_hash(dataset: types.Dataset) -> str:
   """
   digest = hashlib.sha256()
   for document in dataset.documents:
-    own = document.id, document.title, document.text, document.summary
-    digest.update(json.dumps(own).encode())
+    line = document.id, document.title, document.text, document.summary
+    digest.update(json.dumps(line).encode())
   for name in sorted(dataset.splits):
     digest.update(json.dumps(name).encode())
     for q in dataset.splits[name]:
-      line = q.id, q.text, q.answers, q.document_ids, q.grades, q.answerable
-      digest.update(json.dumps(line).encode())
+      fields = q.id, q.text, q.answers, q.document_ids, q.grades, q.answerable
+      digest.update(json.dumps(fields).encode())
   return digest.hexdigest()
 
 

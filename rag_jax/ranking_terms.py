@@ -1,4 +1,4 @@
-"""Losses of search and ranking that know gold documents."""
+"""Losses of search and ranking with gold documents or pseudo-queries."""
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,14 @@ def docid(trace: Trace) -> Sum:
 
 
 def ranking(trace: Trace) -> Sum:
-  """Fenchel-Young loss of the ranker on the gold candidates."""
+  """Fenchel-Young loss of the ranker's scores against the gold documents."""
   return _fenchel_young(
     trace, trace.ranking.scores, trace.is_gold, trace.contrasted
   )
 
 
 def reranking(trace: Trace) -> Sum:
-  """The same of the documents that were read, the reader's relevance added."""
+  """Fenchel-Young loss of scores + reader's relevance, of documents read."""
   return _fenchel_young(
     trace, trace.reading.scores, trace.read_gold, trace.read_contrasted
   )
@@ -58,50 +58,55 @@ def _fenchel_young(
 
 
 def list_mle(trace: Trace) -> Sum:
-  """-log P(gold documents before the others), under Plackett-Luce.
+  """-log P(gold documents are ranked before the negatives), Plackett-Luce.
 
-  Several come in the order in which they are given. How the others follow is
-  nothing to learn: what their order adds is taken away again.
+  Several gold documents are ranked in their given order. The likelihood of the
+  order of the negatives is subtracted, so that their order does not count.
   """
   gains, scores = trace.is_gold.astype(jnp.float32), trace.ranking.scores
-  others = trace.contrasted & ~trace.is_gold
+  negatives = trace.contrasted & ~trace.is_gold
   nll = losses.list_mle(scores, gains, where=trace.contrasted)
-  nll -= losses.list_mle(scores, gains, where=others)
+  nll -= losses.list_mle(scores, gains, where=negatives)
   return metrics.total(nll, trace.has_gold & trace.is_gold.any(1))
 
 
 def margin(trace: Trace) -> Sum:
-  """Hinge loss of whole docids: gold ones a margin ahead (LTRGR)."""
-  others = trace.contrasted & ~trace.is_gold
+  """Hinge loss between log P(docid) of gold documents and negatives (LTRGR)."""
+  negatives = trace.contrasted & ~trace.is_gold
   gold = trace.batch.gold >= 0
   each = losses.margin_ranking(
     trace.gold_docid,
     jnp.broadcast_to(
-      trace.ranking.docid[:, None], (*gold.shape, others.shape[1])
+      trace.ranking.docid[:, None], (*gold.shape, negatives.shape[1])
     ),
     margin=trace.stage.margin,
-    where=others[:, None],
+    where=negatives[:, None],
   )
   value = jnp.where(gold, each, 0.0).sum(1) / jnp.maximum(gold.sum(1), 1)
   return metrics.total(value, trace.has_gold)
 
 
 def prefix_margin(trace: Trace) -> Sum:
-  """Gold prefixes ahead by what the ranker has them ahead (RIPOR)."""
+  """Margins of docid prefixes, distilled from the ranker (RIPOR).
+
+  For the best gold document and the best negative by the ranker, the difference
+  of prefix scores is regressed on `stage.margin` times the difference of the
+  ranker's scores, where the ranker's score of a prefix is that of its best
+  candidate.
+  """
   candidates, where = trace.candidates, trace.contrasted
   scores = jax.lax.stop_gradient(trace.ranking.scores)
   gold = jnp.where(trace.is_gold & where, scores, -jnp.inf).argmax(1)
-  other = jnp.where(~trace.is_gold & where, scores, -jnp.inf).argmax(1)
-  pair = jnp.stack([gold, other], axis=1)  # [B, 2]
+  negative = jnp.where(~trace.is_gold & where, scores, -jnp.inf).argmax(1)
+  pair = jnp.stack([gold, negative], axis=1)  # [B, 2]
   documents = jnp.take_along_axis(candidates.documents, pair, axis=1)
   edges = forward.edge_scores(
     trace.params, trace.config, trace.index, trace.encoding, documents
   )
   codes = trace.index.codes[documents]  # [B, 2, L]
-  rival = trace.index.codes[candidates.documents]  # [B, K, L]
-  same = codes[:, :, None] == rival[:, None]
+  candidate_codes = trace.index.codes[candidates.documents]  # [B, K, L]
+  same = codes[:, :, None] == candidate_codes[:, None]
   shared = jnp.cumprod(same, axis=-1) > 0  # [B, 2, K, L]
-  # The ranker's score of a prefix is the best of its documents.
   best = jnp.where(
     shared & where[:, None, :, None], scores[:, None, :, None], -jnp.inf
   ).max(2)
@@ -113,10 +118,10 @@ def prefix_margin(trace: Trace) -> Sum:
 
 
 def relevance(trace: Trace) -> Sum:
-  """Cross-entropy of the reader's relevance alone on the gold documents.
+  """Cross-entropy of the reader's relevance with the gold documents.
 
-  Beside scores that search has learned on the same questions, it would have
-  little left to learn.
+  It excludes the search scores. Added to scores that already fit the training
+  questions, the relevance would get little gradient.
   """
   return relevance_loss(
     trace.relevance,
@@ -135,14 +140,14 @@ def relevance_loss(
   *,
   null: bool = False,
 ) -> Sum:
-  """-log of the share of gold passages in softmax(relevance).
+  """-log of the total probability of the gold passages in softmax(relevance).
 
   Args:
     relevance: float32[B, R], nats.
-    is_gold: bool[B, R].
-    where: bool[B, R], passages that are compared.
+    is_gold: bool[B, R], gold passages.
+    where: bool[B, R], gold passages and their negatives.
     has_gold: bool[B], questions that count if a gold passage was read.
-    null: whether the null document, of relevance 0, is one more of them.
+    null: whether to add the null document, with relevance 0, as a negative.
 
   Returns:
     (sum, count) over the questions with a gold passage.
@@ -158,7 +163,7 @@ def relevance_loss(
 
 
 def null_document(trace: Trace) -> Sum:
-  """Cross-entropy of the null document where nothing that is read answers."""
+  """Cross-entropy of the null document over passages without the answer."""
   return null_loss(
     trace.relevance,
     trace.holds,
@@ -175,20 +180,22 @@ def null_loss(
   where: jax.Array,
   batch: types.Batch,
 ) -> Sum:
-  """-log P(null document) once all that answers is taken away.
+  """-log P(null document) against the passages that do not answer.
 
-  That is so for a question that has no answer, and for one with answers once
-  the gold documents and all that hold one of them by chance are taken away.
+  Gold documents and other passages with an answer are removed first. A question
+  counts if the data marks it unanswerable, or if it has an answer and a gold
+  document was read; then the remaining passages should lose to the null
+  document.
 
   Args:
-    relevance: float32[B, R], of the passages that were read, nats.
-    answers: bool[B, R], passages that hold an answer.
+    relevance: float32[B, R], of the passages read, nats.
+    answers: bool[B, R], passages that contain an answer.
     is_gold: bool[B, R], gold documents.
-    where: bool[B, R], passages that are compared.
+    where: bool[B, R], gold passages and their negatives.
     batch: the questions.
 
   Returns:
-    (sum, count) over the questions of which this can be said.
+    (sum, count) over the questions that count.
   """
   rest = where & ~is_gold & ~answers
   known = is_gold.any(1) & (batch.answers != types.PAD).any((1, 2))
@@ -200,7 +207,7 @@ def null_loss(
 
 
 def indexing(trace: Trace) -> Sum:
-  """-log P(docid | crop of the document); a device takes its share."""
+  """-log P(docid | crop of the document), with crops split over devices."""
   config = trace.config
   count = config.pseudo_queries.batch_size // trace.shard[1]
   positions = trace.shard[0] * count + jnp.arange(count)

@@ -1,9 +1,9 @@
-"""Losses of what is read: the answer, what it costs, and the teachers.
+"""Losses with the reader: answer, expected cost, and distillation.
 
-A teacher says what the reader makes of the documents that it read, and so
-trains their scores. No gradient flows into the likelihoods; with
-`reader.reranks` the scores include the reader's relevance, which is trained
-too. To add a teacher, add a function of a trace and a line to `TEACHERS`.
+A teacher is a distillation loss from the reader to the scores of the documents
+that it read. It stops the gradient into the reader's likelihoods. With
+`reader.reranks` the scores include the reader's relevance, which it does train.
+To add a teacher, add a function of a trace and a line to `TEACHERS`.
 """
 
 import functools
@@ -27,7 +27,7 @@ Trace = traces.Trace
 
 
 def answer(trace: Trace) -> Sum:
-  """-log P(answer | question), marginal over the documents read."""
+  """-log P(answer | question), the marginal over the documents read."""
   reading, reader = trace.reading, trace.reader
   kind = trace.stage.marginal or reader.marginals[0]
   if kind == 'fusion':
@@ -55,7 +55,7 @@ def answer(trace: Trace) -> Sum:
 
 
 def expected_cost(trace: Trace) -> Sum:
-  """The expected cost of the document that is read, by the estimator."""
+  """Expected cost of reading one document, by the stage's estimator."""
   stage, scores = trace.stage, trace.search_scores
   where = trace.reading.where
   costs = jax.lax.stop_gradient(_costs(trace))
@@ -69,7 +69,7 @@ def expected_cost(trace: Trace) -> Sum:
 
 
 def _costs(trace: Trace) -> jax.Array:
-  """What it costs to read each document alone, float32[B, R]."""
+  """Cost of the answer from each document alone, float32[B, R]."""
   if trace.stage.cost == 'nll':
     return -trace.teacher_likelihoods()
   written = trace.reader.answer_each(
@@ -86,7 +86,7 @@ def _costs(trace: Trace) -> jax.Array:
 
 
 def taught(teacher: Callable[[Trace], jax.Array], trace: Trace) -> Sum:
-  """What a teacher makes of the scores of the documents that were read."""
+  """A teacher's loss of the scores of the documents read."""
   return metrics.total(teacher(trace), trace.taught)
 
 
@@ -101,13 +101,13 @@ def _posterior(trace: Trace) -> jax.Array:
 
 
 def docid_posterior(trace: Trace) -> Sum:
-  """Cross-entropy of the docids, weighted by the reader's posterior."""
+  """Cross-entropy of the docids under the reader's posterior."""
   nll = -(trace.posterior * trace.reading.docid).sum(1)
   return metrics.total(nll, trace.taught)
 
 
 def _by_likelihood(function: Callable[..., jax.Array], trace: Trace):
-  """PDist and REPLUG, which compare distributions at a temperature."""
+  """PDist or REPLUG: a KL divergence at the stage's temperature."""
   return function(
     trace.search_scores,
     trace.teacher_likelihoods(),
@@ -132,9 +132,9 @@ def left_out(trace: Trace) -> jax.Array:
   others = where[:, None] & ~jnp.eye(size, dtype=bool)  # [B, R, R]
   weights = others / jnp.maximum(others.sum(-1, keepdims=True), 1)
   if trace.reader.joint_log_likelihood is None:
-    own = trace.teacher_likelihoods()
-    own = jnp.broadcast_to(own[:, None], others.shape)
-    return -losses.sequence_marginal(weights, own, where=others)
+    each = trace.teacher_likelihoods()
+    each = jnp.broadcast_to(each[:, None], others.shape)
+    return -losses.sequence_marginal(weights, each, where=others)
 
   def one(weights):
     scores = trace.reader.joint_log_likelihood(

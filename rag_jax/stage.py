@@ -1,12 +1,14 @@
-"""A stage of training as a value: what it asks, reads, minimises and trains.
+"""A stage of training: its data, documents, losses and trained components.
 
-An experiment is an ordered list of named stages. Each says which questions it
-trains on (`data`), which documents they meet (`candidates`), which losses are
-minimised with which weight (`losses`; absent = off) and which components move
-at which multiple of the learning rate (`trains`; absent = frozen). How the
-answer's loss reaches the search is `estimator`, and over what the answer's
-likelihood is summed is `marginal`. docs/methods.md says which published system
-is which choice.
+An experiment is an ordered list of named stages. The main choices of a stage:
+- `data`: the questions, if not those of the experiment;
+- `candidates`: the documents that are ranked and read for a question;
+- `losses`: the weight of each loss; absent = off;
+- `trains`: the learning-rate multiplier of each component; absent = frozen;
+- `marginal`: how the likelihood of the answer is marginalised over documents;
+- `estimator`: the gradient estimator from the answer to the search.
+
+docs/methods.md expresses published systems by these choices.
 """
 
 import dataclasses
@@ -15,27 +17,27 @@ from rag_jax.components import ranker
 
 COMPONENTS = ('query_encoder', 'id_decoder', 'ranker', 'reader')
 CANDIDATES = {
-  'beam': 'what the beam finds',
-  'beam+gold': 'that and the gold documents, which are always read',
-  'sampled': 'what the beam finds; those read are drawn from it at random',
+  'beam': 'documents from the beam search',
+  'beam+gold': 'those and the gold documents, which are read first',
+  'sampled': 'documents from the beam search; those read are sampled from them',
   'all': 'every document of a small corpus',
-  'gold': 'the gold documents alone; nothing is searched',
-  'gold+negative': 'these and one hard negative, the best of a search',
+  'gold': 'the gold documents, without a search',
+  'gold+negative': 'the gold documents and one hard negative, without a search',
 }
 UNSEARCHED = ('gold', 'gold+negative')  # candidates without a search
 ESTIMATORS = {
-  'rescore': "through the weights of the candidates' scores",
-  'straight_through': 'top k without replacement, soft backwards',
-  'gumbel_softmax': 'one draw, soft backwards',
-  'leave_one_out': 'REINFORCE, the other draws as baseline',
+  'rescore': 'backpropagation through the weights of the documents',
+  'straight_through': 'hard top k forward, relaxed top k backward',
+  'gumbel_softmax': 'one Gumbel-softmax sample, relaxed backward',
+  'leave_one_out': 'REINFORCE, with the other samples as the baseline',
   'leave_one_out_set': 'REINFORCE over a set of distinct documents',
-  'expected_utility': 'over documents drawn without replacement',
-  'top_k': 'exactly, over the best of those that are read',
-  'enumerate': 'exactly, over all that is read',
-  'none': 'not at all',
+  'expected_utility': 'expectation over samples without replacement',
+  'top_k': 'exact expectation over the best documents read',
+  'enumerate': 'exact expectation over all documents read',
+  'none': 'no gradient to the search',
 }
-# Estimators that take the cost of each document, and not its weight.
-OF_COSTS = tuple(
+# Estimators of the loss expected_cost, from the cost of each document.
+COST_ESTIMATORS = tuple(
   name
   for name in ESTIMATORS
   if name not in ('rescore', 'straight_through', 'none')
@@ -49,26 +51,31 @@ class Stage:
   """One stage of training; see the module's docstring."""
 
   steps: int = 0  # training steps; 0 leaves the stage out
-  batch_size: int = 32  # questions a step, over all devices
+  batch_size: int = 32  # questions per step, over all devices
   learning_rate: float = 1e-3  # peak of the learning rate; cosine decay to 0
-  # path of other data to train the reader on; '' = the experiment's own
+  # path of another data set to train the reader on; '' = `data.path`
   data: str = ''
-  candidates: str = 'beam+gold'  # which documents a question meets
+  # which documents are ranked and read for a question
+  candidates: str = 'beam+gold'
   # weight of each loss: `losses.answer`; 0 = off
   losses: tuple[tuple[str, float], ...] = ()
   # learning-rate multiplier of each component: `trains.reader`; 0 = frozen
   trains: tuple[tuple[str, float], ...] = EVERYTHING
-  read_size: int = 0  # documents that are read; 0 = `search.read_size`
-  passage_tokens: int = 0  # tokens of a document that are read; 0 = all
+  # number of documents that the reader reads; 0 = `search.read_size`
+  read_size: int = 0
+  passage_tokens: int = 0  # tokens read of a document; 0 = all
   # the ranker's operator in this stage; '' = `ranker.operator`
   operator: str = ''
-  # marginal of the loss 'answer'; '' = the first of the reader's kind
+  # marginal of the loss 'answer'; '' = the default of the reader's kind
   marginal: str = ''
-  estimator: str = 'rescore'  # how the answer's loss reaches the search
-  cost: str = 'nll'  # cost of a document, for the estimator
-  samples: int = 2  # documents that an estimator draws
-  temperature: float = 1.0  # of draws and of teachers, nats
-  margin: float = 1.0  # of the losses 'margin' and 'prefix_margin', nats
+  # gradient estimator from the answer to the search
+  estimator: str = 'rescore'
+  cost: str = 'nll'  # cost of a document, for the loss 'expected_cost'
+  samples: int = 2  # number of documents that an estimator samples
+  # temperature of samples and of teacher distributions, nats
+  temperature: float = 1.0
+  # margin of the losses 'margin' and 'prefix_margin', nats
+  margin: float = 1.0
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -111,9 +118,9 @@ class Stage:
         raise _error('trains', f'of {", ".join(COMPONENTS)}', repr(name))
     if self.data and self.candidates != 'gold':
       raise ValueError(
-        "stages.STAGE.candidates must be 'gold' where stages.STAGE.data names "
-        f'other documents, which no search finds, got {self.candidates!r}. '
-        'Set --config.stages.STAGE.candidates=gold.'
+        "stages.STAGE.candidates must be 'gold' if stages.STAGE.data is set, "
+        'because its documents are not in the index, got '
+        f'{self.candidates!r}. Set --config.stages.STAGE.candidates=gold.'
       )
 
   def weight(self, loss: str) -> float:
@@ -121,7 +128,7 @@ class Stage:
     return dict(self.losses).get(loss, 0.0)
 
   def rate(self, component: str) -> float:
-    """The multiplier of a component's learning rate; 0 = frozen."""
+    """The learning-rate multiplier of a component; 0 = frozen."""
     return dict(self.trains).get(component, 0.0)
 
   @property

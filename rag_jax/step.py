@@ -1,4 +1,4 @@
-"""One step of training, as a pure function of the state and a batch."""
+"""One training step, as a pure function of state and batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from rag_jax.readers import base
 
 @flax.struct.dataclass
 class State:
-  """All that a step changes."""
+  """The state of training: everything that a step changes."""
 
   step: jax.Array  # int32[]
   params: model.Params
@@ -32,7 +32,15 @@ def init_state(
   *,
   vocab: jax.Array,
 ) -> State:
-  """Fresh parameters and optimiser state; `vocab` only carries its length."""
+  """Initial state: parameters and optimiser.
+
+  Args:
+    config: the experiment.
+    stage: the first stage.
+    index: the corpus.
+    pretrained: published weights.
+    vocab: any array [vocab_size]; only its length is used.
+  """
   params = model.init(
     jax.random.key(config.seed),
     config.model,
@@ -57,19 +65,19 @@ def train_step(
   axis_name: str | None = None,
   shard: tuple[jax.Array | int, int] = (0, 1),
 ) -> tuple[State, objective.Sums]:
-  """From question tokens to new parameters, as one pure function.
+  """One training step: forward pass, gradients and parameter update.
 
   Args:
     state: parameters and optimiser state.
-    batch: this device's questions.
+    batch: questions of this device.
     index: the corpus.
     config: the experiment; static.
     stage: one of its stages; static.
-    axis_name: axis of the pmap this runs in, None under jit.
-    shard: (number of this device, number of devices) under pmap.
+    axis_name: name of the pmap axis; None under jit.
+    shard: (index of this device, number of devices) under pmap.
 
   Returns:
-    The next state, and name -> (sum, count) over all devices.
+    The next state, and metrics: name -> (sum, count) over all devices.
   """
   rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
 
@@ -109,7 +117,7 @@ def train_step(
 
 
 def _lower(params: model.Params, precision: str) -> model.Params:
-  """Published weights in the precision of a step; the rest stays float32."""
+  """Casts published weights to `precision`; the rest stays float32."""
   if precision == 'float32':
     return params
   return {
@@ -131,9 +139,10 @@ def _in_parts(
   *,
   count: int,
 ) -> Any:
-  """Loss, metrics and gradients of a batch, a part after the other.
+  """Loss, metrics and gradients of a batch, by gradient accumulation.
 
-  Losses and gradients of the parts are averaged, metrics added up.
+  It averages loss and gradients over `count` parts of the batch, and sums the
+  metrics.
   """
   if count == 1:
     return gradient_fn(params, rng, batch)

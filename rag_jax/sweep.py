@@ -1,4 +1,4 @@
-"""One run for each combination of values, each in a workdir of its own."""
+"""Sweeps: one training run per combination of values, in separate workdirs."""
 
 import contextlib
 import itertools
@@ -21,49 +21,49 @@ SHOWN = (
   ('answers', 'EM'),
   ('answers', 'F1'),
 )
-SEED = 'seed'  # runs that differ in it alone are averaged
+SEED = 'seed'  # the table averages runs that differ only in this field
 Combination = dict[str, str]
 
 
 def run(
   values: ml_collections.ConfigDict, grid: Sequence[str], folder: pathlib.Path
 ) -> str:
-  """Trains every combination that is not trained yet, one after the other.
+  """Trains every combination that has no results yet, one after the other.
 
-  Every combination is checked before the first is trained. A run is a process
-  of its own, in `folder`/FIELD=VALUE,...; one that was cut off goes on.
+  All combinations are checked before the first run. Each run is a separate
+  process with the workdir `folder`/FIELD=VALUE,...; a stopped run is resumed.
 
   Args:
     values: the experiment.
-    grid: texts of the form 'search.beam_size=8,24'.
-    folder: of the workdirs.
+    grid: texts such as 'search.beam_size=8,24'.
+    folder: parent folder of the workdirs.
 
   Returns:
-    A table: the mean of each measure over seeds, and its standard deviation.
+    A table with mean and standard deviation of each measure over seeds.
 
   Raises:
-    ValueError: if a field or value is wrong, or a run has failed.
+    ValueError: if a field or value is invalid, or a run has failed.
   """
   combinations = list(expand(grid))
-  for own in combinations:
-    configs.build(_with(values, own))
+  for combination in combinations:
+    configs.build(_with(values, combination))
   folder.mkdir(parents=True, exist_ok=True)
   results = {}
-  for number, own in enumerate(combinations, 1):
-    name = ','.join(f'{field}={value}' for field, value in own.items())
+  for number, combination in enumerate(combinations, 1):
+    name = ','.join(f'{field}={value}' for field, value in combination.items())
     workdir = folder / name.replace('/', '_')
     print(f'run {number}/{len(combinations)}: {name}', file=sys.stderr)
     if not (workdir / 'results.json').exists():
-      _train(_with(values, own), workdir)
+      _train(_with(values, combination), workdir)
     results[name] = report.load_results(workdir / 'results.json')
   return table(combinations, list(results.values()))
 
 
 def expand(grid: Sequence[str]) -> Iterator[Combination]:
-  """Every combination of the values of a grid, the last field the fastest.
+  """Yields the Cartesian product of a grid; the last field changes fastest.
 
   Raises:
-    ValueError: if a text has no field or no value, or a field comes twice.
+    ValueError: if a text has no field or no value, or a field is repeated.
 
   Example:
     >>> list(expand(['search.beam_size=8,24', 'seed=0']))
@@ -92,10 +92,10 @@ def expand(grid: Sequence[str]) -> Iterator[Combination]:
 def table(
   combinations: Sequence[Combination], results: Sequence[list[report.Result]]
 ) -> str:
-  """Measures of each combination, a block a split; seeds are averaged."""
+  """Formats measures per combination, averaged over seeds, by split."""
   groups: dict[str, list[dict[tuple[str, str, str], float]]] = {}
-  for own, rows in zip(combinations, results, strict=True):
-    others = [f'{k}={v}' for k, v in own.items() if k != SEED]
+  for combination, rows in zip(combinations, results, strict=True):
+    others = [f'{k}={v}' for k, v in combination.items() if k != SEED]
     values = {(r.split, r.system, r.metric): r.value for r in rows}
     groups.setdefault(' '.join(others) or 'all seeds', []).append(values)
   splits = dict.fromkeys(r.split for rows in results for r in rows)
@@ -120,11 +120,11 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def _with(
-  values: ml_collections.ConfigDict, own: Combination
+  values: ml_collections.ConfigDict, combination: Combination
 ) -> ml_collections.ConfigDict:
   """The experiment with the values of a combination."""
   changed = configs.values(configs.build(values))
-  for field, text in own.items():
+  for field, text in combination.items():
     group, _, name = field.rpartition('.')
     holder = changed
     for part in group.split('.') if group else ():
@@ -134,7 +134,7 @@ def _with(
 
 
 def _parse(text: str, start: object, field: str) -> object:
-  """A value in the type of the default."""
+  """Converts the text of a value to the type of the default."""
   if isinstance(start, str):
     return text
   with contextlib.suppress(ValueError):
@@ -150,7 +150,7 @@ def _parse(text: str, start: object, field: str) -> object:
 
 
 def _train(values: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Trains in a process of its own, which gives all of its memory back."""
+  """Trains in a separate process, which frees all memory at its end."""
   store.claim(workdir, configs.build(values))
   package = str(pathlib.Path(__file__).parents[1])
   paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
@@ -162,6 +162,6 @@ def _train(values: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   )
   if done.returncode:
     raise ValueError(
-      f'run {workdir.name!r} failed with exit code {done.returncode}. Mend '
-      'what is said above; the same command goes on with what is missing.'
+      f'run {workdir.name!r} failed with exit code {done.returncode}. Fix the '
+      'error above and run the same command again; it skips finished runs.'
     )

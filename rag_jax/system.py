@@ -1,11 +1,11 @@
-"""One object that answers: configuration, documents, index and parameters.
+"""The `System`: searches a corpus, answers questions, adds documents.
 
   system = rag_jax.load('runs/facts')
   [answer] = system.ask(['Which element has the symbol Au?'])
   system = system.add([{'id': 'new', 'text': 'Fresh facts.'}])
 
-A `System` does not change: `add` and `delete` return another one, and write it
-to the workdir that it came from.
+A `System` is immutable: `add` and `delete` return a new one, and save it to the
+workdir that the system was loaded from.
 """
 
 import dataclasses
@@ -37,24 +37,24 @@ from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 from rag_jax.readers import base
 
-SIZES = (1, 8, 64)  # questions a batch; each is compiled once
+SIZES = (1, 8, 64)  # batch sizes; each is compiled once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-  """A corpus that can be searched and asked.
+  """An indexed corpus with the parameters of a model.
 
   Attributes:
     config: the experiment.
-    tokenizer: of questions and documents.
-    documents: by row of the index; None where a row is free.
+    tokenizer: tokenizer of questions and documents.
+    documents: documents by row of the index; None = an empty row.
     index: the corpus on the device.
     params: parameters of the four components.
-    vocabulary: whole words, where there is a lexicon.
-    reader_tokenizer: where the reader has its own.
-    quantiser: names further documents.
-    live: the index with room, once documents came or went.
-    workdir: where changes are saved; None keeps them in memory.
+    vocabulary: words of the index's lexicon (BM25), if it has one.
+    reader_tokenizer: tokenizer of a reader that does not use `tokenizer`.
+    quantiser: the quantiser that assigns docids to new documents.
+    live: the index with spare capacity, after the first addition or deletion.
+    workdir: folder to save changes to; None = keep them in memory.
     has_reader: whether a reader was trained.
   """
 
@@ -72,11 +72,11 @@ class System:
 
   @functools.cached_property
   def rows(self) -> dict[str, int]:
-    """Row of each document in the index, by its id."""
+    """Id -> row of each document in the index."""
     return {d.id: i for i, d in enumerate(self.documents) if d is not None}
 
   def with_config(self, config: configs.Config) -> 'System':
-    """The system with other values of fields that change no parameter."""
+    """The system with another configuration of the same parameters."""
     configs.check(config)
     return dataclasses.replace(self, config=config)
 
@@ -90,7 +90,7 @@ class System:
 
     Args:
       questions: n questions.
-      allowed: ids of the documents that may be used; None allows all.
+      allowed: ids of the documents that may be used; None = all.
 
     Returns:
       n answers.
@@ -101,8 +101,8 @@ class System:
     if not self.has_reader:
       found = self.search(questions, allowed=allowed)
       return [
-        _no_answer(text, own)
-        for text, own in zip(questions, found, strict=True)
+        _no_answer(text, candidates)
+        for text, candidates in zip(questions, found, strict=True)
       ]
     texts = corpus.as_questions(questions)
     found = self.run(compiled.answer, texts, allowed=allowed)
@@ -114,14 +114,14 @@ class System:
     *,
     allowed: Iterable[str] | None = None,
   ) -> list[tuple[answers.Candidate, ...]]:
-    """Finds documents, largest weight first; no document is read.
+    """Retrieves and ranks documents, without the reader.
 
     Args:
       questions: n questions.
-      allowed: ids of the documents that may be found; None allows all.
+      allowed: ids of the documents that may be returned; None = all.
 
     Returns:
-      The candidates of each question.
+      The candidates of each question, largest weight first.
 
     Raises:
       ValueError: if a question is blank or no text, or an id is unknown.
@@ -135,22 +135,22 @@ class System:
     return self.run(compiled.vector, corpus.as_questions(texts))
 
   def encode(self, questions: Sequence[types.Question]) -> pipeline.Questions:
-    """Questions as arrays, in the tokens and words of the documents."""
+    """Tokenises questions, answers and gold documents to arrays."""
     encoded = pipeline.encode_questions(
       self.tokenizer, questions, self.rows, self.config.data, self.vocabulary
     )
-    own = readers.make(self.config.reader).own_text
-    if own is None:
+    reader_text = readers.make(self.config.reader).own_text
+    if reader_text is None:
       return encoded
     data = self.config.data
     return dataclasses.replace(
       encoded,
-      reader_query=own.questions(
+      reader_query=reader_text.questions(
         self.reader_tokenizer,
         [question.text for question in questions],
-        max_tokens=data.max_query_tokens + own.overhead,
+        max_tokens=data.max_query_tokens + reader_text.overhead,
       ),
-      reader_answers=own.answers(
+      reader_answers=reader_text.answers(
         self.reader_tokenizer,
         [question.answers for question in questions],
         max_answers=data.max_answers,
@@ -166,14 +166,14 @@ class System:
     allowed: Iterable[str] | None = None,
     batch_size: int = 0,
   ) -> Any:
-    """Runs a compiled function over questions, in batches.
+    """Runs a function of the module `compiled` over questions, in batches.
 
     Args:
-      function: one of those of this module: configuration -> (params, batch,
-        index, allowed) -> a pytree of arrays with a row a question.
+      function: model configuration -> function (params, batch, index, allowed)
+        -> pytree of arrays with one row per question.
       questions: n questions.
-      allowed: ids of the documents that may be found; None allows all.
-      batch_size: questions a batch; 0 = the smallest of `SIZES` that does.
+      allowed: ids of the documents that may be returned; None = all.
+      batch_size: questions per batch; 0 = the smallest sufficient of `SIZES`.
 
     Returns:
       The pytree with n rows, on the host.
@@ -193,31 +193,31 @@ class System:
   def answer(
     self, question: str, found: forward.Answer, row: int
   ) -> answers.Answer:
-    """One answer of a batch, as plain values."""
+    """One answer of a batch as plain values."""
     if not self.has_reader:
       return _no_answer(question, self._candidates(found, row))
     document = self._document(int(found.read[row]))
     text, span = self.text(found, row)
-    silent = self.abstains(found, row)
+    abstained = self.abstains(found, row)
     return answers.Answer(
       question=question,
-      text='' if silent else text,
+      text='' if abstained else text,
       probability=float(np.exp(found.log_probability[row])),
-      abstained=silent,
+      abstained=abstained,
       document=document,
       span=span,
       candidates=self._candidates(found, row),
     )
 
   def abstains(self, found: forward.Answer, row: int) -> bool:
-    """Whether one question is given no answer."""
+    """Whether one answer is withheld, by `reader.abstention_threshold`."""
     threshold = self.config.reader.abstention_threshold
     return threshold < base.NEVER and bool(found.no_answer[row] > threshold)
 
   def text(
     self, found: forward.Answer, row: int
   ) -> tuple[str, tuple[int, int] | None]:
-    """The best answer as text, and its characters in the document's text."""
+    """The best answer, and its character span in the text of its document."""
     reader = readers.make(self.config.reader)
     if not reader.points:
       tokens = np.asarray(found.tokens[row])
@@ -238,23 +238,23 @@ class System:
     return whole[begin:end], inside
 
   def add(self, documents: corpus.Texts) -> 'System':
-    """A system with more documents; nothing is trained.
+    """A system with more documents, without training.
 
     Args:
       documents: `Document`s, mappings with 'id' and 'text', or plain texts.
 
     Returns:
-      The new system, which is also what the workdir holds from now on.
+      The new system, which is also saved to the workdir.
 
     Raises:
-      ValueError: if an id or a text is there already.
+      ValueError: if an id or a text is already in the system.
     """
     new = corpus.as_documents(documents, start=len(self.rows))
     known = [d.id for d in new if d.id in self.rows]
     if known:
       raise ValueError(
         f'document {known[0]!r} is in the system already. Delete it first, or '
-        'give the new one another id.'
+        'change the id of the new one.'
       )
     tokens = pipeline.encode_documents(
       self.tokenizer, new, self.config.data
@@ -266,26 +266,26 @@ class System:
       self.config, live, params, tokens, vectors, titles
     )
     params = changes.update_node_table(self.config, params, change, vectors)
-    here = dict(zip(change.documents.tolist(), new, strict=True))
-    return self._changed(live, params, here)
+    rows = dict(zip(change.documents.tolist(), new, strict=True))
+    return self._changed(live, params, rows)
 
   def delete(self, ids: Iterable[str]) -> 'System':
-    """A system without some documents, which no search finds from now on.
+    """A system without some documents.
 
     Args:
-      ids: of the documents.
+      ids: ids of the documents to delete.
 
     Returns:
-      The new system, which is also what the workdir holds from now on.
+      The new system, which is also saved to the workdir.
 
     Raises:
-      ValueError: if one is not there, or none would be left.
+      ValueError: if an id is unknown, or no document would be left.
     """
-    gone = self._rows_of(ids, what='ids')
+    deleted = self._rows_of(ids, what='ids')
     live, params = self._with_capacity(0)
-    live, change = live_indexes.delete(live, gone)
+    live, change = live_indexes.delete(live, deleted)
     params = changes.update_node_table(self.config, params, change, None)
-    return self._changed(live, params, dict.fromkeys(gone))
+    return self._changed(live, params, dict.fromkeys(deleted))
 
   def _with_capacity(
     self, more: int
@@ -303,11 +303,11 @@ class System:
     self,
     live: live_indexes.LiveIndex,
     params: model.Params,
-    here: Mapping[int, types.Document | None],
+    changed: Mapping[int, types.Document | None],
   ) -> 'System':
-    """The system with other documents in some rows, saved."""
-    own = dict(enumerate(self.documents)) | dict(here)
-    documents = tuple(own.get(row) for row in range(len(live.alive)))
+    """Saves and returns the system with other documents in some rows."""
+    by_row = dict(enumerate(self.documents)) | dict(changed)
+    documents = tuple(by_row.get(row) for row in range(len(live.alive)))
     index, vocabulary = corpus.complete(
       self.config,
       documents,
@@ -327,7 +327,7 @@ class System:
     )
 
   def _candidates(self, found: Any, row: int) -> tuple[answers.Candidate, ...]:
-    own = zip(
+    fields = zip(
       found.documents[row],
       found.codes[row],
       found.docid[row],
@@ -343,18 +343,18 @@ class System:
         score=float(score),
         weight=float(weight),
       )
-      for document, codes, docid, score, weight in own
+      for document, codes, docid, score, weight in fields
       if document >= 0
     )
 
   def _document(self, row: int) -> types.Document:
-    """The document of a row that a search has returned."""
+    """The document of a row that the search returned."""
     document = self.documents[row]
-    assert document is not None  # a free row is in no search
+    assert document is not None  # the search returns no empty rows
     return document
 
   def _mask(self, allowed: Iterable[str] | None) -> jax.Array | None:
-    """An allow-list as bool[N]."""
+    """Ids of allowed documents as a mask bool[N]."""
     if allowed is None:
       return None
     mask = np.zeros(len(self.documents), bool)
@@ -372,7 +372,7 @@ class System:
     if unknown or not found:
       got = f'{unknown[0]!r}' if unknown else 'none'
       raise ValueError(
-        f'{what} must be ids of documents in the system, got {got}. Ids are '
+        f'{what} must be ids of documents in the system, got {got}. Pass ids '
         f'such as {next(iter(self.rows))!r}.'
       )
     return [self.rows[name] for name in found]
@@ -381,7 +381,7 @@ class System:
 def _no_answer(
   question: str, candidates: tuple[answers.Candidate, ...]
 ) -> answers.Answer:
-  """What a system without a trained reader says."""
+  """The answer of a system without a trained reader."""
   return answers.Answer(
     question=question,
     text='',

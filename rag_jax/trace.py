@@ -1,8 +1,8 @@
-"""One forward pass of a training step, its parts computed when first read.
+"""Lazy forward pass of a training step, shared by all losses.
 
-Losses read what they need from a `Trace`, and share it: a stage whose losses
-read no document runs no reader, and one whose losses need no ranking runs no
-ranker. A trace lives only while a step is traced by JAX.
+Each attribute of a `Trace` is computed on first access. A stage whose losses do
+not use the reader or the ranker therefore does not run it. A trace exists only
+while JAX traces a step.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
 from rag_jax.ops import masking, sampling
 
-# A document that lacks the answer counts as this much less likely to give it
-# than the best document, wherever documents are compared by likelihood.
-LACKS = -20.0  # nats
+# Log-likelihood of the answer given a document without it, relative to the best
+# document, in losses that compare documents.
+NO_ANSWER_OFFSET = -20.0  # nats
 
 
 class Trace:
-  """What a step knows of a batch of questions."""
+  """Intermediate results of a training step, each computed on first access."""
 
   def __init__(
     self,
@@ -36,30 +36,30 @@ class Trace:
     stage: stages.Stage,
     shard: tuple[jax.Array | int, int] = (0, 1),
   ):
-    """Takes the arguments of `objective.loss`; nothing is computed yet."""
+    """Stores the arguments of `objective.loss`, without computing anything."""
     self.params, self.rng, self.batch, self.index = params, rng, batch, index
     self.config, self.stage, self.shard = config, stage, shard
     self.reader = readers.make(config.reader)
     self.operator = stage.operator or config.ranker.operator
 
   def key(self, purpose: int) -> jax.Array:
-    """A key a question, the same however the batch is split over devices."""
+    """PRNG keys [B], one per question, independent of the number of devices."""
     count = self.batch.where.shape[0]
-    own = jax.random.fold_in(self.rng, purpose)
+    rng = jax.random.fold_in(self.rng, purpose)
     return jax.vmap(jax.random.fold_in, (None, 0))(
-      own, self.shard[0] * count + jnp.arange(count)
+      rng, self.shard[0] * count + jnp.arange(count)
     )
 
   @functools.cached_property
   def encoding(self) -> query_encoder.Encoding:
-    """The questions, encoded."""
+    """Encoding of the questions."""
     return query_encoder.apply(
       self.params['query_encoder'], self.config.query_encoder, self.batch.query
     )
 
   @functools.cached_property
   def found(self) -> types.Candidates:
-    """What the search finds, without a gradient."""
+    """Documents from the search, without a gradient."""
     if self.stage.candidates == 'all':
       return every_document(self.index, self.batch.where.shape[0])
     return forward.retrieve(
@@ -84,12 +84,12 @@ class Trace:
 
   @functools.cached_property
   def is_gold(self) -> jax.Array:
-    """Gold documents among the candidates, bool[B, K]."""
+    """Candidates that are gold documents, bool[B, K]."""
     return gold_among(self.candidates, self.batch.gold)
 
   @functools.cached_property
   def contrasted(self) -> jax.Array:
-    """Gold candidates and their negatives, bool[B, K]."""
+    """Candidates that are gold documents or negatives, bool[B, K]."""
     return contrasted(
       self.index,
       self.candidates.documents,
@@ -99,7 +99,7 @@ class Trace:
 
   @functools.cached_property
   def ranking(self) -> forward.Ranking:
-    """The candidates, scored again with a gradient."""
+    """Scores and weights of the candidates, with a gradient."""
     return forward.rank(
       self.params,
       self.config,
@@ -112,7 +112,7 @@ class Trace:
 
   @property
   def select(self) -> ranker.Select:
-    """Scores to weights, as the stage says."""
+    """Function (scores, where) -> weights, by the stage's operator."""
     if self.stage.estimator != 'straight_through':
       rng = jax.random.fold_in(self.rng, 3 + self.shard[0])
       return ranker.selector(
@@ -132,13 +132,13 @@ class Trace:
 
   @property
   def read_size(self) -> int:
-    """Documents that are read of each question, at most."""
+    """Maximum number of documents read per question."""
     return self.stage.read_size or self.config.search.read_size
 
   @functools.cached_property
   def gold_docid(self) -> jax.Array:
-    """Differentiable docid scores of the gold documents, float32[B, G]."""
-    if self.stage.candidates == 'beam+gold':  # they come first
+    """Docid scores of the gold documents, with a gradient, float32[B, G]."""
+    if self.stage.candidates == 'beam+gold':  # gold documents come first
       return self.ranking.docid[:, : self.batch.gold.shape[1]]
     gold = jnp.maximum(self.batch.gold, 0)
     return forward.score_docids(
@@ -147,7 +147,7 @@ class Trace:
 
   @functools.cached_property
   def reading(self) -> forward.Reading:
-    """The documents that are read, with what the reader keeps of them."""
+    """The documents read, with the output of the reader in `memory`."""
     if not self.stage.searches:
       return self._read_gold()
     first = self.is_gold if self.stage.candidates == 'beam+gold' else None
@@ -162,15 +162,15 @@ class Trace:
       self.index, self.ranking, size, first=first, noise=noise
     )
     if self.stage.estimator == 'none' or self.costs_search:
-      # What was ranked reaches the reader, but nothing goes back.
+      # No gradient from the loss 'answer' to the search.
       scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
       reading = dataclasses.replace(reading, scores=scores, weights=weights)
     return self._read(reading)
 
   @property
   def costs_search(self) -> bool:
-    """Whether documents teach the search by their costs alone."""
-    return self.stage.estimator in stages.OF_COSTS
+    """Whether the estimator trains the search by costs of documents."""
+    return self.stage.estimator in stages.COST_ESTIMATORS
 
   def _read(self, reading: forward.Reading) -> forward.Reading:
     length = self.stage.passage_tokens or reading.passages.shape[-1]
@@ -184,7 +184,7 @@ class Trace:
     )
 
   def _read_gold(self) -> forward.Reading:
-    """The gold documents, and the hard negative if the batch names one."""
+    """Reads the gold documents, and the hard negative if the batch has one."""
     documents = self.batch.gold
     if self.batch.negative is not None:
       documents = jnp.column_stack([documents, self.batch.negative])
@@ -204,21 +204,21 @@ class Trace:
         where=where,
       )
     )
-    # Gold documents are read alike, however relevant they look.
+    # Uniform weights of the gold documents, also if the reader reranks.
     return dataclasses.replace(reading, weights=weights)
 
   @functools.cached_property
   def read_gold(self) -> jax.Array:
-    """Gold documents among those that were read, bool[B, R]."""
+    """Documents read that are gold, bool[B, R]."""
     if self.stage.searches:
       return jnp.take_along_axis(self.is_gold, self.reading.places, axis=1)
     width = self.reading.where.shape[1]
-    own = jnp.arange(width) < self.batch.gold.shape[1]
-    return self.reading.where & own
+    is_gold = jnp.arange(width) < self.batch.gold.shape[1]
+    return self.reading.where & is_gold
 
   @functools.cached_property
   def read_contrasted(self) -> jax.Array:
-    """Gold documents that are read and their negatives, bool[B, R]."""
+    """Documents read that are gold documents or negatives, bool[B, R]."""
     if not self.stage.searches:
       return self.reading.where
     return contrasted(
@@ -227,53 +227,64 @@ class Trace:
 
   @functools.cached_property
   def relevance(self) -> jax.Array:
-    """What the reader alone makes of each passage, float32[B, R], nats."""
+    """The reader's relevance of each passage, float32[B, R], nats."""
     assert self.reader.relevance is not None  # checked by composition
     return self.reader.relevance(self.reading.memory)
 
   @functools.cached_property
   def token_likelihoods(self) -> jax.Array:
-    """Log-likelihood of the answer given each document, float32[B, R, T]."""
+    """Token log-likelihoods of the answer given each document, [B, R, T], nats.
+
+    T is 1 for an extractive reader.
+    """
     return self.reader.log_likelihood(
       self.params['reader'], self.reading.memory, self.batch.read_answers
     )
 
   @functools.cached_property
   def likelihoods(self) -> jax.Array:
-    """The same of the whole answer, float32[B, R]."""
+    """Log-likelihood of the answer given each document, float32[B, R], nats."""
     tokens = self.token_likelihoods
     return tokens[..., 0] if self.reader.points else tokens.sum(-1)
 
   @functools.cached_property
   def token_where(self) -> jax.Array:
-    """Tokens of the answer that a reader writes, its end too, bool[B, T]."""
+    """Real tokens of the answer, including its end token, bool[B, T]."""
     answer = self.batch.read_answers[:, 0] != types.PAD
     length = answer.sum(-1, keepdims=True)
     return jnp.arange(answer.shape[1] + 1) <= length
 
   @functools.cached_property
   def holds(self) -> jax.Array:
-    """Documents read under which the answer has a likelihood, bool[B, R]."""
+    """Documents read that can give the answer, bool[B, R].
+
+    For an extractive reader, those that contain it; for a generative reader,
+    all documents of a question with an answer.
+    """
     if self.reader.points:
       return (self.likelihoods > masking.NEG_INF / 2) & self.reading.where
     return self.reading.where & self.has_answer[:, None]
 
   @functools.cached_property
   def has_answer(self) -> jax.Array:
-    """Questions with an answer that the reader could give, bool[B]."""
+    """Questions with an answer, bool[B]."""
     answers = self.batch.read_answers
-    if not self.reader.points:  # which writes the first of them
+    if not self.reader.points:  # a generative reader trains on the first one
       answers = answers[:, :1]
     return self.batch.where & (answers != types.PAD).any((1, 2))
 
   @functools.cached_property
   def taught(self) -> jax.Array:
-    """Questions of which the reader can tell documents apart, bool[B]."""
+    """Questions for distillation: a document read has the answer, bool[B]."""
     return self.holds.any(1) & self.batch.where
 
   @functools.cached_property
   def posterior(self) -> jax.Array:
-    """P(document | question, answer) over what was read, float32[B, R]."""
+    """P(document | question, answer) over the documents read, float32[B, R].
+
+    softmax(log-likelihood of the answer + score) over documents in `holds`,
+    without a gradient.
+    """
     scores = self.likelihoods + self.reading.scores
     return jax.lax.stop_gradient(
       jax.nn.softmax(jnp.where(self.holds, scores, masking.NEG_INF))
@@ -281,29 +292,34 @@ class Trace:
 
   @functools.cached_property
   def search_scores(self) -> jax.Array:
-    """Scores of the documents read as the search is trained by, float32[B, R].
+    """Scores of the documents read, for losses of the search, float32[B, R].
 
-    Where the answer's loss is cut off from the search, these are not.
+    They equal `reading.scores`. Their gradient reaches the search even if that
+    of `reading.scores` is stopped.
     """
-    own = self.reading.scores
+    values = self.reading.scores
     if not (self.stage.estimator == 'none' or self.costs_search):
-      return own
+      return values
     scores = jnp.take_along_axis(
       self.ranking.scores, self.reading.places, axis=1
     )
-    return scores + jax.lax.stop_gradient(own - scores)
+    return scores + jax.lax.stop_gradient(values - scores)
 
   def teacher_likelihoods(self) -> jax.Array:
-    """Likelihoods for comparing documents, float32[B, R], all finite."""
+    """Log-likelihoods for distillation, float32[B, R], nats, all finite.
+
+    Documents without the answer are `NO_ANSWER_OFFSET` from the best document.
+    """
     known = jnp.where(self.holds, self.likelihoods, masking.NEG_INF)
     best = jnp.max(known, axis=1, keepdims=True)
     best = jnp.where(self.holds.any(1)[:, None], best, 0.0)
-    own = jnp.where(self.holds, self.likelihoods, best + LACKS)
-    return jax.lax.stop_gradient(own)
+    return jax.lax.stop_gradient(
+      jnp.where(self.holds, self.likelihoods, best + NO_ANSWER_OFFSET)
+    )
 
 
 def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
-  """All documents as candidates of each query, for small corpora."""
+  """All documents as candidates of each query, for a small corpus."""
   count = index.alive.shape[0]
 
   def rows(x):
@@ -318,7 +334,7 @@ def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
 
 
 def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
-  """Which candidates are gold documents int32[B, G]; bool[B, K]."""
+  """Candidates that are among the gold documents int32[B, G]; bool[B, K]."""
   same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
   return same.any(-1) & candidates.where
 
@@ -329,16 +345,16 @@ def contrasted(
   is_gold: jax.Array,
   where: jax.Array,
 ) -> jax.Array:
-  """The documents of a ranking loss: gold ones and their negatives.
+  """Mask of the documents in ranking losses: gold documents and negatives.
 
   Documents that are never gold in training are excluded from the negatives;
-  else every loss would push them down, whatever their text.
+  otherwise every step would lower their scores, whatever their text.
 
   Args:
-    index: the corpus; without `gold_nodes`, nothing is excluded.
-    documents: int32[B, K], rows of it, below N.
-    is_gold: bool[B, K], which are gold.
-    where: bool[B, K], which are there.
+    index: the corpus; without `gold_nodes`, no document is excluded.
+    documents: int32[B, K], rows of documents.
+    is_gold: bool[B, K], gold documents.
+    where: bool[B, K], real documents.
 
   Returns:
     bool[B, K].
@@ -351,7 +367,7 @@ def contrasted(
 def _include_gold(
   candidates: types.Candidates, gold: jax.Array, index: indexes.Index
 ) -> types.Candidates:
-  """Puts gold documents first; those that the beam found too move there."""
+  """Adds gold documents in front, and masks their copies from the beam."""
   is_gold = gold_among(candidates, gold)
   rows = jnp.maximum(gold, 0)
   return types.Candidates(

@@ -1,4 +1,4 @@
-"""The one train loop: for each stage, for each step; resumable bit for bit."""
+"""The training loop over all stages and steps; resumes exactly."""
 
 import dataclasses
 import functools
@@ -35,8 +35,8 @@ from rag_jax.components import query_encoder
 from rag_jax.data import pipeline
 from rag_jax.index import index as indexes
 
-UNTRAINED = 'results-untrained.json'  # in the workdir, if measured
-LENGTH_STEP = 32  # tokens; lengths are rounded up, so that few are compiled
+UNTRAINED = 'results-untrained.json'  # in the workdir: results before training
+LENGTH_STEP = 32  # tokens; lengths are rounded up to it, for fewer compilations
 
 
 def run(
@@ -45,23 +45,23 @@ def run(
   *,
   show: outputs.Show | None = None,
 ) -> list[report.Result]:
-  """Trains an experiment to its last step and measures it.
+  """Trains an experiment to its last step and evaluates it.
 
-  Takes up again from what the workdir holds. All that can be wrong with the
-  configuration or the data is said before the workdir is touched.
+  Resumes from the last checkpoint in the workdir. Errors of configuration and
+  data are raised before anything is written.
 
   Args:
     config: the experiment.
-    workdir: where index, checkpoints, metrics and results are kept.
-    show: what to do with the results before they are written.
+    workdir: folder for index, checkpoints, metrics and results.
+    show: called with the results before they are written.
 
   Returns:
-    The results, which are in `workdir/results.json` too, beside the other files
-    of `outputs`.
+    The results, which are also in `workdir/results.json`; see `outputs` for the
+    other files.
 
   Raises:
-    ValueError: if something is wrong, or the results cannot be written; they
-      have been shown then.
+    ValueError: if configuration or data are invalid, or the results cannot be
+      written; `show` has been called before the latter.
   """
   began, workdir = time.monotonic(), pathlib.Path(workdir)
   configs.check(config)
@@ -90,13 +90,13 @@ def fit(
   *,
   stage_data: dict[str, types.Dataset] | None = None,
 ) -> systems.System:
-  """Runs the steps that are missing.
+  """Trains from the last checkpoint, if there is one, to the last step.
 
   Args:
     config: the experiment.
     prepared: documents, questions and index.
-    workdir: where checkpoints and metrics are kept.
-    stage_data: what `curriculum.load_stage_data` found; None loads it.
+    workdir: folder for checkpoints and metrics.
+    stage_data: from `curriculum.load_stage_data`; None = load it.
 
   Returns:
     The trained system.
@@ -150,7 +150,7 @@ def fit(
 
 
 def saved(state: steps.State) -> dict[str, Any]:
-  """The parts of a checkpoint; a system needs the parameters alone."""
+  """The parts of a checkpoint; `loading.load` reads only the parameters."""
   training = {'step': state.step, 'optimizer': state.optimizer}
   return {'params': state.params, 'training': training}
 
@@ -160,7 +160,7 @@ def restore(
   prepared: workdirs.Prepared,
   checkpointer: checkpoint.Checkpointer,
 ) -> steps.State:
-  """The state of the newest checkpoint, or a fresh one."""
+  """The state of the last checkpoint, or an initial state."""
   step = checkpoint.latest_step(checkpointer)
   stage = stage_at(config, step or 0)
   init = functools.partial(steps.init_state, config, stage)
@@ -171,12 +171,12 @@ def restore(
   found = checkpoint.restore(
     checkpointer, saved(jax.eval_shape(init, *args, vocab=vocab))
   )
-  assert found is not None  # there is a newest checkpoint
+  assert found is not None  # step is that of a checkpoint
   return steps.State(params=found['params'], **found['training'])
 
 
 def stage_at(config: configs.Config, step: int) -> stages.Stage:
-  """The stage whose optimiser a state has after so many steps."""
+  """The stage that made the checkpoint of a step; defines its optimiser."""
   for _, stage in config.stages:
     if stage.steps and step <= stage.steps:
       return stage
@@ -187,7 +187,7 @@ def stage_at(config: configs.Config, step: int) -> stages.Stage:
 def start_stage(
   state: steps.State, config: configs.Config, stage: stages.Stage
 ) -> steps.State:
-  """The state with an optimiser that has not seen the stages before."""
+  """The state with a new optimiser state for a stage."""
   fresh = optimizer.make(config, stage).init(state.params)
   return dataclasses.replace(state, optimizer=fresh)
 
@@ -198,13 +198,13 @@ def step_function(
   questions: pipeline.Questions,
   index: indexes.Index,
 ) -> Callable[[steps.State, int], tuple[steps.State, objective.Sums]]:
-  """Makes the function (state, place in the stage) -> (next state, sums).
+  """Makes the function (state, step within the stage) -> (next state, sums).
 
   Args:
     config: the experiment.
     stage: one of its stages.
-    questions: what to train on.
-    index: the corpus; where nothing is searched, of all that is read.
+    questions: the training questions of the stage.
+    index: the corpus, with the documents that the stage reads.
   """
 
   @functools.cache
@@ -217,7 +217,7 @@ def step_function(
     batches = pipeline.train_batches(questions, **options)
     return lambda state, place: compiled(stage)(state, batches[place], index)
 
-  # What is read is known beforehand: read no more of it than there is.
+  # Without a search, passages are known: cut padding to the longest in a batch.
   lengths = np.asarray((index.passages != types.PAD).sum(axis=1))
   reading = pipeline.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
@@ -234,7 +234,7 @@ def step_function(
 def schedule(
   config: configs.Config, start: int
 ) -> Iterator[tuple[int, str, stages.Stage, int]]:
-  """The steps from `start` on: number, stage by name, number within it."""
+  """Yields (step, name of stage, stage, step within it) from `start` on."""
   first = 0
   for name, stage in config.stages:
     for place in range(max(start - first, 0), stage.steps):
@@ -249,7 +249,11 @@ def _measure_untrained(
   writer: report.MetricsWriter,
   workdir: pathlib.Path,
 ) -> None:
-  """Measures before the first step: all, or the search of published weights."""
+  """Evaluates before the first step, and saves the results.
+
+  It evaluates everything if `train.evaluate_every` is set; otherwise only the
+  search, and that only with a published query encoder.
+  """
   system = prepared.trained(state.params)
   if config.train.evaluate_every:
     results = _measure(system, prepared, writer, 0)
@@ -266,7 +270,7 @@ def _measure(
   writer: report.MetricsWriter,
   step: int,
 ) -> list[report.Result]:
-  """Measures between steps; BM25 does not learn and is left out."""
+  """Evaluates during training, without baselines, which do not change."""
   results = evaluate.measure(
     system, prepared.dataset, prepared.pretrained, with_baselines=False
   )
@@ -279,17 +283,17 @@ def _measure(
 
 
 def averages(records: list[objective.Sums]) -> dict[str, float]:
-  """Divides sums by counts, once, over several steps; not all have all."""
+  """Means over several steps: total sum / total count of each name."""
   values: dict[str, list[Any]] = {}
   for record in jax.device_get(records):
     for name, value in record.items():
       values.setdefault(name, []).append(value)
-  totals = {name: np.sum(own, axis=0) for name, own in values.items()}
+  totals = {name: np.sum(pairs, axis=0) for name, pairs in values.items()}
   return {name: float(s / c) for name, (s, c) in totals.items() if c > 0}
 
 
 def check_finite(values: dict[str, float], step: int, stage: str) -> None:
-  """Raises a ValueError when training has diverged."""
+  """Raises a ValueError if training has diverged."""
   bad = [name for name, value in values.items() if not np.isfinite(value)]
   if bad:
     raise ValueError(
@@ -299,7 +303,7 @@ def check_finite(values: dict[str, float], step: int, stage: str) -> None:
 
 
 def check_devices(config: configs.Config) -> None:
-  """Raises a ValueError if the devices cannot share the batches evenly."""
+  """Raises a ValueError if a batch size is no multiple of the devices."""
   for name, stage in config.stages:
     if not stage.steps:
       continue

@@ -1,8 +1,8 @@
-"""Ranked lists, and the files in which TREC's tools exchange them.
+"""Ranked lists, and run and qrels files in TREC format.
 
-A run file has a line a document, `question Q0 document rank score tag`; a qrels
-file a line a gold document, `question 0 document grade`. trec_eval, ir-measures
-and others read both.
+A run file has lines `question Q0 document rank score tag`, one per retrieved
+document. A qrels file has lines `question 0 document grade`, one per gold
+document. trec_eval, ir-measures and other tools read both.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ import numpy as np
 
 from rag_jax import types
 
-# What would end a field, and what could be taken for an escape.
+# White space and control characters, and '%' before two hexadecimal digits.
 _UNSAFE = re.compile(r'[\s\x00-\x1f\x7f]|%(?=[0-9A-Fa-f]{2})')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """What a system returned for n questions, best first.
+  """The ranking of a system for n questions, best document first.
 
   Attributes:
     rows: int[n, K], rows of documents in the corpus.
-    scores: float32[n, K], the system's own; they do not rise along a row.
-    where: bool[n, K], True = a document that was returned.
+    scores: float32[n, K], scores by the system, non-increasing along a row.
+    where: bool[n, K], True = a returned document.
   """
 
   rows: np.ndarray
@@ -32,15 +32,15 @@ class Run:
   where: np.ndarray
 
   def __post_init__(self) -> None:
-    """Raises a ValueError if the scores are no order of the documents."""
+    """Raises a ValueError if scores increase along a row or are not finite."""
     low = np.where(self.where, self.scores, np.inf)
     least = np.minimum.accumulate(low, axis=1)
     rises = self.where & (self.scores > least)
     if rises.any() or not np.isfinite(self.scores[self.where]).all():
       raise ValueError(
-        'scores of a run must be finite and fall from the first document to '
-        f'the last, got {self.scores[rises.any(axis=1)][:1].tolist()}. Sort '
-        'the documents by score.'
+        'scores of a run must be finite and must not increase along a row, got '
+        f'{self.scores[rises.any(axis=1)][:1].tolist()}. Sort the documents by '
+        'score.'
       )
 
 
@@ -51,16 +51,16 @@ def run_lines(
   *,
   tag: str,
 ) -> Iterator[str]:
-  """Lines of a run file.
+  """Yields the lines of a run file.
 
-  Tools sort by score, and order equal scores by the id of the document, some
-  upwards (MS MARCO's) and some downwards (trec_eval). A score that is not below
-  the one before it is therefore written as the next smaller float32, so that
-  every tool sees the order in which the system returned the documents.
+  Tools sort by score and break ties by the id of the document, some in
+  ascending order (MS MARCO) and some in descending order (trec_eval). Ties are
+  therefore written with slightly decreasing scores, so that every tool keeps
+  the order of the system; see `strictly_falling`.
 
   Args:
-    run: n rows.
-    questions: n of them.
+    run: rankings of n questions.
+    questions: n questions.
     documents: the corpus, by row.
     tag: name of the system, without white space.
 
@@ -79,23 +79,23 @@ def run_lines(
   names = [None if d is None else escape(d.id) for d in documents]
   rows, scores = run.rows.tolist(), run.scores.astype(np.float32)
   for place, question in enumerate(questions):
-    own = run.where[place]
-    kept = [row for row, real in zip(rows[place], own, strict=True) if real]
+    where = run.where[place]
+    kept = [row for row, real in zip(rows[place], where, strict=True) if real]
     start = f'{escape(question.id)} Q0'
-    falling = strictly_falling(scores[place][own]).tolist()
+    falling = strictly_falling(scores[place][where]).tolist()
     for rank, (row, score) in enumerate(zip(kept, falling, strict=True), 1):
-      # Nine digits tell any two float32 apart.
+      # Nine digits represent a float32 exactly.
       yield f'{start} {names[row]} {rank} {score:.9g} {tag}\n'
 
 
 def qrels_lines(
   questions: Iterable[types.Question], names: Iterable[str]
 ) -> Iterator[str]:
-  """Lines of a qrels file.
+  """Yields the lines of a qrels file.
 
   Args:
-    questions: with their gold documents and perhaps grades; 1 otherwise.
-    names: ids of the documents that can be found; others are left out.
+    questions: questions with gold documents and optional grades; default 1.
+    names: ids of the documents in the corpus; others are left out.
 
   Example:
     >>> question = types.Question(
@@ -113,19 +113,20 @@ def qrels_lines(
 
 
 def grades(question: types.Question) -> dict[str, int]:
-  """The grade of each gold document of a question, by its id."""
+  """Id -> relevance grade of each gold document of a question."""
   names = question.document_ids
   return dict(zip(names, question.grades or (1,) * len(names), strict=False))
 
 
 def strictly_falling(scores: np.ndarray) -> np.ndarray:
-  """Scores of which none is as large as the one before.
+  """Makes scores strictly decreasing.
 
   Args:
-    scores: float32[K], not rising.
+    scores: float32[K], non-increasing.
 
   Returns:
-    float32[K]: the scores, or the next smaller numbers where they are equal.
+    float32[K]: the scores; each one that is not below its predecessor becomes
+    the next smaller float32.
 
   Example:
     >>> found = strictly_falling(np.array([2, 1, 1, 0], np.float32))
@@ -142,9 +143,9 @@ def strictly_falling(scores: np.ndarray) -> np.ndarray:
 
 
 def escape(name: str) -> str:
-  """An id as one field: white space is written as in a URL.
+  """An id as one field, with white space percent-encoded as in a URL.
 
-  No two ids become equal, and `urllib.parse.unquote` gives them back.
+  Distinct ids stay distinct; `urllib.parse.unquote` restores them.
 
   Example:
     >>> escape('New York#3'), escape('100%'), escape('a%20b')

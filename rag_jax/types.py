@@ -1,14 +1,15 @@
-"""The few structs that cross rooms: text on the host, arrays on the device.
+"""Shared data structures: text on the host, arrays on the device.
 
-Shapes use one alphabet throughout the project: B queries, K candidates, L codes
-in a docid, V values a code can take, N documents, D width, Q / P / A tokens of
-a query, a passage and an answer, M answers of one question. A mask is called
-`where`; True means real. Token 0 is padding, so a token array is its own mask.
+Names of axes in this project: B queries, K candidates, L codes of a docid, V
+values of a code, N documents, D width, Q / P / A tokens of a query, a passage
+and an answer, M answers of a question. A mask is called `where`; True = real.
+Token 0 is padding in every token array.
 """
 
 import dataclasses
+import typing
+from typing import Any, TypeVar
 
-import flax.struct
 import jax
 import numpy as np
 
@@ -16,13 +17,48 @@ Array = jax.Array | np.ndarray  # on the device, or still on the host
 
 PAD = 0  # token id of padding, in every token array
 
+T = TypeVar('T')
+
+
+def static(**options: Any) -> Any:
+  """A field of a `struct` that is no array but part of what is compiled."""
+  return dataclasses.field(metadata={'static': True}, **options)
+
+
+@typing.dataclass_transform(
+  frozen_default=True, field_specifiers=(static, dataclasses.field)
+)
+def struct(cls: type[T]) -> type[T]:
+  """A frozen dataclass of arrays that is a pytree, by JAX alone.
+
+  Change a field with `dataclasses.replace`.
+
+  Example:
+    >>> @struct
+    ... class Point:
+    ...   x: jax.Array
+    ...   name: str = static(default='')
+    >>> jax.tree.map(lambda x: x + 1, Point(1, name='a'))
+    Point(x=2, name='a')
+  """
+  frozen = dataclasses.dataclass(frozen=True)(cls)
+  fields = {
+    field.name: field.metadata.get('static', False)
+    for field in dataclasses.fields(frozen)  # type: ignore[arg-type]
+  }
+  return jax.tree_util.register_dataclass(
+    frozen,
+    data_fields=[name for name, is_static in fields.items() if not is_static],
+    meta_fields=[name for name, is_static in fields.items() if is_static],
+  )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
   """A document as text, on the host.
 
   Attributes:
-    id: the name the user's files give it; unique in a corpus.
+    id: id in the data; unique in a corpus.
     title: its title, or "".
     text: its body; never blank.
     summary: a reference summary, or "" if the data has none.
@@ -39,12 +75,12 @@ class Question:
   """A question as text, on the host.
 
   Attributes:
-    id: the name the user's files give it; unique in a split.
+    id: id in the data; unique in a split.
     text: the question.
-    answers: acceptable answers; empty if the data has none.
-    document_ids: ids of the documents that answer it; empty if unknown.
-    grades: how relevant each of these is, above 0; empty if all count as 1.
-    answerable: False if the data says that nothing answers it.
+    answers: acceptable answers; empty if unknown.
+    document_ids: ids of the gold documents; empty if unknown.
+    grades: relevance grade of each gold document, above 0; empty = all 1.
+    answerable: False if the data marks the question as unanswerable.
   """
 
   id: str
@@ -57,13 +93,13 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-  """Documents and questions, as every reader in `rag_jax.data` returns them.
+  """Documents and questions of a data set.
 
   Attributes:
     documents: the corpus, in file order.
-    splits: questions by the name of their split.
-    notes: what the reader met and kept going over, one sentence each, with
-      its count; shown to the user before training.
+    splits: name of split -> questions.
+    notes: warnings from loading the data, one sentence each with a count;
+      printed before training.
   """
 
   documents: tuple[Document, ...]
@@ -71,37 +107,37 @@ class Dataset:
   notes: tuple[str, ...] = ()
 
 
-@flax.struct.dataclass
+@struct
 class Candidates:
-  """A few documents a query, best first, as search returns them."""
+  """Retrieved documents of each query, best first."""
 
-  documents: jax.Array  # int32[B, K], row in the corpus; 0 where not real
-  codes: jax.Array  # int32[B, K, L], the docid that was decoded
+  documents: jax.Array  # int32[B, K], rows in the corpus; 0 where not real
+  codes: jax.Array  # int32[B, K, L], docids
   scores: jax.Array  # float32[B, K], nats; -1e9 where not real
-  where: jax.Array  # bool[B, K], True = a real, living, distinct document
+  where: jax.Array  # bool[B, K], True = a distinct document, not deleted
 
 
-@flax.struct.dataclass
+@struct
 class Batch:
-  """Tokenised questions, as the pipeline feeds them to a step."""
+  """A batch of tokenised questions."""
 
   query: jax.Array  # int32[B, Q]
-  answers: jax.Array  # int32[B, M, A], extractive and sequence targets
-  gold: jax.Array  # int32[B, G], rows of gold documents; -1 where there is none
+  answers: jax.Array  # int32[B, M, A]
+  gold: jax.Array  # int32[B, G], rows of gold documents; -1 = none
   where: jax.Array  # bool[B], False = padding of an incomplete batch
-  words: jax.Array | None = None  # int32[B, W], for a lexicon if there is one
+  words: jax.Array | None = None  # int32[B, W], words for BM25, if it is used
   answerable: jax.Array | None = None  # bool[B]; None = all are
-  negative: jax.Array | None = None  # int32[B], a hard negative; -1 = none
-  # In the tokens of a reader that has its own; None = as above.
+  negative: jax.Array | None = None  # int32[B], row of hard negative; -1 = none
+  # Tokens of the reader, if it has another tokenizer; None = the same tokens.
   reader_query: jax.Array | None = None  # int32[B, Q']
   reader_answers: jax.Array | None = None  # int32[B, M, A']
 
   @property
   def read_query(self) -> jax.Array:
-    """The question as the reader reads it."""
+    """The question in the reader's tokens."""
     return self.query if self.reader_query is None else self.reader_query
 
   @property
   def read_answers(self) -> jax.Array:
-    """The answers as the reader points at or writes them."""
+    """The answers in the reader's tokens."""
     return self.answers if self.reader_answers is None else self.reader_answers

@@ -1,4 +1,4 @@
-"""A workdir that is trained in: its data, index and published weights."""
+"""Prepares a workdir for training: data, tokenizer, index and weights."""
 
 import dataclasses
 import pathlib
@@ -23,7 +23,7 @@ from rag_jax.ops import trie as tries
 
 @flax.struct.dataclass
 class Prepared:
-  """What training starts from: data, an untrained system, published weights."""
+  """Input of training: data, the untrained system, and published weights."""
 
   dataset: types.Dataset = flax.struct.field(pytree_node=False)
   system: systems.System = flax.struct.field(pytree_node=False)
@@ -45,32 +45,32 @@ class Prepared:
 
 
 def open(config: configs.Config, workdir: pathlib.Path) -> Prepared:
-  """Loads the data, claims the workdir, and makes or loads what it holds.
+  """Loads the data, and builds or loads tokenizer and index of the workdir.
 
-  Whatever is wrong with the data is said before the workdir is touched. What
-  was met on the way (documents cut, answers that no document holds) is printed.
+  Errors of the data are raised before anything is written. Prints notes, such
+  as the number of truncated documents.
 
   Args:
     config: the experiment.
-    workdir: its folder; made if it is not there.
+    workdir: folder of the run; created if missing.
 
   Returns:
-    What training needs.
+    The input of training.
 
   Raises:
-    ValueError: if the data is wrong, or the workdir is another experiment's.
+    ValueError: if the data is invalid, or the workdir has another experiment.
   """
   dataset = load_data(config)
-  weights, own_tokenizer = pretrained.load(config)
+  weights, reader_tokenizer = pretrained.load(config)
   store.claim(workdir, config)
-  return prepare(config, dataset, weights, workdir, own_tokenizer)
+  return prepare(config, dataset, weights, workdir, reader_tokenizer)
 
 
 def load_data(config: configs.Config) -> types.Dataset:
-  """The data of an experiment, with every split that it names.
+  """Loads the data of an experiment, and checks its splits.
 
   Raises:
-    ValueError: if it is not there or wrong.
+    ValueError: if the data is missing or invalid, or lacks a split.
   """
   dataset = formats.load(
     config.data.path, format=config.data.format, on_empty=config.data.on_empty
@@ -84,9 +84,9 @@ def prepare(
   dataset: types.Dataset,
   weights: model.Pretrained,
   workdir: pathlib.Path,
-  own_tokenizer: hf_tokenizers.Tokenizer | None = None,
+  reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
 ) -> Prepared:
-  """Makes tokenizer and index, or loads those that the workdir holds."""
+  """Builds tokenizer and index, or loads those of the workdir."""
   tokenizer = _tokenizer(config, dataset, workdir)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
@@ -117,17 +117,17 @@ def prepare(
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise ValueError(
       f'data.path {config.data.path!r} holds other documents than the index '
-      f'in {str(workdir)!r}. Use another --workdir, or the same data.'
+      f'in {str(workdir)!r}. Use another --workdir, or the original data.'
     )
   store.save_documents(dataset.documents, workdir)
-  if own_tokenizer is not None:
-    tokenizers.save(own_tokenizer, workdir / store.READER_TOKENIZER)
+  if reader_tokenizer is not None:
+    tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
   index, vocabulary = corpus.complete(
     config,
     dataset.documents,
     tokenizer,
     _with_gold_nodes(config, dataset, index),
-    reader_tokenizer=own_tokenizer,
+    reader_tokenizer=reader_tokenizer,
   )
   system = systems.System(
     config=config,
@@ -135,7 +135,7 @@ def prepare(
     documents=dataset.documents,
     index=index,
     vocabulary=vocabulary,
-    reader_tokenizer=own_tokenizer,
+    reader_tokenizer=reader_tokenizer,
     quantiser=quantiser,
     workdir=workdir,
   )
@@ -145,11 +145,12 @@ def prepare(
 def _with_gold_nodes(
   config: configs.Config, dataset: types.Dataset, index: indexes.Index
 ) -> indexes.Index:
-  """The index with the nodes above documents that are gold in training.
+  """The index with a mask of the trie nodes above gold training documents.
 
-  Losses exclude other documents from their negatives. There is no such list
-  with the loss `indexing`, whose crops make every document gold, nor with an
-  encoder that is trained from random weights, which has to move every document.
+  Losses exclude all other documents from their negatives. The index stays
+  without the mask in two cases: with the loss `indexing`, because crops make
+  every document gold, and without a published query encoder, because training
+  from scratch must move every document.
   """
   published = query_encoder.make(config.query_encoder).published
   if not published or config.trains_with(frozenset(('indexing',))):
@@ -165,7 +166,7 @@ def _with_gold_nodes(
 def _tokenizer(
   config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
 ) -> hf_tokenizers.Tokenizer:
-  """The tokenizer that the workdir holds; on the first run it is made."""
+  """Loads the tokenizer of the workdir; on the first run it creates it."""
   path = workdir / store.TOKENIZER
   if path.exists():
     return tokenizers.load(path)
@@ -182,10 +183,11 @@ def document_vectors(
   weights: model.Pretrained,
   folder: pathlib.Path,
 ) -> np.ndarray:
-  """What documents are named by, and tables start from, float32[N, D].
+  """Document vectors float32[N, D], for docids and for the initial node table.
 
-  Those of a published encoder, which reads more of a text and in its special
-  tokens, are kept in `folder`/vectors; others are of `tokens`, int32[N, P].
+  A published encoder encodes the texts, up to `data.max_vector_tokens` and with
+  special tokens, and caches the vectors in `folder`/vectors. Otherwise the
+  initial encoder of the model encodes `tokens`, int32[N, P].
   """
   if weights.query_encoder is None:
     vectors = model.document_vectors(
@@ -205,25 +207,25 @@ def document_vectors(
 
 
 def init_key(config: configs.Config) -> jax.Array:
-  """The key that parameters are made from, and with them the docids."""
+  """PRNG key of the initial parameters, and so of the docids."""
   return jax.random.key(config.seed)
 
 
 def _notes(
   config: configs.Config, dataset: types.Dataset, truncated: int
 ) -> Iterator[str]:
-  """What the user should know of how the data was taken in."""
+  """Notes for the user about truncation, beam size and labels."""
   count = len(dataset.documents)
   if truncated:
     yield (
-      f'{truncated} of {count} documents are cut after '
+      f'{truncated} of {count} documents are truncated to '
       f'{config.data.max_document_tokens} tokens '
       '(--config.data.max_document_tokens).'
     )
   if config.search.beam_size > count:
     yield (
       f'search.beam_size is {config.search.beam_size}, but there are only '
-      f'{count} documents; empty places are masked.'
+      f'{count} documents; the rest of the beam is masked.'
     )
   if config.data.labelled_questions:
     training = pipeline.train_questions(dataset, config.data)

@@ -248,7 +248,7 @@ class TestOtherData:
     )
     np.testing.assert_array_equal(library.tokens[count + 1], encoded.tokens[0])
     notes = capsys.readouterr().err
-    assert 'stages.warmup.data: 3 of 3 documents are cut, 2 of 3' in notes
+    assert 'stages.warmup.data: 3 of 3 documents are truncated; 2 of' in notes
     # The others train on their own.
     for name, size in (('read', 40), ('joint', 40)):
       questions, index = found[name](None)

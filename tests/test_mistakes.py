@@ -72,7 +72,7 @@ OTHERS = {
   ),
   'train, a folder that cannot be written': (
     lambda: train.run(configs.Config(), NOWHERE),
-    'cannot be written .*Set --workdir to a folder that can',
+    'cannot be written .*Set --workdir to a writable folder',
   ),
   'load an experiment, a saved configuration': (
     lambda: experiment_files.load('runs/facts/config.json'),

@@ -227,7 +227,7 @@ def test_a_null_document_needs_what_teaches_it(values):
     ('stages', {'joint': stages['joint'] | {'losses': losses}}, trained),
     ('stages', {'joint': stages['joint'] | {'steps': 0}}, trained),
     ('stages', {'joint': stages['joint'] | {'read_size': 1}}, 'read_size=2'),
-    ('reader', fid, 'needs a reader that says.*null_document=False'),
+    ('reader', fid, 'needs a reader that scores.*null_document=False'),
   ):
     other = values | {group: values[group] | changes}
     with pytest.raises(ValueError, match=f'null_document .*{message}'):

@@ -211,7 +211,7 @@ class TestTeachers:
     assert int(count) == (2 if kind == 'points' else 3)
 
   def test_what_lacks_the_answer_is_twenty_nats_below_the_best(self):
-    assert traces.LACKS == -20.0
+    assert traces.NO_ANSWER_OFFSET == -20.0
 
   @pytest.mark.parametrize('kind', ['points', 'writes'])
   def test_leave_one_out_against_enumeration(self, kind, points, writes):
@@ -283,7 +283,7 @@ class TestTeachers:
 class TestExpectedCost:
   """Every estimator with every cost, against the estimator called by hand."""
 
-  ALL = [(name, cost) for name in stages.OF_COSTS for cost in stages.COSTS]
+  ALL = [(e, c) for e in stages.COST_ESTIMATORS for c in stages.COSTS]
 
   def stage(self, estimator, cost):
     return stages.Stage(

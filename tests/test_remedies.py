@@ -122,7 +122,7 @@ CASES = [
   ('losses.null_document', 'False', losses('null_document') | BERT),
   (
     'losses.null_document',
-    '1 that are read',
+    'read_size=1',
     losses('null_document')
     | BERT
     | {'reader.null_document': True, f'{STAGE}.read_size': 1},

@@ -372,7 +372,7 @@ class TestEstimatorNone:
     opened = slopes(stage, scores)
     wanted, values = opened['scores']
     assert sorted(np.unique(wanted).tolist()) == [0, 1, 2, 3]
-    for estimator in ('none', *stages.OF_COSTS):
+    for estimator in ('none', *stages.COST_ESTIMATORS):
       own = slopes(dataclasses.replace(stage, estimator=estimator), scores)
       assert not own['scores'][0].any()
       np.testing.assert_allclose(own['search_scores'][0], wanted, atol=1e-6)

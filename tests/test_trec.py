@@ -76,7 +76,7 @@ def test_what_was_not_returned_is_not_written():
 
 @pytest.mark.parametrize('scores', [[1.0, 2.0], [np.nan, 1.0], [1.0, -np.inf]])
 def test_scores_that_are_no_order_are_refused(scores):
-  with pytest.raises(ValueError, match='must be finite and fall'):
+  with pytest.raises(ValueError, match='must be finite and must not increase'):
     trec.Run(
       rows=np.array([[0, 1]]),
       scores=np.array([scores]),

@@ -77,7 +77,7 @@ def test_a_long_document_is_cut_and_counted(tiny_values, tmp_path, capsys):
   assert prepared.index.tokens.shape == (2, 24)
   assert int((prepared.index.tokens[0] > 0).sum()) == 24
   notes = capsys.readouterr().err
-  assert 'note: 1 of 2 documents are cut after 24 tokens' in notes
+  assert 'note: 1 of 2 documents are truncated to 24 tokens' in notes
   assert 'beam_size is 6, but there are only 2 documents' in notes
 
 
