@@ -1,4 +1,4 @@
-"""The house as CONTRIBUTING.md draws it is the house as it stands."""
+"""The list of modules in CONTRIBUTING.md, and the imports between them."""
 
 import ast
 import pathlib
@@ -13,15 +13,15 @@ PACKAGE = ROOT / 'rag_jax'
 MODULES = sorted(PACKAGE.rglob('*.py'))
 
 
-def house():
+def listed_modules():
   """Names below rag_jax/ in CONTRIBUTING.md, from top to bottom."""
   text = (ROOT / 'CONTRIBUTING.md').read_text()
   block = text.split('```')[1].split('rag_jax/\n')[1].split('\ntests/')[0]
   return re.findall(r'^  (\w+)(?:\.py|/) ', block, flags=re.MULTILINE)
 
 
-ROOMS = house()
-ENTRIES = {'__init__', '__main__'}
+LISTED = listed_modules()
+UNLISTED = {'__init__', '__main__'}
 
 
 def imported(path):
@@ -33,28 +33,29 @@ def imported(path):
         yield [*node.module.split('.'), alias.name]
 
 
-def room_of(path):
+def top_level(path):
+  """The module or folder directly below rag_jax/."""
   return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 
-def test_every_room_stands_in_the_list_once():
-  rooms = {room_of(path) for path in MODULES} - ENTRIES
-  assert sorted(ROOMS) == sorted(rooms)
+def test_every_module_is_listed_once():
+  found = {top_level(path) for path in MODULES} - UNLISTED
+  assert sorted(LISTED) == sorted(found)
 
 
 @pytest.mark.parametrize(
   'path', MODULES, ids=lambda p: str(p.relative_to(PACKAGE))
 )
-def test_no_import_points_upwards(path):
-  room = room_of(path)
-  if room in ENTRIES:
+def test_a_module_imports_only_modules_below_it(path):
+  own = top_level(path)
+  if own in UNLISTED:
     return
   for name in imported(path):
     if name[0] == 'rag_jax' and len(name) > 1:
-      assert ROOMS.index(room) <= ROOMS.index(name[1]), f'{room} imports {name}'
+      assert LISTED.index(own) <= LISTED.index(name[1]), f'{own}: {name}'
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_imports_have_no_cycle():
   files = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
     for path in MODULES
@@ -66,9 +67,9 @@ def test_no_module_imports_itself_by_way_of_others():
     needs[name] = {
       other if other in files else f'{other}.__init__' for other in found
     } & files.keys() - {name, package}
-  while needs:  # take away, again and again, what needs nothing that is left
+  while needs:  # repeatedly remove modules without remaining imports
     free = [name for name, own in needs.items() if not own & needs.keys()]
-    assert free, f'in a circle: {sorted(needs)}'
+    assert free, f'cycle: {sorted(needs)}'
     needs = {name: own for name, own in needs.items() if name not in free}
 
 
@@ -91,7 +92,7 @@ def test_import_is_light(module):
   assert output.stdout.strip() == '[]', output.stderr
 
 
-def test_nothing_but_the_command_line_knows_of_flags():
+def test_only_the_command_line_imports_flags():
   for path in MODULES:
     if path.name == 'cli.py':
       continue

@@ -249,10 +249,10 @@ def test_the_table_of_readers_is_true():
   assert [row[0].strip('`') for row in rows] == list(readers.KINDS)
   for kind, source, answer, marginals, each, *can in rows:
     own = kind.strip('`')
-    published = source != 'nothing'
+    published = source != 'scratch'
     config = base.ReaderConfig(kind=own, weights='x' if published else '')
     reader = readers.make(config)
-    assert answer == ('a span' if reader.points else 'written'), own
+    assert answer == ('span' if reader.points else 'generated'), own
     assert marginals == ', '.join(reader.marginals), own
     found = (reader.joint_log_likelihood, reader.attention, reader.relevance)
     assert each == 'yes'
