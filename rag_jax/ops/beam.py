@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.ops import beam_ends, edge_scores, masking, reads
+from rag_jax.ops import beam_ends, checks, edge_scores, masking, reads
 from rag_jax.ops import trie as tries
 
 SCORINGS = ('log_softmax', 'vocabulary', 'inner_product', 'absolute')
@@ -81,7 +81,7 @@ def search(
 
   Raises:
     ValueError: if `beam_size` is below 1, `scoring` is unknown, an allow-list
-      is empty, or a lookahead has another shape.
+      is empty or no mask over documents, or a lookahead has another shape.
 
   Example:
     >>> trie = tries.build(np.array([[0, 0], [0, 1], [1, 0]]))
@@ -97,20 +97,16 @@ def search(
     Tay et al., Transformer Memory as a Differentiable Search Index, 2022;
     with a lookahead, Zeng et al., Planning Ahead in Generative Retrieval, 2024.
   """
-  if beam_size < 1:
-    raise ValueError(
-      f'beam_size must be at least 1, got {beam_size}. '
-      'Set --config.search.beam_size.'
-    )
+  beam_size = checks.number_of(beam_size, 'beam_size', least=1)
   check_scoring(scoring, logits=logits)
-  edge_scores.check_lookahead(lookahead, batch_size, trie)
-  flags = _allow(trie, allowed)
+  lookahead = edge_scores.check_lookahead(lookahead, batch_size, trie)
+  flags = _allow(trie, allowed, batch_size)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
   history = []
   steps = edge_scores.levels(trie, scoring)
   for level in range(steps):
-    alive = scores > masking.NEG_INF / 2
+    alive = ~(scores <= masking.NEG_INF / 2)  # NaN shows in what is found
     # Scores of all codes need no gathering where the trie has a bit for each.
     wide = logits and flags is None and lookahead is None
     wide = wide and level < trie.depth and trie.present[level] is not None
@@ -128,7 +124,7 @@ def search(
       # logits of all tails at once, each in memory of its own. A dead beam gets
       # code 0; any would do.
       codes = jnp.where(
-        scores > masking.NEG_INF / 2, frontier.tokens[..., 0], 0
+        scores <= masking.NEG_INF / 2, 0, frontier.tokens[..., 0]
       )
       beams = dataclasses.replace(beams, codes=codes)
       continue
@@ -182,14 +178,18 @@ def score(
 
   Returns:
     float32[B, K] in nats; -1e9 for what is not in the trie or not allowed.
+
+  Raises:
+    ValueError: as for `search`, or if codes are no docids of the trie's length.
   """
   check_scoring(scoring, logits=logits)
+  codes = tries.check_codes(trie, codes)
   plain = allowed is None and lookahead is None and not logits
   if scoring == 'absolute' and plain:
     return _score_last(params, cache, trie, codes, step_fn)
   batch_size, count, _ = codes.shape
-  edge_scores.check_lookahead(lookahead, batch_size, trie)
-  flags = _allow(trie, allowed)
+  lookahead = edge_scores.check_lookahead(lookahead, batch_size, trie)
+  flags = _allow(trie, allowed, batch_size)
   codes = codes.astype(jnp.int32)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
@@ -253,7 +253,8 @@ def score_all(
     cache: pytree of [B, 1, ...] arrays.
     trie: the docids.
     codes: int[N, L], the docids that it was built from.
-    step_fn: the model.
+    step_fn: the model; where nothing else compiles, it is compiled once for
+      each function that is given here.
     batch_size: B.
     chunk: documents that are scored at a time; bounds the memory.
     **options: of `score`.
@@ -261,6 +262,38 @@ def score_all(
   Returns:
     float32[B, N] in nats.
   """
+  codes = tries.check_codes(trie, codes, axes=2)
+  chunk = checks.number_of(chunk, 'chunk', least=1)
+  arrays = {
+    name: options.pop(name)
+    for name in ('allowed', 'lookahead')
+    if name in options
+  }
+  check_scoring(
+    options.get('scoring', 'log_softmax'), logits=options.get('logits', False)
+  )
+  if arrays.get('allowed') is not None:
+    arrays['allowed'] = check_allowed(trie, arrays['allowed'], batch_size)
+  static = (step_fn, batch_size, chunk, tuple(sorted(options.items())))
+  inputs = (params, cache, trie, codes, arrays)
+  # Compiled here only where the caller does not compile: inside a program, a
+  # function that reads what is traced may not be kept as a key.
+  traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs))
+  run = _score_all if traced or not _hashable(static) else _score_all_compiled
+  return run(*inputs, *static)
+
+
+def _score_all(
+  params: Any,
+  cache: Any,
+  trie: tries.Trie,
+  codes: jax.Array,
+  arrays: dict[str, Any],
+  step_fn: StepFn,
+  batch_size: int,
+  chunk: int,
+  options: tuple[tuple[str, Any], ...],
+) -> jax.Array:
   count = len(codes)
   chunk = min(chunk, count)
   padded = jnp.pad(codes, ((0, -count % chunk), (0, 0)))
@@ -268,10 +301,23 @@ def score_all(
 
   def one(part):
     part = jnp.broadcast_to(part, (batch_size, *part.shape[1:]))
-    return score(params, cache, trie, part, step_fn=step_fn, **options)
+    return score(
+      params, cache, trie, part, step_fn=step_fn, **arrays, **dict(options)
+    )
 
   scores = jax.lax.map(one, parts)  # [N / chunk, B, chunk]
   return jnp.moveaxis(scores, 0, 1).reshape(batch_size, -1)[:, :count]
+
+
+_score_all_compiled = jax.jit(_score_all, static_argnums=(5, 6, 7, 8))
+
+
+def _hashable(x: Any) -> bool:
+  try:
+    hash(x)
+  except TypeError:
+    return False
+  return True
 
 
 def regret(
@@ -284,11 +330,15 @@ def regret(
     scores: float32[B, N], what `score_all` gave.
     k: how many count; at most N.
   """
+  scores = checks.floats(scores)
+  k = checks.k_of(k, scores.shape[-1])
   best, rows = jax.lax.top_k(scores, k)
   same = rows[:, :, None] == candidates.documents[:, None]
   hit = (same & candidates.where[:, None]).any(-1)
-  real = best > masking.NEG_INF / 2
-  return (real & ~hit).sum(1) / jnp.maximum(real.sum(1), 1)
+  real = ~(best <= masking.NEG_INF / 2)
+  missed = (real & ~hit).sum(1).astype(scores.dtype)
+  share = missed / jnp.maximum(real.sum(1), 1).astype(scores.dtype)
+  return masking.poison(share, jnp.isnan(best).any(1))
 
 
 def beam_mass(candidates: types.Candidates) -> jax.Array:
@@ -305,12 +355,12 @@ def check_scoring(scoring: str, *, logits: bool = True) -> None:
   if scoring not in SCORINGS:
     raise ValueError(
       f'scoring must be one of {", ".join(SCORINGS)}, got {scoring!r}. '
-      'Set --config.search.scoring.'
+      'The module beam says what each means.'
     )
   if scoring == 'vocabulary' and not logits:
     raise ValueError(
       "scoring 'vocabulary' needs logits, the scores of all codes, got those "
-      'of edges. Set --config.search.scoring=log_softmax.'
+      'of edges. Take log_softmax, or a step_fn that scores all codes.'
     )
 
 
@@ -348,11 +398,10 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return values, reads.take(members, chosen)
 
 
-def _allow(
-  trie: tries.Trie, allowed: jax.Array | None
-) -> tuple[jax.Array, ...] | None:
-  if allowed is None:
-    return None
+def check_allowed(trie: tries.Trie, allowed: Any, batch_size: Any) -> jax.Array:
+  """An allow-list as a mask over documents, or a ValueError."""
+  allowed = checks.mask(allowed, name='allowed')
+  assert allowed is not None
   if not isinstance(allowed, jax.core.Tracer):
     empty = ~np.atleast_2d(np.asarray(allowed)).any(axis=1)
     if empty.any():
@@ -360,4 +409,23 @@ def _allow(
         f'allowed must hold a document for every query, got none for query '
         f'{int(np.argmax(empty))}. Leave it out to allow all.'
       )
-  return tries.allow(trie, jnp.asarray(allowed))
+  count = trie.num_documents
+  fits = allowed.shape[-1:] == (count,) and (
+    allowed.ndim == 1
+    or (allowed.ndim == 2 and allowed.shape[0] in (1, batch_size))
+  )
+  if not fits:
+    raise ValueError(
+      f'allowed must be bool[{count}] or bool[{batch_size}, {count}], a truth '
+      f'value a document, got {list(allowed.shape)}. '
+      'Make it with jnp.zeros(N, bool).at[rows].set(True).'
+    )
+  return allowed
+
+
+def _allow(
+  trie: tries.Trie, allowed: Any, batch_size: Any
+) -> tuple[jax.Array, ...] | None:
+  if allowed is None:
+    return None
+  return tries.allow(trie, check_allowed(trie, allowed, batch_size))

@@ -22,7 +22,7 @@ def candidates(
     history: of each level with a choice, the beam int32[B, K] that each goes
       on from, and the code int32[B, K] by which it does.
   """
-  where = (scores > masking.NEG_INF / 2) & beams.ended
+  where = ~(scores <= masking.NEG_INF / 2) & beams.ended
   leaves = jnp.where(where, beams.nodes, 0)
   return types.Candidates(
     documents=jnp.where(where, trie_nodes.documents(trie, leaves), 0),

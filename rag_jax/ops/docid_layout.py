@@ -52,10 +52,21 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
       f'codes must be a non-empty [N, L] array, got shape {codes.shape}. '
       'Build them with rag_jax.index.docids.'
     )
+  if not np.issubdtype(codes.dtype, np.integer):
+    raise ValueError(
+      f'codes must be integers, got {codes.dtype}. Convert them.'
+    )
   if codes.min() < 0:
     raise ValueError(
       f'codes must be at least 0, got {codes.min()}. Number codes from 0.'
     )
+  if where is not None:
+    where = np.asarray(where)
+    if where.dtype != bool or where.shape != codes.shape[:1]:
+      raise ValueError(
+        f'where must be bool[{len(codes)}], a truth value a document, got '
+        f'{where.dtype}{list(where.shape)}. Give True for what is in the trie.'
+      )
   taken = None if where is None else np.flatnonzero(where)
   if taken is not None and not len(taken):
     raise ValueError(

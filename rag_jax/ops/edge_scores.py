@@ -3,10 +3,12 @@
 `beam` explains the scorings, and what a lookahead is.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import masking, reads, trie_nodes
+from rag_jax.ops import checks, masking, reads, trie_nodes
 
 READS_TAILS = ('vocabulary', 'inner_product')
 
@@ -17,14 +19,18 @@ def levels(trie: trie_nodes.Trie, scoring: str) -> int:
 
 
 def check_lookahead(
-  lookahead: jax.Array | None, batch_size: int, trie: trie_nodes.Trie
-) -> None:
-  """Raises a ValueError if a lookahead is not one value a query and node."""
-  if lookahead is not None and lookahead.shape != (batch_size, trie.num_nodes):
+  lookahead: Any, batch_size: Any, trie: trie_nodes.Trie
+) -> jax.Array | None:
+  """One value a query and node, or a ValueError; None stays None."""
+  if lookahead is None:
+    return None
+  lookahead = checks.floats(lookahead, 'lookahead')
+  if lookahead.shape != (batch_size, trie.num_nodes):
     raise ValueError(
       f'lookahead must have shape ({batch_size}, {trie.num_nodes}), a value a '
       f'query and node, got {lookahead.shape}. Make it with trie.max_below.'
     )
+  return lookahead
 
 
 def accumulate(

@@ -11,10 +11,12 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from rag_jax import types
+from rag_jax.ops import checks, masking
 
 # Postings are read in windows of neighbours, so many at a time. Of 32 to 512
 # and 16 to 256, these were among the fastest on a CPU.
@@ -32,7 +34,7 @@ class Counts(NamedTuple):
   lengths: np.ndarray  # int64[N], words of each document
 
 
-@flax.struct.dataclass
+@types.struct
 class Lexicon:
   """An inverted index of N documents and V words, with P postings.
 
@@ -42,10 +44,10 @@ class Lexicon:
   first: jax.Array  # int32[V + 1], first posting of each word; word 0 has none
   documents: jax.Array  # int32[P + WINDOW], sorted for each word
   impacts: jax.Array  # float32[P + WINDOW], BM25 of one word in one document
-  num_documents: int = flax.struct.field(pytree_node=False)
-  longest: int = flax.struct.field(pytree_node=False)  # most postings of a word
+  num_documents: int = types.static()
+  longest: int = types.static()  # most postings of a word
   # V where pairs are words from V on, and 0 where there are none.
-  first_pair: int = flax.struct.field(pytree_node=False, default=0)
+  first_pair: int = types.static(default=0)
 
 
 def build(
@@ -89,10 +91,9 @@ def build(
     Beyond, 2009; Lù, BM25S, 2024. Pairs: Metzler and Croft, A Markov Random
     Field Model for Term Dependencies, 2005.
   """
-  if pair_weight < 0:
+  if not 0 <= pair_weight < math.inf:
     raise ValueError(
-      f'pair_weight must be at least 0, got {pair_weight}. '
-      'Set --config.data.pair_weight.'
+      f'pair_weight must be at least 0, got {pair_weight}. 0 leaves pairs out.'
     )
   if not pair_weight:
     return weigh(count(words, vocab_size=vocab_size), k1=k1, b=b)
@@ -144,10 +145,15 @@ def _add_pairs(words, first):
 def count(words: np.ndarray, *, vocab_size: int) -> Counts:
   """Counts words: the part of `build` that k1 and b do not change."""
   words = np.asarray(words)
+  if words.ndim != 2 or not np.issubdtype(words.dtype, np.integer):
+    raise ValueError(
+      f'words must be integers [N, W], got {words.dtype} of shape '
+      f'{words.shape}. Give the words of each document by number.'
+    )
   if not len(words):
     raise ValueError(
       'a lexicon needs at least 1 document, got 0. '
-      'Set --config.data.path to data with documents.'
+      'Give words of a document or more.'
     )
   if words.size and not 0 <= words.min() <= words.max() < vocab_size:
     raise ValueError(
@@ -165,7 +171,7 @@ def count(words: np.ndarray, *, vocab_size: int) -> Counts:
 
 def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:
   """Turns counts into a lexicon; see `build`."""
-  if k1 < 0 or not 0 <= b <= 1:
+  if not (0 <= k1 < math.inf and 0 <= b <= 1):
     raise ValueError(
       f'BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}. '
       'Pass other values to lexical.build.'
@@ -213,6 +219,14 @@ def score_all(
     >>> (scores > 0).tolist()
     [[True, False], [False, True]]
   """
+  query = _words(query)
+  if word_weights is not None:
+    word_weights = checks.floats(word_weights, 'word_weights')
+  return _score_all(lexicon, query, word_weights)
+
+
+@checks.compiled
+def _score_all(lexicon, query, word_weights):
   batch_size, length = query.shape
   flat = query.reshape(-1)
   begin, end = lexicon.first[flat], lexicon.first[flat + 1]
@@ -244,7 +258,10 @@ def score_all(
     scores = scores.at[rows, documents].add(impacts, mode='drop')
     return done + WINDOWS, scores
 
-  scores = jnp.zeros((batch_size, lexicon.num_documents))
+  scores = masking.varies_with(
+    jnp.zeros((batch_size, lexicon.num_documents)), windows, weights
+  )
+  scores = masking.varies_with(scores, lexicon.documents, lexicon.impacts)
   return jax.lax.while_loop(
     lambda state: state[0] < until[-1], add_windows, (0, scores)
   )[1]
@@ -276,6 +293,9 @@ def score(
     >>> bool(jnp.allclose(found[0, 0], score_all(lexicon, query)[0, 1]))
     True
   """
+  query = _words(query)
+  if word_weights is not None:
+    word_weights = checks.floats(word_weights, 'word_weights')
   impacts = match(lexicon, query, documents)
   return jnp.einsum('bkq,bq->bk', impacts, _weights(query, word_weights))
 
@@ -293,6 +313,17 @@ def match(
   Returns:
     float32[B, K, Q], 0 where a document does not have the word.
   """
+  documents = checks.integers(documents, 'documents')
+  if documents.ndim != 2:
+    raise ValueError(
+      f'documents must be [B, K], got shape {documents.shape}. '
+      'Give some of each query.'
+    )
+  return _match(lexicon, _words(query), documents)
+
+
+@checks.compiled
+def _match(lexicon, query, documents):
   wanted = documents[:, :, None]
   shape = jnp.broadcast_shapes(wanted.shape, query[:, None].shape)
   begin = jnp.broadcast_to(lexicon.first[query][:, None], shape)
@@ -307,10 +338,25 @@ def match(
       jnp.where(before, high, middle),
     )
 
+  wanted = jnp.broadcast_to(wanted, shape)
+  begin, end = (
+    masking.varies_with(x, lexicon.documents, wanted) for x in (begin, end)
+  )
   steps = math.ceil(math.log2(lexicon.longest + 1))
   low, _ = jax.lax.fori_loop(0, steps, halve, (begin, end))
   found = (low < end) & (lexicon.documents[low] == wanted)
   return jnp.where(found, lexicon.impacts[low], 0)
+
+
+def _words(query) -> jax.Array:
+  """Words of queries [B, Q], or a ValueError."""
+  query = checks.integers(query, 'query')
+  if query.ndim != 2:
+    raise ValueError(
+      f'query must be words [B, Q], got shape {query.shape}. '
+      'Give a row a query.'
+    )
+  return query
 
 
 def _weights(words: jax.Array, word_weights: jax.Array | None) -> jax.Array:

@@ -28,6 +28,5 @@ def varies_with(x: jax.Array, *others: jax.Array) -> jax.Array:
   that a loop leaves that as it was. XLA drops what is written here.
   """
   for other in others:
-    if x.size and other.size:
-      x = jnp.where(jnp.any(other == other), x, x)
+    x = jnp.where(jnp.any(other == other), x, x)
   return x

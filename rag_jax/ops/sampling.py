@@ -263,7 +263,7 @@ def _perturbed(rng, x, real, scale, k, num_samples):
   Its derivatives of any order are estimates from the same draws, with the
   choice without noise as their baseline (Foerster et al., DiCE, 2018).
   """
-  finite = jnp.isfinite(x)
+  finite = ~jnp.isinf(x)
   clean = jnp.where(finite, x, 0)
   baseline = thresholds.best(jax.lax.stop_gradient(x), real, k)
 

@@ -20,12 +20,19 @@ a model that scores all codes need not gather there.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import docid_layout, docid_packing, reads, trie_nodes
+from rag_jax.ops import (
+  checks,
+  docid_layout,
+  docid_packing,
+  reads,
+  trie_nodes,
+)
 
 # Users know them by these names.
 Trie = trie_nodes.Trie
@@ -51,7 +58,7 @@ def build(
 
   Raises:
     ValueError: if there is no docid, a code is negative, two documents share a
-      docid, or something does not fit the capacity.
+      docid, `where` has another length, or something does not fit the capacity.
 
   Example:
     >>> trie = build(np.array([[1, 0, 0], [0, 2, 5], [1, 1, 1]]))
@@ -88,6 +95,18 @@ def pack(
     num_documents=capacity.documents,
   )
   return jax.device_put(trie)  # all at once: each by itself takes long
+
+
+def check_codes(trie: Trie, codes: Any, *, axes: int = 3) -> jax.Array:
+  """Docids as an array int[..., L] of so many axes, or a ValueError."""
+  codes = checks.integers(codes, 'codes')
+  if codes.ndim != axes or codes.shape[-1] != trie.length:
+    wanted = ('B, K, ' if axes == 3 else 'N, ') + str(trie.length)
+    raise ValueError(
+      f'codes must be docids [{wanted}], with all codes of the trie, got shape '
+      f'{list(codes.shape)}. Take rows of what the trie was built from.'
+    )
+  return codes
 
 
 def root(batch_size: int) -> Beams:
@@ -359,7 +378,7 @@ def walk(trie: Trie, codes: jax.Array) -> tuple[Frontier, ...]:
     >>> [frontier.children.item() for frontier in way]
     [3, 2]
   """
-  codes = codes.astype(jnp.int32)
+  codes = check_codes(trie, codes).astype(jnp.int32)
   zeros = jnp.zeros(codes.shape[:2], jnp.int32)
   beams = Beams(nodes=zeros, ended=zeros > 0, codes=zeros, rows=zeros)
   exists = jnp.ones(codes.shape[:2], bool)

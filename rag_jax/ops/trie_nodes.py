@@ -3,16 +3,16 @@
 `trie` explains how nodes are numbered, and walks along them.
 """
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rag_jax import types
 from rag_jax.ops import docid_packing, reads
 
 WORD = docid_packing.WORD
 
 
-@flax.struct.dataclass
+@types.struct
 class Trie:
   """A packed trie; depth 0 is the root.
 
@@ -38,10 +38,10 @@ class Trie:
   documents: jax.Array  # int32[N], the docid (row of `codes`) at each leaf
   rows: tuple[jax.Array, ...] | None  # D - 1 x int32[m[d]], see `Frontier`
   # D, where the edges of a level begin in `codes`; 0 = no leaf has ended.
-  begins: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  branching: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  num_values: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  num_documents: int = flax.struct.field(pytree_node=False)  # rows of leaves
+  begins: tuple[int, ...] = types.static()
+  branching: tuple[int, ...] = types.static()
+  num_values: tuple[int, ...] = types.static()
+  num_documents: int = types.static()  # rows of leaves
 
   @property
   def depth(self) -> int:
@@ -60,7 +60,7 @@ class Trie:
     return self.depth + self.rest.shape[1]
 
 
-@flax.struct.dataclass
+@types.struct
 class Beams:
   """Where beams stand: inner nodes of one depth, and leaves above it."""
 
@@ -70,7 +70,7 @@ class Beams:
   rows: jax.Array  # int32[B, K], its row in a node table
 
 
-@flax.struct.dataclass
+@types.struct
 class Frontier:
   """The edges that leave where beams stand, padded to the widest node.
 
@@ -83,7 +83,7 @@ class Frontier:
   children: jax.Array  # int32[B, K, C], row of the node at the end of each edge
   tokens: jax.Array  # int32[B, K, C], the code on each edge; any without one
   where: jax.Array  # bool[B, K, C], True = this edge exists and is allowed
-  level: int = flax.struct.field(pytree_node=False)
+  level: int = types.static()
   # Where the edges are all codes in their order, C = V: `where`, a bit a code,
   # uint32[B, K, ceil(V / 32)].
   present: jax.Array | None = None

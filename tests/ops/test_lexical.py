@@ -174,5 +174,7 @@ def test_pairs_of_neighbours_count_beside_words():
   rows = jnp.tile(jnp.arange(30), (2, 1))
   again = lexical.score(lexicon, completed, rows)
   np.testing.assert_allclose(again, wanted, rtol=1e-5)
-  with pytest.raises(ValueError, match='data.pair_weight'):
+  with pytest.raises(
+    ValueError, match='pair_weight must be at least 0, got -1'
+  ):
     lexical.build(documents, vocab_size=first, pair_weight=-1.0)
