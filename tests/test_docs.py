@@ -16,8 +16,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.rglob('*.md'))
 OF_ROOT = [ROOT / f'{x}.md' for x in ('README', 'CHANGELOG', 'CONTRIBUTING')]
-# docs/methods.md and docs/results.md: tests/test_methods.py
-OWN = [p for p in PAGES if p.name not in ('methods.md', 'results.md')]
 # A block after such a comment needs code that its page tells how to write.
 NEEDS = re.compile(r'<!-- needs [^>]*-->\n```bash\n.*?```', re.DOTALL)
 
@@ -70,10 +68,12 @@ def commands(path):
       while words and re.match(r'[A-Z_]+=', words[0]):  # of the environment
         words = words[1:]
       if words:
-        yield words
+        yield [words[0].removeprefix('.venv/bin/'), *words[1:]]
 
 
-EVERY = [(path, words) for path in OWN for words in commands(path)]
+EVERY = [
+  (path, words) for path in [*PAGES, *OF_ROOT] for words in commands(path)
+]
 RAG_JAX = [words[1:] for _, words in EVERY if words[0] == 'rag-jax']
 
 
@@ -106,10 +106,10 @@ def test_a_command_is_one_and_its_experiment_builds(words):
 
 def test_other_commands_are_known():
   known = {'rag-jax', 'pip', 'python3', 'python', 'source', 'tensorboard'}
-  known |= {'ir_measures', 'mkdocs'}
+  known |= {'ir_measures', 'mkdocs', 'mypy', 'ruff'}
   assert {words[0] for _, words in EVERY} <= known
   for _, words in EVERY:
-    if words[0] == 'python':
+    if words[0] == 'python' and words[1] not in ('-m', '-c'):
       assert (ROOT / words[1]).exists(), words
 
 

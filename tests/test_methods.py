@@ -17,7 +17,14 @@ from ml_collections import config_flags
 from tokenizers import decoders, models, pre_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import curriculum, objective, parallel, readers, train
+from rag_jax import (
+  curriculum,
+  experiment_files,
+  objective,
+  parallel,
+  readers,
+  train,
+)
 from rag_jax import stage as stages
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
@@ -32,11 +39,11 @@ WIDTH = {'width': 16}
 
 
 def commands(text):
-  """The flags of every command of launch.py in a page."""
+  """The flags of every command of a page that trains."""
   blocks = re.findall(r'```bash\n(.*?)```', text, flags=re.DOTALL)
   lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
   words = [shlex.split(line) for line in lines]
-  return [own[2:] for own in words if own[:2] == ['python', 'launch.py']]
+  return [own[2:] for own in words if own[:2] == ['rag-jax', 'train']]
 
 
 def run_of(words):
@@ -73,15 +80,16 @@ def named(first):
 
 @pytest.fixture
 def parse(monkeypatch):
-  """Parses flags as launch.py does; the values of the experiment."""
-  monkeypatch.syspath_prepend(str(ROOT))  # experiments build on each other
+  """Parses flags as the command line does; the values of the experiment."""
   monkeypatch.chdir(ROOT)
 
   def run(words):
-    own = ['launch.py', *(w for w in words if w.startswith('--config'))]
+    flag = '--config='
+    [name] = [w.removeprefix(flag) for w in words if w.startswith(flag)]
+    own = ['rag-jax', *(w for w in words if w.startswith('--config.'))]
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-      'config', flag_values=values, sys_argv=own
+    config = config_flags.DEFINE_config_dict(
+      'config', experiment_files.load(name), flag_values=values, sys_argv=own
     )
     values(own)
     return config.value
