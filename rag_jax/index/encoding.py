@@ -1,12 +1,13 @@
 """Encodes a corpus with a pretrained encoder and caches the vectors on disk.
 
-Encoding is the slowest batch of preparing a corpus. An interrupted run resumes.
+Encoding is the slowest part of preparing a corpus. An interrupted run resumes.
 The name of the cached file is a hash of the weights and of all tokens, so a
-change of either encodes the corpus again.
+change of either encodes the corpus again. Runs may share the cache, see
+`vector_cache`.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import pathlib
 from typing import Any
@@ -16,11 +17,11 @@ import numpy as np
 import tqdm
 
 from rag_jax import types
+from rag_jax.index import vector_cache
 from rag_jax.nn import bert
 
 BATCH = 32  # texts per step
 STEP = 16  # lengths are padded to a multiple, to limit compilations
-SAVE_EVERY = 32  # steps between two saves of the progress
 
 
 def encode(
@@ -32,6 +33,8 @@ def encode(
 ) -> np.ndarray:
   """Encodes texts, or loads the vectors cached by an earlier call.
 
+  Cached vectors with a wrong shape or checksum are encoded again, with a note.
+
   Args:
     params: weights of the encoder, see `bert`.
     config: its configuration.
@@ -40,21 +43,43 @@ def encode(
 
   Returns:
     float32[N, W], mean-pooled and of unit length.
+
+  Raises:
+    ValueError: if the folder cannot be written.
   """
-  name = _name(params, config, tokens)
-  path = pathlib.Path(folder) / f'{name}.npy'
+  key = _key(params, config, tokens)
+  path = pathlib.Path(folder) / f'{key[:24]}.npy'
+  shape = (len(tokens), config.width)
   if path.exists():
-    return np.load(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+    vectors = vector_cache.load(path, key, shape)
+    if vectors is not None:
+      return vectors
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(vector_cache.Partial(path)) as partial:
+      vectors = _encode(params, config, tokens, partial)
+      partial.publish(key, vectors)
+  except OSError as error:
+    raise ValueError(
+      f'vectors of the documents cannot be written to {str(path.parent)!r} '
+      f'({error.strerror}). Free some space there or set --workdir to a folder '
+      'beside which files can be written, and run again: it goes on where it '
+      'stopped.'
+    ) from error
+  return vectors
+
+
+def _encode(params, config, tokens, partial):
+  """Encodes all texts that `partial` does not hold yet."""
   lengths = (tokens != types.PAD).sum(axis=1)
   order = np.argsort(lengths, kind='stable')  # batches of similar length
-  partial = path.with_suffix('.partial.npy')
-  progress_file = path.with_suffix('.json')
-  shape = (len(tokens), config.width)
-  start = _done(partial, progress_file, shape)
-  if not start:
-    np.lib.format.open_memmap(partial, 'w+', np.float32, shape).flush()
-  vectors = np.lib.format.open_memmap(partial, 'r+')
+  starts = range(0, len(tokens), BATCH)
+  sizes = [min(BATCH, len(tokens) - first) for first in starts]
+  vectors = np.zeros((len(tokens), config.width), np.float32)
+  start = 0
+  for batch in partial.read(sizes, config.width):
+    vectors[order[start : start + len(batch)]] = batch
+    start += len(batch)
 
   @jax.jit
   def run(params, tokens):
@@ -64,45 +89,21 @@ def encode(
   with tqdm.tqdm(
     total=len(tokens), initial=start, unit='text', desc='encode', miniters=BATCH
   ) as progress:
-    for number, first in enumerate(range(start, len(tokens), BATCH), 1):
+    for first in range(start, len(tokens), BATCH):
       rows = order[first : first + BATCH]
       width = -(-int(lengths[rows].max()) // STEP) * STEP
       batch = np.zeros((BATCH, min(width, tokens.shape[1])), np.int32)
       batch[: len(rows)] = tokens[rows, : batch.shape[1]]
       vectors[rows] = np.asarray(run(params, batch))[: len(rows)]
+      partial.append(vectors[rows])
       progress.update(len(rows))
-      if number % SAVE_EVERY == 0:
-        vectors.flush()
-        _write(progress_file, {'done': first + len(rows)})
-  vectors.flush()
-  os.replace(partial, path)
-  progress_file.unlink(missing_ok=True)
-  return np.load(path)
+  return vectors
 
 
-def _name(params, config, tokens) -> str:
+def _key(params, config, tokens) -> str:
   digest = hashlib.sha256(repr(config).encode())
   for leaf in jax.tree.leaves(params):
     digest.update(np.asarray(leaf).tobytes())
   digest.update(str(tokens.shape).encode())
   digest.update(tokens.tobytes())
-  return digest.hexdigest()[:24]
-
-
-def _done(
-  partial: pathlib.Path, progress_file: pathlib.Path, shape: tuple[int, int]
-) -> int:
-  """Number of texts that an interrupted call has encoded."""
-  try:
-    done = int(json.loads(progress_file.read_text(encoding='utf-8'))['done'])
-    if np.load(partial, mmap_mode='r').shape == shape:
-      return done
-  except (OSError, ValueError, KeyError):
-    pass
-  return 0
-
-
-def _write(progress_file: pathlib.Path, values: dict[str, int]) -> None:
-  temporary = progress_file.with_suffix('.fresh')
-  temporary.write_text(json.dumps(values), encoding='utf-8')
-  os.replace(temporary, progress_file)
+  return digest.hexdigest()
