@@ -6,16 +6,16 @@ import os
 import shutil
 import tempfile
 
-# Tests compile a lot and compute little: compile fast, and each program once,
-# in the programs that tests start too.
+# Tests compile a lot and compute little: fast compilation, and a cache that
+# subprocesses share.
 os.environ['XLA_FLAGS'] = (
   '--xla_backend_optimization_level=0 '
   '--xla_llvm_disable_expensive_passes=true ' + os.environ.get('XLA_FLAGS', '')
 )
-# Fusion emitters double the time to compile; later versions know no other way.
+# Fusion emitters double the compile time; later versions need them.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-CACHE = os.environ.get('RAG_JAX_TEST_CACHE')  # of benchmarks/mutations.py
+CACHE = os.environ.get('RAG_JAX_TEST_CACHE')  # set by benchmarks/mutations.py
 if not CACHE:
   CACHE = tempfile.mkdtemp(prefix='rag_jax-compiled-')
   atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import pytest
 
-# Eight devices on any machine, so that every test may use several.
+# Eight CPU devices on any machine, for tests with several devices.
 jax.config.update('jax_num_cpu_devices', 8)
 
 COLOURS = ('red', 'green', 'blue', 'white', 'black', 'brown')
@@ -35,7 +35,7 @@ ANIMALS = ('cat', 'dog', 'owl', 'fox', 'hen', 'bee', 'ant', 'elk')
 
 @pytest.fixture(scope='module', autouse=True)
 def forget_compiled():
-  """Compiled programs hold memory maps, and a process has only so many."""
+  """Clears compiled programs, which hold a limited number of memory maps."""
   yield
   jax.clear_caches()
 
@@ -80,7 +80,7 @@ def tiny_folder(tmp_path_factory, write_lines):
 
 @pytest.fixture(scope='session')
 def tiny_values(tiny_folder):
-  """The smallest experiment that does everything, as nested fields."""
+  """A tiny experiment with all components, as nested fields."""
   small = {'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
   return {
     'name': 'tiny',
@@ -121,7 +121,7 @@ def tiny_values(tiny_folder):
 
 @pytest.fixture(scope='session')
 def small_config():
-  """Builds the configuration of a small model; groups of fields change it."""
+  """Builds the configuration of a small model; keywords change its groups."""
   from rag_jax import config as configs
 
   def build(**groups):
@@ -143,13 +143,13 @@ def small_config():
 
 @pytest.fixture(scope='session')
 def small_tokens():
-  """A dozen documents of nine tokens out of fifty."""
+  """Twelve documents of nine tokens, with a vocabulary of fifty."""
   return np.random.default_rng(0).integers(3, 50, (12, 9))
 
 
 @pytest.fixture(scope='session')
 def small_index(small_config, small_tokens):
-  """These documents with their docids."""
+  """An index of `small_tokens`."""
   from rag_jax import model
   from rag_jax.index import docids
   from rag_jax.index import index as indexes
@@ -164,7 +164,7 @@ def small_index(small_config, small_tokens):
 
 @pytest.fixture(scope='session')
 def small_batch(small_tokens):
-  """Questions of four tokens of a document; the answer is the next two."""
+  """Questions: the first four tokens of a document; answers: the next two."""
   from rag_jax import types
 
   answers = np.zeros((4, 2, 3), np.int64)
@@ -179,14 +179,14 @@ def small_batch(small_tokens):
 
 @pytest.fixture(scope='session')
 def write_tokenizer():
-  """Writes a tokenizer of word pieces, the same from run to run."""
+  """Writes a deterministic word-piece tokenizer."""
   import tokenizers as hf
   from tokenizers import models, normalizers, pre_tokenizers, processors
 
-  def write(path, texts, *, special, frame, size=200):
+  def write(path, texts, *, special, template, size=200):
     normalizer = normalizers.BertNormalizer()
     splitter = pre_tokenizers.BertPreTokenizer()
-    # What the trainer of the library learns differs from run to run.
+    # The trainer of `tokenizers` is not deterministic.
     counts = collections.Counter(
       word
       for text in texts
@@ -202,8 +202,8 @@ def write_tokenizer():
     tokenizer.pre_tokenizer = splitter
     tokenizer.add_special_tokens([*special, '[UNK]'])
     tokenizer.post_processor = processors.TemplateProcessing(
-      single=' '.join([*frame[:-1], '$A', frame[-1]]),
-      special_tokens=[(t, tokenizer.token_to_id(t)) for t in frame],
+      single=' '.join([*template[:-1], '$A', template[-1]]),
+      special_tokens=[(t, tokenizer.token_to_id(t)) for t in template],
     )
     tokenizer.save(str(path))
 
@@ -212,7 +212,7 @@ def write_tokenizer():
 
 @pytest.fixture(scope='session')
 def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
-  """A folder as BERTs are published in; its weights know 200 tokens."""
+  """A folder with a BERT of 200 tokens in published form."""
   from rag_jax.data import formats, pipeline
   from rag_jax.nn import bert, bert_weights, weights
 
@@ -244,15 +244,15 @@ def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
   dataset = formats.load(str(tiny_folder))
   texts = [pipeline.document_text(d) for d in dataset.documents]
   texts += [q.text for split in dataset.splits.values() for q in split]
-  frame = ['[CLS]', '[SEP]']
+  template = ['[CLS]', '[SEP]']
   path = folder / 'tokenizer.json'
-  write_tokenizer(path, texts, special=['[PAD]', *frame], frame=frame)
+  write_tokenizer(path, texts, special=['[PAD]', *template], template=template)
   return str(folder)
 
 
 @pytest.fixture(scope='session')
 def published_values(tiny_values, published_bert):
-  """Published weights that search, then read, then do both."""
+  """An experiment on published weights: stages search, reading and joint."""
   sizes = {
     'width': 16,
     'num_layers': 2,
@@ -319,7 +319,7 @@ def published_run(published_values, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def published_prepared(published_run):
-  """What that run started from, as its workdir holds it."""
+  """The input of training of `published_run`."""
   from rag_jax import workdir as workdirs
 
   config, workdir, _ = published_run
@@ -328,7 +328,7 @@ def published_prepared(published_run):
 
 @pytest.fixture(scope='session')
 def published_system(published_run):
-  """What that run has come to."""
+  """The trained system of `published_run`."""
   from rag_jax import loading
 
   _, workdir, _ = published_run

@@ -21,7 +21,7 @@ def answer(**changes):
   )
 
 
-def test_all_of_it_is_in_json():
+def test_json_has_every_field():
   found = json.loads(json.dumps(answer().to_dict(), allow_nan=False))
   assert found == answer().to_dict()
   assert found['document']['text'][slice(*found['span'])] == found['answer']
@@ -30,18 +30,18 @@ def test_all_of_it_is_in_json():
   assert own['codes'] == [3, 1]
 
 
-def test_texts_may_be_left_out():
+def test_json_without_texts():
   found = answer().to_dict(text=False)
   short = {'id': 'a', 'title': 'Cats'}
   assert found['document'] == found['candidates'][0]['document'] == short
 
 
-def test_no_answer_is_null_where_there_is_nothing():
+def test_an_abstained_answer_has_null_document_and_span():
   found = answer(text='', abstained=True, document=None, span=None).to_dict()
   assert found['document'] is None and found['span'] is None
   assert (found['answer'], found['abstained']) == ('', True)
 
 
-def test_what_json_has_no_number_for_is_null():
+def test_non_finite_numbers_become_null():
   own = candidate(score=float('nan'), log_probability=float('-inf')).to_dict()
   assert own['score'] is None and own['log_probability'] is None

@@ -24,7 +24,7 @@ def _search(texts, queries, k, **options):
   return baselines.bm25_search(index, queries, k=k)
 
 
-def test_score_is_the_formula():
+def test_bm25_score_against_the_formula():
   # Two documents of 2 and 4 words, mean length 3; "cat" is in one of them.
   rows, scores = _search(['cat dog', 'dog bird fish frog'], ['cat'], 1)
   idf = math.log(1 + (2 - 1 + 0.5) / (1 + 0.5))
@@ -33,7 +33,7 @@ def test_score_is_the_formula():
   np.testing.assert_allclose(scores, [[idf * 1 / (1 + norm)]], rtol=1e-5)
 
 
-def test_best_first_and_rows_run_out():
+def test_documents_are_sorted_and_missing_rows_are_minus_one():
   texts = ['bird', 'cat dog', 'fish', 'cat cat dog']
   rows, scores = _search(texts, ['cat', 'bird fish cat', 'frog'], 5)
   assert rows.shape == scores.shape == (3, 5)
@@ -60,7 +60,7 @@ def test_no_queries():
   assert rows.shape == scores.shape == (0, 3)
 
 
-def test_ties_come_in_the_order_of_the_rows():
+def test_ties_are_in_the_order_of_the_rows():
   texts = ['dog', *['cat'] * 50, 'cat cat cat cat dog']
   for k in (1, 3, 51, 52):
     rows, _ = _search(texts, ['cat'], k)
@@ -68,7 +68,7 @@ def test_ties_come_in_the_order_of_the_rows():
     assert rows[0, : len(wanted)].tolist() == wanted
 
 
-def test_stems():
+def test_stemming():
   texts = ['dogs were barking', 'cat']
   assert _search(texts, ['a dog barks'], 1)[0].tolist() == [[0]]
   assert _search(texts, ['a dog barks'], 1, stem=False)[0].tolist() == [[-1]]
@@ -81,24 +81,24 @@ def test_title_weight():
     assert baselines.bm25_search(index, ['leone'], k=1)[0].tolist() == [[found]]
 
 
-def test_words_of_one_letter_count():
+def test_single_letter_words_are_indexed():
   texts = ['vitamin c', 'vitamin d']
   assert _search(texts, ['vitamin d'], 1)[0].tolist() == [[1]]
 
 
 @pytest.mark.parametrize('text', ['the', '...', '猫 犬', 'Привет'])
-def test_strange_corpora(text):
+def test_corpora_without_known_words(text):
   rows, _ = _search([text, text], [text], 2)
   assert rows.tolist() in ([[0, 1]], [[-1, -1]])
 
 
-def test_no_noise(capfd):
+def test_search_prints_nothing(capfd):
   _search(['cat', 'dog'], ['cat'], 2)
   captured = capfd.readouterr()
   assert captured.out == captured.err == ''
 
 
-def test_bad_values():
+def test_invalid_values_raise_errors():
   with pytest.raises(ValueError, match='at least 1 document, got 0'):
     baselines.bm25_index([])
   with pytest.raises(ValueError, match='k1 >= 0.*got -1'):
@@ -108,7 +108,7 @@ def test_bad_values():
 
 
 def _pages(seed, count=40):
-  """Documents whose title alone says what they are, and questions."""
+  """Documents with random texts, and questions about their titles."""
   rng = np.random.default_rng(seed)
   names = np.array([f'{a}{b}{c}' for a in 'bcdf' for b in 'aeo' for c in 'lnr'])
   documents, queries = [], []
@@ -123,7 +123,7 @@ def _pages(seed, count=40):
 
 
 def _mrr(rows, gold):
-  """MRR@10, a question at a time."""
+  """MRR@10 by a loop over questions."""
   values = []
   for found, own in zip(rows[:, :10].tolist(), gold.tolist(), strict=True):
     ranks = [found.index(row) + 1 for row in own if row in found]
@@ -131,7 +131,7 @@ def _mrr(rows, gold):
   return np.mean(values)
 
 
-def test_all_scores_are_those_of_the_documents_found():
+def test_scores_of_all_documents_equal_those_of_search():
   documents, queries, _ = _pages(0)
   index = baselines.bm25_index(documents)
   scores = baselines.bm25_scores(index, [*queries, 'unseen'])
@@ -141,7 +141,7 @@ def test_all_scores_are_those_of_the_documents_found():
   assert (scores[-1] == 0).all()
 
 
-def test_tuned_constants_are_the_best_of_the_grid(monkeypatch):
+def test_tuned_constants_maximise_mrr_on_the_grid(monkeypatch):
   monkeypatch.setattr(baselines, 'K1S', (0.6, 2.0))
   monkeypatch.setattr(baselines, 'BS', (0.3, 0.9))
   monkeypatch.setattr(baselines, 'TITLE_WEIGHTS', (1, 5))
@@ -161,7 +161,7 @@ def test_tuned_constants_are_the_best_of_the_grid(monkeypatch):
   assert tuned == baselines.tune_bm25(documents, queries, gold)
 
 
-def test_titles_that_do_not_exist_are_not_tuned(monkeypatch):
+def test_title_weight_is_one_without_titles(monkeypatch):
   monkeypatch.setattr(baselines, 'K1S', (1.2,))
   monkeypatch.setattr(baselines, 'BS', (0.75,))
   tuned = baselines.tune_bm25(_corpus('cat', 'dog'), ['dog'], np.array([[1]]))
@@ -174,34 +174,36 @@ def test_dense_search_is_exact():
   rows, scores = baselines.dense_search(vectors, queries, k=7)
   wanted = np.argsort(-(queries @ vectors.T), axis=1)[:, :7]
   np.testing.assert_array_equal(rows, wanted)
-  own = np.einsum('nd,nkd->nk', queries, vectors[wanted])
-  np.testing.assert_allclose(scores, own, rtol=1e-5)
+  products = np.einsum('nd,nkd->nk', queries, vectors[wanted])
+  np.testing.assert_allclose(scores, products, rtol=1e-5)
   rows, scores = baselines.dense_search(vectors[:2], queries[:1], k=3)
   assert rows[0, 2] == -1
   assert scores[0, 2] == 0
 
 
-def test_the_tuned_hybrid_is_better_than_either():
+def test_the_tuned_hybrid_beats_dense_and_bm25():
   documents, queries, gold = _pages(2)
   rng = np.random.default_rng(0)
   vectors = rng.normal(size=(len(documents), 8))
-  asked = vectors + rng.normal(size=vectors.shape) * 1.5
+  query_vectors = vectors + rng.normal(size=vectors.shape) * 1.5
   index = baselines.bm25_index(documents)
-  weight = baselines.tune_hybrid(index, queries, vectors, asked, gold)
+  weight = baselines.tune_hybrid(index, queries, vectors, query_vectors, gold)
   rows, scores = baselines.hybrid_search(
-    index, queries, vectors, asked, weight=weight, k=10
+    index, queries, vectors, query_vectors, weight=weight, k=10
   )
-  both = asked @ vectors.T + weight * baselines.bm25_scores(index, queries)
+  both = query_vectors @ vectors.T + weight * baselines.bm25_scores(
+    index, queries
+  )
   np.testing.assert_array_equal(rows, np.argsort(-both, axis=1)[:, :10])
   np.testing.assert_allclose(scores, -np.sort(-both, axis=1)[:, :10], 1e-5)
-  dense, _ = baselines.dense_search(vectors, asked, k=10)
+  dense, _ = baselines.dense_search(vectors, query_vectors, k=10)
   lexical, _ = baselines.bm25_search(index, queries, k=10)
   best = max(_mrr(dense, gold), _mrr(lexical, gold))
   assert _mrr(rows, gold) > best
   every = [
     _mrr(
       baselines.hybrid_search(
-        index, queries, vectors, asked, weight=other, k=10
+        index, queries, vectors, query_vectors, weight=other, k=10
       )[0],
       gold,
     )
@@ -210,7 +212,7 @@ def test_the_tuned_hybrid_is_better_than_either():
   np.testing.assert_allclose(_mrr(rows, gold), max(every))
 
 
-def test_tuning_needs_gold():
+def test_tuning_needs_gold_documents():
   with pytest.raises(ValueError, match='at least 1 question with a gold'):
     baselines.tune_bm25(_corpus('cat'), ['cat'], np.array([[-1]]))
 

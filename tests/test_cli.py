@@ -1,4 +1,4 @@
-"""The command line beyond training: help, a workdir alone, outputs."""
+"""The command line: help, evaluate, ask, export and errors."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_help_fits_80_columns_and_names_every_field():
   assert all(f'  {command}' in text for command in cli.COMMANDS)
 
 
-def test_help_and_the_page_say_the_same():
+def test_help_equals_the_configuration_page():
   page = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', PAGE).replace('\\|', '|')
   for name, _, meaning in field_help.fields():
     row = f'| `{name.removeprefix("stages.NAME.")}` | '
@@ -68,7 +68,7 @@ def test_help_needs_no_experiment():
   assert output == run('ask', '--help')[0]
 
 
-def test_a_workdir_opens_by_itself(workdir):
+def test_a_workdir_needs_no_config_flag(workdir):
   question = 'How much does the red cat weigh?'
   output, errors = run(
     'ask', f'--workdir={workdir}', '--json', f'--question={question}'
@@ -87,7 +87,7 @@ def test_a_workdir_opens_by_itself(workdir):
   assert 'holds an experiment with seed=0, got 4' in errors
 
 
-def test_evaluate_leaves_what_training_wrote(workdir):
+def test_evaluate_keeps_the_files_of_training(workdir):
   before = {
     p.name: p.read_bytes() for p in workdir.iterdir() if p.suffix == '.json'
   }
@@ -96,7 +96,7 @@ def test_evaluate_leaves_what_training_wrote(workdir):
     assert (workdir / name).read_bytes() == text
 
 
-def test_export_writes_what_others_read(workdir, tmp_path):
+def test_export_writes_documents_and_safetensors(workdir, tmp_path):
   import safetensors.numpy
 
   output, _ = run('export', f'--workdir={workdir}', f'--to={tmp_path / "out"}')
@@ -132,7 +132,7 @@ def test_a_mistake_is_one_line(workdir, tmp_path, arguments, words):
   assert not (tmp_path / 'nowhere').exists()
 
 
-def test_ctrl_c_is_no_traceback(tiny_values, tmp_path):
+def test_ctrl_c_prints_no_traceback(tiny_values, tmp_path):
   import signal
   import time
 
@@ -163,7 +163,7 @@ def test_ctrl_c_is_no_traceback(tiny_values, tmp_path):
   assert said[-1].startswith('interrupted')
 
 
-def test_an_exported_bert_is_one_that_can_be_loaded(published_system, tmp_path):
+def test_an_exported_bert_can_be_loaded(published_system, tmp_path):
   import numpy as np
 
   from rag_jax import export

@@ -1,4 +1,4 @@
-"""Two runs, question by question, against scipy and by hand."""
+"""Significance tests between runs, against scipy and enumeration."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from rag_jax import compare, report
 
 
 def write(folder, values, split='dev', system='answers', **fields):
-  """A run with these values of measures, each a list over the questions."""
+  """Writes a run; `values` maps a measure to its values per question."""
   folder.mkdir(parents=True, exist_ok=True)
   lines = []
   for row in range(max(map(len, values.values()))):
@@ -49,7 +49,7 @@ def test_means_differences_and_counts(tmp_path):
   assert (overlap.better, overlap.worse) == (1, 1)
 
 
-def test_the_test_is_the_exact_one_of_all_signs():
+def test_p_equals_enumeration_of_all_signs():
   rng = np.random.default_rng(1)
   for values in (rng.normal(0.3, 1, 10), rng.integers(-1, 2, 10) * 1.0):
     signs = itertools.product((1, -1), repeat=10)
@@ -58,7 +58,7 @@ def test_the_test_is_the_exact_one_of_all_signs():
     assert compare.sign_flip(values) == pytest.approx(exact, abs=0.02)
 
 
-def test_the_test_and_the_interval_are_scipys():
+def test_p_and_interval_equal_those_of_scipy():
   change = np.random.default_rng(2).normal(0.05, 0.5, 300)
   theirs = stats.permutation_test(
     (change,), np.mean, permutation_type='samples', n_resamples=9999, rng=0
@@ -70,13 +70,13 @@ def test_the_test_and_the_interval_are_scipys():
   assert own.high == pytest.approx(interval.high, abs=0.01)
 
 
-def test_p_is_uniform_where_nothing_differs():
+def test_p_is_uniform_under_the_null_hypothesis():
   rng = np.random.default_rng(3)
   found = [compare.sign_flip(rng.normal(size=40)) for _ in range(200)]
   assert stats.kstest(found, 'uniform').pvalue > 0.01
 
 
-def test_the_same_run_twice(tmp_path):
+def test_a_run_compared_with_itself(tmp_path):
   first = write(tmp_path / 'a', {'EM': draw(0)})
   [own] = compare.differences([first, first])
   assert (own.value, own.low, own.high, own.p) == (0, 0, 0, 1)
@@ -85,7 +85,7 @@ def test_the_same_run_twice(tmp_path):
   assert 'answers: equal on every question' in text
 
 
-def test_it_is_the_same_each_time_and_in_any_order_of_lines(tmp_path):
+def test_the_result_is_deterministic_and_ignores_the_order_of_lines(tmp_path):
   first = write(tmp_path / 'a', {'EM': draw(0)})
   other = write(tmp_path / 'b', {'EM': draw(1)})
   found = compare.differences([first, other])
@@ -95,7 +95,7 @@ def test_it_is_the_same_each_time_and_in_any_order_of_lines(tmp_path):
   assert compare.differences([first, other]) == found
 
 
-def test_only_what_both_have_is_compared(tmp_path):
+def test_only_values_of_both_runs_are_compared(tmp_path):
   first = write(tmp_path / 'a', {'EM': [1, None, 0], 'F1': [1, 1, 1]})
   write(tmp_path / 'a', {'EM': [1]}, split='alone')
   other = write(tmp_path / 'b', {'EM': [None, 1, 1], 'ROUGE-L': [1, 1, 1]})
@@ -103,20 +103,20 @@ def test_only_what_both_have_is_compared(tmp_path):
   assert (own.metric, own.count, own.value) == ('EM', 1, 1.0)
 
 
-def test_a_lower_regret_is_better(tmp_path):
+def test_lower_beam_regret_is_better(tmp_path):
   first = write(tmp_path / 'a', {'beam regret': [0.5, 0.0]})
   other = write(tmp_path / 'b', {'beam regret': [0.0, 0.0]})
   [own] = compare.differences([first, other])
   assert (own.value, own.better, own.worse) == (-0.25, 1, 0)
 
 
-def test_the_first_is_compared_with_each_of_the_others(tmp_path):
+def test_the_first_run_is_compared_with_each_other_run(tmp_path):
   folders = [write(tmp_path / n, {'EM': draw(ord(n))}) for n in 'abc']
   found = compare.differences(folders)
   assert [(d.first[-1], d.other[-1]) for d in found] == [('a', 'b'), ('a', 'c')]
 
 
-def test_the_text_is_no_wider_than_a_terminal(tmp_path):
+def test_the_text_fits_80_columns(tmp_path):
   long = tmp_path / ('a-long-name' * 9)
   values = {
     'EM': draw(0, 20_000),
@@ -134,7 +134,7 @@ def test_the_text_is_no_wider_than_a_terminal(tmp_path):
   assert colored == text
 
 
-def test_a_workdir_of_an_earlier_version_has_its_newest_evaluation(tmp_path):
+def test_an_older_workdir_uses_its_newest_evaluation(tmp_path):
   for number, value in (('001', 0), ('002', 1)):
     write(tmp_path / 'old' / 'evaluations' / number, {'EM': [value]})
   new = write(tmp_path / 'new', {'EM': [1]})
@@ -154,7 +154,7 @@ def test_a_workdir_of_an_earlier_version_has_its_newest_evaluation(tmp_path):
     ({'split': 'test'}, 'share no split: dev and test.*eval_splits'),
   ],
 )
-def test_other_questions_are_one_line(tmp_path, change, words):
+def test_different_questions_raise_a_one_line_error(tmp_path, change, words):
   first = write(tmp_path / 'a', {'EM': [1, 0]})
   options = {'values': {'EM': [1, 0]}} | change
   other = write(tmp_path / 'b', **options)
@@ -163,7 +163,7 @@ def test_other_questions_are_one_line(tmp_path, change, words):
   assert '\n' not in str(caught.value)
 
 
-def test_missing_and_damaged_files_name_the_command(tmp_path):
+def test_errors_of_missing_and_damaged_files_name_the_command(tmp_path):
   first = write(tmp_path / 'a', {'EM': [1, 0]})
   with pytest.raises(ValueError, match='at least 2 workdirs, got 1'):
     compare.compare([first])

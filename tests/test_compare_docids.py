@@ -10,7 +10,7 @@ SCHEMES = ('hierarchical_kmeans', 'residual_kmeans', 'title')
 
 
 def test_every_scheme_is_measured_and_drawn(tiny_values, tmp_path, monkeypatch):
-  monkeypatch.setattr(docids, 'SCHEMES', SCHEMES)  # all take a minute
+  monkeypatch.setattr(docids, 'SCHEMES', SCHEMES)  # all of them take a minute
   values = tiny_values | {
     'docid': {'branching': 8, 'codebook_size': 8, 'leaf_size': 8, 'steps': 2}
   }
@@ -24,7 +24,7 @@ def test_every_scheme_is_measured_and_drawn(tiny_values, tmp_path, monkeypatch):
   assert 'dev: 8 questions' in text
 
 
-def test_questions_without_documents_are_refused(
+def test_questions_without_gold_documents_raise_an_error(
   tiny_values, tiny_folder, tmp_path
 ):
   folder = tmp_path / 'data'

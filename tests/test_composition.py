@@ -19,7 +19,7 @@ def weigh(*names, **more):
   return dict.fromkeys(names, 1.0) | more
 
 
-# Fields of the stage, of other groups, and what the error says.
+# Name -> (fields of the stage, fields of other groups, error).
 CASES = {
   'no loss': ({'losses': {}}, {}, 'losses must name a loss.*losses.NAME'),
   'no component': ({'trains': {}}, {}, 'trains must name a component.*NAME'),
@@ -28,7 +28,7 @@ CASES = {
     {'train': {'accumulate': 2}},
     r'batch_size must be a multiple of train.accumulate \(2\), got 9',
   ),
-  'a loss of search without one': (
+  'a search loss without a search': (
     {'candidates': 'gold', 'losses': weigh('answer', 'docid')},
     {},
     "losses.docid needs a search, got stages.joint.candidates='gold'.*Set",
@@ -38,7 +38,7 @@ CASES = {
     {},
     'losses.pdist needs a search.*Set',
   ),
-  'a negative that teaches nothing': (
+  'a negative without the loss relevance': (
     {'candidates': 'gold+negative'},
     {},
     'gold.negative trains the relev.*got stages.joint.losses.relevance=0',
@@ -48,12 +48,12 @@ CASES = {
     BERT,
     'losses.relevance needs passages that are not gold.*gold.negative',
   ),
-  'more is read than found': (
+  'more documents read than retrieved': (
     {'read_size': 7},
     {},
     r'read_size must be at most search.beam_size \(6\), got 7',
   ),
-  'a reader that says nothing of relevance': (
+  'a reader without relevance': (
     {'losses': weigh('relevance')},
     {},
     "losses.relevance needs a reader that scores.*'extractive'",
@@ -63,7 +63,7 @@ CASES = {
     {},
     "losses.null_document needs a reader that scores.*'extractive'",
   ),
-  'a reader that does not rank': (
+  'a reader that does not rerank': (
     {'losses': weigh('reranking')},
     BERT,
     "losses.reranking needs a reader that reranks.*'bert'",
@@ -73,22 +73,22 @@ CASES = {
     {},
     "losses.adist needs a reader that attends.*'extractive'",
   ),
-  'a reader that points has no tokens': (
+  'a token loss of an extractive reader': (
     {'losses': weigh('emdr2_token')},
     {},
     "losses.emdr2_token needs a reader that generates.*'extractive'",
   ),
-  'a null document that is not there': (
+  'a loss without its null document': (
     {'losses': weigh('answer', 'null_document')},
     BERT,
     'losses.null_document needs reader.null_document=True, got False',
   ),
-  'a null document beside gold alone': (
+  'a null document with gold documents only': (
     {'read_size': 1, 'losses': weigh('answer', 'null_document')},
     BERT | {'reader': BERT['reader'] | {'null_document': True}},
     r'null_document needs more documents.*max_gold \(1\).*read_size=2',
   ),
-  'a null document that nothing trains': (
+  'a null document without its loss': (
     {},
     BERT | {'reader': BERT['reader'] | {'null_document': True}},
     'reader.null_document is trained by the loss null_document.*Set',
@@ -98,7 +98,7 @@ CASES = {
     {},
     "marginal must be one of sequence with.*'extractive', got 'token'",
   ),
-  'a sum over sequences of one that fuses': (
+  'a sequence marginal of a fusion reader': (
     {'marginal': 'sequence'},
     {'reader': {'kind': 'fid'}},
     "marginal must be one of fusion with.*'fid', got 'sequence'",
@@ -113,7 +113,7 @@ CASES = {
     {},
     'losses.expected_cost needs an estimator, one of gumbel_softmax.*rescore',
   ),
-  'a set as large as what is read': (
+  'a set of all documents read': (
     {
       'estimator': 'leave_one_out_set',
       'samples': 3,
@@ -122,7 +122,7 @@ CASES = {
     {},
     "samples must be from 2 to 2 for the estimator 'leave_one_out_set' with 3",
   ),
-  'more drawn than read': (
+  'more samples than documents read': (
     {
       'estimator': 'expected_utility',
       'samples': 4,
@@ -140,7 +140,9 @@ CASES = {
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_what_does_not_go_together_is_named_with_the_remedy(small_config, name):
+def test_an_incompatible_choice_raises_an_error_with_a_remedy(
+  small_config, name
+):
   stage, groups, message = CASES[name]
   with pytest.raises(ValueError, match=message) as error:
     build(small_config, stage, **groups)
@@ -149,7 +151,7 @@ def test_what_does_not_go_together_is_named_with_the_remedy(small_config, name):
 
 @pytest.mark.parametrize('loss', ['ranking', 'reranking', 'posterior'])
 @pytest.mark.parametrize('operator', ['capped_simplex', 'perturbed_top_k'])
-def test_a_fenchel_young_loss_needs_an_operator_of_its_own(
+def test_a_fenchel_young_loss_needs_a_matching_operator(
   small_config, loss, operator
 ):
   reranks = BERT | {'reader': BERT['reader'] | {'reranks': True}}
@@ -159,21 +161,21 @@ def test_a_fenchel_young_loss_needs_an_operator_of_its_own(
     build(small_config, stage, ranker={'operator': operator}, **reranks)
   with pytest.raises(ValueError, match=match):
     build(small_config, stage | {'operator': operator}, **reranks)
-  # The stage's own operator comes before that of the ranker.
+  # The operator of the stage overrides that of the ranker.
   own = stage | {'operator': 'entmax'}
   build(small_config, own, ranker={'operator': operator}, **reranks)
   for known in composition.FENCHEL_YOUNG:
     assert known in loss_ops._FAMILIES
 
 
-def test_all_that_goes_together_is_built(small_config):
+def test_compatible_choices_are_accepted(small_config):
   every = composition.LOSSES
   assert every == tuple(objective.TERMS)
   reranks = BERT['reader'] | {'reranks': True, 'null_document': True}
   without = ('adist', 'emdr2_token', 'expected_cost')
   losses = weigh(*(name for name in every if name not in without))
   build(small_config, {'losses': losses}, **BERT | {'reader': reranks})
-  # One that writes has a posterior too.
+  # Generative readers have a posterior too.
   teachers = ('posterior', 'docid_posterior', 'adist', 'emdr2_token', 'loop')
   config = build(
     small_config, {'losses': weigh(*teachers)}, reader={'kind': 'fid'}
@@ -182,12 +184,12 @@ def test_all_that_goes_together_is_built(small_config):
   build(small_config, {'candidates': 'all', 'read_size': 40})
 
 
-def test_a_stage_without_steps_may_be_anything(small_config):
+def test_a_stage_without_steps_is_not_checked(small_config):
   stage = {'steps': 0, 'losses': {}, 'read_size': 99}
   assert build(small_config, stage).steps == 0
 
 
-def test_the_stage_that_is_wrong_is_named(small_config):
+def test_errors_name_the_stage(small_config):
   right = {'steps': 1, 'losses': {'answer': 1.0}}
   for fields, match in (
     ({'estimator': 'guess'}, 'stages.second.estimator must be one of'),
@@ -199,9 +201,9 @@ def test_the_stage_that_is_wrong_is_named(small_config):
       small_config(stages={'first': right, 'second': right | fields})
 
 
-def test_published_parts_need_their_tokenizer():
+def test_published_weights_need_their_tokenizer():
   with pytest.raises(ValueError, match='reader.weights .*need their own'):
     configs.build({'reader': BERT['reader']})
-  causal = {'kind': 'causal', 'weights': 'tiny'}  # which brings its own
+  causal = {'kind': 'causal', 'weights': 'tiny'}  # it has its own tokenizer
   assert configs.build({'reader': causal}).reader.kind == 'causal'
   assert configs.build(BERT).data.tokenizer == 'tiny'

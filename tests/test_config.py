@@ -11,12 +11,18 @@ from rag_jax import composition
 from rag_jax import config as configs
 from rag_jax import stage as stages
 
-ORDER = ('warmup', 'search', 'read', 'joint', 'again')  # of no alphabet
+ORDER = (
+  'warmup',
+  'search',
+  'read',
+  'joint',
+  'again',
+)  # not in alphabetical order
 
 
 @pytest.fixture
 def values():
-  """An experiment of five stages, as its file would have it."""
+  """The values of an experiment with five stages."""
   own = configs.default()
   own.stages = configs.stages(
     **{
@@ -34,7 +40,7 @@ def names(config):
 def flagged(values, *argv):
   own = flags.FlagValues()
   argv = ['launch.py', *argv]
-  with mock.patch('sys.argv', argv):  # which is where it looks
+  with mock.patch('sys.argv', argv):  # config_flags reads sys.argv
     config_flags.DEFINE_config_dict('config', values, flag_values=own)
     own(argv)
     return own.config
@@ -86,7 +92,7 @@ def test_every_field_of_a_stage_is_a_flag(values):
   assert [*values.stages.read.trains] == sorted(stages.COMPONENTS)
 
 
-def test_what_weighs_nothing_is_absent():
+def test_losses_and_components_of_weight_zero_are_removed():
   config = configs.build(
     {
       'stages': {
@@ -97,7 +103,7 @@ def test_what_weighs_nothing_is_absent():
   [(_, stage)] = config.stages
   assert stage.losses == (('ranking', 2.0),) and stage.trains == ()
   assert (stage.weight('ranking'), stage.weight('docid')) == (2.0, 0.0)
-  # In one order, whichever order they are named in.
+  # The order of the losses in the file does not matter.
   pairs = [('ranking', 1.0), ('answer', 1.0), ('docid', 1.0)]
   first, second = (
     configs.build({'stages': {'a': {'losses': dict(own)}}})
@@ -106,7 +112,7 @@ def test_what_weighs_nothing_is_absent():
   assert first == second and hash(first) == hash(second)
 
 
-def test_the_default_is_one_stage_and_comes_back():
+def test_defaults_survive_a_round_trip():
   config = configs.Config()
   assert configs.build({}) == config
   assert configs.build(configs.default()) == config
@@ -150,7 +156,9 @@ def test_the_default_is_one_stage_and_comes_back():
     ({'train': {'precision': 'int8'}}, "float32, bfloat16, got 'int8'.*Set"),
   ],
 )
-def test_a_mistake_is_one_line_that_names_the_field(values, message):
+def test_an_invalid_value_raises_a_one_line_error_with_its_field(
+  values, message
+):
   with pytest.raises(ValueError, match=message) as error:
     configs.build(values)
   assert '\n' not in str(error.value)
@@ -169,7 +177,7 @@ def test_a_mistake_is_one_line_that_names_the_field(values, message):
     ('loss.answer', "no field 'loss'"),
   ],
 )
-def test_a_flag_that_is_none_is_named(name, message):
+def test_an_unknown_field_raises_an_error_with_a_suggestion(name, message):
   with pytest.raises(ValueError, match=message):
     configs.check_field(name)
   for known in ('search', 'search.beam_size', 'stages', 'stages.any.losses'):
@@ -177,7 +185,7 @@ def test_a_flag_that_is_none_is_named(name, message):
   configs.check_field('stages.any.losses.pdist')
 
 
-def test_whether_a_loss_is_trained_counts_stages_with_steps():
+def test_trains_with_ignores_stages_without_steps():
   steps = {'a': {'losses': {'answer': 1.0}}, 'b': {'losses': {'docid': 1.0}}}
   steps['b']['steps'] = 3
   config = configs.build({'stages': steps})

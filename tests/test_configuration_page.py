@@ -1,4 +1,4 @@
-"""docs/configuration.md lists every field, with its default, and no other."""
+"""docs/configuration.md lists exactly the fields, with their defaults."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ METHODS = (ROOT / 'docs' / 'methods.md').read_text(encoding='utf-8')
 
 
 def rows(heading):
-  """The cells of a table, by its field."""
+  """Field -> the other cells of its row in a table."""
   lines = PAGE.split(f'| {heading} |', 1)[1].split('\n\n')[0].splitlines()
   cells = [[c.strip() for c in x.strip('|').split('|')] for x in lines[2:]]
   return {field.strip('`'): rest for field, *rest in cells}
@@ -27,7 +27,7 @@ FIELDS, OF_STAGES = rows('field'), rows('field of `stages.NAME`')
 
 
 def fields(cls, prefix=''):
-  """Every field below a dataclass, with its default."""
+  """Yields every field of nested dataclasses, with its default."""
   for field in dataclasses.fields(cls):
     if dataclasses.is_dataclass(field.default):
       yield from fields(type(field.default), f'{prefix}{field.name}.')
@@ -53,15 +53,15 @@ def value(config, field):
 @pytest.mark.parametrize(
   'cls, table', [(configs.Config, FIELDS), (stages.Stage, OF_STAGES)]
 )
-def test_every_field_stands_with_its_default(cls, table):
+def test_the_page_lists_every_field_with_its_default(cls, table):
   expected = {name: shown(name, own) for name, own in fields(cls)}
   assert {name: cells[0] for name, cells in table.items()} == expected
   assert all(meaning for _, meaning, _ in table.values())
 
 
 def settings(monkeypatch):
-  """What experiments and methods set: name -> a function of a field."""
-  monkeypatch.syspath_prepend(str(ROOT))  # experiments build on each other
+  """Experiments: name -> configuration; methods: name -> flags."""
+  monkeypatch.syspath_prepend(str(ROOT))  # experiments import each other
   found = {}
   for path in (ROOT / 'experiments').glob('*.py'):
     get_config = runpy.run_path(str(path)).get('get_config')
@@ -76,7 +76,7 @@ def settings(monkeypatch):
   return found, methods
 
 
-def test_what_sets_a_field_sets_it(monkeypatch):
+def test_the_column_set_by_is_correct(monkeypatch):
   experiments, methods = settings(monkeypatch)
   default, stage = configs.Config(), stages.Stage()
 

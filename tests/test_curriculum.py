@@ -19,14 +19,14 @@ UNSEEN = {'steps': 1, 'candidates': 'beam', 'losses': {'posterior': 1.0}}
 
 @pytest.fixture(scope='module')
 def start(tiny_values, tmp_path_factory):
-  """What training starts from, in a workdir."""
+  """The input of training, in a workdir."""
   config = configs.build(tiny_values)
   return workdirs.open(config, tmp_path_factory.mktemp('work') / 'run')
 
 
 @pytest.fixture
 def staged(tiny_values, start):
-  """Makes a config with such stages, and what it starts from."""
+  """Makes a configuration with these stages, and the input of training."""
 
   def make(data=None, reader=None, **named):
     config = configs.build(
@@ -44,7 +44,7 @@ def staged(tiny_values, start):
 
 
 def with_questions(prepared, change):
-  """The same with training questions that a function has changed."""
+  """`prepared` with `change(i, question)` applied to training questions."""
   dataset = prepared.dataset
   asked = tuple(change(i, q) for i, q in enumerate(dataset.splits['train']))
   splits = dict(dataset.splits) | {'train': asked}
@@ -54,18 +54,18 @@ def with_questions(prepared, change):
 
 
 def material(config, prepared, other=None, params=None):
-  """Stage -> the questions that it trains on."""
+  """Stage name -> its training questions."""
   found = curriculum.prepare(config, prepared, other or {})
   return {name: make(params)[0] for name, make in found.items()}
 
 
 def rows_of(questions, everything):
-  """Which of all questions these are."""
+  """Rows of `questions` in `everything`."""
   texts = [tuple(row) for row in np.asarray(everything.query)]
   return [texts.index(tuple(row)) for row in np.asarray(questions.query)]
 
 
-def test_each_stage_trains_on_what_it_should(staged):
+def test_questions_of_each_kind_of_stage(staged):
   config, prepared = staged(
     search=SEARCH, read=READ, joint=JOINT, unseen=UNSEEN, off={'steps': 0}
   )
@@ -81,13 +81,13 @@ def test_each_stage_trains_on_what_it_should(staged):
   }
   assert found == {
     'search': [0, 1, *range(4, 40)],  # those with gold documents
-    'read': [*range(4, 40)],  # and an answer that stands in one
+    'read': [*range(4, 40)],  # that contain an answer
     'joint': [*range(40)],
     'unseen': [*range(40)],
   }
 
 
-def test_few_labels_are_those_of_search_and_reading_alone(staged):
+def test_labelled_questions_limits_search_and_gold_stages_only(staged):
   own = {'labelled_questions': 20}
   config, prepared = staged(data=own, search=SEARCH, read=READ, joint=JOINT)
   counts = {
@@ -97,7 +97,7 @@ def test_few_labels_are_those_of_search_and_reading_alone(staged):
   assert counts == {'search': (20, 20), 'read': (20, 20), 'joint': (40, 20)}
 
 
-def test_without_labels_search_has_every_question(staged):
+def test_without_gold_documents_search_trains_on_all_questions(staged):
   config, prepared = staged(search=SEARCH)
   prepared = with_questions(
     prepared, lambda i, q: dataclasses.replace(q, document_ids=())
@@ -105,7 +105,7 @@ def test_without_labels_search_has_every_question(staged):
   assert len(material(config, prepared)['search'].query) == 40
 
 
-def test_a_reader_that_writes_needs_no_place_of_its_answer(staged):
+def test_a_generative_reader_needs_no_answer_span(staged):
   config, prepared = staged(reader={'kind': 'fid'}, read=READ)
   prepared = with_questions(
     prepared,
@@ -142,7 +142,7 @@ class TestNegatives:
     np.testing.assert_array_equal(found.gold, wide)
     return found.negative[:, None]
 
-  def test_no_gold_document_is_one(self, searched, start):
+  def test_a_gold_document_is_never_a_negative(self, searched, start):
     nothing = np.zeros((40, 0), np.int32)
     first = self.negative(searched, nothing)
     second = self.negative(searched, first)
@@ -150,28 +150,28 @@ class TestNegatives:
     assert (first >= 0).all() and (second >= 0).all() and (third >= 0).all()
     for one, other in ((first, second), (first, third), (second, third)):
       assert (one != other).all()
-    # Without the second best, it is the best again.
+    # With the second best as gold, the best is the negative again.
     np.testing.assert_array_equal(self.negative(searched, second), first)
-    # These are in the order of the ranker.
+    # The negatives follow the order of the ranker.
     system = start.trained(searched[1])
     asked = start.dataset.splits['train']
     ranked = system.run(compiled.rank, asked)
     np.testing.assert_array_equal(
       ranked.documents[:, :3], np.hstack([first, second, third])
     )
-    # Once all that the search finds is gold, there is none.
+    # There is no negative if all retrieved documents are gold.
     assert (self.negative(searched, ranked.documents) == -1).all()
 
-  def test_gold_documents_of_the_data_are_none(self, searched):
+  def test_gold_documents_of_the_data_are_no_negatives(self, searched):
     config, params, questions, index = searched
     found = curriculum.with_negative(config, params, questions, index)
     assert (found.negative >= 0).all()
     assert (found.negative[:, None] != found.gold).all()
 
-  def test_beyond_so_many_gold_documents_they_are_not_known(
+  def test_gold_documents_beyond_max_gold_may_be_negatives(
     self, searched, start
   ):
-    # As the docstring says: only `data.max_gold` of them are.
+    # See the docstring of `with_negative`.
     config, params, questions, index = searched
     own = questions.gold
     best = self.negative(searched, own)
@@ -193,16 +193,18 @@ class TestNegatives:
       known[count] = found.negative == best[:, 0]
     assert known[1].all() and not known[2].any()
 
-  def test_they_are_searched_by_the_parameters_of_then(self, staged, searched):
-    # Checked by hand: a reader of relevance needs published weights.
+  def test_negatives_are_searched_with_the_current_parameters(
+    self, staged, searched
+  ):
+    # Set by hand, because the loss relevance needs published weights.
     _, params, _, index = searched
     config, prepared = staged(read=READ)
     [(name, stage)] = config.stages
     stage = dataclasses.replace(stage, candidates='gold+negative')
     config = dataclasses.replace(config, stages=((name, stage),))
     make = curriculum.prepare(config, prepared, {})[name]
-    first, library = make(params)
-    assert library is prepared.index
+    first, index = make(params)
+    assert index is prepared.index
     assert (first.negative != first.gold[:, 0]).all()
     table = params['id_decoder']['table']
     other = params | {
@@ -233,40 +235,41 @@ class TestOtherData:
   def other_config(self, staged, folder):
     return staged(warmup=READ | {'data': str(folder)}, read=READ, joint=JOINT)
 
-  def test_its_documents_come_after_the_own_ones(self, other_config, capsys):
+  def test_documents_of_other_data_are_appended(self, other_config, capsys):
     config, prepared = other_config
     other = curriculum.load_stage_data(config)
     assert list(other) == ['warmup']
     found = curriculum.prepare(config, prepared, other)
-    first, library = found['warmup'](None)
+    first, index = found['warmup'](None)
     count = len(prepared.index.tokens)
-    np.testing.assert_array_equal(library.tokens[:count], prepared.index.tokens)
-    assert len(library.tokens) == count + 3  # no question asks for the last
-    assert first.gold.ravel().tolist() == [count, count + 1]  # one has none
+    np.testing.assert_array_equal(index.tokens[:count], prepared.index.tokens)
+    assert len(index.tokens) == count + 3  # the last is not gold
+    assert first.gold.ravel().tolist() == [
+      count,
+      count + 1,
+    ]  # one document lacks the answer
     encoded = pipeline.encode_documents(
       prepared.system.tokenizer, [other['warmup'].documents[1]], config.data
     )
-    np.testing.assert_array_equal(library.tokens[count + 1], encoded.tokens[0])
+    np.testing.assert_array_equal(index.tokens[count + 1], encoded.tokens[0])
     notes = capsys.readouterr().err
     assert 'stages.warmup.data: 3 of 3 documents are truncated; 2 of' in notes
-    # The others train on their own.
+    # The other stages train on the data of the experiment.
     for name, size in (('read', 40), ('joint', 40)):
       questions, index = found[name](None)
       assert index is prepared.index and len(questions.query) == size
       assert (questions.gold < count).all()
 
-  def test_no_more_of_it_is_read_than_is_needed(self, staged, folder):
+  def test_only_the_needed_part_of_other_data_is_used(self, staged, folder):
     fields = READ | {'data': str(folder), 'steps': 1, 'batch_size': 1}
     config, prepared = staged(warmup=fields)
     other = curriculum.load_stage_data(config)['warmup']
     [(name, stage)] = config.stages
-    questions, library = curriculum.stage_questions(
-      name, stage, prepared, other
-    )
-    assert len(library.tokens) == len(prepared.index.tokens) + 2
+    questions, index = curriculum.stage_questions(name, stage, prepared, other)
+    assert len(index.tokens) == len(prepared.index.tokens) + 2
     assert len(questions.query) == 2
 
-  def test_what_it_lacks_is_said_first(
+  def test_errors_of_other_data_are_raised_before_training(
     self, staged, other_config, folder, tmp_path, write_lines
   ):
     config, prepared = other_config
@@ -289,7 +292,7 @@ class TestOtherData:
     with pytest.raises(ValueError, match='word for word, got none in 1'):
       curriculum.prepare(config, prepared, other)
 
-  def test_a_stage_without_steps_reads_none(self, staged, tmp_path):
+  def test_a_stage_without_steps_loads_no_data(self, staged, tmp_path):
     fields = READ | {'data': str(tmp_path / 'nowhere'), 'steps': 0}
     config, _ = staged(warmup=fields, joint=JOINT)
     assert curriculum.load_stage_data(config) == {}

@@ -1,4 +1,4 @@
-"""Experiments are found by path and by name, and read with clear errors."""
+"""Finding and reading experiment files, and their errors."""
 
 import pathlib
 import re
@@ -29,7 +29,7 @@ def test_an_argument_reaches_get_config():
   assert experiment_files.load('answer_only:cut_off').name.endswith('cut_off')
 
 
-def test_an_own_file_comes_before_a_shipped_one(tmp_path, monkeypatch):
+def test_a_local_file_shadows_a_shipped_experiment(tmp_path, monkeypatch):
   (tmp_path / 'experiments').mkdir()
   path = tmp_path / 'experiments' / 'quickstart.py'
   path.write_text(
@@ -40,14 +40,14 @@ def test_an_own_file_comes_before_a_shipped_one(tmp_path, monkeypatch):
   assert experiment_files.load('experiments/quickstart.py').name == 'mine'
 
 
-def test_a_saved_run_is_an_experiment_again(tiny_values, tmp_path):
+def test_the_saved_configuration_of_a_run(tiny_values, tmp_path):
   from rag_jax import store
 
   config = configs.build(tiny_values)
   store.claim(tmp_path / 'run', config)
   values = experiment_files.saved(tmp_path / 'run')
   assert configs.build(values) == config
-  values.stages.joint.losses.pdist = 1.0  # every loss is open to flags
+  values.stages.joint.losses.pdist = 1.0  # all losses can still be set
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,9 @@ def test_a_saved_run_is_an_experiment_again(tiny_values, tmp_path):
     ),
   ],
 )
-def test_a_mistake_in_a_file_is_one_line_with_its_place(tmp_path, text, words):
+def test_an_error_in_a_file_is_one_line_with_its_line_number(
+  tmp_path, text, words
+):
   path = tmp_path / 'mine.py'
   path.write_text(text)
   with pytest.raises(ValueError) as error:
@@ -91,7 +93,7 @@ def test_a_mistake_in_a_file_is_one_line_with_its_place(tmp_path, text, words):
     ('runs/facts/config.json', 'Python file.*set --workdir alone'),
   ],
 )
-def test_what_is_no_file_is_told_what_there_is(name, words):
+def test_errors_of_missing_files(name, words):
   with pytest.raises(ValueError, match=words):
     experiment_files.load(name)
 
@@ -107,7 +109,7 @@ def test_the_package_ships_what_a_clone_has(tmp_path):
     for path in (ROOT / 'rag_jax').rglob('__init__.py')
   }
   assert listed == found | {'rag_jax.experiments'}
-  # Outside of a clone the experiments lie inside the package.
+  # In an installation the experiments are inside the package.
   shutil.copytree(ROOT / 'rag_jax', tmp_path / 'rag_jax')
   shutil.copytree(ROOT / 'experiments', tmp_path / 'rag_jax' / 'experiments')
   code = (

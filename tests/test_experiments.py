@@ -1,4 +1,4 @@
-"""Every experiment is one, with its argument and without."""
+"""Every shipped experiment builds, with and without its argument."""
 
 import inspect
 import pathlib
@@ -9,19 +9,19 @@ import pytest
 from rag_jax import config as configs
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'experiments'
-SHARED = {'minilm'}  # what others build on
+SHARED = {'minilm'}  # imported by experiments
 FILES = [p for p in sorted(FOLDER.glob('*.py')) if p.stem not in SHARED]
 
 
 @pytest.fixture
 def experiment(monkeypatch):
   """Reads `get_config` of an experiment."""
-  monkeypatch.syspath_prepend(str(FOLDER.parent))  # they build on each other
+  monkeypatch.syspath_prepend(str(FOLDER.parent))  # they import each other
   return lambda path: runpy.run_path(str(path))['get_config']
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_its_values_fit_together(path, experiment):
+def test_the_experiment_builds(path, experiment):
   get_config = experiment(path)
   values = get_config()
   config = configs.build(values)
@@ -29,13 +29,13 @@ def test_its_values_fit_together(path, experiment):
   assert all(stage.steps for _, stage in config.stages)
   assert [name for name, _ in config.stages] == list(values.stages)
   assert configs.build(configs.as_dict(config)) == config
-  # Values of one call are not those of the next.
+  # Calls do not share mutable values.
   values.stages[list(values.stages)[-1]].steps += 1
   assert configs.build(get_config()) == config
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_its_argument_makes_another(path, experiment):
+def test_the_argument_changes_the_experiment(path, experiment):
   get_config = experiment(path)
   arguments = list(inspect.signature(get_config).parameters)
   if not arguments:
@@ -43,7 +43,7 @@ def test_its_argument_makes_another(path, experiment):
   config = configs.build(get_config())
   given = {'warmup_path': 'other.json', 'control': 'cut_off'}[arguments[0]]
   other = configs.build(get_config(given))
-  assert other.name != config.name  # a workdir of its own
+  assert other.name != config.name  # a separate workdir
   if arguments == ['warmup_path']:
     assert not any(stage.data for _, stage in config.stages)
     # The reader alone starts with the other data; what follows keeps its steps.

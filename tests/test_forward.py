@@ -31,7 +31,7 @@ def initialise(config):
 
 
 def means(params, batch, index, config, stage):
-  """Each term of the loss, a mean over what it counts."""
+  """Each term of the loss as a mean over the questions that it counts."""
   terms, _ = objective.loss(
     params, jax.random.key(5), batch, index, config=config.model, stage=stage
   )
@@ -55,13 +55,13 @@ def size(tree):
   return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(tree)))
 
 
-# Softmax weighs every document, so that no part of the path is shut by chance.
+# Softmax gives every document a gradient.
 OPEN = {'ranker': {'operator': 'softmax'}, 'search': {'read_size': 6}}
 BEAM = stage_of('answer', candidates='beam')
 
 
 class TestGradient:
-  def test_the_answer_alone_reaches_all_four_components(
+  def test_the_answer_loss_has_a_gradient_to_all_components(
     self, small_config, small_index, small_batch
   ):
     config = small_config(**OPEN)
@@ -73,7 +73,7 @@ class TestGradient:
     leaves = jax.tree.leaves(gradient)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
 
-  def test_cut_off_it_reaches_the_reader_alone(
+  def test_estimator_none_stops_the_gradient_to_the_search(
     self, small_config, small_index, small_batch
   ):
     config = small_config(**OPEN)
@@ -87,7 +87,7 @@ class TestGradient:
     for name in ('query_encoder', 'id_decoder', 'ranker'):
       assert size(gradients[cut][name]) == 0, name
     assert size(gradients[cut]['reader']) > 0
-    # The reader learns as if nothing were cut.
+    # The gradient to the reader is the same.
     assert float(values[cut]) == pytest.approx(float(values[BEAM]), rel=1e-5)
     for one, other in zip(
       *(jax.tree.leaves(gradients[s]['reader']) for s in (BEAM, cut)),
@@ -128,7 +128,7 @@ class TestGradient:
       wanted = float(sum(jax.tree.leaves(products)))
       assert float(slope) == pytest.approx(wanted, rel=0.03, abs=0.02), name
 
-  def test_a_masked_question_has_no_part_in_it(
+  def test_a_masked_question_has_no_gradient(
     self, small_config, small_index, small_batch
   ):
     config, batch = small_config(), small_batch
@@ -160,7 +160,7 @@ class TestSearch:
 
     return jax.jit(run)(params)
 
-  def test_a_beam_over_the_corpus_is_exact_and_pads(
+  def test_a_beam_larger_than_the_corpus_is_exact_and_padded(
     self, small_config, small_index, small_batch
   ):
     config = small_config(search={'beam_size': COUNT + 5})
@@ -192,7 +192,7 @@ class TestSearch:
     assert 1 not in documents
     assert int(found.where.sum()) == BATCH * (COUNT - 1)
 
-  def test_an_allow_list_holds_for_its_own_query(
+  def test_allowed_documents_per_query(
     self, small_config, small_index, small_batch
   ):
     allowed = jnp.arange(COUNT)[None] % BATCH == jnp.arange(BATCH)[:, None]
@@ -204,7 +204,7 @@ class TestSearch:
 
 
 class TestEdgeScores:
-  def test_they_add_up_to_docid_scores_once_normalised_among_siblings(
+  def test_normalised_edge_scores_sum_to_docid_scores(
     self, small_config, small_index, small_batch
   ):
     config = small_config()
@@ -250,7 +250,7 @@ class TestAnswer:
     assert (np.asarray(found.documents) >= 0).all()
     assert (np.asarray(found.log_probability) <= 1e-6).all()
 
-  def test_the_span_lies_in_the_document_it_names(
+  def test_the_span_is_inside_its_document(
     self, small_config, small_index, small_batch
   ):
     config = small_config()
@@ -268,13 +268,17 @@ class TestConfig:
   @pytest.mark.parametrize(
     'fields', [{'beam_size': 0}, {'read_size': 7}, {'scoring': 'sum'}]
   )
-  def test_bad_search_values_name_the_remedy(self, small_config, fields):
+  def test_invalid_search_values_raise_errors_with_remedies(
+    self, small_config, fields
+  ):
     with pytest.raises(ValueError, match='Set --config.search'):
       small_config(search=fields)
 
   @pytest.mark.parametrize(
     'fields', [{'window': 2}, {'kind': 'oral'}, {'span_relevance': -1.0}]
   )
-  def test_bad_reader_values_name_the_remedy(self, small_config, fields):
+  def test_invalid_reader_values_raise_errors_with_remedies(
+    self, small_config, fields
+  ):
     with pytest.raises(ValueError, match='Set --config.reader'):
       small_config(reader=fields)

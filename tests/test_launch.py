@@ -1,4 +1,4 @@
-"""The command itself, as a subprocess."""
+"""`launch.py` as a subprocess."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def finals(workdir):
-  """What a run ends in: the last record and the results."""
+  """The last record of metrics.jsonl, and the results."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   return json.loads(lines[-1]), report.load_results(workdir / 'results.json')
 
@@ -57,7 +57,7 @@ def whole_run(config_file, tmp_path_factory):
   return workdir, output, errors
 
 
-def test_a_killed_run_goes_on_bit_for_bit(config_file, whole_run, tmp_path):
+def test_a_killed_run_resumes_exactly(config_file, whole_run, tmp_path):
   workdir = tmp_path / 'killed'
   flags = ('--config.train.checkpoint_every=1',)
   process = launch(config_file, workdir, *flags)
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_bit_for_bit(config_file, whole_run, tmp_path):
   assert [json.loads(line)['step'] for line in lines] == [1, 2, 3, 4]
 
 
-def test_a_run_ends_in_a_table_and_its_results(whole_run):
+def test_a_run_prints_a_table_and_writes_its_results(whole_run):
   workdir, output, errors = whole_run
   results = report.load_results(workdir / 'results.json')
   found = {(r.system, r.metric) for r in results if r.split == 'dev'}
@@ -97,7 +97,7 @@ def test_a_run_ends_in_a_table_and_its_results(whole_run):
   assert any((workdir / 'tensorboard').iterdir())
 
 
-def test_evaluate_gives_the_same_numbers_again(config_file, whole_run):
+def test_evaluate_reproduces_the_results_of_training(config_file, whole_run):
   workdir = whole_run[0]
   before = (workdir / 'results.json').read_bytes()
   process = launch(config_file, workdir, '--mode=evaluate')
@@ -161,7 +161,7 @@ def error_of(process):
     ('facts', "unknown argument 'facts'"),
   ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(
+def test_an_invalid_flag_is_one_error_line_and_writes_nothing(
   config_file, tmp_path, flag, words
 ):
   workdir = tmp_path / 'run'
@@ -170,13 +170,13 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
   assert not workdir.exists()
 
 
-def test_a_missing_experiment_is_one_line(tmp_path):
+def test_a_missing_experiment_is_one_error_line(tmp_path):
   error = error_of(launch(tmp_path / 'nope.py', tmp_path / 'run'))
   assert 'nope.py' in error
   assert 'one of answer_only, beir, ' in error
 
 
-def test_another_experiment_is_refused_its_workdir(config_file, whole_run):
+def test_a_workdir_rejects_another_experiment(config_file, whole_run):
   workdir = whole_run[0]
   before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
   for field, was, got in (
@@ -191,7 +191,7 @@ def test_another_experiment_is_refused_its_workdir(config_file, whole_run):
 
 
 @pytest.mark.parametrize('mode', ['train', 'evaluate', 'ask'])
-def test_a_workdir_of_the_version_before_is_one_line(
+def test_a_workdir_of_an_older_version_is_one_error_line(
   config_file, tmp_path, mode
 ):
   (tmp_path / 'checkpoints').mkdir()
@@ -203,7 +203,7 @@ def test_a_workdir_of_the_version_before_is_one_line(
   assert names == {'checkpoints', 'config.json'}
 
 
-def test_asking_an_untrained_workdir_is_one_line(config_file, tmp_path):
+def test_asking_an_untrained_workdir_is_one_error_line(config_file, tmp_path):
   workdir = tmp_path / 'run'
   flags = ('--mode=ask', '--question=Why?')
   error = error_of(launch(config_file, workdir, *flags))

@@ -62,7 +62,7 @@ OTHERS = [
 
 
 def table(first):
-  """The rows of all tables whose first column has this heading, as cells."""
+  """Rows (lists of cells) of the tables whose first column has this heading."""
   rows, inside = [], False
   for line in PAGE.splitlines():
     # A bar inside a cell is escaped.
@@ -74,7 +74,7 @@ def table(first):
 
 
 def named(first):
-  """The names in the first column, which stand in backquotes."""
+  """The names in backquotes in the first column."""
   return {row[0].strip('`') for row in table(first)}
 
 
@@ -99,7 +99,7 @@ def parse(monkeypatch):
 
 @pytest.fixture(scope='module')
 def language_model(tmp_path_factory):
-  """A random Llama as models are published, one token a byte."""
+  """A random Llama in published form, with one token per byte."""
   folder = tmp_path_factory.mktemp('llama')
   sizes = llama.LlamaConfig(
     vocab_size=260,
@@ -151,9 +151,9 @@ def shrink(values, folder, language_model):
   values.query_encoder.update(WIDTH | SMALL)
   values.id_decoder.update(SMALL)
   if values.id_decoder.output == 'node_table':
-    values.id_decoder.num_layers = 0  # sooner compiled
+    values.id_decoder.num_layers = 0  # faster to compile
   values.reader.update(WIDTH | SMALL, max_answer_tokens=4)
-  if values.stages.joint.cost == 'f1':  # long answers are right by chance
+  if values.stages.joint.cost == 'f1':  # long answers have F1 above 0 by chance
     values.reader.max_answer_tokens = 24
   if causal:
     values.reader.weights = language_model
@@ -172,7 +172,7 @@ def shrink(values, folder, language_model):
 
 @pytest.fixture(scope='module')
 def prepare(tmp_path_factory):
-  """Data and index of an experiment; those that agree share them."""
+  """Data and index of an experiment, shared by equal configurations."""
   kept = {}
 
   def run(config):
@@ -196,7 +196,7 @@ def parts(params):
 
 
 def moved(before, after):
-  """The components of which any number has changed."""
+  """The components with changed parameters."""
   return {
     name
     for name, own in before.items()
@@ -216,7 +216,7 @@ def test_a_method_trains(
   values = parse(words)
   config = shrink(values, tiny_folder, language_model)
   prepared = prepare(config)
-  # One device and one program: the step is the same, and is compiled sooner.
+  # One device compiles faster; the step is the same.
   monkeypatch.setattr(parallel, 'compile_step', lambda f, mode: jax.jit(f))
   material = curriculum.prepare(config, prepared, {})
   vocab = jnp.zeros(prepared.vocab_size)
@@ -241,18 +241,18 @@ def test_a_method_trains(
     assert moved(before, parts(state.params)) == trained, own
 
 
-def test_the_tables_have_every_choice():
+def test_the_tables_list_every_choice():
   assert named('`candidates`') == set(stages.CANDIDATES)
   assert named('`operator`') == set(ranker.OPERATORS)
   assert named('`estimator`') == set(stages.ESTIMATORS)
   assert named('`cost`') == set(stages.COSTS)
-  above = {'answer', 'expected_cost'}  # in the text
+  above = {'answer', 'expected_cost'}  # explained in the text
   assert named('`losses.NAME`') | above == set(objective.TERMS)
   marginals = {m for row in table('`reader.kind`') for m in row[3].split(', ')}
   assert named('`marginal`') == marginals
 
 
-def test_the_table_of_readers_is_true():
+def test_the_table_of_readers_is_correct():
   rows = table('`reader.kind`')
   assert [row[0].strip('`') for row in rows] == list(readers.KINDS)
   for kind, source, answer, marginals, each, *can in rows:
@@ -268,7 +268,7 @@ def test_the_table_of_readers_is_true():
 
 
 @pytest.mark.parametrize('words, error', table('flags'))
-def test_what_cannot_go_together_is_an_error(words, error, parse):
+def test_incompatible_choices_raise_the_listed_error(words, error, parse):
   own = words.strip('`').replace('STAGE', '--config.stages.joint').split()
   values = parse(['--config=experiments/quickstart.py', *own])
   with pytest.raises(ValueError, match=re.escape(error)):

@@ -1,4 +1,4 @@
-"""Mistakes in Python: each gives one line that says what to do instead."""
+"""Errors of the Python API: each is one line with a remedy."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ from rag_jax import config as configs
 from rag_jax import experiment_files, train
 
 DOCUMENTS = ['A cat sleeps.', 'Dogs bark at night.', 'Fish swim in the sea.']
-NOWHERE = pathlib.Path('/proc/nothing/run')  # where nothing can be written
+NOWHERE = pathlib.Path('/proc/nothing/run')  # not writable
 
 
 @pytest.fixture(scope='module')
@@ -90,20 +90,20 @@ def error_of(call):
 
 
 @pytest.mark.parametrize('name', OF_SYSTEM)
-def test_a_mistake_with_a_system(system, name):
+def test_errors_of_a_system(system, name):
   call, words = OF_SYSTEM[name]
   text = error_of(lambda: call(system))
   assert re.search(words, text), text
 
 
 @pytest.mark.parametrize('name', OTHERS)
-def test_a_mistake_elsewhere(name):
+def test_errors_of_other_functions(name):
   call, words = OTHERS[name]
   text = error_of(call)
   assert re.search(words, text), text
 
 
-def test_a_missing_extra_names_its_command(monkeypatch, tmp_path):
+def test_the_error_of_a_missing_extra_names_its_command(monkeypatch, tmp_path):
   import sys
 
   from rag_jax.nn import gguf_file

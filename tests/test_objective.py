@@ -11,7 +11,7 @@ from rag_jax import stage as stages
 
 COUNT, VOCAB, BATCH = 12, 50, 4
 ALL_LOSSES = ('answer', 'docid', 'ranking', 'indexing')
-# Softmax weighs every document, so that no part of the path is shut by chance.
+# Softmax gives every document a gradient.
 OPEN = {'ranker': {'operator': 'softmax'}, 'search': {'read_size': 6}}
 
 
@@ -57,7 +57,7 @@ class TestLoss:
     run = compiled_loss(config, stage)
     return run(params, jax.random.key(0), batch, index)
 
-  def test_a_loss_that_is_absent_is_not_computed(
+  def test_only_the_losses_of_the_stage_are_computed(
     self, small_config, small_index, small_batch
   ):
     config = small_config()
@@ -77,12 +77,12 @@ class TestLoss:
       terms, measured = jax.eval_shape(run, own, *args)
       assert set(terms) == set(losses)
       assert set(losses) <= set(measured)
-      for name in needs:  # and no component is there for nothing
+      for name in needs:  # every given component is used
         less = {n: value for n, value in own.items() if n != name}
         with pytest.raises(KeyError, match=name):
           jax.eval_shape(run, less, *args)
 
-  def test_docid_loss_is_the_same_with_gold_joined_or_not(
+  def test_docid_loss_is_equal_for_beam_and_beam_with_gold(
     self, small_config, small_index, small_batch
   ):
     values = []
@@ -103,7 +103,7 @@ class TestLoss:
     assert float(terms['ranking'][1]) == BATCH - 1
     assert float(measured['beam_hits'][1]) == BATCH - 1
 
-  def test_an_answer_in_no_document_is_not_counted(
+  def test_an_answer_that_no_document_contains_is_not_counted(
     self, small_config, small_index, small_batch
   ):
     answers = small_batch.answers.at[0].set(49).at[0, 1].set(0)
@@ -115,7 +115,7 @@ class TestLoss:
     assert float(terms['answer'][1]) <= float(whole['answer'][1])
     assert np.isfinite(float(terms['answer'][0]))
 
-  def test_gold_joins_once_even_if_the_beam_found_it(
+  def test_a_gold_document_in_the_beam_is_counted_once(
     self, small_config, small_index, small_batch
   ):
     config = small_config(search={'beam_size': COUNT, 'read_size': COUNT})
@@ -125,7 +125,7 @@ class TestLoss:
     assert 0 < float(value / count) <= 1
     assert float(measured['beam_hits'][0]) == BATCH
 
-  def test_a_beam_is_measured_where_there_is_one(
+  def test_beam_metrics_exist_only_with_a_beam_search(
     self, small_config, small_index, small_batch
   ):
     of_a_beam = {'beam_hits', 'docid_hits@1', 'beam_mass'}
@@ -134,7 +134,7 @@ class TestLoss:
       config = small_config(ranker={'operator': 'softmax'})
       _, measured = self.run(config, stage, small_index, small_batch)
       assert set(measured) & of_a_beam == there
-    # Softmax weighs every document, and each document was ranked.
+    # With softmax, all ranked documents have weight.
     assert float(measured['support'][0]) == BATCH * COUNT
 
   @pytest.mark.parametrize('kind', ['extractive', 'fid'])
@@ -155,7 +155,7 @@ class TestLoss:
 
 
 class TestAnswer:
-  """Which questions count, and how much: each alone, then together."""
+  """Which questions the loss counts, one at a time and in a batch."""
 
   @pytest.fixture(scope='class', params=['extractive', 'fid'])
   def run(self, request, small_config, small_index):
@@ -171,7 +171,7 @@ class TestAnswer:
 
     return run
 
-  def test_questions_that_are_padding_do_not_count(self, run, small_batch):
+  def test_padding_questions_do_not_count(self, run, small_batch):
     alone = [
       run(dataclasses.replace(small_batch, where=jnp.arange(BATCH) == i))
       for i in range(BATCH)
@@ -186,7 +186,7 @@ class TestAnswer:
       assert value == pytest.approx(sum(v for v, _ in own), rel=1e-5)
       assert count == sum(c for _, c in own)
 
-  def test_without_an_answer_there_is_nothing_to_count(self, run, small_batch):
+  def test_questions_without_an_answer_do_not_count(self, run, small_batch):
     whole, count = run(small_batch)
     first = jnp.arange(BATCH) == 0
     value, one = run(dataclasses.replace(small_batch, where=first))
@@ -197,10 +197,10 @@ class TestAnswer:
     assert left[1] == count - 1
 
 
-def test_an_answer_that_no_document_with_weight_holds_does_not_count(
+def test_an_answer_only_in_documents_of_weight_zero_does_not_count(
   small_config, small_index, small_batch
 ):
-  """It is held by one that is read, of which sparsemax thinks nothing."""
+  """A document read contains it, but sparsemax gives that one no weight."""
   config = small_config(search={'beam_size': COUNT, 'read_size': COUNT})
   params = init(config, small_index)
   stage = stage_of('answer', candidates='beam')
@@ -239,7 +239,7 @@ def test_an_answer_that_no_document_with_weight_holds_does_not_count(
 
 
 class TestTotal:
-  def test_each_loss_has_the_weight_of_its_own_name(self):
+  def test_each_loss_is_scaled_by_its_weight(self):
     terms = {
       name: (jnp.float32(i + 1), jnp.float32(i + 2))
       for i, name in enumerate(objective.TERMS)
@@ -250,7 +250,7 @@ class TestTotal:
       found = objective.total(terms, counts, stage)
       assert float(found) == pytest.approx(3 * (i + 1) / (i + 2), rel=1e-6)
 
-  def test_it_adds_up_means_times_weights(self):
+  def test_the_total_is_the_weighted_sum_of_means(self):
     terms = {
       'answer': (jnp.float32(6.0), jnp.float32(4.0)),
       'docid': (jnp.float32(10.0), jnp.float32(2.0)),
@@ -261,11 +261,11 @@ class TestTotal:
     counts = {name: count for name, (_, count) in terms.items()}
     # 2 * 6 / 4 + 0.5 * 10 / 2 + 7 * 0
     assert float(objective.total(terms, counts, stage)) == 5.5
-    # Counts of all devices, sums of this one.
+    # Counts are over all devices, sums over this one.
     counts = {name: 2 * count for name, count in counts.items()}
     assert float(objective.total(terms, counts, stage)) == 2.75
 
-  def test_what_a_step_minimises(self, small_config, small_index, small_batch):
+  def test_the_total_of_a_stage(self, small_config, small_index, small_batch):
     config = small_config()
     gold = small_batch.gold.at[0].set(-1)  # so that counts differ
     batch = dataclasses.replace(small_batch, gold=gold)

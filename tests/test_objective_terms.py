@@ -1,4 +1,4 @@
-"""Every loss of the table, on a small model of each kind of reader."""
+"""Every loss of `objective.TERMS`, on a small model with each reader."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from rag_jax import stage as stages
 from rag_jax.nn import bert, llama
 
 VOCAB = 50
-# Softmax weighs every document, so that no part of the path is shut by chance.
+# Softmax gives every document a gradient.
 OPEN = {'ranker': {'operator': 'softmax'}, 'search': {'read_size': 6}}
 PUBLISHED = {'weights': 'tiny', 'max_answer_tokens': 12}
 
@@ -24,7 +24,7 @@ def stage_of(*losses, **fields):
 
 @functools.cache
 def initialise(config):
-  """(key, index) -> parameters; tiny weights stand for published ones."""
+  """(key, index) -> parameters; tiny random weights act as published ones."""
   pretrained = None
   if config.reader.kind == 'bert':
     sizes = bert.BertConfig(
@@ -82,12 +82,12 @@ def size(tree):
 
 @pytest.fixture(scope='module')
 def batch_of_words(small_batch):
-  """Answers of one token, which several documents hold."""
+  """Questions whose one-token answers occur in several documents."""
   answers = small_batch.answers.at[:, :, 1:].set(0)
   return dataclasses.replace(small_batch, answers=answers)
 
 
-# Losses by the reader that they are computed with.
+# Reader -> losses to test with it.
 BY_READER = {
   'extractive': (
     'answer',
@@ -121,7 +121,7 @@ BY_READER = {
 
 
 class TestTerms:
-  """All of them, on a small model: finite, and they move what they should."""
+  """Losses are finite and have gradients to the expected components."""
 
   def run(self, kind, losses, small_config, index, batch, **fields):
     own = dict(OPEN)
@@ -140,14 +140,14 @@ class TestTerms:
       }
     config = small_config(**own)
     params = init(config, index)
-    if kind == 'bert':  # which starts from nothing
+    if kind == 'bert':  # initially zero
       params['reader']['relevance'] = jnp.linspace(-1, 1, 16)
     stage = stage_of(*losses, margin=3.0, **fields)
     slopes, values = values_and_slopes(config, stage)(params, batch, index)
     assert set(values) == set(losses)
     return values, slopes
 
-  def test_no_loss_was_forgotten(self):
+  def test_every_loss_is_tested(self):
     known = {name for names in BY_READER.values() for name in names}
     assert known | {'expected_cost'} == set(objective.TERMS)
     unread = {'docid', 'indexing', 'list_mle', 'margin', 'prefix_margin'}
@@ -159,10 +159,10 @@ class TestTerms:
     ('kind', 'name'),
     [(kind, name) for kind, names in BY_READER.items() for name in names],
   )
-  def test_it_is_finite_and_moves_what_it_should(
+  def test_the_loss_is_finite_and_reaches_the_expected_components(
     self, kind, name, small_config, small_index, batch_of_words
   ):
-    # Compiled once a reader, then kept.
+    # Compiled once per reader.
     values, slopes = self.run(
       kind, BY_READER[kind], small_config, small_index, batch_of_words
     )
@@ -182,7 +182,7 @@ class TestTerms:
       moved = {'query_encoder', 'id_decoder'}
     else:
       moved = {'query_encoder', 'id_decoder', 'ranker'}
-    # Teachers hold the reader still, but for its own part in the scores.
+    # Distillation trains the reader only through its relevance in the scores.
     if name in ('answer', 'reranking') or kind == 'bert':
       moved.add('reader')
     assert found == moved

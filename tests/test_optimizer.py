@@ -15,7 +15,7 @@ BLOCKS = ('block_0', 'block_1', 'block_2')
 
 @pytest.fixture
 def params():
-  """Every component; encoder and reader hold published weights, one a head."""
+  """All components; encoder and reader have a BERT, and the reader a head."""
   bert = {name: {'kernel': jnp.ones((2, 2))} for name in BLOCKS}
   bert = bert | {'embedding': jnp.ones((3, 2))}
   return {
@@ -27,7 +27,7 @@ def params():
 
 
 def config_with(frozen_layers=0, **train):
-  """Train's fields; encoder and reader of three layers, some of them frozen."""
+  """A configuration with three-layer BERTs, some of whose layers are frozen."""
   config = configs.Config()
   parts = {
     name: dataclasses.replace(
@@ -46,7 +46,7 @@ def stage_of(**fields):
 
 
 def moves(params, config, stage, slope=1.0, steps=1):
-  """How far each number has moved after some steps of one gradient."""
+  """Change of each parameter after some steps of a constant gradient."""
   make = optimizer.make(config, stage)
   gradient = jax.tree.map(lambda x: jnp.full(x.shape, slope), params)
 
@@ -60,19 +60,19 @@ def moves(params, config, stage, slope=1.0, steps=1):
 
 
 def far(tree):
-  """The one distance that all numbers of a part have moved."""
+  """The common change of all parameters of a part."""
   numbers = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
   [distance] = set(numbers.round(6).tolist())
   return distance
 
 
-def test_all_move_by_the_rate_where_nothing_is_said(params):
+def test_by_default_all_parameters_move_by_the_learning_rate(params):
   for name, part in moves(params, config_with(), stage_of()).items():
     assert far(part) == pytest.approx(-0.01, rel=1e-3), name
 
 
 @pytest.mark.parametrize('frozen', stages.COMPONENTS)
-def test_a_component_that_is_absent_neither_moves_nor_decays(params, frozen):
+def test_a_frozen_component_neither_moves_nor_decays(params, frozen):
   trains = {name: 1.0 for name in stages.COMPONENTS if name != frozen}
   stage = stage_of(trains=trains)
   config = config_with(weight_decay=0.5)
@@ -88,7 +88,7 @@ def test_a_component_that_is_absent_neither_moves_nor_decays(params, frozen):
       assert len(jax.tree.leaves(part)) == count, name
 
 
-def test_a_component_that_is_absent_does_not_clip_the_others(params):
+def test_gradients_of_frozen_components_do_not_affect_clipping(params):
   def moment(**fields):
     make = optimizer.make(config_with(clip_norm=1.0), stage_of(**fields))
     gradient = jax.tree.map(jnp.zeros_like, params)
@@ -98,11 +98,11 @@ def test_a_component_that_is_absent_does_not_clip_the_others(params):
     return optax.tree_utils.tree_get(state, 'mu')['ranker']['weights']
 
   assert float(abs(moment()).max()) < 1e-6
-  # A tenth of the gradient, which is below the norm.
+  # 0.1 times the gradient, without clipping.
   np.testing.assert_allclose(moment(trains={'ranker': 1.0}), 0.01, rtol=1e-5)
 
 
-def test_a_multiplier_moves_a_component_so_much_farther(params):
+def test_multipliers_scale_the_learning_rate(params):
   trains = {'query_encoder': 2.0, 'id_decoder': 1.0, 'reader': 0.5}
   found = moves(params, config_with(), stage_of(trains=trains))
   for name, part in found.items():
@@ -110,7 +110,7 @@ def test_a_multiplier_moves_a_component_so_much_farther(params):
     assert far(part) == pytest.approx(wanted, rel=1e-3), name
 
 
-def test_a_head_moves_farther_than_published_weights_and_all_else(params):
+def test_the_head_multiplier_applies_only_to_heads(params):
   config = config_with(head_lr_multiplier=10.0)
   found = moves(params, config, stage_of(trains={'reader': 0.5, 'ranker': 1}))
   assert far(found['reader']['bert']) == pytest.approx(-0.005, rel=1e-3)
@@ -133,7 +133,7 @@ def test_frozen_layers_neither_move_nor_decay(params, count):
       for place, name in enumerate(BLOCKS):
         distance = far(found[part]['bert'][name])
         assert (distance == 0.0) == (place < count), name
-      # The embedding lies below the frozen layers.
+      # Embeddings are frozen together with the lowest layers.
       assert (far(found[part]['bert']['embedding']) == 0.0) == (count > 0)
     assert far(found['reader']['pointer']) < 0
     assert far(found['id_decoder']) < 0
@@ -144,12 +144,12 @@ def test_frozen_layers_neither_move_nor_decay(params, count):
   ]
 
 
-def test_the_rate_rises_and_falls_within_a_stage(params):
+def test_warm_up_and_decay_within_a_stage(params):
   config = config_with(warmup_steps=5)
   make = optimizer.make(config, stage_of(steps=40, trains={'ranker': 1.0}))
   gradient = jax.tree.map(jnp.ones_like, params)
   state, found = make.init(params), []
-  for _ in range(40):  # Adam moves by the rate where gradients stay the same
+  for _ in range(40):  # with a constant gradient, Adam moves by the rate
     updates, state = make.update(gradient, state, params)
     found.append(-float(updates['ranker']['weights'][0]))
   assert found[0] == 0.0

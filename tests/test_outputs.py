@@ -1,4 +1,4 @@
-"""The files of an evaluation, read by tools that know nothing of rag_jax."""
+"""Output files of an evaluation, also read by external TREC tools."""
 
 import functools
 import json
@@ -17,9 +17,9 @@ SIZES = ('small', 'large', 'old')
 
 @pytest.fixture(scope='module')
 def beir_folder(tmp_path_factory, write_lines):
-  """Animals of which several are asked for at once, some more than others.
+  """BEIR data with several graded gold documents per question.
 
-  Their ids hold white space, and many have the same score for BM25.
+  Ids contain white space, and many documents tie under BM25.
   """
   folder = tmp_path_factory.mktemp('beir')
   (folder / 'qrels').mkdir()
@@ -48,7 +48,7 @@ def beir_folder(tmp_path_factory, write_lines):
 
 @pytest.fixture(scope='module')
 def measured(tiny_values, beir_folder, tmp_path_factory):
-  """Folder and evaluation of an untrained system, by the name of its data."""
+  """Name of data -> folder and evaluation of an untrained system."""
 
   @functools.cache
   def make(name):
@@ -74,7 +74,7 @@ def measured(tiny_values, beir_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', ['beir', 'facts'])
-def test_trec_tools_measure_the_same_of_the_runs(measured, name):
+def test_trec_tools_compute_the_same_measures(measured, name):
   ir_measures = pytest.importorskip('ir_measures')
   folder, found = measured(name)
   theirs = {
@@ -103,7 +103,7 @@ def test_trec_tools_measure_the_same_of_the_runs(measured, name):
         assert own.value == pytest.approx(values[measure], abs=1e-6), place
 
 
-def test_bm25_has_ties_for_the_tools_to_break(measured):
+def test_bm25_has_many_ties(measured):
   _, found = measured('beir')
   [own] = found.splits
   run = own.runs['BM25']
@@ -111,7 +111,7 @@ def test_bm25_has_ties_for_the_tools_to_break(measured):
   assert (where[:, 1:] & (scores[:, 1:] == scores[:, :-1])).sum() > 100
 
 
-def test_scores_are_those_of_the_systems(measured):
+def test_run_files_have_the_scores_of_the_answers_file(measured):
   folder, found = measured('beir')
   [own] = found.splits
   path = outputs.answers_path(folder, own.split)
@@ -132,7 +132,7 @@ def test_scores_are_those_of_the_systems(measured):
         assert score == pytest.approx(candidate[field], rel=1e-5)
 
 
-def test_a_line_says_all_of_a_question(measured):
+def test_a_line_of_the_answers_file_is_complete(measured):
   folder, found = measured('beir')
   [own] = found.splits
   path = outputs.answers_path(folder, 'dev')
@@ -159,7 +159,7 @@ def test_a_line_says_all_of_a_question(measured):
       assert sum(known) / len(known) == pytest.approx(result.value, abs=1e-6)
 
 
-def test_results_say_what_made_them(measured, tiny_values):
+def test_results_have_their_provenance(measured, tiny_values):
   folder, found = measured('facts')
   both = json.loads((folder / 'results.json').read_text())
   made = both['provenance']
@@ -173,7 +173,7 @@ def test_results_say_what_made_them(measured, tiny_values):
   assert stored == found.system.config
 
 
-def test_evaluations_are_numbered_and_none_is_written_over(tmp_path):
+def test_evaluations_are_numbered_and_never_overwritten(tmp_path):
   assert outputs.new_folder(tmp_path).name == '001'
   (tmp_path / 'evaluations' / 'notes.txt').write_text('mine')
   assert outputs.new_folder(tmp_path).name == '002'
@@ -181,7 +181,7 @@ def test_evaluations_are_numbered_and_none_is_written_over(tmp_path):
   assert outputs.new_folder(tmp_path).name == '003'
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(measured, tmp_path):
+def test_a_folder_that_is_not_writable_raises_one_error(measured, tmp_path):
   _, found = measured('beir')
   (tmp_path / 'evaluations').write_text('a file where the folder should be')
   message = 'evaluations.* cannot be written|cannot be written to .*evaluations'
@@ -224,6 +224,6 @@ def test_the_table_is_shown_before_anything_is_written(
   }
 
 
-def test_numbers_are_finite(measured):
+def test_results_are_finite(measured):
   _, found = measured('facts')
   assert all(math.isfinite(r.value) for r in found.results)

@@ -1,4 +1,4 @@
-"""What a run says while it trains."""
+"""Progress messages of training."""
 
 import re
 
@@ -9,7 +9,7 @@ from rag_jax import progress
 
 @pytest.fixture
 def clock(monkeypatch):
-  """Time stands still until it is told to go on."""
+  """A fake clock; call it to advance the time."""
   seconds = [0.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: seconds[0])
 
@@ -19,7 +19,7 @@ def clock(monkeypatch):
   return wait
 
 
-def test_the_time_to_compile_is_in_neither_speed_nor_time_left(capsys, clock):
+def test_speed_and_remaining_time_exclude_compilation(capsys, clock):
   with progress.Progress(100, every=10) as shown:
     shown.compiling('joint')
     clock(40)
@@ -29,7 +29,7 @@ def test_the_time_to_compile_is_in_neither_speed_nor_time_left(capsys, clock):
       shown.step(step, examples=32, loss=1.5 if step % 50 == 0 else None)
   lines = capsys.readouterr().err.splitlines()
   assert lines[:2] == ["stage 'joint': compiling ...", 'compiled in 40 s']
-  # The first comes 5 s after the first step, the next ones every 10 s.
+  # The first line comes after 5 s, the others every 10 s.
   assert lines[2] == 'step 6/100  32 examples/s  94 s left'
   assert lines[3] == 'step 16/100  32 examples/s  84 s left'
   assert lines[-1] == 'step 100/100  loss 1.500  32 examples/s  0 s left'
@@ -37,7 +37,7 @@ def test_the_time_to_compile_is_in_neither_speed_nor_time_left(capsys, clock):
   assert shown == [*range(6, 100, 10), 100]
 
 
-def test_a_run_that_is_taken_up_again_counts_from_there(capsys, clock):
+def test_a_resumed_run_counts_from_its_step(capsys, clock):
   with progress.Progress(60, 50, every=10) as shown:
     shown.compiling('joint')
     shown.compiled(51)

@@ -1,4 +1,4 @@
-"""Which commit a result is of, and of which data."""
+"""The commit and the data hash of results."""
 
 import dataclasses
 import shutil
@@ -29,7 +29,7 @@ def test_a_folder_outside_any_checkout_has_no_commit(tmp_path):
 
 
 @needs_git
-def test_the_commit_is_that_of_the_package_alone(tmp_path):
+def test_the_commit_is_that_of_the_package_only(tmp_path):
   package, installed = tmp_path / 'package', tmp_path / '.venv' / 'package'
   for folder in (package, installed):
     folder.mkdir(parents=True)
@@ -44,11 +44,11 @@ def test_the_commit_is_that_of_the_package_alone(tmp_path):
   (package / 'a.py').write_text('a = 2\n')
   changed = provenance.git(package)
   assert changed == clean | {'dirty': True}
-  # What lies in a repository without being part of it has no commit of it.
+  # An untracked folder inside a repository has no commit.
   assert provenance.git(installed) is None
 
 
-def test_data_has_a_hash_of_all_that_results_depend_on():
+def test_the_data_hash_covers_documents_and_questions():
   dataset = formats.load('facts')
   small = dataclasses.replace(
     dataset,

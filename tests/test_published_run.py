@@ -1,4 +1,4 @@
-"""A whole run on published weights, with a tiny BERT in their form."""
+"""A whole run on published weights: a tiny BERT in published form."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def system(published_system):
   return published_system
 
 
-def test_every_system_is_in_the_table(run):
+def test_the_results_have_every_system(run):
   _, workdir, results = run
   assert {result.system for result in results} == {
     'BM25',
@@ -59,7 +59,7 @@ def test_every_system_is_in_the_table(run):
   assert list((workdir.parent / 'vectors').glob('*.npy'))
 
 
-def test_step_0_finds_what_the_exact_hybrid_finds(run, prepared):
+def test_the_untrained_search_equals_the_exact_hybrid(run, prepared):
   config, _, _ = run
   init = jax.jit(step.init_state, static_argnums=(0, 1))
   state = init(
@@ -85,7 +85,7 @@ def test_step_0_finds_what_the_exact_hybrid_finds(run, prepared):
   np.testing.assert_allclose(found.scores[:, :3], best, atol=1e-3)
 
 
-def test_the_beam_weighs_words_as_the_ranker_has_come_to(run, prepared, system):
+def test_the_beam_uses_the_learned_lexical_weight(run, prepared, system):
   config, _, _ = run
   weights = [1e-9, config.ranker.vector_weight, config.ranker.lexical_weight]
   start = np.log(weights).astype(np.float32)
@@ -103,15 +103,15 @@ def test_the_beam_weighs_words_as_the_ranker_has_come_to(run, prepared, system):
     questions = prepared.dataset.splits['dev']
     return evaluate.run(changed, compiled.search, questions)
 
-  as_it_was = search(start)
-  np.testing.assert_array_equal(search(grown).scores, as_it_was.scores)
+  unchanged = search(start)
+  np.testing.assert_array_equal(search(grown).scores, unchanged.scores)
   kept = search(start, learned_lexical_weight=True)
-  np.testing.assert_allclose(kept.scores, as_it_was.scores, rtol=1e-5)
-  # Words count twice as much and vectors half: four times as much beside them.
+  np.testing.assert_allclose(kept.scores, unchanged.scores, rtol=1e-5)
+  # Lexical weight doubled, vector weight halved: the ratio is 4 times larger.
   found = search(grown, learned_lexical_weight=True)
   expected = search(start, lexical_weight=4 * config.search.lexical_weight)
   np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
-  assert not np.allclose(found.scores, as_it_was.scores, rtol=1e-3)
+  assert not np.allclose(found.scores, unchanged.scores, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_learned_lexical_weight_needs_both_signals(values, name, value):
     configs.build(changed)
 
 
-def test_questions_to_measure_are_spread_over_a_split(run, prepared, system):
+def test_eval_questions_are_spread_over_the_split(run, prepared, system):
   config, _, _ = run
   data = dataclasses.replace(config.data, eval_questions=3)
   few = system.with_config(dataclasses.replace(config, data=data))
@@ -145,12 +145,12 @@ def test_questions_to_measure_are_spread_over_a_split(run, prepared, system):
   assert list(asked) == [every[0], every[2], every[5]]
 
 
-def test_it_answers_and_ranks_what_it_read_first(prepared, system):
+def test_documents_read_are_ranked_first(prepared, system):
   questions = prepared.dataset.splits['dev']
   found = evaluate.run(system, compiled.answer, questions)
   weights_of = np.asarray(found.weights)
   np.testing.assert_allclose(weights_of.sum(1), 1, atol=1e-5)
-  assert (weights_of[:, 3:] == 0).all()  # three were read
+  assert (weights_of[:, 3:] == 0).all()  # three documents were read
   assert (np.diff(weights_of, axis=1) <= 1e-6).all()
   rows = [set(row.tolist()) for row in np.asarray(found.documents)]
   assert all(len(row) == 12 for row in rows)
@@ -158,7 +158,7 @@ def test_it_answers_and_ranks_what_it_read_first(prepared, system):
   assert text.startswith('question  How much')
 
 
-def test_no_answer_where_the_null_document_wins(run, system):
+def test_the_system_abstains_if_the_null_document_wins(run, system):
   config, _, _ = run
   asked = 'How much does the red cat weigh?'
   named = [types.Question(id='a', text=asked, answers=('100',))]
@@ -180,14 +180,14 @@ def test_no_answer_where_the_null_document_wins(run, system):
   assert [len(lines) for lines in shown] == [ask.SHOWN, ask.SHOWN]
 
 
-def test_data_without_gold_documents_are_measured(prepared, system):
+def test_data_without_gold_documents_can_be_evaluated(prepared, system):
   splits = {
     name: [dataclasses.replace(q, document_ids=()) for q in questions]
     for name, questions in prepared.dataset.splits.items()
   }
   dataset = dataclasses.replace(prepared.dataset, splits=splits)
   results = evaluate.measure(system, dataset, prepared.pretrained)
-  # No document to be found or read, and no weight of the hybrid to choose.
+  # No measures that need gold documents, and no tuned hybrid.
   assert {(r.split, r.system, r.metric) for r in results} == {
     ('dev', 'generative index', 'valid docids'),
     ('dev', 'answers', 'EM'),
@@ -197,7 +197,7 @@ def test_data_without_gold_documents_are_measured(prepared, system):
   }
 
 
-def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(
+def test_a_question_without_gold_document_is_left_out_of_gold_measures(
   prepared, system
 ):
   first = prepared.dataset.splits['dev'][0]
@@ -216,9 +216,7 @@ def test_what_has_no_document_is_not_read_from_it_nor_called_unseen(
   assert counts['dev', 'answers from gold documents', 'EM'] == 1
 
 
-def test_schemes_are_compared_by_published_vectors(
-  values, tmp_path, monkeypatch
-):
+def test_compare_docids_uses_published_vectors(values, tmp_path, monkeypatch):
   monkeypatch.setattr(docids, 'SCHEMES', ('residual_kmeans',))
   config = configs.build(
     values | {'docid': {'scheme': 'residual_kmeans', 'codebook_size': 4}}
@@ -235,13 +233,13 @@ def test_published_weights_need_their_tokenizer(values):
     configs.build(values | {'data': data})
 
 
-def test_sizes_that_are_not_those_of_the_weights_are_named(values, tmp_path):
+def test_sizes_that_differ_from_the_weights_raise_an_error(values, tmp_path):
   other = values | {'reader': values['reader'] | {'num_layers': 3}}
   with pytest.raises(ValueError, match='reader.num_layers must be 2 as in'):
     workdirs.open(configs.build(other), tmp_path / 'run')
 
 
-def test_a_plan_needs_words(values, tmp_path):
+def test_lookahead_scores_need_query_words(values, tmp_path):
   other = values | {'data': values['data'] | {'max_query_words': 0}}
   with pytest.raises(ValueError, match='data.max_query_words'):
     configs.build(other)

@@ -1,4 +1,4 @@
-"""What each stage of a run on published weights learns, and from what."""
+"""Training data, losses and trained parameters of published stages."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ def system(published_system):
   return published_system
 
 
-def test_each_stage_trains_what_it_should(run):
+def test_each_stage_computes_its_losses(run):
   _, workdir, _ = run
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
@@ -55,7 +55,7 @@ def test_each_stage_trains_what_it_should(run):
   assert trained[6] == terms
 
 
-def test_frozen_layers_stay_as_published_and_others_move(prepared, system):
+def test_frozen_layers_stay_and_other_layers_change(prepared, system):
   before = {
     'query_encoder': prepared.pretrained.query_encoder,
     'reader': prepared.pretrained.reader,
@@ -70,7 +70,7 @@ def test_frozen_layers_stay_as_published_and_others_move(prepared, system):
     assert bool(np.asarray(moved).any()), name
 
 
-def test_what_no_question_asks_for_is_never_taken_for_wrong(
+def test_documents_never_gold_in_training_are_no_negatives(
   run, prepared, system
 ):
   config, _, _ = run
@@ -83,7 +83,7 @@ def test_what_no_question_asks_for_is_never_taken_for_wrong(
   search = dataclasses.replace(stages['search'], operator='softmax')
 
   def pushed(index):
-    """Documents whose rows are moved by telling them from gold ones."""
+    """Documents whose rows get a gradient from the ranking loss."""
 
     def ranking(table):
       decoder = params['id_decoder'] | {'table': table}
@@ -132,9 +132,7 @@ def test_what_no_question_asks_for_is_never_taken_for_wrong(
   assert most not in found.negative
 
 
-def test_the_reader_tells_gold_from_the_best_document_found_beside_it(
-  run, prepared, system
-):
+def test_the_reader_learns_relevance_from_hard_negatives(run, prepared, system):
   config, _, _ = run
   params = system.params
   asked = prepared.dataset.splits['dev']
@@ -185,7 +183,7 @@ def test_the_reader_tells_gold_from_the_best_document_found_beside_it(
   assert float((found[:, 0] - found[:, 1]).mean()) > 0
 
 
-def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
+def test_a_run_killed_in_a_reader_stage_resumes_exactly(
   values, tmp_path, monkeypatch
 ):
   stages = values['stages']
@@ -206,7 +204,7 @@ def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
 
   prepared = workdirs.open(config, tmp_path / 'killed')
   schedule = train.schedule
-  for last in (3, 4):  # among these, and at the end
+  for last in (3, 4):  # within the stage, and at its end
 
     def stop(config, first, last=last):
       return (step for step in schedule(config, first) if step[0] < last)
@@ -219,7 +217,7 @@ def test_a_run_killed_among_the_steps_of_the_reader_ends_in_the_same_numbers(
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_null_document_needs_what_teaches_it(values):
+def test_a_null_document_needs_its_loss(values):
   stages, trained = values['stages'], 'is trained by the loss null_document'
   losses = stages['joint']['losses'] | {'null_document': 0.0}
   fid = {'kind': 'fid', 'weights': '', 'frozen_layers': 0, 'reranks': False}
@@ -234,7 +232,7 @@ def test_a_null_document_needs_what_teaches_it(values):
       configs.build(other)
 
 
-def test_a_reader_that_reranks_still_reads_gold_documents_alike(
+def test_gold_documents_have_equal_weights_with_a_reranking_reader(
   run, prepared, system
 ):
   config, _, _ = run

@@ -1,4 +1,4 @@
-"""A T5 in published form that reads, with a search that starts from nothing."""
+"""A published T5 as the reader, with a search trained from scratch."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ def config(tiny_values, tiny_folder, tmp_path, write_tokenizer):
     width=16,
     num_layers=1,
     num_decoder_layers=2,
-    num_heads=3,  # which does not cut the width
+    num_heads=3,  # does not divide the width
     head_size=4,
     mlp_dim=16,
   )
@@ -46,7 +46,7 @@ def config(tiny_values, tiny_folder, tmp_path, write_tokenizer):
     pipeline.document_text(d) for d in formats.load(str(tiny_folder)).documents
   ]
   path = folder / 'tokenizer.json'
-  write_tokenizer(path, texts, special=['<pad>', '</s>'], frame=['</s>'])
+  write_tokenizer(path, texts, special=['<pad>', '</s>'], template=['</s>'])
   own = {'kind': 't5', 'weights': str(folder), 'max_answer_tokens': 5}
   own |= {'num_heads': 3}
   losses = {'answer': 1.0, 'docid': 1.0, 'ranking': 1.0}
@@ -61,7 +61,7 @@ def config(tiny_values, tiny_folder, tmp_path, write_tokenizer):
   )
 
 
-def test_it_learns_and_writes(config, tmp_path):
+def test_the_t5_is_trained_and_generates_answers(config, tmp_path):
   prepared = workdirs.open(config, tmp_path / 'run')
   published = prepared.pretrained.reader
   system = train.fit(config, prepared, tmp_path / 'run')
@@ -77,13 +77,13 @@ def test_it_learns_and_writes(config, tmp_path):
   assert isinstance(text, str) and span is None
 
 
-def test_a_tokenizer_with_more_tokens_than_rows_is_refused(
+def test_a_tokenizer_larger_than_the_embedding_raises_an_error(
   config, tmp_path, write_tokenizer
 ):
   path = tmp_path / 'tokenizer.json'
   texts = [' '.join(map(str, range(900)))]
-  frame = {'special': ['<pad>', '</s>'], 'frame': ['</s>'], 'size': 400}
-  write_tokenizer(path, texts, **frame)
+  options = {'special': ['<pad>', '</s>'], 'template': ['</s>'], 'size': 400}
+  write_tokenizer(path, texts, **options)
   data = dataclasses.replace(config.data, tokenizer=str(path))
   own = dataclasses.replace(config, data=data)
   with pytest.raises(ValueError, match='at most the 200 tokens of reader.w'):
@@ -91,7 +91,9 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_refused(
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_tokenizer_of_a_bert_is_refused(config, published_bert, tmp_path):
+def test_the_tokenizer_of_a_bert_raises_an_error(
+  config, published_bert, tmp_path
+):
   data = dataclasses.replace(config.data, tokenizer=published_bert)
   own = dataclasses.replace(config, data=data)
   with pytest.raises(ValueError, match='end texts with </s>, token 1, .*None'):

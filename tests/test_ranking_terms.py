@@ -19,10 +19,9 @@ MARGIN = 3.0
 
 @pytest.fixture(scope='module')
 def found(small_config, small_index, small_batch):
-  """What search and ranker say of the candidates, and the losses of it.
+  """Scores of search and ranker, and the losses computed from them.
 
-  Some questions have two gold documents or none, and nobody asks for some of
-  the others.
+  Questions have two, one or no gold documents. Some documents are never gold.
   """
   config = small_config(ranker={'operator': 'softmax'})
   never = (2, 4, 8)
@@ -72,7 +71,7 @@ def found(small_config, small_index, small_batch):
 
 
 class TestAgainstLoops:
-  """Each loss of the table against arithmetic in Python."""
+  """Each ranking loss against a Python loop."""
 
   def check(self, found, name, wanted):
     value, count = found['terms'][name]
@@ -93,11 +92,11 @@ class TestAgainstLoops:
     for gold, others, scores in found['rows'][:3]:
       total = np.log(sum(np.exp(scores[d]) for d in (*gold, *others)))
       own = np.mean([total - scores[d] for d in gold])
-      wanted.append(own - np.log(len(gold)))  # less the entropy of the targets
+      wanted.append(own - np.log(len(gold)))  # minus the entropy of the targets
     self.check(found, 'ranking', wanted)
 
-  def test_list_mle_is_the_chance_that_gold_comes_first(self, found):
-    """All orders are enumerated that begin with the gold documents."""
+  def test_list_mle_against_enumeration_of_orders(self, found):
+    """Sums P(order) over all orders that start with the gold documents."""
     wanted = []
     for gold, others, scores in found['rows'][:3]:
       total = 0.0
@@ -107,7 +106,7 @@ class TestAgainstLoops:
       wanted.append(-np.log(total))
     self.check(found, 'list_mle', wanted)
 
-  def test_margin_is_that_of_ltrgr(self, found):
+  def test_margin_against_the_formula_of_ltrgr(self, found):
     wanted = []
     for row, (gold, others, _) in enumerate(found['rows'][:3]):
       docid, total = found['docid'][row], 0.0
@@ -117,7 +116,7 @@ class TestAgainstLoops:
       wanted.append(total / len(gold))
     self.check(found, 'margin', wanted)
 
-  def test_prefix_margin_is_that_of_ripor(self, found):
+  def test_prefix_margin_against_the_formula_of_ripor(self, found):
     wanted, shared = [], []
     codes = found['codes']
     for row, (gold, others, scores) in enumerate(found['rows'][:3]):
@@ -138,10 +137,12 @@ class TestAgainstLoops:
         total += (gap - MARGIN * (heights[0] - heights[1])) ** 2
       wanted.append(total)
     self.check(found, 'prefix_margin', wanted)
-    assert min(shared) == 0 and max(shared) > 1  # both kinds of pair are there
+    assert (
+      min(shared) == 0 and max(shared) > 1
+    )  # pairs with and without a shared prefix
 
 
-def test_relevance_is_learned_without_the_scores_of_search():
+def test_relevance_loss_against_the_formula():
   where = jnp.array([[True, True, False], [True, True, True]])
   relevance = jnp.array([[1.0, 2.0, 9.0], [0.0, 0.0, 0.0]])
   gold = jnp.array([[False, True, True], [True, False, False]])
@@ -158,10 +159,10 @@ def test_relevance_is_learned_without_the_scores_of_search():
   assert float(total) == 0 and int(count) == 0
 
 
-def test_the_null_document_learns_where_nothing_answers():
+def test_null_loss_uses_passages_without_the_answer():
   relevance = jnp.array([[2.0, 1.0, -1.0]] * 5)
   where = jnp.ones((5, 3), bool).at[3, 1:].set(False)
-  # The answer of the first, second and fourth stands in passages one and three.
+  # Questions 1, 2 and 4 have their answer in passages 1 and 3.
   answers = jnp.array([[True, False, True]] * 5)
   answers &= jnp.array([True, True, False, True, False])[:, None]
   batch = types.Batch(
@@ -178,9 +179,9 @@ def test_the_null_document_learns_where_nothing_answers():
     return ranking_terms.null_loss(relevance, answers, gold, where, batch)
 
   total, count = null_loss(relevance)
-  # Less gold and what holds the answer by chance, the first has one passage;
-  # the third, which has no answer, all three. The second may have one anywhere,
-  # the fourth has nothing left, and what answers the last is not known.
+  # Question 1 has one passage left without gold and answers. Question 3 is
+  # unanswerable, so all three count. Questions 2, 4 and 5 do not count: no gold
+  # document read, no passage left, no known answer.
   assert int(count) == 2
   wanted = np.log1p(np.exp(1.0)) + np.log1p(np.exp([2.0, 1.0, -1.0]).sum())
   assert float(total) == pytest.approx(wanted, rel=1e-5)
@@ -189,10 +190,10 @@ def test_the_null_document_learns_where_nothing_answers():
   assert (np.asarray(slopes) > 0).astype(int).tolist() == expected
 
 
-def test_what_is_not_among_the_candidates_is_not_counted(
+def test_gold_documents_missed_by_the_beam_are_not_counted(
   small_config, small_index, small_batch
 ):
-  """A beam may miss a gold document: there is nothing to rank it against."""
+  """Ranking losses skip questions whose gold document the beam misses."""
   config = small_config(search={'beam_size': 3, 'read_size': 2})
   stage = stages.Stage(candidates='beam')
 
@@ -219,7 +220,7 @@ def test_what_is_not_among_the_candidates_is_not_counted(
 
   counts = jax.device_get(run(jax.random.key(0)))
   assert counts['ranking'] == counts['list_mle'] == BATCH - 2
-  assert counts['docid'] == BATCH - 1  # which needs no candidates
+  assert counts['docid'] == BATCH - 1  # needs no candidates
 
 
 def test_indexing_is_the_docid_loss_of_crops(
@@ -262,7 +263,7 @@ def test_indexing_is_the_docid_loss_of_crops(
   assert int(count) == len(rows)
 
 
-def test_a_stage_may_have_an_operator_of_its_own(
+def test_the_operator_of_a_stage_overrides_that_of_the_ranker(
   small_config, small_index, small_batch
 ):
   config = small_config(ranker={'operator': 'sparsemax'})

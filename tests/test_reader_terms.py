@@ -11,14 +11,14 @@ from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.ops import distillation, estimators
 
-VOCAB, BATCH, READ = 50, 4, 7  # one of the seven is there twice
+VOCAB, BATCH, READ = 50, 4, 7  # one of the seven documents is masked
 KEY = jax.random.key(7)
 TEMPERATURE = 0.7
 
 
 @dataclasses.dataclass
 class Setting:
-  """A small model with what a trace of it holds, and its losses."""
+  """A small model, attributes of its trace, and its losses."""
 
   config: object
   params: dict
@@ -37,12 +37,12 @@ class Setting:
     return np.asarray(self.trace['where'])
 
   def total(self, values):
-    """The sum of values [B] over the questions that are taught."""
+    """The sum of values [B] over the questions of distillation losses."""
     return float((np.asarray(values) * self.trace['taught']).sum())
 
 
 def setting(small_config, small_index, small_batch, kind, losses):
-  # Softmax weighs every document, so that no part of the path is shut.
+  # Softmax gives every document a gradient.
   config = small_config(
     ranker={'operator': 'softmax'},
     search={'read_size': 6},
@@ -54,8 +54,8 @@ def setting(small_config, small_index, small_batch, kind, losses):
     return model.init(rng, config.model, index, vocab_size=VOCAB)
 
   params = jax.jit(init)(jax.random.key(0))
-  # Answers of one token, which several documents hold; the last is unknown,
-  # the third stands nowhere.
+  # One-token answers that occur in several documents; question 3 has an answer
+  # in no document, and question 4 no answer.
   answers = small_batch.answers.at[:, :, 1:].set(0)
   answers = answers.at[3].set(0).at[2, 0, 0].set(2)
   batch = dataclasses.replace(small_batch, answers=answers)
@@ -91,21 +91,21 @@ def setting(small_config, small_index, small_batch, kind, losses):
 
 @pytest.fixture(scope='module')
 def points(small_config, small_index, small_batch):
-  """A reader that points."""
+  """An extractive reader."""
   losses = ('docid_posterior', 'posterior', 'pdist', 'loop', 'emdr2', 'replug')
   return setting(small_config, small_index, small_batch, 'extractive', losses)
 
 
 @pytest.fixture(scope='module')
 def writes(small_config, small_index, small_batch):
-  """A reader that writes from all passages."""
+  """A generative reader on all passages."""
   losses = ('pdist', 'loop', 'adist', 'emdr2', 'emdr2_token', 'replug')
   own = (small_config, small_index, small_batch)
   return setting(*own, 'fid', (*losses, 'docid_posterior'))
 
 
 def spans_of(setting):
-  """log P(answer | passage) of one token, by a loop over its places."""
+  """log P(one-token answer | passage), by a loop over its occurrences."""
   chances = np.exp(np.asarray(setting.memory.spans, np.float64))
   passages = np.asarray(setting.passages)
   found = np.full(passages.shape[:2], -np.inf)
@@ -119,7 +119,7 @@ def spans_of(setting):
 
 
 class TestPosterior:
-  def test_it_is_of_likelihood_and_score_where_the_answer_is_held(self, points):
+  def test_posterior_of_an_extractive_reader(self, points):
     likelihoods = spans_of(points)
     holds = np.isfinite(likelihoods)
     assert holds.sum(1).max() > 1 and (holds.sum(1) == 0).any()
@@ -132,7 +132,7 @@ class TestPosterior:
       found = points.trace['posterior'][row]
       np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
-  def test_docids_are_as_likely_as_the_reader_makes_them(self, points):
+  def test_docid_posterior_against_a_loop(self, points):
     likelihoods = spans_of(points)
     total, count = 0.0, 0
     for row, own in enumerate(likelihoods):
@@ -147,8 +147,8 @@ class TestPosterior:
     assert float(value) == pytest.approx(float(total), rel=1e-4)
     assert int(number) == count == 2
 
-  def test_scores_are_drawn_to_it(self, points):
-    """With softmax the Fenchel-Young loss is a Kullback-Leibler divergence."""
+  def test_posterior_loss_with_softmax_is_a_kl_divergence(self, points):
+    """The Fenchel-Young loss of softmax is KL(posterior || softmax(scores))."""
     posterior = np.asarray(points.trace['posterior'], np.float64)
     scores = np.where(points.where, points.trace['search_scores'], -np.inf)
     own = scores - np.log(np.exp(scores).sum(1, keepdims=True))
@@ -159,7 +159,7 @@ class TestPosterior:
     assert float(value) == pytest.approx(wanted, rel=1e-3) and wanted > 0.05
     assert int(count) == 2
 
-  def test_one_that_writes_has_a_posterior_too(self, writes):
+  def test_posterior_of_a_generative_reader(self, writes):
     assert writes.trace['taught'].tolist() == [True, True, True, False]
     joint = writes.trace['likelihoods'] + writes.trace['scores']
     joint = jnp.where(writes.trace['where'], joint, -jnp.inf)
@@ -173,7 +173,7 @@ class TestPosterior:
 
 
 def with_lacking(likelihoods, lacking):
-  """Documents that lack the answer are twenty nats below the best one."""
+  """Sets documents without the answer 20 nats below the best one."""
   known = np.where(lacking, -np.inf, likelihoods)
   best = known.max(1, keepdims=True)
   best = np.where(np.isfinite(best), best, 0.0)
@@ -181,10 +181,10 @@ def with_lacking(likelihoods, lacking):
 
 
 class TestTeachers:
-  """Each against the published loss, called by hand."""
+  """Each distillation loss against a direct call of its formula."""
 
   def likelihoods(self, setting):
-    """What the reader makes of each document, by a call of its own."""
+    """Log-likelihoods by a direct call of the reader."""
     memory = jax.jit(setting.reader.read)(
       setting.params['reader'], setting.batch.query, setting.passages
     )
@@ -210,7 +210,7 @@ class TestTeachers:
     assert float(value) == pytest.approx(wanted, rel=1e-4) and wanted > 0.01
     assert int(count) == (2 if kind == 'points' else 3)
 
-  def test_what_lacks_the_answer_is_twenty_nats_below_the_best(self):
+  def test_the_offset_without_the_answer_is_twenty_nats(self):
     assert traces.NO_ANSWER_OFFSET == -20.0
 
   @pytest.mark.parametrize('kind', ['points', 'writes'])
@@ -244,9 +244,9 @@ class TestTeachers:
     spread = np.where(setting.where, found, np.nan)
     assert (np.nanmax(spread, 1) - np.nanmin(spread, 1)).max() > 1e-3
 
-  def test_tokens_may_come_from_other_documents(self, writes):
+  def test_emdr2_token(self, writes):
     tokens = np.asarray(self.likelihoods(writes))
-    # One token and the end, which is in the third place of none.
+    # One answer token and the end token; no answer has a third token.
     real = (np.asarray(writes.batch.answers)[:, 0, :1] != 0) * [1, 1, 0, 0]
     real = np.where(real.any(1)[:, None], real, [1, 0, 0, 0])
     np.testing.assert_array_equal(writes.trace['token_where'], real)
@@ -260,7 +260,7 @@ class TestTeachers:
     assert float(value) == pytest.approx(writes.total(values), rel=1e-4)
     assert int(count) == 3
 
-  def test_attention(self, writes):
+  def test_adist(self, writes):
     weights = writes.where / writes.where.sum(1, keepdims=True)
     attention = jax.jit(writes.reader.attention)(
       writes.params['reader'],
@@ -281,7 +281,7 @@ class TestTeachers:
 
 
 class TestExpectedCost:
-  """Every estimator with every cost, against the estimator called by hand."""
+  """Every estimator with every cost, against a direct call."""
 
   ALL = [(e, c) for e in stages.COST_ESTIMATORS for c in stages.COSTS]
 
@@ -297,7 +297,7 @@ class TestExpectedCost:
 
   @pytest.fixture(scope='class')
   def found(self, points, small_index):
-    """Values and gradients of all, from one trace."""
+    """Values and gradients of all combinations, from one trace."""
 
     @jax.jit
     def run(params):
@@ -310,7 +310,7 @@ class TestExpectedCost:
           config=points.config.model,
           stage=self.stage('enumerate', 'nll'),
         )
-        assert first.search_scores is not None  # computed, and then shared
+        assert first.search_scores is not None  # cached before the copies
         own = {}
         for estimator, cost in self.ALL:
           trace = copy.copy(first)
@@ -340,7 +340,7 @@ class TestExpectedCost:
     return found
 
   @pytest.mark.parametrize(('estimator', 'cost'), ALL)
-  def test_it_is_the_estimator_called_by_hand(
+  def test_expected_cost_against_a_direct_call(
     self, estimator, cost, found, points
   ):
     own, slopes, each = found
@@ -379,7 +379,7 @@ class TestExpectedCost:
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert not any(leaf.any() for leaf in jax.tree.leaves(slope['reader']))
 
-  def test_each_cost_teaches_the_search(self, found):
+  def test_each_cost_has_a_gradient_to_the_search(self, found):
     _, slopes, _ = found
     for cost in ('nll', 'f1'):
       for part in ('query_encoder', 'id_decoder', 'ranker'):

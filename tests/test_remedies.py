@@ -1,4 +1,4 @@
-"""Every error of what does not go together is followed, as flags, and works."""
+"""Applies the remedy of every error of incompatible values, as flags."""
 
 import copy
 import re
@@ -17,7 +17,7 @@ BERT = {
   'reader.weights': 'tiny',
   'data.tokenizer': 'tiny',
 }
-# What to set where a remedy names a field and leaves the value open.
+# Values for fields that a remedy names without a value.
 OPEN = {
   f'{STAGE}.batch_size': 32,
   f'{STAGE}.read_size': 4,
@@ -52,7 +52,7 @@ FROZEN = {
   f'{STAGE}.trains.{name}': 0.0
   for name in ('query_encoder', 'id_decoder', 'ranker', 'reader')
 }
-# Field and value that the error names -> values that do not go together.
+# (field in the error, value in the error, incompatible values).
 CASES = [
   ('losses', 'none', losses()),
   ('trains', 'none', FROZEN),
@@ -157,11 +157,11 @@ CASES = [
 
 
 def set_flags(values, settings):
-  """Values with flags given on a command line."""
+  """Values changed by command line flags."""
   own = flags.FlagValues()
   argv = ['launch.py']
   argv += [f'--config.{name}={value}' for name, value in settings]
-  with mock.patch('sys.argv', argv):  # which is where it looks
+  with mock.patch('sys.argv', argv):  # config_flags reads sys.argv
     config_flags.DEFINE_config_dict(
       'config', copy.deepcopy(values), flag_values=own
     )
@@ -170,7 +170,7 @@ def set_flags(values, settings):
 
 
 def remedies(message):
-  """Each way out that a message names: a list of (field, value)."""
+  """Each remedy of a message, as a list of (field, value)."""
   text = message.rsplit('Set ', 1)[1]
   such = re.search(r'such as (\w+)', text)
   found = []
@@ -208,7 +208,7 @@ def test_every_remedy_works(field, got, settings):
   for way in ways:
     assert all(value is not None for _, value in way), (way, message)
     after = set_flags(values, way)
-    for _ in range(4):  # a reader of another kind needs other fields in turn
+    for _ in range(4):  # another kind of reader needs other fields too
       again = error_of(after)
       if again is None:
         break

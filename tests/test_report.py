@@ -14,7 +14,7 @@ def result(system, value, split='dev', metric='EM'):
   return report.summarise(split, system, metric, np.array([value]))
 
 
-def test_the_interval_holds_the_mean_and_narrows_with_more_questions():
+def test_the_interval_contains_the_mean_and_narrows_with_more_questions():
   rng = np.random.default_rng(0)
   widths = []
   for count in (20, 2000):
@@ -27,7 +27,7 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_questions():
   assert widths[1] < widths[0] / 5
 
 
-def test_the_interval_is_that_of_the_normal_approximation():
+def test_the_interval_matches_the_normal_approximation():
   values = np.arange(1000) < 800
   found = report.summarise('dev', 'index', 'Hits@1', values)
   spread = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
@@ -36,26 +36,26 @@ def test_the_interval_is_that_of_the_normal_approximation():
 
 
 @pytest.mark.parametrize('count, right', [(1000, 800), (300, 60)])
-def test_the_interval_holds_95_of_100_draws_of_a_binomial(count, right):
+def test_the_interval_covers_95_percent_of_a_binomial(count, right):
   values = np.arange(count) < right
   drawn = stats.binom(count, right / count)
-  shares, beside = [], []
-  for seed in range(30):  # of the bootstrap, which draws too
+  shares, tails = [], []
+  for seed in range(30):  # seed of the bootstrap
     found = report.summarise('dev', 'index', 'Hits@1', values, seed=seed)
     low, high = round(found.low * count), round(found.high * count)
     shares.append(drawn.cdf(high) - drawn.cdf(low - 1))
-    beside.append((drawn.cdf(low - 1), drawn.sf(high)))
+    tails.append((drawn.cdf(low - 1), drawn.sf(high)))
   assert np.mean(shares) == pytest.approx(0.95, abs=0.015)
-  np.testing.assert_allclose(np.mean(beside, axis=0), 0.025, atol=0.0075)
+  np.testing.assert_allclose(np.mean(tails, axis=0), 0.025, atol=0.0075)
 
 
 @pytest.mark.parametrize('values', [[], [1.0, float('nan')]])
-def test_no_number_is_made_up(values):
+def test_missing_or_non_finite_values_raise_an_error(values):
   with pytest.raises(ValueError, match='EM of reader on dev must be finite'):
     report.summarise('dev', 'reader', 'EM', np.array(values))
 
 
-def test_results_come_back_as_they_were(tmp_path):
+def test_results_survive_a_round_trip(tmp_path):
   results = [result('BM25', 0.25), result('reader', 1.0)]
   report.save_results(tmp_path / 'results.json', results)
   assert report.load_results(tmp_path / 'results.json') == results
@@ -65,7 +65,7 @@ def test_results_come_back_as_they_were(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['results.json']
 
 
-def test_provenance_stands_apart_from_the_numbers(tmp_path):
+def test_provenance_is_separate_from_the_results(tmp_path):
   results = [result('BM25', 0.25)]
   report.save_results(tmp_path / 'results.json', results, {'seed': 3})
   both = json.loads((tmp_path / 'results.json').read_text())
@@ -81,7 +81,7 @@ def test_results_of_an_older_version_are_read(tmp_path):
   assert report.load_results(tmp_path / 'results.json') == results
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_files_are_written_atomically(tmp_path):
   path = tmp_path / 'results.json'
   report.write(path, 'before')
   with pytest.raises(UnicodeEncodeError):
@@ -90,14 +90,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['results.json']
 
 
-def test_untrained_rows_stand_above_their_own_system():
+def test_untrained_rows_are_above_their_system():
   after = [result('BM25', 0.5), result('index', 0.9)]
   before = [result('index', 0.1)]
   systems = [r.system for r in report.merge(after, before)]
   assert systems == ['BM25', 'index, untrained', 'index']
 
 
-def test_the_table_has_a_block_a_split_and_a_row_a_system():
+def test_the_table_has_a_block_per_split_and_a_row_per_system():
   text = report.table(
     [result('BM25', 0.5), result('index', 1.0), result('BM25', 0.0, 'test')]
   )
@@ -108,7 +108,7 @@ def test_the_table_has_a_block_a_split_and_a_row_a_system():
 
 
 def everything(split):
-  """A result for all that can be measured, of systems with long names."""
+  """Results for all measures, of systems with long names."""
   found = {
     'dense + BM25, exact': report.ORDER[:8],
     'generative index, untrained': report.ORDER[:10],
@@ -126,7 +126,7 @@ def everything(split):
 
 @pytest.mark.parametrize('color', [False, True])
 @pytest.mark.parametrize('split', ['dev', 'a split ' * 20, 'x' * 200])
-def test_no_line_is_wider_than_a_terminal(split, color):
+def test_the_table_fits_80_columns(split, color):
   text = report.table(everything(split), color=color)
   for code in (report.BOLD, report.DIM, report.PLAIN):
     assert (code in text) == color
@@ -141,7 +141,7 @@ def test_no_line_is_wider_than_a_terminal(split, color):
   assert len(headers) == 2  # retrieval, and answers below it
 
 
-def test_each_cell_stands_below_its_measure():
+def test_each_cell_is_below_its_measure():
   results = everything('dev')
   lines = report.table(results).splitlines()
   known = {(r.system, r.metric): r.value for r in results}
@@ -164,7 +164,7 @@ def test_each_cell_stands_below_its_measure():
   assert seen == len([r for r in results if r.metric not in report.KEPT_ONLY])
 
 
-def test_what_one_gold_document_makes_redundant_is_not_in_the_table():
+def test_redundant_measures_are_not_in_the_table():
   one = [result('BM25', 0.5, metric=m) for m in ('MRR@10', 'nDCG@10', 'MAP')]
   text = report.table(one)
   assert 'not in the table: nDCG@10, MAP (see results.json)' in text
@@ -178,7 +178,7 @@ def test_what_one_gold_document_makes_redundant_is_not_in_the_table():
     (True, {}, True),
     (False, {}, False),
     (True, {'NO_COLOR': '1'}, False),
-    (True, {'NO_COLOR': ''}, True),  # as no-color.org has it
+    (True, {'NO_COLOR': ''}, True),  # see no-color.org
     (True, {'TERM': 'dumb'}, False),
   ],
 )
@@ -203,12 +203,12 @@ class TestMetricsWriter:
       writer.write(step, 'train', {'loss': step / 2})
     writer.close()
 
-  def test_a_resumed_run_drops_what_it_will_write_again(self, tmp_path):
+  def test_a_resumed_run_drops_later_records(self, tmp_path):
     self.write(tmp_path, [1, 2, 3, 4])
     self.write(tmp_path, [3, 4], start=2)
     assert [r['step'] for r in self.records(tmp_path)] == [1, 2, 3, 4]
 
-  def test_a_line_that_a_kill_cut_off_is_dropped(self, tmp_path):
+  def test_an_incomplete_line_is_dropped(self, tmp_path):
     self.write(tmp_path, [1, 2])
     with (tmp_path / 'metrics.jsonl').open('a') as file:
       file.write('{"step": 3, "lo')
@@ -224,7 +224,7 @@ class TestMetricsWriter:
     ]
 
 
-def test_measures_that_are_kept_only_are_named_below_the_table():
+def test_measures_outside_the_table_are_listed_below_it():
   values = np.array([1.0, 0.0])
   shown = [report.summarise('dev', 'answers', 'EM', values)]
   kept = report.summarise('dev', 'answers', 'ECE', values)

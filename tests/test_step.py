@@ -49,7 +49,7 @@ def begin(config, stage, prepared):
 
 @pytest.fixture(scope='module')
 def traces():
-  """Grows by one whenever the step is traced."""
+  """A list that grows by one whenever JAX traces the step."""
   return []
 
 
@@ -68,7 +68,7 @@ def on_one_device(step, begin, prepared, batches):
 
 
 def take_steps(step, state, prepared, batches, count=3):
-  """Final parameters and the measurements of each step."""
+  """Final parameters and the metrics of each step."""
   records = []
   for number in range(count):
     state, sums = step(state, batches[number], prepared.index)
@@ -77,7 +77,7 @@ def take_steps(step, state, prepared, batches, count=3):
 
 
 @pytest.mark.parametrize('mode', parallel.MODES)
-def test_eight_devices_train_as_one(
+def test_eight_devices_train_like_one(
   mode, config, stage, begin, prepared, batches, on_one_device
 ):
   assert jax.device_count() == 8
@@ -117,7 +117,7 @@ def test_the_step_repeats_bit_for_bit(
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_first_steps_lower_every_loss(step, begin, prepared, batches):
+def test_the_first_steps_decrease_every_loss(step, begin, prepared, batches):
   state, records = begin(), []
   for _ in range(4):
     state, sums = step(state, batches[0], prepared.index)
@@ -126,7 +126,7 @@ def test_the_first_steps_lower_every_loss(step, begin, prepared, batches):
     assert records[-1][name] < records[0][name], name
 
 
-def test_each_step_draws_its_own_crops(step, begin, prepared, batches):
+def test_each_step_samples_different_crops(step, begin, prepared, batches):
   def indexing(number):
     state = dataclasses.replace(begin(), step=jnp.asarray(number, jnp.int32))
     _, sums = step(state, batches[0], prepared.index)
@@ -137,8 +137,8 @@ def test_each_step_draws_its_own_crops(step, begin, prepared, batches):
   assert [indexing(number) for number in range(3)] == first
 
 
-class TestParts:
-  """A batch in parts, one after the other, weighs as the whole."""
+class TestAccumulation:
+  """Gradient accumulation equals one step on the whole batch."""
 
   def one_step(self, small_config, small_index, small_batch, **fields):
     config = small_config(
@@ -152,7 +152,7 @@ class TestParts:
     state, sums = jax.jit(step)(state, small_batch, small_index)
     counts = {name: float(sums[name][1]) for name in LOSSES}
     assert counts == dict.fromkeys(LOSSES, 4.0)  # every question counts
-    # The first moment of Adam is a tenth of the gradient.
+    # The first moment of Adam is 0.1 times the gradient.
     return sums, optax.tree_utils.tree_get(state.optimizer, 'mu')
 
   def test_losses_and_gradients_are_averaged(
@@ -162,7 +162,7 @@ class TestParts:
     whole, gradient = self.one_step(*args)
     sums, slope = self.one_step(*args, accumulate=4)
     assert sums.keys() == whole.keys()
-    for name in sums:  # losses and norms are averaged, measures added up
+    for name in sums:  # losses and norms are averaged, metrics summed
       np.testing.assert_allclose(
         sums[name], whole[name], rtol=2e-3, atol=1e-5, err_msg=name
       )
@@ -175,7 +175,7 @@ class TestParts:
 
 
 @pytest.mark.parametrize('precision', configs.PRECISIONS)
-def test_published_weights_alone_are_lowered(
+def test_precision_applies_only_to_published_weights(
   small_config, small_index, small_batch, monkeypatch, precision
 ):
   config = small_config(
@@ -211,7 +211,7 @@ def test_published_weights_alone_are_lowered(
   assert seen.keys() > published
   assert lowered == (published if precision == 'bfloat16' else set())
   assert set(seen.values()) - {'bfloat16'} == {'float32'}
-  # What is kept from step to step is as precise as before.
+  # The state keeps its dtypes.
   assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(
     lambda x: x.dtype, state
   )

@@ -1,4 +1,4 @@
-"""A sweep trains each combination once, in a workdir of its own."""
+"""A sweep trains each combination once, in a separate workdir."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_each_combination_is_a_run_and_a_second_sweep_adds_none(
     (['search.beam_size=4,0'], 'at least 1, got 0'),
   ],
 )
-def test_a_mistake_is_said_before_anything_is_trained(
+def test_an_invalid_grid_raises_an_error_before_training(
   values, tmp_path, grid, words
 ):
   with pytest.raises(ValueError, match=words):

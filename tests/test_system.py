@@ -1,4 +1,4 @@
-"""One object that answers: from a workdir, or from documents alone."""
+"""`System`: from a workdir or from documents, with changes of documents."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ NEW = {
 
 @pytest.fixture(scope='module')
 def trained(tiny_values, tiny_folder, tmp_path_factory):
-  """Kind -> a trained workdir, moved away from data that is no more."""
+  """Kind -> a trained workdir that was moved, and whose data was deleted."""
 
   @functools.cache
   def train_one(kind):
@@ -65,7 +65,7 @@ def system(trained):
 
 
 class TestAsk:
-  def test_an_answer_is_plain_values(self, system):
+  def test_an_answer_has_consistent_plain_values(self, system):
     [answer] = system.ask([QUESTION])
     assert answer.question == QUESTION
     assert 0 < answer.probability <= 1
@@ -82,7 +82,7 @@ class TestAsk:
       codes = np.asarray(system.index.codes)[row]
       assert own.codes == tuple(codes.tolist())
 
-  def test_the_span_is_where_the_answer_stands(self, system):
+  def test_spans_are_character_offsets_of_the_text(self, system):
     document = system.documents[0]
     whole = pipeline.document_text(document)
     before = len(whole) - len(document.text)
@@ -95,7 +95,7 @@ class TestAsk:
       if begin >= before:
         assert document.text[begin - before : end - before] == whole[begin:end]
 
-  def test_batches_of_every_size_answer_alike(self, system):
+  def test_batch_size_does_not_change_answers(self, system):
     texts = [f'How much does the {c} bee weigh?' for c in ('red', 'blue')]
     texts *= 6  # more than one batch of 8, padded
     together = system.ask(texts)
@@ -115,21 +115,21 @@ class TestAsk:
     [candidates] = system.search([QUESTION], allowed=['blue-dog'])
     assert [own.document.id for own in candidates] == ['blue-dog']
 
-  def test_search_gives_what_ask_reads(self, system):
+  def test_search_equals_the_candidates_of_ask(self, system):
     [answer] = system.ask([QUESTION])
     [candidates] = system.search([QUESTION])
     assert candidates == answer.candidates
     vectors = system.embed([QUESTION, 'Who?'])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
-  def test_it_abstains_above_the_threshold(self, system):
+  def test_the_system_abstains_above_the_threshold(self, system):
     reader = dataclasses.replace(
       system.config.reader, abstention_threshold=-1e3
     )
-    silent = system.with_config(
+    abstaining = system.with_config(
       dataclasses.replace(system.config, reader=reader)
     )
-    [answer] = silent.ask([QUESTION])
+    [answer] = abstaining.ask([QUESTION])
     assert answer.abstained and answer.text == ''
     assert answer.probability > 0
 
@@ -160,24 +160,24 @@ class TestAsk:
       ),
     ],
   )
-  def test_a_mistake_is_one_error(self, system, call, message):
+  def test_invalid_input_raises_one_error(self, system, call, message):
     with pytest.raises(ValueError, match=message):
       call(system)
     assert not (system.workdir / 'live.npz').exists()
 
 
 class TestChanges:
-  def test_a_document_comes_and_goes(self, any_copy):
+  def test_adding_and_deleting_a_document(self, any_copy):
     system = rag_jax.load(any_copy)
     before = system.ask([QUESTION])
     more = system.add([NEW])
     asked, both = ['How much does the pink gnu weigh?'], ['pink-gnu', 'red-cat']
     [answer] = more.ask(asked, allowed=both)
     assert {own.document.id for own in answer.candidates} == set(both)
-    assert 'pink-gnu' not in system.rows  # a system does not change
+    assert 'pink-gnu' not in system.rows  # a system is immutable
     again = rag_jax.load(any_copy)
     assert again.ask(asked, allowed=both) == [answer]
-    # A document is found by its own words.
+    # The words of a document retrieve it.
     own_words = ['pink gnu . The pink gnu']
     [found] = again.search(own_words, allowed=['pink-gnu', 'green-hen'])
     assert found[0].document.id == 'pink-gnu'
@@ -188,7 +188,7 @@ class TestChanges:
       assert len(own.rows) == 48
       assert [a.text for a in own.ask([QUESTION])] == [a.text for a in before]
 
-  def test_what_is_deleted_is_never_found(self, any_copy):
+  def test_deleted_documents_are_not_retrieved(self, any_copy):
     gone = [f'{c}-cat' for c in ('red', 'blue', 'green')]
     system = rag_jax.load(any_copy).delete(gone)
     assert len(system.rows) == 45
@@ -198,7 +198,7 @@ class TestChanges:
     with pytest.raises(ValueError, match="got 'red-cat'"):
       system.ask(texts, allowed=['red-cat'])
 
-  def test_a_free_row_is_used_again_and_room_grows(self, any_copy):
+  def test_empty_rows_are_reused_and_capacity_grows(self, any_copy):
     system = rag_jax.load(any_copy).delete(['red-cat'])
     row = list(system.documents).index(None)
     many = [
@@ -216,7 +216,7 @@ class TestChanges:
     assert loaded.documents == system.documents
     assert loaded.search(['number 77']) == system.search(['number 77'])
 
-  def test_a_change_that_is_cut_off_leaves_the_last_one(
+  def test_an_interrupted_change_keeps_the_previous_one(
     self, copy, monkeypatch
   ):
     system = rag_jax.load(copy).add([NEW])
@@ -234,7 +234,7 @@ class TestChanges:
 
 
 class TestLoad:
-  def test_it_says_what_is_wrong(self, copy, tmp_path):
+  def test_errors_of_an_incomplete_workdir(self, copy, tmp_path):
     with pytest.raises(ValueError, match='holds no config.json'):
       rag_jax.load(tmp_path / 'nowhere')
     shutil.move(copy / 'checkpoints', tmp_path / 'away')
@@ -249,7 +249,7 @@ class TestLoad:
     path.write_bytes(whole)
     assert rag_jax.load(copy).rows
 
-  def test_a_workdir_of_the_version_before_is_refused(self, copy):
+  def test_a_workdir_of_an_older_version_raises_an_error(self, copy):
     stored = json.loads((copy / 'config.json').read_text())
     del stored['stages']
     stored['loss'] = {'answer': 1.0}
@@ -257,7 +257,9 @@ class TestLoad:
     with pytest.raises(ValueError, match='another version, with loss.answer'):
       rag_jax.load(str(copy))
 
-  def test_what_trained_is_what_is_loaded(self, tiny_values, tmp_path):
+  def test_the_loaded_system_equals_the_trained_one(
+    self, tiny_values, tmp_path
+  ):
     config = configs.build(tiny_values)
     prepared = workdirs.open(config, tmp_path / 'run')
     trained = train.fit(config, prepared, tmp_path / 'run')
@@ -266,7 +268,7 @@ class TestLoad:
 
 
 class TestFromDocuments:
-  def test_fifty_texts_are_searched_without_a_question(self):
+  def test_fifty_texts_are_retrieved_without_training(self):
     texts = [
       f'The {size} {animal} of {place} sleeps.'
       for size in ('big', 'small')
@@ -285,7 +287,7 @@ class TestFromDocuments:
     less = more.delete(['new'])
     assert less.search(['red elk Bern'])[0][0].document.id != 'new'
 
-  def test_documents_come_in_any_form(self):
+  def test_documents_may_have_any_form(self):
     documents = [
       'A cat sleeps.',
       {'id': 'b', 'title': 'Dogs', 'text': 'They bark.'},
@@ -296,7 +298,7 @@ class TestFromDocuments:
     assert system.search(['dogs'])[0][0].document.id == 'b'
 
 
-def test_the_package_names_what_it_offers():
+def test_public_names_of_the_package():
   assert set(rag_jax.__all__) == {'load', 'from_documents'}
   assert inspect.isfunction(rag_jax.load)
   with pytest.raises(AttributeError, match='no attribute'):

@@ -37,7 +37,7 @@ def looker(config, stage, names):
       params, key, batch, index, config=config.model, stage=stage
     )
     found = {name: getattr(trace, name) for name in names}
-    if 'reading' in found:  # the memory is the reader's own affair
+    if 'reading' in found:  # memory is specific to the reader
       found['reading'] = dataclasses.replace(found['reading'], memory=None)
     return found
 
@@ -49,8 +49,8 @@ def look(config, stage, params, batch, index, *names, seed=0):
   return run(params, batch, index, jax.random.key(seed))
 
 
-def not_here(*args, **options):
-  raise AssertionError('this is not for this stage')
+def must_not_run(*args, **options):
+  raise AssertionError('this stage must not call this function')
 
 
 class TestStraightThrough:
@@ -64,7 +64,7 @@ class TestStraightThrough:
     )
     return trace.select(scores, where)
 
-  def test_the_best_k_share_the_weight_alike(
+  def test_the_top_k_documents_have_equal_weights(
     self, config, params, small_batch, small_index
   ):
     names = ('ranking', 'reading')
@@ -75,18 +75,18 @@ class TestStraightThrough:
     wanted = np.zeros(scores.shape)
     np.put_along_axis(wanted, best, 0.5, axis=1)
     np.testing.assert_allclose(ranking.weights, wanted, atol=1e-6)
-    # The gold document is read first, with the weight that it has.
+    # The gold document is read first and keeps its weight.
     assert reading.weights.shape == (BATCH, 2)
     own = np.take_along_axis(wanted, np.asarray(reading.places), axis=1)
     np.testing.assert_allclose(reading.weights, own, atol=1e-6)
 
-  def test_fewer_than_k_share_it_too(self, config):
+  def test_fewer_than_k_documents_have_equal_weights(self, config):
     scores = jnp.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     where = jnp.array([[False, False, True], [False, False, False]])
     weights = self.select(config, scores, where)
     np.testing.assert_allclose(weights, [[0, 0, 1], [0, 0, 0]], atol=1e-6)
 
-  def test_backwards_it_is_soft(self, config):
+  def test_the_backward_pass_is_relaxed_top_k(self, config):
     scores = jnp.array([[0.3, 0.2, -0.1, 0.0]])
     where, costs = jnp.ones((1, 4), bool), jnp.array([[1.0, -2.0, 0.5, 3.0]])
 
@@ -102,7 +102,7 @@ class TestStraightThrough:
 class TestSampled:
   STAGE = stages.Stage(candidates='sampled', temperature=2.0)
 
-  def test_the_key_alone_decides_what_is_read(
+  def test_samples_depend_only_on_the_key(
     self, config, params, small_batch, small_index
   ):
     read = [
@@ -129,14 +129,14 @@ class TestSampled:
         assert len(set(read_row.tolist())) == 3
         assert set(read_row.tolist()) <= set(row.tolist())
 
-  def test_what_is_drawn_first_follows_the_temperature(
+  def test_samples_follow_the_softmax_at_the_temperature(
     self, config, params, small_batch, small_index
   ):
     ranking = look(
       config, self.STAGE, params, small_batch, small_index, 'ranking'
     )['ranking']
     scores = jnp.array([[1.0, 0.0, 2.0, -1.0, 0.5, 9.0]] * BATCH)
-    where = jnp.arange(6) < jnp.full((BATCH, 1), 5)  # the last is not there
+    where = jnp.arange(6) < jnp.full((BATCH, 1), 5)  # the last is masked
     candidates = dataclasses.replace(ranking.candidates, where=where)
     ranking = dataclasses.replace(ranking, scores=scores, candidates=candidates)
 
@@ -161,9 +161,11 @@ class TestSampled:
       share = np.bincount(draws[:, question], minlength=6) / len(draws)
       np.testing.assert_allclose(share[:5], chances, atol=0.03)
       assert share[5] == 0
-    assert (draws[:, 0] != draws[:, 1]).any()  # each question draws its own
+    assert (
+      draws[:, 0] != draws[:, 1]
+    ).any()  # questions are sampled independently
 
-  def test_a_question_has_the_same_key_on_whatever_device(
+  def test_the_key_of_a_question_is_independent_of_devices(
     self, config, small_batch
   ):
     half = jax.tree.map(lambda x: x[2:], small_batch)
@@ -189,10 +191,10 @@ class TestSampled:
 class TestAll:
   STAGE = stages.Stage(candidates='all', losses=(('ranking', 1.0),))
 
-  def test_every_living_document_is_ranked_without_a_search(
+  def test_every_document_is_ranked_without_a_search(
     self, config, params, small_batch, small_index, monkeypatch
   ):
-    monkeypatch.setattr(forward, 'retrieve', not_here)
+    monkeypatch.setattr(forward, 'retrieve', must_not_run)
     alive = jnp.arange(COUNT) != 7
     index = dataclasses.replace(small_index, alive=alive)
     found = look(
@@ -225,7 +227,7 @@ class TestAll:
     own = everything != 7
     np.testing.assert_allclose(ranking.docid[:, own], docid[:, own], atol=1e-4)
 
-  def test_every_document_is_each_living_one_once(self, small_index):
+  def test_every_document_masks_deleted_documents(self, small_index):
     alive = jnp.arange(COUNT) != 1
     index = dataclasses.replace(small_index, alive=alive)
     found = traces.every_document(index, 2)
@@ -234,7 +236,7 @@ class TestAll:
     np.testing.assert_array_equal(found.codes, [small_index.codes] * 2)
 
 
-class TestWhatIsRead:
+class TestReading:
   def shapes(self, config, stage, batch, index):
     params = jax.eval_shape(
       lambda rng: model.init(rng, config.model, index, vocab_size=VOCAB),
@@ -254,7 +256,7 @@ class TestWhatIsRead:
 
     return jax.eval_shape(run, params, batch)
 
-  def test_a_stage_says_how_much(self, config, small_batch, small_index):
+  def test_read_size_and_passage_tokens(self, config, small_batch, small_index):
     for fields, size, length in (
       ({}, 3, 9),
       ({'read_size': 2}, 2, 9),
@@ -270,11 +272,11 @@ class TestWhatIsRead:
       assert reading.memory.passages.shape == (BATCH, size, length)
       assert likelihoods.shape == (BATCH, size)
 
-  def test_gold_documents_alone_are_read_alike_and_the_negative_for_nothing(
+  def test_gold_documents_have_equal_weights_and_the_negative_none(
     self, config, params, small_batch, small_index, monkeypatch
   ):
-    monkeypatch.setattr(forward, 'retrieve', not_here)
-    monkeypatch.setattr(forward, 'rank', not_here)
+    monkeypatch.setattr(forward, 'retrieve', must_not_run)
+    monkeypatch.setattr(forward, 'rank', must_not_run)
     batch = dataclasses.replace(
       small_batch,
       gold=jnp.array([[0, 5], [1, -1], [2, 6], [-1, -1]]),
@@ -298,7 +300,7 @@ class TestWhatIsRead:
     )
     assert found['has_gold'].tolist() == [True, True, True, False]
 
-  def test_gold_comes_first_and_once(
+  def test_gold_documents_come_first_and_once(
     self, config, params, small_batch, small_index
   ):
     batch = dataclasses.replace(
@@ -318,9 +320,7 @@ class TestWhatIsRead:
       read = np.asarray(reading.documents[row]).tolist()
       assert set(read[: len(gold)]) == set(gold)
 
-  def test_a_deleted_document_is_not_compared_nor_one_that_nobody_asks_for(
-    self, small_index
-  ):
+  def test_deleted_and_never_gold_documents_are_no_negatives(self, small_index):
     asked = jnp.zeros(small_index.trie.num_nodes, bool).at[4].set(True)
     index = dataclasses.replace(small_index, gold_nodes=asked)
     documents = jnp.array([[3, 4, 5, 4]])
@@ -335,9 +335,9 @@ class TestWhatIsRead:
 
 
 class TestEstimatorNone:
-  """Cut off, the answer teaches the search no more; teachers still do."""
+  """The answer loss has no gradient to the search; distillation has one."""
 
-  def test_scores_are_the_same_and_carry_a_gradient_past_the_cut(
+  def test_search_scores_equal_scores_and_keep_their_gradient(
     self, config, params, small_batch, small_index
   ):
     names = ('candidates', 'is_gold', 'ranking')

@@ -1,4 +1,4 @@
-"""Run and qrels files: what any tool reads of them is what the system said."""
+"""Run and qrels files keep the rankings of the system for every tool."""
 
 import urllib.parse
 
@@ -14,25 +14,25 @@ FLOATS = st.floats(-1e9, 1e9, width=32)
 
 
 @hypothesis.given(TEXT)
-def test_an_id_is_one_field_and_comes_back(name):
+def test_an_escaped_id_is_one_field_and_reversible(name):
   field = trec.escape(name)
   assert field.split() == [field]
   assert urllib.parse.unquote(field) == name
 
 
 @hypothesis.given(st.lists(TEXT, min_size=2, max_size=2, unique=True))
-def test_no_two_ids_become_one(names):
+def test_escaped_ids_stay_distinct(names):
   assert len({trec.escape(name) for name in names}) == 2
 
 
 @pytest.mark.parametrize('name', ['a b', 'a%20b', 'a\tb', 'a\u00a0b', '100% b'])
-def test_white_space_and_what_looks_like_it(name):
+def test_white_space_and_escapes_in_ids(name):
   field = trec.escape(name)
   assert ' ' not in field and urllib.parse.unquote(field) == name
 
 
 @hypothesis.given(st.lists(FLOATS, min_size=1, max_size=20))
-def test_scores_fall_and_stay_what_they_were(values):
+def test_scores_are_strictly_decreasing_and_close_to_the_original(values):
   scores = -np.sort(-np.asarray(values, np.float32))
   found = trec.strictly_falling(scores)
   assert found.dtype == np.float32
@@ -44,7 +44,7 @@ def test_scores_fall_and_stay_what_they_were(values):
     np.testing.assert_array_equal(found, scores)
 
 
-def test_equal_scores_keep_their_order_whichever_way_ids_are_sorted():
+def test_ties_keep_their_order_for_ascending_and_descending_ids():
   documents = [types.Document(id=name, text=name) for name in 'bdaec']
   run = trec.Run(
     rows=np.array([[3, 0, 4, 1, 2]]),
@@ -62,7 +62,7 @@ def test_equal_scores_keep_their_order_whichever_way_ids_are_sorted():
     assert by_score == rows
 
 
-def test_what_was_not_returned_is_not_written():
+def test_masked_documents_are_not_written():
   documents = [types.Document(id='a', text='a'), None]
   run = trec.Run(
     rows=np.array([[0, 1], [-1, 0]]),
@@ -75,19 +75,19 @@ def test_what_was_not_returned_is_not_written():
 
 
 @pytest.mark.parametrize('scores', [[1.0, 2.0], [np.nan, 1.0], [1.0, -np.inf]])
-def test_scores_that_are_no_order_are_refused(scores):
+def test_increasing_or_non_finite_scores_raise_an_error(scores):
   with pytest.raises(ValueError, match='must be finite and must not increase'):
     trec.Run(
       rows=np.array([[0, 1]]),
       scores=np.array([scores]),
       where=np.ones((1, 2), bool),
     )
-  masked = np.array([[1.0, 5.0, 0.5]])  # what is masked may stand anywhere
+  masked = np.array([[1.0, 5.0, 0.5]])  # masked scores do not matter
   where = np.array([[True, False, True]])
   trec.Run(rows=np.array([[0, 1, 2]]), scores=masked, where=where)
 
 
-def test_documents_that_cannot_be_found_are_not_gold():
+def test_qrels_exclude_documents_outside_the_corpus():
   question = types.Question(
     id='q 1', text='?', document_ids=('a', 'gone'), grades=(3, 1)
   )

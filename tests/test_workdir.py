@@ -30,7 +30,7 @@ def config_with(tiny_values, **data):
 
 
 def untrained(config, prepared):
-  """A system whose parameters are those of the first step."""
+  """A system with initial parameters."""
   init = functools.partial(
     model.init, config=config.model, vocab_size=prepared.vocab_size
   )
@@ -39,7 +39,7 @@ def untrained(config, prepared):
   )
 
 
-def test_it_is_made_once_and_loaded_after(tiny_values, tmp_path):
+def test_a_workdir_is_built_once_and_then_loaded(tiny_values, tmp_path):
   config = configs.build(tiny_values)
   made = workdirs.open(config, tmp_path / 'run')
   assert store.load_documents(tmp_path / 'run') == made.dataset.documents
@@ -51,9 +51,7 @@ def test_it_is_made_once_and_loaded_after(tiny_values, tmp_path):
   np.testing.assert_array_equal(loaded.index.codes, made.index.codes)
 
 
-def test_data_that_changed_underneath_is_refused(
-  tiny_values, tiny_folder, tmp_path
-):
+def test_changed_data_raises_an_error(tiny_values, tiny_folder, tmp_path):
   config = configs.build(tiny_values)
   workdirs.open(config, tmp_path / 'run')
   dataset = formats.load(tiny_folder)
@@ -64,7 +62,7 @@ def test_data_that_changed_underneath_is_refused(
     workdirs.prepare(config, dataset, model.Pretrained(), tmp_path / 'run')
 
 
-def test_a_long_document_is_cut_and_counted(tiny_values, tmp_path, capsys):
+def test_truncated_documents_are_counted(tiny_values, tmp_path, capsys):
   words = ' '.join(f'word{i % 50}' for i in range(100_000))
   documents = [
     {'id': 'long', 'text': words},
@@ -104,7 +102,7 @@ def test_a_beam_wider_than_the_corpus_returns_real_documents(
   assert values['after ranker', 'Hits@10'] == 1.0
 
 
-def test_any_script_comes_through(tiny_values, tmp_path):
+def test_answers_in_any_script(tiny_values, tmp_path):
   texts = {
     'zh': ('巴黎是法国的首都。', '法国的首都是哪里？', '巴黎'),
     'ar': ('القاهرة هي عاصمة مصر.', 'ما هي عاصمة مصر؟', 'القاهرة'),
@@ -135,7 +133,7 @@ def test_any_script_comes_through(tiny_values, tmp_path):
 
 
 @pytest.mark.parametrize('wrong', ['data', 'version'])
-def test_what_is_wrong_is_said_before_anything_is_written(
+def test_errors_are_raised_before_anything_is_written(
   tiny_values, tmp_path, wrong
 ):
   config = configs.build(tiny_values)
