@@ -10,14 +10,19 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import corpus, model, store, types
+from rag_jax import corpus, lock, model, store, types
 from rag_jax.components import query_encoder
 from rag_jax.index import docids, growth, live_checks, live_store, node_table
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 
 BATCH = 32  # documents encoded at a time
+LOCK_WAIT = 10.0  # seconds to wait for another process that writes
 MAX_RESIZES = 8  # per addition; each doubles the capacity
+
+# Versions of each file that systems of this process were loaded from or saved
+# to, so that a change by another process is never overwritten.
+_known: dict[pathlib.Path, set[tuple[int, ...] | None]] = {}
 
 
 def with_capacity(
@@ -148,12 +153,42 @@ def save(
   params: model.Params,
   path: pathlib.Path,
 ) -> None:
-  """Writes a changed corpus and the decoder's table as one file, atomically."""
+  """Writes a changed corpus and the decoder's table as one file, atomically.
+
+  Raises:
+    ValueError: if another process writes into the workdir, or has changed its
+      documents since they were loaded here, or if the file cannot be written.
+  """
   table = params['id_decoder']['table']
   tables = table if isinstance(table, (tuple, list)) else (table,)
   packed = np.frombuffer(store.pack_documents(documents), np.uint8)
   extra = {f'table_{i}': np.asarray(part) for i, part in enumerate(tables)}
-  live_store.save(live, path, extra | {'documents': packed})
+  with lock.hold(path.parent, wait=LOCK_WAIT):
+    known = _known.get(path.resolve())
+    if known is not None and _version(path) not in known:
+      raise ValueError(
+        f'{str(path)!r} was changed by another process since it was loaded. '
+        'Load the system again with rag_jax.load, and repeat the change.'
+      )
+    try:
+      live_store.save(live, path, extra | {'documents': packed})
+    except OSError as error:
+      raise lock.unwritable(path.parent, error) from error
+    remember(path)
+
+
+def remember(path: pathlib.Path) -> None:
+  """Remembers that this process knows the file as it is now."""
+  _known.setdefault(path.resolve(), set()).add(_version(path))
+
+
+def _version(path: pathlib.Path) -> tuple[int, ...] | None:
+  """What tells apart two versions of a file; None if there is none."""
+  try:
+    found = path.stat()
+  except FileNotFoundError:
+    return None
+  return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def load(

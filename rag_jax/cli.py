@@ -80,9 +80,10 @@ _TO = flags.DEFINE_string('to', None, 'export: folder to write to.')
 
 def main() -> None:
   """Runs the command of `sys.argv`; the entry point of `rag-jax`."""
-  from rag_jax import huge_pages
+  from rag_jax import huge_pages, signals
 
   huge_pages.use()
+  signals.install()
   with _one_line_errors():
     app.run(_run, flags_parser=_parse)
 
@@ -152,17 +153,27 @@ def usage() -> str:
 
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
-  """Turns errors and interrupts into one line and an exit code."""
+  """Turns errors and signals into one line and an exit code."""
+  from rag_jax import signals
+
   try:
     yield
   except ValueError as error:
     sys.exit(f'error: {error}')
-  except KeyboardInterrupt:
-    print('\ninterrupted; run the same command to resume', file=sys.stderr)
-    os._exit(130)  # without waiting for threads: all writes are atomic
+  except signals.Stopped as error:
+    sys.stdout.flush()
+    print(error, file=sys.stderr, flush=True)
+    os._exit(error.code)  # without waiting for threads: all files are closed
   except BrokenPipeError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+  except OSError as error:
+    reason = error.strerror or str(error)
+    name = f'{error.filename!r} cannot be used' if error.filename else 'failed'
+    sys.exit(
+      f'error: {name} ({reason}). Free disk space, permit access, or use '
+      'another path.'
+    )
 
 
 def _run(argv: list[str]) -> None:
@@ -204,6 +215,11 @@ def _command(mode: str, arguments: list[str]) -> None:
     color = report.wants_color(sys.stdout)
     print(compare.compare(arguments, color=color))
     return
+  from rag_jax import signals, store
+
+  if mode in ('train', 'sweep'):
+    signals.set_hint('run the same command to resume')
+  store.check_local(_WORKDIR.value or '')
   config = configs.build(flags.FLAGS['config'].value)
   name = config.name + ('-docids' if mode == 'compare-docids' else '')
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
@@ -232,8 +248,7 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
   """Runs a command that needs a trained workdir."""
   from rag_jax import store
 
-  store.check_trained(workdir)
-  store.claim(workdir, config)  # raises an error for another experiment
+  store.check_use(workdir, config)  # raises an error for another experiment
   if mode == 'export' and not _TO.value:
     sys.exit('error: export needs a folder. Set --to=FOLDER.')
   print(f'loading {_shown(workdir)} ...', file=sys.stderr, flush=True)
@@ -256,7 +271,7 @@ def _evaluate(system, workdir: pathlib.Path) -> None:
   from rag_jax import outputs
   from rag_jax import workdir as workdirs
 
-  data = workdirs.open(system.config, workdir)
+  data = workdirs.open(system.config, workdir, writes=False)
   folder = outputs.run_evaluation(system, data, workdir)
   print(f'\nresults: {folder / "results.json"}')
 

@@ -46,6 +46,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
       f'workdir must be a path, got {workdir!r}. Pass the folder of a trained '
       "run, such as 'runs/facts'."
     )
+  store.check_local(workdir)
   path = pathlib.Path(workdir)
   config = store.read_config(path)
   store.check_trained(path)
@@ -53,14 +54,17 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
   reader_tokenizer = None
   if (path / store.READER_TOKENIZER).exists():
     reader_tokenizer = tokenizers.load(path / store.READER_TOKENIZER)
-  params = _params(path)
+  found = _checkpoint(path)
+  params = found.parts['params']
   live = None
+  changes.remember(path / store.LIVE)
   if (path / store.LIVE).exists():
     live, documents, params = changes.load(path / store.LIVE, params)
     index, quantiser = live.index, live.quantiser
   else:
     documents = store.load_documents(path)
     index, quantiser = indexes.load(path / store.INDEX)
+    store.check_index(path, index, found)
   index, vocabulary = corpus.complete(
     config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer
   )
@@ -79,17 +83,15 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
   )
 
 
-def _params(workdir: pathlib.Path) -> model.Params:
-  """The parameters of the last checkpoint of a workdir."""
-  checkpointer = checkpoint.open(workdir / store.CHECKPOINTS)
-  found = checkpoint.restore(checkpointer, {'params': None})
-  checkpoint.close(checkpointer)
+def _checkpoint(workdir: pathlib.Path) -> checkpoint.Loaded:
+  """The parameters of the last checkpoint of a workdir; writes nothing."""
+  found = checkpoint.load(workdir / store.CHECKPOINTS, {'params': None})
   if found is None:
     raise ValueError(
       f'workdir {str(workdir)!r} has no finished checkpoint. '
       'Train first, with --mode=train and the same --workdir.'
     )
-  return found['params']
+  return found
 
 
 def from_documents(

@@ -10,17 +10,20 @@ Training writes them into its workdir. An evaluation writes them into a new
 folder, `evaluations/001` and so on, so that nothing is overwritten.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rag_jax import config as configs
-from rag_jax import evaluate, provenance, report, store, trec
+from rag_jax import evaluate, provenance, report, signals, store, trec
 from rag_jax import system as systems
 from rag_jax import workdir as workdirs
 
@@ -49,17 +52,41 @@ def run_evaluation(
     The new folder, such as `workdir/evaluations/001`.
 
   Raises:
-    ValueError: if the files cannot be written.
+    ValueError: if the files cannot be written; this is tried before the
+      evaluation.
   """
   began = time.monotonic()
+  _try_to_write(workdir / EVALUATIONS)
   found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
   show(found.results)
   made = provenance.collect(
     system.config, prepared.dataset, seconds=time.monotonic() - began
   )
-  folder = new_folder(workdir)
-  save(folder, found, made, config=system.config)
+  with signals.deferred():
+    folder = new_folder(workdir)
+    partial = folder.with_name(folder.name + '.partial')
+    try:
+      partial.mkdir()
+      save(partial, found, made, config=system.config)
+      os.replace(partial, folder)  # which is empty
+    except BaseException as error:
+      shutil.rmtree(partial, ignore_errors=True)
+      with contextlib.suppress(OSError):
+        folder.rmdir()
+      if isinstance(error, OSError):
+        raise _unwritable(folder, error) from error
+      raise
   return folder
+
+
+def _try_to_write(folder: pathlib.Path) -> None:
+  """Raises a ValueError if no file can be written into a folder."""
+  try:
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+      file.write(b'x')
+  except OSError as error:
+    raise _unwritable(folder, error) from error
 
 
 def save(

@@ -1,4 +1,4 @@
-"""What a run shows and keeps: progress, metrics, results. The only output."""
+"""Results and training metrics: tables for the terminal, and files."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,15 @@ from typing import Any, TextIO
 
 import numpy as np
 
-SAMPLES = 1000  # of the bootstrap
-WIDTH = 80  # columns of a table
-CELL = 12  # of them for one number, such as .922 .90-.94
-KEPT_ONLY = ('ECE', 'AURC')  # measures for results.json, not for the table
-# With one gold document a question these say what Hits@k and MRR@10 say.
+from rag_jax import tensorboard
+
+SAMPLES = 1000  # bootstrap resamples
+WIDTH = 80  # width of the table, characters
+CELL = 12  # width of one cell, such as .922 .90-.94, characters
+KEPT_ONLY = ('ECE', 'AURC')  # measures in results.json but not in the table
+# Redundant with Hits@k and MRR@10 if each question has one gold document.
 SEVERAL = ('nDCG@10', 'MAP', 'Recall@100')
-ANSWERS = ('EM', 'F1', 'ROUGE-L', 'answered')  # measures below retrieval's
+ANSWERS = ('EM', 'F1', 'ROUGE-L', 'answered')  # shown below the retrieval ones
 ORDER = (
   *('Hits@1', 'Hits@10', 'MRR@10', 'nDCG@10', 'Hits@100', 'MAP', 'R-precision'),
   *('Recall@100', 'valid docids', 'beam regret', *ANSWERS),
@@ -29,7 +32,7 @@ BOLD, DIM, PLAIN = '\033[1m', '\033[2m', '\033[0m'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-  """One measured number, with its 95% interval."""
+  """The mean of one measure, with its 95% interval and number of questions."""
 
   split: str
   system: str
@@ -48,14 +51,17 @@ def summarise(
   *,
   seed: int = 0,
 ) -> Result:
-  """The mean of one value a question, and its bootstrap interval.
+  """The mean of a measure over questions, with its 95% bootstrap interval.
 
   Args:
-    split: questions that were measured.
-    system: what was measured.
-    metric: the measure.
-    values: float[n], n at least 1, finite.
+    split: name of the split.
+    system: name of the system.
+    metric: name of the measure.
+    values: float[n], one per question; n >= 1, all finite.
     seed: of the bootstrap.
+
+  Raises:
+    ValueError: if there are no values, or some are not finite.
 
   Example:
     >>> result = summarise('test', 'BM25', 'Hits@1', np.array([1.0, 0.0]))
@@ -68,7 +74,7 @@ def summarise(
       f'{metric} of {system} on {split} must be finite and not empty, got '
       f'{values.size} values. Check the split and the predictions.'
     )
-  # Resampling n values is a multinomial draw of how often each is taken.
+  # The counts of distinct values in a resample follow a multinomial.
   rng = np.random.default_rng(seed)
   distinct, counts = np.unique(values, return_counts=True)
   draws = rng.multinomial(len(values), counts / len(values), SAMPLES)
@@ -86,15 +92,15 @@ def summarise(
 
 
 def table(results: Sequence[Result], *, color: bool = False) -> str:
-  """Results as plain text of at most 80 columns: a block a split.
+  """Formats results as text of at most 80 columns, with a block per split.
 
-  A row is a system. Retrieval stands above answers. A cell is the mean and its
-  95% interval, with .922 for 0.922. Measures that would say nothing new are
-  named below instead.
+  A row is a system, with measures of retrieval above those of answers. A cell
+  is the mean and its 95% interval, with .922 for 0.922. Redundant measures are
+  listed below the table.
 
   Args:
-    results: of all splits and systems.
-    color: whether to set off headers and intervals by terminal codes; see
+    results: results of all splits and systems.
+    color: whether to use terminal codes for headers and intervals; see
       `wants_color`.
 
   Example:
@@ -106,16 +112,16 @@ def table(results: Sequence[Result], *, color: bool = False) -> str:
   blocks = []
   kept: dict[str, None] = {}
   for split in dict.fromkeys(r.split for r in results):
-    own = [r for r in results if r.split == split]
-    names = _columns(own)
-    kept |= dict.fromkeys(r.metric for r in own if r.metric not in names)
-    count = max(r.count for r in own)
+    rows = [r for r in results if r.split == split]
+    names = _columns(rows)
+    kept |= dict.fromkeys(r.metric for r in rows if r.metric not in names)
+    count = max(r.count for r in rows)
     title = f'{split} ({count:,} question{"s" * (count != 1)})'
     lines = [styled(line, BOLD, color) for line in textwrap.wrap(title, WIDTH)]
-    left = max(len(r.system) for r in own)
-    found = [name for name in names if name not in ANSWERS]
-    for group in (found, [name for name in names if name in ANSWERS]):
-      lines += _rows(own, group, left, color)
+    left = max(len(r.system) for r in rows)
+    retrieval = [name for name in names if name not in ANSWERS]
+    for group in (retrieval, [name for name in names if name in ANSWERS]):
+      lines += _rows(rows, group, left, color)
     blocks.append('\n'.join(lines))
   if kept:
     note = f'not in the table: {", ".join(kept)} (see results.json)'
@@ -124,9 +130,9 @@ def table(results: Sequence[Result], *, color: bool = False) -> str:
 
 
 def _columns(results: Sequence[Result]) -> list[str]:
-  """Measures of one split that are shown, in the order of `ORDER`."""
+  """Measures of one split that the table shows, in the order of `ORDER`."""
   names = dict.fromkeys(r.metric for r in results)
-  several = 'R-precision' in names  # gold documents a question
+  several = 'R-precision' in names  # several gold documents per question
   shown = [
     name
     for name in names
@@ -139,7 +145,7 @@ def _columns(results: Sequence[Result]) -> list[str]:
 def _rows(
   results: Sequence[Result], names: Sequence[str], left: int, color: bool
 ) -> list[str]:
-  """Lines of one group of measures, as many side by side as there is room."""
+  """Lines of one group of measures, wrapped to the width of the table."""
   width = min(max([CELL, *map(len, names)]), WIDTH // 2)
   left = min(left, WIDTH - width - 1)
   most = (WIDTH - left) // (width + 1)
@@ -156,7 +162,7 @@ def _rows(
 
 
 def _cell(result: Result | None, width: int, color: bool) -> str:
-  """The mean and its interval, in so many characters that are seen."""
+  """The mean and its interval in `width` visible characters."""
   if result is None:
     return ' ' * width
   interval = f'{short(result.low, 2)}-{short(result.high, 2)}'
@@ -165,7 +171,7 @@ def _cell(result: Result | None, width: int, color: bool) -> str:
 
 
 def short(value: float, digits: int) -> str:
-  """A share in so many digits, without the zero before the point.
+  """A number in [-1, 1] as text, without the zero before the point.
 
   Example:
     >>> short(0.9216, 3), short(1.0, 3), short(-0.05, 2)
@@ -178,25 +184,25 @@ def short(value: float, digits: int) -> str:
 
 
 def styled(text: str, code: str, color: bool) -> str:
-  """The text between terminal codes, if colour is wanted."""
+  """The text in a terminal style, if `color`."""
   return f'{code}{text}{PLAIN}' if color else text
 
 
 def wants_color(stream: TextIO) -> bool:
-  """Whether a stream is a terminal, and NO_COLOR is not set to anything."""
+  """Whether a stream is a terminal that shows colour; respects NO_COLOR."""
   plain = os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb'
   return stream.isatty() and not plain
 
 
 def show(results: Sequence[Result]) -> None:
-  """Prints the table, with colour where that is wanted."""
+  """Prints the table, with colour on a terminal."""
   print(table(results, color=wants_color(sys.stdout)), flush=True)
 
 
 def merge(
   results: Sequence[Result], untrained: Sequence[Result]
 ) -> list[Result]:
-  """Puts what was measured before training beside each system's row."""
+  """Adds results before training as rows 'SYSTEM, untrained'."""
   first = [
     dataclasses.replace(r, system=f'{r.system}, untrained') for r in untrained
   ]
@@ -225,11 +231,11 @@ def save_results(
 
   Args:
     path: the file.
-    results: the numbers, which depend on the experiment alone.
-    provenance: what made them, and when; see `provenance.collect`.
+    results: the results.
+    provenance: from `provenance.collect`.
 
   Raises:
-    OSError: if the file cannot be written; an older one is left as it was.
+    OSError: if the file cannot be written; an older file is then unchanged.
   """
   rows = [dataclasses.asdict(result) for result in results]
   both = {'provenance': dict(provenance or {}), 'results': rows}
@@ -237,14 +243,24 @@ def save_results(
 
 
 def load_results(path: str | os.PathLike[str]) -> list[Result]:
-  """Reads what `save_results` wrote, or a plain list of an older version."""
-  both = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  rows = both if isinstance(both, list) else both['results']
-  return [Result(**row) for row in rows]
+  """Reads a file of `save_results`, or of an older version (a plain list).
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  try:
+    both = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    rows = both if isinstance(both, list) else both['results']
+    return [Result(**row) for row in rows]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{str(path)!r} is damaged ({type(error).__name__}). Delete it, and run '
+      'rag-jax train or evaluate with the same --workdir, which writes it.'
+    ) from error
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file whole or not at all."""
+  """Writes a text file atomically."""
   path = pathlib.Path(path)
   partial = path.with_name(path.name + '.partial')
   try:
@@ -259,47 +275,97 @@ def write(path: str | os.PathLike[str], text: str) -> None:
 class MetricsWriter:
   """Appends metrics to metrics.jsonl, and to TensorBoard if installed."""
 
-  def __init__(self, workdir: str | os.PathLike[str], start_step: int = 0):
-    """Takes up after `start_step`; later records are dropped."""
-    path = pathlib.Path(workdir) / 'metrics.jsonl'
-    kept = []
-    if path.exists():
-      for line in path.read_text(encoding='utf-8').splitlines():
-        try:
-          if json.loads(line)['step'] <= start_step:
-            kept.append(line + '\n')
-        except (ValueError, KeyError):  # the line that a kill cut off
-          break
-    partial = path.with_suffix('.partial')
-    partial.write_text(''.join(kept), encoding='utf-8')
-    os.replace(partial, path)
-    self._file = path.open('a', encoding='utf-8')
-    self._board = None
-    try:
-      import tensorboardX
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    start_step: int = 0,
+    *,
+    is_measured: bool = True,
+  ):
+    """Opens the files for a run at `start_step`, whose later records go.
 
-      self._board = tensorboardX.SummaryWriter(
-        str(pathlib.Path(workdir) / 'tensorboard')
-      )
-    except ImportError:
-      print(
-        "note: for TensorBoard files, pip install '.[tensorboard]'",
-        file=sys.stderr,
-      )
+    Args:
+      workdir: folder of the run.
+      start_step: steps done.
+      is_measured: whether the evaluation at that step is complete; otherwise
+        its records go, too.
+
+    Raises:
+      ValueError: if the file cannot be written.
+    """
+    self._path = pathlib.Path(workdir) / 'metrics.jsonl'
+    try:
+      write(self._path, _kept(self._path, start_step, is_measured))
+      # Without a buffer, which would be written again after an error.
+      self._file = self._path.open('ab', buffering=0)
+    except OSError as error:
+      raise self._unwritable(error) from error
+    self._board = tensorboard.open(
+      pathlib.Path(workdir) / 'tensorboard', start_step
+    )
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
-    """Adds a record of finite values."""
-    record = {'step': step, 'split': split}
-    for name, value in values.items():
-      if math.isfinite(value):
-        record[name] = round(value, 6)
-        if self._board is not None:
-          self._board.add_scalar(f'{split}/{name}', value, step)
-    self._file.write(json.dumps(record) + '\n')
-    self._file.flush()
+    """Adds a record; leaves out values that are not finite.
+
+    Raises:
+      ValueError: if the file cannot be written.
+    """
+    finite = {k: v for k, v in values.items() if math.isfinite(v)}
+    record: dict[str, Any] = {'step': step, 'split': split}
+    record |= {name: round(value, 6) for name, value in finite.items()}
+    text = (json.dumps(record) + '\n').encode()
+    try:
+      while text:
+        text = text[self._file.write(text) :]
+    except OSError as error:
+      raise self._unwritable(error) from error
+    if self._board is not None and not self._board.write(step, split, finite):
+      self._board = None
 
   def close(self) -> None:
     """Closes the files."""
     self._file.close()
     if self._board is not None:
       self._board.close()
+
+  def _unwritable(self, error: OSError) -> ValueError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return ValueError(
+      f'{str(self._path)!r} cannot be written ({reason}). Free disk space or '
+      'permit writing, and run the same command to resume.'
+    )
+
+
+def _kept(path: pathlib.Path, start_step: int, is_measured: bool) -> str:
+  """The records up to a step; prints a note about what is damaged."""
+  if not path.exists():
+    if start_step:
+      _note(f'{str(path)!r} is missing; records start after step {start_step}')
+    return ''
+  kept, bad = [], []
+  lines = path.read_text(encoding='utf-8', errors='replace').split('\n')
+  for number, line in enumerate(lines, 1):
+    try:
+      record = json.loads(line)
+      step, split = int(record['step']), str(record['split'])
+    except (ValueError, KeyError, TypeError):
+      # What a kill cut off is of a later step, and written again.
+      step_text = re.match(r'\{"step": (\d+),', line)
+      is_later = step_text is not None and int(step_text[1]) > start_step
+      if line and not is_later:
+        bad.append(number)
+      continue
+    if step < start_step or (
+      step == start_step and (split == 'train' or is_measured)
+    ):
+      kept.append(line + '\n')
+  if bad:
+    _note(
+      f'{str(path)!r} is damaged in line {", ".join(map(str, bad))}; what '
+      'follows is kept'
+    )
+  return ''.join(kept)
+
+
+def _note(text: str) -> None:
+  print(f'note: {text}', file=sys.stderr, flush=True)

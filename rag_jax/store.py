@@ -1,11 +1,15 @@
-"""Files of a workdir that need no model: its experiment and its documents.
+"""Files of a workdir; this module reads and writes configuration and documents.
 
-config.json          the experiment, as it was first run
-documents.jsonl.gz   the corpus, so that the workdir is complete without data
-tokenizer.json       and reader-tokenizer.json, where a reader has its own
-index.npz            docids, tokens, and what names further documents
+config.json          the experiment
+config-changes.jsonl   fields that changed in the middle of the run
+data.json            hash of the training questions
+documents.jsonl.gz   the corpus, so that the workdir works without the data
+tokenizer.json       the tokenizer of the data
+reader-tokenizer.json  the tokenizer of a reader that does not use that
+index.npz            docids, tokens, and the quantiser for new documents
 checkpoints/         parameters and optimiser state, by Orbax
-live.npz             documents, index and node table, once some came or went
+live.npz             documents, index and node table after a change of documents
+lock                 held by the process that writes; see `lock`
 """
 
 import dataclasses
@@ -13,26 +17,39 @@ import gzip
 import json
 import os
 import pathlib
+import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rag_jax import config as configs
-from rag_jax import types
+import numpy as np
 
-Documents = tuple[types.Document | None, ...]  # None = a row that is free
+from rag_jax import checkpoint, lock, report, types
+from rag_jax import config as configs
+from rag_jax.index import index as indexes
+
+Documents = tuple[types.Document | None, ...]  # None = an empty row
 CONFIG = 'config.json'
+CHANGES = 'config-changes.jsonl'
+DATA = 'data.json'
 DOCUMENTS = 'documents.jsonl.gz'
 TOKENIZER = 'tokenizer.json'
 READER_TOKENIZER = 'reader-tokenizer.json'
 INDEX = 'index.npz'
 LIVE = 'live.npz'
 CHECKPOINTS = 'checkpoints'
-STAGES = 'stages'  # the field of the experiment
+STAGES = 'stages'  # field of the experiment
+CONFIG_REMEDY = (
+  'Copy config.json of a folder in evaluations/ over it, if there is one, or '
+  'set another --workdir.'
+)
+# All that a run can leave that was killed before it wrote config.json.
+LEFTOVERS = {lock.FILE, f'{CONFIG}.partial', 'config.partial'}
 
 
 def pack_documents(documents: Sequence[types.Document | None]) -> bytes:
-  """A corpus as compressed JSON lines; the same one gives the same bytes."""
+  """A corpus as compressed JSON lines, deterministic."""
   lines = (
     json.dumps(None if d is None else dataclasses.asdict(d), ensure_ascii=False)
     for d in documents
@@ -42,14 +59,14 @@ def pack_documents(documents: Sequence[types.Document | None]) -> bytes:
 
 
 def unpack_documents(packed: bytes) -> Documents:
-  """What `pack_documents` packed.
+  """The inverse of `pack_documents`.
 
   Example:
     >>> documents = (types.Document(id='a', text='A cat.'), None)
     >>> unpack_documents(pack_documents(documents)) == documents
     True
   """
-  # Not splitlines, which also splits at separators inside a text.
+  # Not splitlines, which also splits at Unicode separators inside a text.
   lines = gzip.decompress(packed).decode().split('\n')[:-1]
   rows = map(json.loads, lines)
   return tuple(None if row is None else types.Document(**row) for row in rows)
@@ -58,20 +75,20 @@ def unpack_documents(packed: bytes) -> Documents:
 def save_documents(
   documents: Sequence[types.Document | None], workdir: pathlib.Path
 ) -> None:
-  """Writes a corpus, atomically, unless it is there already."""
+  """Writes a corpus, atomically, unless the file has it already."""
   path, packed = workdir / DOCUMENTS, pack_documents(documents)
   if path.exists() and path.read_bytes() == packed:
     return
-  partial = path.with_suffix('.partial')
+  partial = path.with_name(path.name + '.partial')
   partial.write_bytes(packed)
   os.replace(partial, path)
 
 
 def load_documents(workdir: pathlib.Path) -> Documents:
-  """Reads what `save_documents` wrote.
+  """Reads the corpus of a workdir.
 
   Raises:
-    ValueError: if it is missing or damaged.
+    ValueError: if the file is missing or damaged.
   """
   path = workdir / DOCUMENTS
   try:
@@ -79,15 +96,15 @@ def load_documents(workdir: pathlib.Path) -> Documents:
   except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
     raise ValueError(
       f'{str(path)!r} cannot be read ({type(error).__name__}). '
-      'Set another --workdir, or train again.'
+      'Run rag-jax train with the same --workdir, which writes it again.'
     ) from error
 
 
 def read_config(workdir: pathlib.Path) -> configs.Config:
-  """The experiment of a workdir.
+  """Reads the experiment of a workdir.
 
   Raises:
-    ValueError: if it holds none, a damaged one, or one of another version.
+    ValueError: if config.json is missing, damaged, or of another version.
   """
   path = workdir / CONFIG
   if workdir.is_file():
@@ -96,8 +113,8 @@ def read_config(workdir: pathlib.Path) -> configs.Config:
     )
   if not path.exists():
     raise ValueError(
-      f'workdir {str(workdir)!r} holds no {CONFIG}, so it is not of an '
-      'experiment. Train first, with --mode=train and the same --workdir.'
+      f'workdir {str(workdir)!r} holds no {CONFIG}, so it is no run. '
+      'Train first, with --mode=train and the same --workdir.'
     )
   values = _read(path)
   _check_version(workdir, values)
@@ -113,56 +130,227 @@ def check_trained(workdir: pathlib.Path) -> None:
     )
 
 
-def claim(workdir: str | os.PathLike[str], config: configs.Config) -> None:
-  """Writes config.json on the first run, and checks it on the next.
+def claim(
+  workdir: str | os.PathLike[str],
+  config: configs.Config,
+  *,
+  resumes: bool = False,
+) -> None:
+  """Writes config.json of a new workdir; checks that of an existing one.
+
+  A folder with nothing but files that a killed run left before it wrote
+  config.json is new.
 
   Args:
-    workdir: the folder; made if it is not there.
-    config: the experiment; fields in `config.MAY_CHANGE` may differ between
-      runs.
+    workdir: the folder; created if missing.
+    config: the experiment; fields in `config.MAY_CHANGE` may differ from
+      config.json.
+    resumes: whether a trained run goes on, in which also the learning rate and
+      number of steps of an unfinished stage, and the path of the same data, may
+      differ. They are written to config.json and config-changes.jsonl.
 
   Raises:
-    ValueError: if the folder belongs to another experiment or to somebody
-      else; nothing has been written then.
+    ValueError: if the folder has another experiment or unrelated files; then
+      nothing is written.
   """
   workdir = pathlib.Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(
-      f'workdir {str(workdir)!r} is a file. Set --workdir to a folder.'
-    )
-  path = workdir / 'config.json'
-  if not path.exists():
-    if workdir.exists() and any(workdir.iterdir()):
-      raise ValueError(
-        f'workdir {str(workdir)!r} holds files but no config.json, so it is '
-        'not of an experiment. Set --workdir to a new or empty folder.'
-      )
-    text = json.dumps(configs.as_dict(config), indent=2)
-    partial = path.with_suffix('.partial')
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      partial.write_text(text + '\n', encoding='utf-8')
-      os.replace(partial, path)
-    except OSError as error:
-      raise ValueError(
-        f'workdir {str(workdir)!r} cannot be written ({error.strerror}). '
-        'Set --workdir to a folder that can.'
-      ) from error
+  changed = check(workdir, config, resumes=resumes)
+  if (workdir / CONFIG).exists() and not changed:
     return
-  values = _read(path)
+  text = json.dumps(configs.as_dict(config), indent=2)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if changed:
+      known = [*changes(workdir), *changed]
+      lines = ''.join(json.dumps(own) + '\n' for own in known)
+      report.write(workdir / CHANGES, lines)
+      for own in changed:
+        print(
+          f'note: {own["field"]} is {own["now"]!r} from step {own["step"]} on, '
+          f'was {own["was"]!r}; see {CHANGES}',
+          file=sys.stderr,
+        )
+    report.write(workdir / CONFIG, text + '\n')
+  except OSError as error:
+    raise lock.unwritable(workdir, error) from error
+
+
+def check(
+  workdir: pathlib.Path, config: configs.Config, *, resumes: bool = False
+) -> list[dict[str, Any]]:
+  """Checks that a workdir is new or has this experiment; writes nothing.
+
+  Args:
+    workdir: the folder.
+    config: the experiment.
+    resumes: as in `claim`.
+
+  Returns:
+    The changes that `claim` writes: step, field, was, now.
+
+  Raises:
+    ValueError: if the folder has another experiment or unrelated files.
+  """
+  check_local(workdir)
+  path = workdir / CONFIG
+  if not path.exists():
+    if workdir.exists() and not workdir.is_dir():
+      raise ValueError(
+        f'workdir {str(workdir)!r} is a file. Set --workdir to a folder.'
+      )
+    if workdir.exists() and {p.name for p in workdir.iterdir()} - LEFTOVERS:
+      raise ValueError(
+        f'workdir {str(workdir)!r} holds files but no config.json, so it is no '
+        'run. Set --workdir to a new or empty folder.'
+      )
+    return []
+  done = max([0, *checkpoint.steps(workdir / CHECKPOINTS)])
+  found = []
+  for name, was, value in _differences(workdir, config):
+    if name in configs.MAY_CHANGE:
+      continue
+    if not resumes or not _may_resume(workdir, name, value, done):
+      raise _another(workdir, name, was, value)
+    found.append({'step': done, 'field': name, 'was': was, 'now': value})
+  return found
+
+
+def check_use(workdir: pathlib.Path, config: configs.Config) -> None:
+  """Checks that a trained workdir can be used with a configuration.
+
+  Raises:
+    ValueError: if it has no checkpoint, or a field differs that is not in
+      `config.MAY_CHANGE_IN_USE`.
+  """
+  check_local(workdir)
+  check_trained(workdir)
+  for name, was, value in _differences(workdir, config):
+    if name not in configs.MAY_CHANGE_IN_USE:
+      raise _another(workdir, name, was, value)
+
+
+def check_present(*paths: pathlib.Path) -> None:
+  """Raises a ValueError if a file of a trained workdir is missing."""
+  for path in paths:
+    if not path.exists():
+      raise ValueError(
+        f'{str(path)!r} is missing. Run rag-jax train with the same --workdir, '
+        'which makes it again.'
+      )
+
+
+def check_local(workdir: str | os.PathLike[str]) -> None:
+  """Raises a ValueError if a workdir is an address such as gs://bucket/run."""
+  if re.match(r'[A-Za-z][\w+.-]+:/', str(workdir)):
+    raise ValueError(
+      f'workdir {str(workdir)!r} is no local folder. Set --workdir to a folder '
+      'of this machine, and copy the finished run to its place.'
+    )
+
+
+def changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """What config-changes.jsonl says: fields that changed in the middle of a run.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  path = workdir / CHANGES
+  if not path.exists():
+    return []
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+    return [dict(json.loads(line)) for line in lines]
+  except (ValueError, TypeError) as error:
+    raise damaged(path, error, 'Correct or delete this file.') from error
+
+
+def damaged(path: pathlib.Path, error: object, remedy: str) -> ValueError:
+  """The error that a file of a workdir is damaged, in one line."""
+  reason = str(error).strip().split('\n')[0]
+  return ValueError(f'{str(path)!r} is damaged ({reason}). {remedy}')
+
+
+def fingerprint(index: indexes.Index) -> int:
+  """CRC-32 of the tokens and docids of an index, which parameters belong to."""
+  tokens = np.ascontiguousarray(index.tokens, np.int32)
+  codes = np.ascontiguousarray(index.codes, np.int32)
+  shape = f'{tokens.shape}{codes.shape}'.encode()
+  return zlib.crc32(
+    codes.tobytes(), zlib.crc32(tokens.tobytes(), zlib.crc32(shape))
+  )
+
+
+def check_index(
+  workdir: pathlib.Path, index: indexes.Index, found: checkpoint.Loaded
+) -> None:
+  """Raises a ValueError if a checkpoint was made with another index."""
+  if found.notes.get('index', fingerprint(index)) != fingerprint(index):
+    raise ValueError(
+      f'{str(workdir / INDEX)!r} is not the index that the checkpoint of step '
+      f'{found.step} was trained with. Copy the original file over it, or use '
+      'another --workdir.'
+    )
+
+
+def _may_resume(
+  workdir: pathlib.Path, name: str, value: Any, done: int
+) -> bool:
+  """Whether a field may change in the middle of a run.
+
+  Args:
+    workdir: folder of the run.
+    name: dotted name of the field.
+    value: its new value.
+    done: number of steps of the run so far.
+  """
+  if name in configs.MAY_CHANGE_WITH_SAME_DATA:
+    return True
+  group, _, field = name.rpartition('.')
+  if field not in configs.MAY_CHANGE_UNFINISHED or not group.startswith(
+    f'{STAGES}.'
+  ):
+    return False
+  first = 0
+  for stage, steps in _stage_steps(_read(workdir / CONFIG)):
+    if f'{STAGES}.{stage}' == group:
+      if not done:
+        return True
+      if done >= first + steps:
+        return False
+      return field != 'steps' or value > max(done - first, 0)
+    first += steps
+  return False
+
+
+def _stage_steps(values: dict[str, Any]) -> list[tuple[str, int]]:
+  """Names of stages and their numbers of steps, in order."""
+  named = values.get(STAGES, {}).items()
+  return [(name, int(fields.get('steps', 0))) for name, fields in named]
+
+
+def _differences(
+  workdir: pathlib.Path, config: configs.Config
+) -> Iterator[tuple[str, Any, Any]]:
+  """Fields that differ from config.json: name, value there, value here."""
+  values = _read(workdir / CONFIG)
   _check_version(workdir, values)
   stored, ours = _values(values), _values(configs.as_dict(config))
   for name in sorted(ours.keys() | stored.keys()):
     value, was = ours.get(name), stored.get(name)
-    if value == was or name in configs.MAY_CHANGE:
-      continue
-    remedy = f'--config.{name}={was}'
-    if name == STAGES:  # which is no flag
-      remedy = 'these stages in the experiment, in this order'
-    raise ValueError(
-      f'workdir {str(workdir)!r} holds an experiment with {name}={was!r}, got '
-      f'{value!r}. Set another --workdir, or {remedy}.'
-    )
+    if value != was:
+      yield name, was, value
+
+
+def _another(
+  workdir: pathlib.Path, name: str, was: Any, value: Any
+) -> ValueError:
+  remedy = f'--config.{name}={was}'
+  if name == STAGES:  # no flag can set it
+    remedy = 'these stages in the experiment, in this order'
+  return ValueError(
+    f'workdir {str(workdir)!r} holds an experiment with {name}={was!r}, got '
+    f'{value!r}. Set another --workdir, or {remedy}.'
+  )
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -170,30 +358,27 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     values = json.loads(path.read_text(encoding='utf-8'))
     values.get(STAGES, {}).items()
   except (ValueError, AttributeError) as error:
-    raise ValueError(
-      f'{str(path)!r} is damaged ({error}). Set another --workdir.'
-    ) from error
+    raise damaged(path, error, CONFIG_REMEDY) from error
   return values
 
 
 def _check_version(workdir: pathlib.Path, values: dict[str, Any]) -> None:
   """Raises a ValueError on a field that this version does not have."""
   found = dict(_flatten(values))
-  strange = found.keys() - _defaults(values.get(STAGES, {})).keys()
-  if strange:
-    name = min(strange)
+  unknown = found.keys() - _defaults(values.get(STAGES, {})).keys()
+  if unknown:
+    name = min(unknown)
     raise ValueError(
       f'workdir {str(workdir)!r} holds an experiment of another version, with '
-      f'{name}={found[name]!r}. Set another --workdir, or use the version that '
-      'made it.'
+      f'{name}={found[name]!r}. Set another --workdir, or use that version.'
     )
 
 
 def _values(values: dict[str, Any]) -> dict[str, Any]:
-  """Every field of an experiment by its dotted name, as config.json has it.
+  """Dotted name -> value of every field, from the values of config.json.
 
-  A field that is younger than the experiment does nothing by default. What a
-  stage does not name among its losses and components is off.
+  Fields that config.json lacks get their defaults, which keep the behaviour of
+  older versions. Losses and components that a stage does not name are 0.
   """
   plain = json.loads(json.dumps(values))
   names = plain.get(STAGES, {})
@@ -202,11 +387,11 @@ def _values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(stages: Iterable[str]) -> dict[str, Any]:
-  """The default of every field by its dotted name, with stages so named."""
+  """Dotted name -> default of every field, for stages of these names."""
   values = configs.as_dict(dataclasses.replace(configs.Config(), stages=()))
-  nothing: dict[str, Any] = {'losses': {}, 'trains': {}}
-  own = configs.stages(**dict.fromkeys(stages, nothing)).to_dict()
-  plain = json.loads(json.dumps(values | {STAGES: own}))
+  empty: dict[str, Any] = {'losses': {}, 'trains': {}}
+  named = configs.stages(**dict.fromkeys(stages, empty)).to_dict()
+  plain = json.loads(json.dumps(values | {STAGES: named}))
   return dict(_flatten(plain))
 
 

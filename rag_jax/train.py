@@ -16,6 +16,8 @@ from rag_jax import (
   checkpoint,
   curriculum,
   evaluate,
+  keeper,
+  lock,
   objective,
   optimizer,
   outputs,
@@ -23,6 +25,7 @@ from rag_jax import (
   progress,
   provenance,
   report,
+  signals,
   store,
   types,
 )
@@ -63,23 +66,28 @@ def run(
     ValueError: if configuration or data are invalid, or the results cannot be
       written; `show` has been called before the latter.
   """
-  began, workdir = time.monotonic(), pathlib.Path(workdir)
+  began = time.monotonic()
   configs.check(config)
+  store.check_local(workdir)
+  workdir = pathlib.Path(workdir)
   check_devices(config)
   stage_data = curriculum.load_stage_data(config)
-  prepared = workdirs.open(config, workdir)
-  system = fit(config, prepared, workdir, stage_data=stage_data)
-  found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
-  if (workdir / UNTRAINED).exists():
-    first = report.load_results(workdir / UNTRAINED)
-    merged = report.merge(found.results, first)
-    found = dataclasses.replace(found, results=merged)
-  if show is not None:
-    show(found.results)
-  made = provenance.collect(
-    config, prepared.dataset, seconds=time.monotonic() - began
-  )
-  outputs.save(workdir, found, made)
+  with lock.hold(workdir):
+    prepared = workdirs.open(config, workdir)
+    system = fit(config, prepared, workdir, stage_data=stage_data)
+    found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
+    if (workdir / UNTRAINED).exists():
+      first = report.load_results(workdir / UNTRAINED)
+      merged = report.merge(found.results, first)
+      found = dataclasses.replace(found, results=merged)
+    if show is not None:
+      show(found.results)
+    made = provenance.collect(
+      config, prepared.dataset, seconds=time.monotonic() - began
+    )
+    changes = store.changes(workdir)
+    with signals.deferred():
+      outputs.save(workdir, found, made | {'config_changes': changes})
   return found.results
 
 
@@ -104,21 +112,22 @@ def fit(
   if stage_data is None:
     stage_data = curriculum.load_stage_data(config)
   material = curriculum.prepare(config, prepared, stage_data)
-  checkpointer = checkpoint.open(
-    workdir / store.CHECKPOINTS, keep=config.train.keep_checkpoints
-  )
-  state = restore(config, prepared, checkpointer)
+  state, notes = restore(config, prepared, workdir / store.CHECKPOINTS)
   start = int(state.step)
-  writer = report.MetricsWriter(workdir, start)
-  if start == 0:
-    _measure_untrained(state, config, prepared, writer, workdir)
-  recent: list[Any] = []
+  _check_unchanged(config, workdir, start)
+  index_id = store.fingerprint(prepared.index)
+  files = keeper.Keeper(config, workdir, start, notes, index_id)
   next_state = None
-  with progress.Progress(config.steps, start) as shown:
+  with files, progress.Progress(config.steps, start) as shown:
+    if start == 0:
+      _measure_untrained(state, config, prepared, files.writer, workdir)
+    elif not notes.get('measured', True):
+      _measure(prepared.trained(state.params), prepared, files.writer, start)
     for step, name, stage, place in schedule(config, start):
       if place == 0 and step:
         state = start_stage(state, config, stage)
       if fresh := next_state is None or place == 0:
+        files.compiling()
         shown.compiling(name)
         questions, index = material[name](state.params)
         next_state = step_function(config, stage, questions, index)
@@ -128,51 +137,45 @@ def fit(
       if fresh:
         jax.block_until_ready(sums)
         shown.compiled(step + 1)
-      recent.append(sums)
-      loss = None
+        files.compiled()
       ends = place + 1 == stage.steps
-      if (step + 1) % config.train.log_every == 0 or ends:
-        values = averages(recent)
-        check_finite(values, step + 1, name)
-        writer.write(step + 1, 'train', values)
-        recent, loss = [], values['loss']
+      loss = files.record(step + 1, name, sums, is_last=ends)
       shown.step(step + 1, examples=stage.batch_size, loss=loss)
-      every = config.train.evaluate_every
-      if every and (step + 1) % every == 0:
-        _measure(prepared.trained(state.params), prepared, writer, step + 1)
-      if (step + 1) % config.train.checkpoint_every == 0 or ends:
-        checkpoint.save(checkpointer, step + 1, saved(state))
-  if config.steps == 0:
-    checkpoint.save(checkpointer, 0, saved(state))
-  writer.close()
-  checkpoint.close(checkpointer)
+      measured = _measure_if_due(
+        state, config, prepared, files.writer, step + 1
+      )
+      files.step(state, step + 1, name, is_last=ends, is_measured=measured)
+    if config.steps == 0:
+      files.step(state, 0, '', is_last=True)
   return prepared.trained(state.params)
 
 
-def saved(state: steps.State) -> dict[str, Any]:
-  """The parts of a checkpoint; `loading.load` reads only the parameters."""
-  training = {'step': state.step, 'optimizer': state.optimizer}
-  return {'params': state.params, 'training': training}
-
-
 def restore(
-  config: configs.Config,
-  prepared: workdirs.Prepared,
-  checkpointer: checkpoint.Checkpointer,
-) -> steps.State:
-  """The state of the last checkpoint, or an initial state."""
-  step = checkpoint.latest_step(checkpointer)
-  stage = stage_at(config, step or 0)
-  init = functools.partial(steps.init_state, config, stage)
+  config: configs.Config, prepared: workdirs.Prepared, folder: pathlib.Path
+) -> tuple[steps.State, dict[str, Any]]:
+  """The state of the last whole checkpoint and its notes, or an initial state.
+
+  Checkpoints after it, which are damaged, are set aside.
+
+  Raises:
+    ValueError: if no checkpoint is whole, or if it has another index.
+  """
+
+  def initial(step):
+    init = functools.partial(steps.init_state, config, stage_at(config, step))
+    vocab = jnp.zeros(prepared.vocab_size)
+    return functools.partial(init, vocab=vocab)
+
   args = prepared.index, prepared.pretrained
-  vocab = jnp.zeros(prepared.vocab_size)
-  if step is None:
-    return jax.jit(init)(*args, vocab=vocab)
-  found = checkpoint.restore(
-    checkpointer, saved(jax.eval_shape(init, *args, vocab=vocab))
+  found = checkpoint.load(
+    folder, lambda step: keeper.saved(jax.eval_shape(initial(step), *args))
   )
-  assert found is not None  # step is that of a checkpoint
-  return steps.State(params=found['params'], **found['training'])
+  if found is None:
+    return jax.jit(initial(0))(*args), {}
+  store.check_index(folder.parent, prepared.index, found)
+  checkpoint.set_aside(folder, found.step)
+  state = steps.State(params=found.parts['params'], **found.parts['training'])
+  return state, found.notes
 
 
 def stage_at(config: configs.Config, step: int) -> stages.Stage:
@@ -264,6 +267,37 @@ def _measure_untrained(
   report.save_results(workdir / UNTRAINED, results)
 
 
+def _measure_if_due(
+  state: steps.State,
+  config: configs.Config,
+  prepared: workdirs.Prepared,
+  writer: report.MetricsWriter,
+  step: int,
+) -> bool:
+  """Evaluates at a step if that is due; False if a signal interrupts it."""
+  every = config.train.evaluate_every
+  if not every or step % every:
+    return True
+  try:
+    with signals.interruptible():
+      _measure(prepared.trained(state.params), prepared, writer, step)
+    return True
+  except signals.Interrupted:
+    return False
+
+
+def _check_unchanged(
+  config: configs.Config, workdir: pathlib.Path, start: int
+) -> None:
+  """Raises a ValueError if documents were added, and steps are to come."""
+  if start < config.steps and (workdir / store.LIVE).exists():
+    raise ValueError(
+      f'workdir {str(workdir)!r} has other documents than those it is trained '
+      f'on: {store.LIVE} holds them with its part of the parameters. Move this '
+      'file away to train on, or set another --workdir.'
+    )
+
+
 def _measure(
   system: systems.System,
   prepared: workdirs.Prepared,
@@ -280,26 +314,6 @@ def _measure(
     }
     writer.write(step, split, values)
   return results
-
-
-def averages(records: list[objective.Sums]) -> dict[str, float]:
-  """Means over several steps: total sum / total count of each name."""
-  values: dict[str, list[Any]] = {}
-  for record in jax.device_get(records):
-    for name, value in record.items():
-      values.setdefault(name, []).append(value)
-  totals = {name: np.sum(pairs, axis=0) for name, pairs in values.items()}
-  return {name: float(s / c) for name, (s, c) in totals.items() if c > 0}
-
-
-def check_finite(values: dict[str, float], step: int, stage: str) -> None:
-  """Raises a ValueError if training has diverged."""
-  bad = [name for name, value in values.items() if not np.isfinite(value)]
-  if bad:
-    raise ValueError(
-      f'{", ".join(bad)} is not finite at step {step}. Lower '
-      f'--config.stages.{stage}.learning_rate; the last checkpoint is kept.'
-    )
 
 
 def check_devices(config: configs.Config) -> None:

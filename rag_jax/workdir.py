@@ -1,6 +1,8 @@
 """Prepares a workdir for training: data, tokenizer, index and weights."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,12 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 
+from rag_jax import (
+  checkpoint,
+  corpus,
+  lock,
+  model,
+  pretrained,
+  report,
+  store,
+  types,
+)
 from rag_jax import config as configs
-from rag_jax import corpus, model, pretrained, store, types
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers
-from rag_jax.index import encoding
+from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
 from rag_jax.ops import trie as tries
 
@@ -44,15 +55,20 @@ class Prepared:
     return dataclasses.replace(self.system, params=params)
 
 
-def open(config: configs.Config, workdir: pathlib.Path) -> Prepared:
+def open(
+  config: configs.Config, workdir: pathlib.Path, *, writes: bool = True
+) -> Prepared:
   """Loads the data, and builds or loads tokenizer and index of the workdir.
 
-  Errors of the data are raised before anything is written. Prints notes, such
-  as the number of truncated documents.
+  Errors of the data are raised before anything is written. It prints notes,
+  such as the number of truncated documents.
 
   Args:
     config: the experiment.
     workdir: folder of the run; created if missing.
+    writes: whether the workdir is trained in. Otherwise it must have been
+      trained, nothing is written, and fields in `config.MAY_CHANGE_IN_USE` may
+      differ from config.json.
 
   Returns:
     The input of training.
@@ -60,10 +76,15 @@ def open(config: configs.Config, workdir: pathlib.Path) -> Prepared:
   Raises:
     ValueError: if the data is invalid, or the workdir has another experiment.
   """
+  if writes:
+    store.check(workdir, config, resumes=True)
+  else:
+    store.check_use(workdir, config)
   dataset = load_data(config)
   weights, reader_tokenizer = pretrained.load(config)
-  store.claim(workdir, config)
-  return prepare(config, dataset, weights, workdir, reader_tokenizer)
+  return prepare(
+    config, dataset, weights, workdir, reader_tokenizer, writes=writes
+  )
 
 
 def load_data(config: configs.Config) -> types.Dataset:
@@ -85,43 +106,44 @@ def prepare(
   weights: model.Pretrained,
   workdir: pathlib.Path,
   reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
+  *,
+  writes: bool = True,
 ) -> Prepared:
-  """Builds tokenizer and index, or loads those of the workdir."""
-  tokenizer = _tokenizer(config, dataset, workdir)
+  """Builds tokenizer and index, or loads those of the workdir.
+
+  Everything is built before the first file is written.
+  """
+  paths = workdir / store.TOKENIZER, workdir / store.INDEX
+  made_tokenizer, made_index = (not path.exists() for path in paths)
+  if not writes:
+    store.check_present(*paths)
+  if made_tokenizer:
+    tokenizer = pretrained.tokenizer(config, dataset)
+  else:
+    tokenizer = tokenizers.load(paths[0])
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
     print(f'note: {note}', file=sys.stderr)
-  index_path = workdir / store.INDEX
-  is_published = weights.query_encoder is not None
-  if is_published or not index_path.exists():
-    vectors = document_vectors(
-      config,
-      dataset.documents,
-      tokenizer,
-      encoded.tokens,
-      weights,
-      workdir.parent,
-    )
-  if is_published:
-    weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
-  if not index_path.exists():
-    index, quantiser = indexes.build(
-      encoded.tokens,
-      vectors,
-      config.docid,
-      seed=config.seed,
-      titles=[document.title for document in dataset.documents],
-    )
-    indexes.save(index, quantiser, index_path)
-  index, quantiser = indexes.load(index_path)
+  weights, index, quantiser = _index(
+    config, dataset, weights, workdir, tokenizer, encoded.tokens
+  )
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise ValueError(
       f'data.path {config.data.path!r} holds other documents than the index '
       f'in {str(workdir)!r}. Use another --workdir, or the original data.'
     )
-  store.save_documents(dataset.documents, workdir)
-  if reader_tokenizer is not None:
-    tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
+  if writes:
+    _check_questions(config, dataset, workdir)
+    store.claim(workdir, config, resumes=True)
+    try:
+      if made_tokenizer:
+        tokenizers.save(tokenizer, paths[0])
+      if made_index:
+        indexes.save(index, quantiser, paths[1])
+        index, quantiser = indexes.load(paths[1])
+      _save_data(config, dataset, workdir, reader_tokenizer)
+    except OSError as error:
+      raise lock.unwritable(workdir, error) from error
   index, vocabulary = corpus.complete(
     config,
     dataset.documents,
@@ -163,16 +185,76 @@ def _with_gold_nodes(
   return dataclasses.replace(index, gold_nodes=below > 0)
 
 
-def _tokenizer(
-  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
-) -> hf_tokenizers.Tokenizer:
-  """Loads the tokenizer of the workdir; on the first run it creates it."""
-  path = workdir / store.TOKENIZER
+def _index(
+  config: configs.Config,
+  dataset: types.Dataset,
+  weights: model.Pretrained,
+  workdir: pathlib.Path,
+  tokenizer: hf_tokenizers.Tokenizer,
+  tokens: np.ndarray,
+) -> tuple[model.Pretrained, indexes.Index, docids.Quantiser]:
+  """Published weights with document vectors, the index and its quantiser."""
+  path = workdir / store.INDEX
+  is_published = weights.query_encoder is not None
+  if is_published or not path.exists():
+    vectors = document_vectors(
+      config, dataset.documents, tokenizer, tokens, weights, workdir.parent
+    )
+  if is_published:
+    weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
   if path.exists():
-    return tokenizers.load(path)
-  tokenizer = pretrained.tokenizer(config, dataset)
-  tokenizers.save(tokenizer, path)
-  return tokenizer
+    return weights, *indexes.load(path)
+  index, quantiser = indexes.build(
+    tokens,
+    vectors,
+    config.docid,
+    seed=config.seed,
+    titles=[document.title for document in dataset.documents],
+  )
+  return weights, index, quantiser
+
+
+def _questions_hash(config: configs.Config, dataset: types.Dataset) -> str:
+  """SHA-256 of the training questions, in order."""
+  digest = hashlib.sha256()
+  for question in dataset.splits.get(config.data.train_split, ()):
+    fields = dataclasses.asdict(question)
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+  return digest.hexdigest()
+
+
+def _check_questions(
+  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
+) -> None:
+  """Raises a ValueError if a run goes on with other training questions."""
+  path = workdir / store.DATA
+  if not path.exists() or not checkpoint.steps(workdir / store.CHECKPOINTS):
+    return
+  try:
+    stored = json.loads(path.read_text(encoding='utf-8'))['train_questions']
+  except (ValueError, KeyError, TypeError) as error:
+    remedy = 'Delete it, if data.path is unchanged; it is made again.'
+    raise store.damaged(path, type(error).__name__, remedy) from error
+  if stored != _questions_hash(config, dataset):
+    raise ValueError(
+      f'data.path {config.data.path!r} holds other training questions than '
+      f'those that the run in {str(workdir)!r} began with. Use another '
+      '--workdir, or the original data.'
+    )
+
+
+def _save_data(
+  config: configs.Config,
+  dataset: types.Dataset,
+  workdir: pathlib.Path,
+  reader_tokenizer: hf_tokenizers.Tokenizer | None,
+) -> None:
+  """Writes documents, tokenizer of the reader, and hash of the questions."""
+  store.save_documents(dataset.documents, workdir)
+  if reader_tokenizer is not None:
+    tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
+  values = {'train_questions': _questions_hash(config, dataset)}
+  report.write(workdir / store.DATA, json.dumps(values) + '\n')
 
 
 def document_vectors(

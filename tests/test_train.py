@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rag_jax import checkpoint, curriculum, store, train
 from rag_jax import config as configs
+from rag_jax import curriculum, keeper, store, train
 from rag_jax import stage as stages
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
@@ -66,7 +66,7 @@ def joint(**fields):
 
 
 def moved(before, after):
-  """Components of which any number has changed."""
+  """The components with changed parameters."""
   found = set()
   for name, part in before.items():
     pairs = zip(
@@ -86,27 +86,23 @@ def fresh(config, prepared):
 
 
 def newest(config, prepared, workdir):
-  """The state that a run would go on from."""
-  checkpointer = checkpoint.open(workdir / store.CHECKPOINTS)
-  try:
-    return train.restore(config, prepared, checkpointer)
-  finally:
-    checkpoint.close(checkpointer)
+  """The state from which a run would resume."""
+  return train.restore(config, prepared, workdir / store.CHECKPOINTS)[0]
 
 
-def test_averages_are_over_the_steps_that_have_a_loss():
+def test_averages_use_only_steps_with_the_loss():
   own = [{'answer': (6.0, 2.0)}, {'answer': (3.0, 4.0), 'other': (5.0, 2.0)}]
-  assert train.averages(own) == {'answer': 1.5, 'other': 2.5}
+  assert keeper.averages(own) == {'answer': 1.5, 'other': 2.5}
 
 
-def test_what_diverges_names_its_stage():
-  train.check_finite({'loss': 1.0}, 3, 'read')
+def test_divergence_raises_an_error_with_its_stage():
+  keeper.check_finite({'loss': 1.0}, 3, 'read')
   message = 'docid is not finite at step 3.*--config.stages.read.learning_rate'
   with pytest.raises(ValueError, match=message):
-    train.check_finite({'loss': 1.0, 'docid': float('nan')}, 3, 'read')
+    keeper.check_finite({'loss': 1.0, 'docid': float('nan')}, 3, 'read')
 
 
-def test_devices_that_cannot_share_a_batch_name_the_field(build, tiny_values):
+def test_batch_sizes_must_be_multiples_of_the_devices(build, tiny_values):
   train.check_devices(configs.build(tiny_values))
   message = 'stages.read.batch_size must be a multiple of the 8 .*got 6'
   with pytest.raises(ValueError, match=message):
@@ -116,11 +112,11 @@ def test_devices_that_cannot_share_a_batch_name_the_field(build, tiny_values):
   odd = tiny_values | {'pseudo_queries': {'batch_size': 6}}
   with pytest.raises(ValueError, match='pseudo_queries.batch_size .*got 6'):
     train.check_devices(configs.build(odd))
-  # Without the loss, nothing is cropped.
+  # Without the loss indexing, there are no crops.
   train.check_devices(configs.build(odd | {'stages': {'joint': joint()}}))
 
 
-class TestPlan:
+class TestSchedule:
   @pytest.fixture
   def staged(self, build):
     return build(
@@ -132,7 +128,7 @@ class TestPlan:
       }
     )
 
-  def test_stages_follow_one_another(self, staged):
+  def test_stages_run_in_order(self, staged):
     rows = [(s, name, place) for s, name, _, place in train.schedule(staged, 0)]
     assert rows == [
       (0, 'search', 0),
@@ -145,7 +141,7 @@ class TestPlan:
       assert stage == dict(staged.stages)[name]
 
   @pytest.mark.parametrize('start', range(6))
-  def test_it_goes_on_from_any_step(self, staged, start):
+  def test_the_schedule_resumes_from_any_step(self, staged, start):
     whole = list(train.schedule(staged, 0))
     assert list(train.schedule(staged, start)) == whole[start:]
 
@@ -159,7 +155,7 @@ class TestPlan:
 
 
 class TestStepFunction:
-  def test_a_stage_moves_what_it_trains_and_nothing_else(self, build, prepared):
+  def test_a_stage_changes_only_its_components(self, build, prepared):
     config = build({'read': read(steps=2)}, weight_decay=0.1)
     [(_, stage)] = config.stages
     material = curriculum.prepare(config, prepared, {})['read']
@@ -190,16 +186,16 @@ class TestStepFunction:
       next_state = train.step_function(config, own, questions, index)
       for place in range(3):
         next_state(None, place)
-      assert seen == [wanted]  # compiled once, for lengths that are rounded up
+      assert seen == [wanted]  # compiled once, because lengths are rounded up
       seen.clear()
 
 
 class TestFit:
-  """The loop, with steps that count and do not train."""
+  """The training loop, with steps that count instead of training."""
 
   @pytest.fixture
   def counted(self, monkeypatch):
-    """Rows (stage's batch size, questions, documents, first moment so far)."""
+    """Rows (batch size, place, questions, documents, moment, leaves)."""
     rows = []
 
     def step_function(config, stage, questions, index):
@@ -237,7 +233,7 @@ class TestFit:
     system = train.fit(config, prepared, tmp_path)
     sizes = [row[:4] for row in counted]
     assert sizes == [
-      (24, 0, 4, 52),  # the other data, its documents after the own ones
+      (24, 0, 4, 52),  # the other data, with its documents appended
       (24, 1, 4, 52),
       (16, 0, 40, 48),
       (16, 1, 40, 48),
@@ -245,10 +241,10 @@ class TestFit:
       (8, 0, 40, 48),
       (32, 0, 40, 48),
     ]
-    # The optimiser starts from nothing at each stage, and only there.
+    # The optimiser state is new at the start of each stage only.
     seen = [row[4] for row in counted]
     assert seen == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    # What is frozen has no moments.
+    # Frozen components have no moments.
     counts = [row[5] for row in counted]
     assert counts[0] == counts[4] and len(set(counts)) == 4
     assert max(counts) == counts[5]
@@ -256,7 +252,7 @@ class TestFit:
     assert [json.loads(line)['step'] for line in lines] == [*range(1, 8)]
     assert system.params.keys() == {*stages.COMPONENTS}
 
-  def test_it_goes_on_where_it_was(
+  def test_a_stopped_run_resumes(
     self, build, prepared, counted, tmp_path, monkeypatch
   ):
     config = build(
@@ -290,7 +286,7 @@ class TestFit:
     saved = sorted(p.name for p in folder.iterdir() if p.name.isdigit())
     assert saved == ['3', '5']
 
-  def test_without_steps_what_it_started_from_is_kept(
+  def test_without_steps_the_initial_state_is_saved(
     self, build, prepared, counted, tmp_path
   ):
     config = build({'joint': joint(steps=0)})
@@ -301,10 +297,10 @@ class TestFit:
     assert moved(state.params, system.params) == set()
 
 
-def test_a_run_killed_anywhere_ends_in_the_same_numbers(
+def test_a_run_killed_anywhere_resumes_exactly(
   build, other_data, tmp_path, monkeypatch
 ):
-  # What one stage freezes the next one trains, and the other way round.
+  # The stages train disjoint components.
   named = {
     'warmup': read(data=other_data, steps=2, batch_size=8),
     'search': search(steps=2, batch_size=8),
@@ -328,7 +324,7 @@ def test_a_run_killed_anywhere_ends_in_the_same_numbers(
     kept.append(jax.device_get(system.params))
   state = newest(config, own, folder)
   [_, (_, last)] = config.stages
-  anew = train.start_stage(state, config, last)  # nothing of it is left out
+  anew = train.start_stage(state, config, last)  # the structures are complete
   for other in (whole, anew):
     assert jax.tree.structure(state) == jax.tree.structure(other)
   for ours, theirs in zip(
@@ -353,6 +349,6 @@ def test_a_stage_is_compiled_once(tiny_values, tmp_path, caplog):
 
 
 def two_stages(values):
-  """Its stage twice, two steps each."""
+  """Two copies of its stage with two steps each."""
   own = values['stages']['joint'] | {'steps': 2}
   return {'search': own, 'joint': own}
