@@ -4,6 +4,7 @@ A file holds the configuration, the weights and the tokenizer. It needs the
 package `gguf` (pip install 'rag_jax[gguf]').
 """
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
-from rag_jax.nn import llama
+from rag_jax.nn import gguf_header, llama
 
 ARCHITECTURE = 'llama'
 _CONTROL = 3  # type of special tokens, such as the end of a turn
@@ -67,6 +68,7 @@ def read(path: str | os.PathLike[str]) -> Model:
       "Install it by pip install 'rag_jax[gguf]'."
     ) from error
   try:
+    gguf_header.check(path)
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     arrays = {
@@ -74,12 +76,14 @@ def read(path: str | os.PathLike[str]) -> Model:
       for tensor in reader.tensors
     }
   except Exception as error:  # NumPy raises many types on truncated files
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     raise ValueError(
       f'{str(path)!r} must be a complete GGUF file, got one that cannot be '
-      f'read ({error}). Download it again.'
+      f'read ({reason[:200]}). Download it again.'
     ) from error
   config = _config(fields, arrays, path)
-  return Model(config, _state(arrays, config), _tokenizer(fields, config, path))
+  state = _state(arrays, config, path)
+  return Model(config, state, _tokenizer(fields, config, path))
 
 
 def _config(fields, arrays, path):
@@ -91,16 +95,24 @@ def _config(fields, arrays, path):
       'Give a model of this architecture, such as SmolLM2.'
     )
 
-  def take(name, default=None):
+  def take(name, default=None, kind=int):
     value = fields.get(f'{ARCHITECTURE}.{name}', default)
-    if value is None:
+    if type(value) is not kind or (kind is not str and not 0 < value < 2**31):
+      wanted = {int: 'whole number', float: 'number'}.get(kind, 'text')
+      got = 'none' if value is None else repr(value)[:60]
       raise ValueError(
-        f'{str(path)!r} must hold the field {ARCHITECTURE}.{name}, got none. '
-        'Convert the model again with a current llama.cpp.'
+        f'{str(path)!r} must hold the {wanted} {ARCHITECTURE}.{name}, got '
+        f'{got}. Convert the model again with a current llama.cpp.'
       )
     return value
 
-  scaling = take('rope.scaling.type', 'none')
+  embedding = arrays.get('token_embd.weight')
+  if embedding is None or embedding.ndim != 2:
+    raise ValueError(
+      f'{str(path)!r} must hold the matrix token_embd.weight, got '
+      f'{"none" if embedding is None else embedding.shape}. Download it again.'
+    )
+  scaling = take('rope.scaling.type', 'none', str)
   if scaling != 'none' or 'rope_freqs.weight' in arrays:
     raise ValueError(
       f'{str(path)!r} must have rotary positions without scaling, got scaling '
@@ -108,21 +120,41 @@ def _config(fields, arrays, path):
       'scaling.'
     )
   heads, width = take('attention.head_count'), take('embedding_length')
-  return llama.LlamaConfig(
-    vocab_size=len(arrays['token_embd.weight']),
-    width=width,
-    num_layers=take('block_count'),
-    num_heads=heads,
-    num_key_value_heads=take('attention.head_count_kv', heads),
-    head_size=take('attention.key_length', width // heads),
-    mlp_dim=take('feed_forward_length'),
-    rope_base=take('rope.freq_base', 10000.0),
-    tied='output.weight' not in arrays,
-    epsilon=take('attention.layer_norm_rms_epsilon'),
-  )
+  # Every layer has tensors, so a count above theirs is damage.
+  if (layers := take('block_count')) > len(arrays):
+    raise ValueError(
+      f'{str(path)!r} must hold the tensors of {layers} layers, got '
+      f'{len(arrays)} tensors. Download it again.'
+    )
+  sizes = {
+    'vocab_size': len(embedding),
+    'width': width,
+    'num_layers': layers,
+    'num_heads': heads,
+    'num_key_value_heads': take('attention.head_count_kv', heads),
+    'head_size': take('attention.key_length', width // heads),
+    'mlp_dim': take('feed_forward_length'),
+    'rope_base': take('rope.freq_base', 10000.0, float),
+    'epsilon': take('attention.layer_norm_rms_epsilon', kind=float),
+  }
+  with _naming(path):
+    return llama.LlamaConfig(**sizes, tied='output.weight' not in arrays)
 
 
-def _state(arrays, config):
+@contextlib.contextmanager
+def _naming(path):
+  """Errors of what is built from a file name the file, in one line."""
+  try:
+    yield
+  except Exception as error:  # `tokenizers` raises bare Exception
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise ValueError(
+      f'{str(path)!r} must be an intact GGUF file, got one that does not fit '
+      f'together ({reason[:200]}). Download it again.'
+    ) from error
+
+
+def _state(arrays, config, path):
   """Arrays under the names of Hugging Face; unknown names are kept."""
   state = {}
   for name, array in arrays.items():
@@ -133,7 +165,8 @@ def _state(arrays, config):
     elif first == 'blk' and part in _BLOCK_NAMES:
       name = f'model.layers.{layer}.{_BLOCK_NAMES[part]}.weight'
     if part in ('attn_q', 'attn_k'):
-      array = _split_rotary_pairs(array, config.head_size)
+      with _naming(path):
+        array = _split_rotary_pairs(array, config.head_size)
     state[name] = np.asarray(array, np.float32)
   return state
 
@@ -159,20 +192,32 @@ def _tokenizer(fields, config, path):
       f'{str(path)!r} must have a tokenizer of {list(splitters)}, got {kind}. '
       "Load the model's tokenizer.json by tokenizers.Tokenizer.from_file."
     )
-  tokens = fields['tokenizer.ggml.tokens']
+  names = 'tokens', 'merges'
+  lists = [fields.get(f'tokenizer.ggml.{name}') for name in names]
+  for name, texts in zip(names, lists, strict=True):
+    if not isinstance(texts, list) or not all(
+      isinstance(t, str) for t in texts
+    ):
+      raise ValueError(
+        f'{str(path)!r} must hold the texts tokenizer.ggml.{name}, got '
+        f'{repr(texts)[:60]}. Convert the model again with a current llama.cpp.'
+      )
+  tokens, merges = lists
   if len(tokens) != config.vocab_size:
     raise ValueError(
       f'{str(path)!r} must have one token for each of the {config.vocab_size} '
       f'rows of the embedding, got {len(tokens)} tokens. Download it again.'
     )
-  merges = [tuple(m.split(' ')) for m in fields['tokenizer.ggml.merges']]
   vocabulary = {token: i for i, token in enumerate(tokens)}
-  tokenizer = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+  with _naming(path):
+    pairs = [tuple(merge.split(' ')) for merge in merges]
+    tokenizer = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [*splitters[kind], pre_tokenizers.ByteLevel(add_prefix_space=False)]
   )
   tokenizer.decoder = decoders.ByteLevel()
-  types = fields.get('tokenizer.ggml.token_type', [])
+  types = fields.get('tokenizer.ggml.token_type')
+  types = types if isinstance(types, list) else []
   tokenizer.add_special_tokens(
     [t for t, kind in zip(tokens, types, strict=False) if kind == _CONTROL]
   )

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 INDEX = 'model.safetensors.index.json'  # maps tensors to shards
 
@@ -92,6 +93,33 @@ def resolve(
       'damaged or not the published one. Install or download it again.'
     )
   return path
+
+
+def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    ValueError: if the file is missing, damaged or holds something else.
+  """
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError, RecursionError) as error:
+    raise unreadable(path, error, remedy) from error
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'file {str(path)!r} must hold a JSON object, got {repr(value)[:60]}. '
+      f'{remedy}'
+    )
+  return value
+
+
+def unreadable(path: pathlib.Path, error: Exception, remedy: str) -> ValueError:
+  """The error for a file that is missing or damaged, in one line."""
+  problem = 'is damaged' if path.is_file() else 'does not exist'
+  if path.exists() and not path.is_file():
+    problem = 'is not a regular file'
+  reason = (str(error) or type(error).__name__).splitlines()[0]
+  return ValueError(f'file {str(path)!r} {problem} ({reason[:200]}). {remedy}')
 
 
 def _in_package(package: _Package | None, filename: str) -> pathlib.Path | None:

@@ -5,7 +5,7 @@ NumPy arrays. `bert_config`, `t5_config` and `llama_config` read a config.json.
 """
 
 import contextlib
-import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ from rag_jax.nn import bert, llama, published, t5
 Path = str | os.PathLike[str]
 _NAMED = 3  # maximum number of tensor names in an error, per kind
 
+REMEDY = 'Download it again, with all its shards if it has any.'
 resolve = published.resolve
 
 
@@ -58,12 +59,19 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def _shards(index: pathlib.Path) -> dict[str, list[str]]:
   """Shard -> names of its tensors."""
-  try:
-    places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
-  except (OSError, ValueError, KeyError) as error:
-    raise _unreadable(index, error) from error
+  places = published.read_json(index, REMEDY).get('weight_map')
+  if not isinstance(places, dict) or not places:
+    raise ValueError(
+      f'{str(index)!r} must hold weight_map, the shard of each tensor, got '
+      f'{repr(places)[:60]}. {REMEDY}'
+    )
   shards: dict[str, list[str]] = {}
   for name, shard in places.items():
+    if not isinstance(shard, str) or pathlib.PurePath(shard).name != shard:
+      raise ValueError(
+        f'weight_map in {str(index)!r} must name files in the same folder, got '
+        f'{repr(shard)[:60]} for {name!r}. {REMEDY}'
+      )
     shards.setdefault(shard, []).append(name)
   return shards
 
@@ -72,20 +80,28 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
   half = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
   try:
     state = safetensors_numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise _unreadable(path, error) from error
+  except Exception as error:  # of several types where NumPy lacks a dtype
+    if isinstance(error, OSError) or not (dtypes := _dtypes(path)):
+      raise published.unreadable(path, error, REMEDY) from error
+    raise ValueError(
+      f'file {str(path)!r} must hold tensors of a dtype that NumPy has, got '
+      f'{", ".join(dtypes)}. Give these weights in float32, bfloat16 or '
+      'float16.'
+    ) from error
   return {
     name: array.astype(np.float32) if array.dtype in half else array
     for name, array in state.items()
   }
 
 
-def _unreadable(path, error):
-  problem = 'is damaged' if path.is_file() else 'does not exist'
-  return ValueError(
-    f'file {str(path)!r} {problem} ({error}). Download it again, with all its '
-    'shards if it has any.'
-  )
+def _dtypes(path: pathlib.Path) -> list[str]:
+  """The dtypes in a safetensors file; none if its header is damaged."""
+  try:
+    with safetensors.safe_open(path, 'np') as file:
+      names = file.keys()
+      return sorted({file.get_slice(name).get_dtype() for name in names})
+  except safetensors.SafetensorError:
+    return []
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -130,8 +146,8 @@ def check(
     ignore: prefixes of further names that are allowed and unused.
 
   Raises:
-    ValueError: if tensors are missing, unexpected or of the wrong shape; one
-      error lists all.
+    ValueError: if tensors are missing, unexpected, of the wrong shape or of
+      integers; one error lists all.
 
   Example:
     >>> check({'a': np.ones(2)}, {'a': (2,)})
@@ -147,10 +163,16 @@ def check(
     for name, shape in shapes.items()
     if name in state and tuple(state[name].shape) != shape
   ]
+  whole = [
+    f'{name} {state[name].dtype}'
+    for name in shapes
+    if name in state and np.dtype(state[name].dtype).kind in 'biucSU'
+  ]
   wrong = {
     'missing': missing,
     'unexpected': unexpected,
     'of the wrong shape': misshapen,
+    'not of a float dtype': whole,
   }
   problems = [
     f'{len(names)} {kind} ({"; ".join(names[:_NAMED])}'
@@ -166,6 +188,16 @@ def check(
     )
 
 
+_MOST_LAYERS = 10_000
+# Fields of config.json that may be absent or null.
+_OPTIONAL = {
+  'num_decoder_layers': int,
+  'relative_attention_max_distance': int,
+  'num_key_value_heads': int,
+  'head_dim': int,
+  'tie_word_embeddings': bool,
+  'scale_decoder_outputs': bool,
+}
 _BERT_NAMES = {
   'vocab_size': 'vocab_size',
   'width': 'hidden_size',
@@ -257,6 +289,13 @@ def llama_config(folder: Path) -> llama.LlamaConfig:
   sizes, fields = _read_config(folder, names, supported)
   heads = fields['num_heads']
   rope = sizes.get('rope_parameters') or sizes  # newer files nest it
+  path = pathlib.Path(folder) / 'config.json'
+  if not isinstance(rope, dict):
+    raise ValueError(
+      f'rope_parameters in {str(path)!r} must be an object, got '
+      f'{repr(rope)[:60]}. Correct it, or download the file again.'
+    )
+  _check_size(path, 'rope_theta', rope.get('rope_theta', 1e4), float)
   if (kind := rope.get('rope_type', 'default')) != 'default':
     raise ValueError(
       f"rope_type in {str(folder)!r} must be 'default', got {kind!r}. Give the "
@@ -280,10 +319,7 @@ def _read_config(folder, names, supported):
     supported: field of config.json -> supported values; None = field missing.
   """
   path = pathlib.Path(folder) / 'config.json'
-  try:
-    sizes = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise _unreadable(path, error) from error
+  sizes = published.read_json(path, REMEDY)
   for name, values in supported.items():
     if sizes.get(name) not in values:
       raise ValueError(
@@ -295,4 +331,27 @@ def _read_config(folder, names, supported):
       f'{str(path)!r} must hold all sizes, got it without {absent}. Add them, '
       'or download the file again.'
     )
+  for field, name in names.items():
+    _check_size(path, name, sizes[name], float if field == 'epsilon' else int)
+  for name, kind in _OPTIONAL.items():
+    if sizes.get(name) is not None:
+      _check_size(path, name, sizes[name], kind)
   return sizes, {field: sizes[name] for field, name in names.items()}
+
+
+def _check_size(path, name, value, kind):
+  """Raises a ValueError unless a value of config.json is of this kind."""
+  if kind is bool:
+    right, wanted = isinstance(value, bool), 'true or false'
+  elif kind is float:
+    right = type(value) in (int, float) and 0 < value < math.inf
+    wanted = 'a positive number'
+  else:
+    most = _MOST_LAYERS if name.endswith('layers') else 2**31 - 1
+    right = type(value) is int and 0 < value <= most
+    wanted = f'a whole number from 1 to {most}'
+  if not right:
+    raise ValueError(
+      f'{name} in {str(path)!r} must be {wanted}, got {repr(value)[:60]}. '
+      'Correct it, or download the file again.'
+    )

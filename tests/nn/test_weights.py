@@ -1,5 +1,6 @@
 import json
 import re
+import struct
 
 import ml_dtypes
 import numpy as np
@@ -61,9 +62,73 @@ def test_missing_and_damaged_files_are_errors(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=r'one.safetensors.* is damaged'):
       weights.read(path)
-  (tmp_path / 'model.safetensors.index.json').write_text('{}')
-  with pytest.raises(ValueError, match='index.json.* is damaged'):
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('{', 'is damaged'),
+    ('[' * 99_999, 'is damaged'),
+    ('[]', 'must hold a JSON object, got []'),
+    ('{}', 'must hold weight_map, the shard of each tensor, got None'),
+    ('{"weight_map": ["a"]}', "the shard of each tensor, got ['a']"),
+    ('{"weight_map": {}}', 'the shard of each tensor, got {}'),
+    ('{"weight_map": {"a": 3}}', "in the same folder, got 3 for 'a'"),
+    ('{"weight_map": {"a": "../b"}}', "in the same folder, got '../b'"),
+    ('{"weight_map": {"a": "/dev/zero"}}', "got '/dev/zero' for 'a'"),
+  ],
+)
+def test_a_damaged_index_of_shards_is_one_line(tmp_path, text, words):
+  path = tmp_path / 'model.safetensors.index.json'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=re.escape(words)) as caught:
     weights.read(tmp_path)
+  message = str(caught.value)
+  assert str(path) in message and '\n' not in message
+  assert message.endswith(
+    'Download it again, with all its shards if it has any.'
+  )
+
+
+def safetensors_file(path, header, data=b''):
+  if not isinstance(header, bytes):
+    header = json.dumps(header).encode()
+  path.write_bytes(struct.pack('<Q', len(header)) + header + data)
+
+
+def tensor(dtype, shape, size):
+  return {'a': {'dtype': dtype, 'shape': shape, 'data_offsets': [0, size]}}
+
+
+@pytest.mark.parametrize('dtype', ['F8_E4M3', 'F8_E8M0', 'F4', 'F6_E2M3'])
+def test_a_dtype_that_numpy_lacks_is_named(tmp_path, dtype):
+  path = tmp_path / 'model.safetensors'
+  size = {'F4': 4, 'F6_E2M3': 6}.get(dtype, 8)
+  safetensors_file(path, tensor(dtype, [8], size), bytes(size))
+  words = f'must hold tensors of a dtype .*, got {dtype}. Give these weights in'
+  with pytest.raises(ValueError, match=words):
+    weights.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'header, data',
+  [
+    (tensor('Z9', [4], 4), b'1234'),
+    (tensor('F32', [2_500_000_000], 10**10), b''),
+    (tensor('F32', [2**63, 2**63], 4), b'1234'),
+    (tensor('F32', [-1], 4), b'1234'),
+    ([], b''),
+    (b'{"a":', b''),
+    (b'{"a":' + b'[' * 99_999, b''),
+  ],
+)
+def test_a_header_that_does_not_fit_its_file_is_damage(tmp_path, header, data):
+  safetensors_file(tmp_path / 'model.safetensors', header, data)
+  with pytest.raises(
+    ValueError, match=r'model\.safetensors.* is damaged \('
+  ) as e:
+    weights.read(tmp_path)
+  assert '\n' not in str(e.value)
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path):
@@ -90,6 +155,8 @@ def test_check_lists_all_mismatches():
   with pytest.raises(ValueError, match=re.escape(words)):
     weights.check(state, shapes)
   weights.check(state, {'a': (2, 3), 'b': (2,)}, ignore=['x'])
+  with pytest.raises(ValueError, match=r'1 not of a float dtype \(a int8\)'):
+    weights.check({'a': np.ones(2, np.int8)}, {'a': (2,)})
 
 
 MINILM = {
@@ -160,6 +227,49 @@ def test_unsupported_models_are_errors(tmp_path):
   path.write_text(json.dumps({'model_type': 't5', 'd_model': 8}))
   with pytest.raises(ValueError, match=r"without \['vocab_size', 'num_lay"):
     weights.t5_config(tmp_path)
-  path.write_text('{')
-  with pytest.raises(ValueError, match='config.json.* is damaged'):
-    weights.t5_config(tmp_path)
+
+
+LLAMA = {
+  'model_type': 'llama',
+  'hidden_act': 'silu',
+  'vocab_size': 10,
+  'hidden_size': 8,
+  'num_hidden_layers': 1,
+  'num_attention_heads': 2,
+  'intermediate_size': 8,
+  'rms_norm_eps': 1e-5,
+}
+
+
+@pytest.mark.parametrize(
+  'read, value, words',
+  [
+    (weights.bert_config, '{', 'is damaged'),
+    (weights.bert_config, '[' * 99_999, 'is damaged'),
+    (weights.bert_config, [], 'must hold a JSON object, got []'),
+    (weights.t5_config, None, 'must hold a JSON object, got None'),
+    (weights.bert_config, MINILM | {'hidden_size': '384'}, "got '384'"),
+    (weights.bert_config, MINILM | {'hidden_size': True}, 'got True'),
+    (weights.bert_config, MINILM | {'hidden_size': 384.5}, 'got 384.5'),
+    (weights.bert_config, MINILM | {'num_hidden_layers': 10**12}, 'to 10000'),
+    (
+      weights.bert_config,
+      MINILM | {'layer_norm_eps': 'x'},
+      'a positive number',
+    ),
+    (weights.t5_config, T5_SMALL | {'num_decoder_layers': 'x'}, "got 'x'"),
+    (weights.llama_config, LLAMA | {'num_attention_heads': 0}, 'from 1 to'),
+    (weights.llama_config, LLAMA | {'rope_parameters': [1]}, 'an object'),
+    (weights.llama_config, LLAMA | {'rope_theta': 'x'}, 'a positive number'),
+    (weights.llama_config, LLAMA | {'num_key_value_heads': 'a'}, "got 'a'"),
+    (weights.llama_config, LLAMA | {'tie_word_embeddings': 'no'}, 'or false'),
+  ],
+)
+def test_a_damaged_config_json_is_one_line(tmp_path, read, value, words):
+  path = tmp_path / 'config.json'
+  path.write_text(value if isinstance(value, str) else json.dumps(value))
+  with pytest.raises(ValueError, match=re.escape(words)) as caught:
+    read(tmp_path)
+  message = str(caught.value)
+  assert str(path) in message and '\n' not in message
+  assert re.search(r'\. (Download it|Correct it, or download)', message)
