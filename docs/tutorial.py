@@ -435,7 +435,7 @@ assert [own.text for own in answers] == ['Au', 'Fe', 'Lima', 'two']
 
 # %% [markdown]
 # ## Where to go next
-# - [Tasks](tasks.md): twelve typical tasks, each in at most three lines.
+# - [Tasks](tasks.md): fourteen typical tasks, each in at most three lines.
 # - [Use your own corpus](howto/corpus.md), [encoder](howto/encoder.md),
 #   [reader](howto/reader.md), [loss](howto/loss.md) or
 #   [docids](howto/docids.md).
