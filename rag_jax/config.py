@@ -122,6 +122,7 @@ MAY_CHANGE = (
   'reader.abstention_threshold',  # compared with a probability at the end
   'data.eval_splits',
   'data.eval_questions',
+  'data.max_file_gib',
 )
 # Where the same documents and training questions lie; `workdir.open` compares
 # them with those that the run began with.

@@ -195,7 +195,11 @@ def load_stage_data(config: configs.Config) -> dict[str, types.Dataset]:
       continue
     field = f'stages.{name}.data'
     try:
-      dataset = formats.load(stage.data, on_empty=config.data.on_empty)
+      dataset = formats.load(
+        stage.data,
+        on_empty=config.data.on_empty,
+        max_file_gib=config.data.max_file_gib,
+      )
     except ValueError as error:  # its remedies name data.path
       raise ValueError(str(error).replace('data.path', field)) from error
     if not _readable(dataset, split):

@@ -94,7 +94,10 @@ def load_data(config: configs.Config) -> types.Dataset:
     ValueError: if the data is missing or invalid, or lacks a split.
   """
   dataset = formats.load(
-    config.data.path, format=config.data.format, on_empty=config.data.on_empty
+    config.data.path,
+    format=config.data.format,
+    on_empty=config.data.on_empty,
+    max_file_gib=config.data.max_file_gib,
   )
   pipeline.check_splits(dataset, config.data)
   return dataset

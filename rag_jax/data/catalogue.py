@@ -89,7 +89,7 @@ def _trivia_qa(row: Mapping, corpus: text_io.Corpus) -> types.Question:
   ):
     found = row[pages]
     for title, text in zip(found['title'], found[key], strict=True):
-      if _text(text).strip():
+      if text_io.has_text(_text(text)):
         gold.append(text_io.add_paragraph(corpus, _text(title), _text(text)))
   answer = row['answer']
   return types.Question(

@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from rag_jax import types
-from rag_jax.data import catalogue, text_io
+from rag_jax.data import catalogue, text_files, text_io
 
 FORMATS = ('facts', 'beir', 'squad', 'dpr', 'jsonl', 'tfds')
+# Fields that are read.
+_QUESTION = ('id', 'question', 'answers', 'document_ids', 'answerable')
+_SQUAD = ('id', 'question', 'answers', 'is_impossible')
+_CONTEXTS = ('positive_ctxs', 'negative_ctxs', 'hard_negative_ctxs')
 _LAYOUTS = (
   'a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), a folder of '
   'JSON lines (documents.jsonl, questions-<split>.jsonl), or SQuAD or DPR '
@@ -27,6 +31,7 @@ def load(
   *,
   format: str = 'auto',
   on_empty: str = 'error',
+  max_file_gib: float = text_files.MAX_GIB,
 ) -> types.Dataset:
   """Loads a dataset.
 
@@ -34,6 +39,7 @@ def load(
     path: 'facts' (the embedded dataset), 'tfds:NAME', a file or a folder.
     format: one of `FORMATS`, or 'auto' to detect it.
     on_empty: what to do with documents without text: 'error', or 'skip'.
+    max_file_gib: maximum size of a data file once unpacked, in GiB.
 
   Returns:
     The documents, the questions of each split, and notes. A single SQuAD or
@@ -61,6 +67,12 @@ def load(
     )
   name = os.fspath(path)
   if format == 'facts' or (format == 'auto' and name == 'facts'):
+    if name != 'facts':
+      raise ValueError(
+        f"data.path must be 'facts' with data.format='facts', got {name!r}. "
+        'Set --config.data.format=auto to read that path, or leave out '
+        '--config.data.path.'
+      )
     from rag_jax.data import facts  # imports TFDS, which is slow
 
     return facts.load()
@@ -77,20 +89,20 @@ def load(
   if format == 'auto':
     format = _detect(where)
   if format == 'beir':
-    return text_io.finish(name, on_empty, *_beir(where))
+    return text_io.finish(name, on_empty, *_beir(where, max_file_gib))
   if format == 'jsonl':
-    return text_io.finish(name, on_empty, *_json_lines(where))
-  return text_io.finish(name, on_empty, *_json(where, format))
+    return text_io.finish(name, on_empty, *_json_lines(where, max_file_gib))
+  return text_io.finish(name, on_empty, *_json(where, format, max_file_gib))
 
 
 def _detect(path: pathlib.Path) -> str:
   """The format of an existing path; 'json' is either SQuAD or DPR."""
   if path.is_dir():
-    if text_io.find(path, 'corpus.jsonl'):
+    if text_files.find(path, 'corpus.jsonl'):
       return 'beir'
-    if text_io.find(path, 'documents.jsonl'):
+    if text_files.find(path, 'documents.jsonl'):
       return 'jsonl'
-    if text_io.find_all(path, '*.json'):
+    if text_files.find_all(path, '*.json'):
       return 'json'
   elif path.name.removesuffix('.gz').endswith('.json'):
     return 'json'
@@ -101,7 +113,7 @@ def _detect(path: pathlib.Path) -> str:
 
 
 def _need(folder: pathlib.Path, name: str) -> pathlib.Path:
-  path = text_io.find(folder, name)
+  path = text_files.find(folder, name)
   if path is None:
     raise ValueError(
       f'data.path {str(folder)!r} holds no {name} or {name}.gz. '
@@ -110,58 +122,70 @@ def _need(folder: pathlib.Path, name: str) -> pathlib.Path:
   return path
 
 
-def _beir(folder: pathlib.Path) -> tuple[list[types.Document], text_io.Splits]:
+def _beir(
+  folder: pathlib.Path, max_gib: float
+) -> tuple[list[types.Document], text_io.Splits]:
   """Reads a BEIR folder; each qrels file is a split."""
   corpus = _need(folder, 'corpus.jsonl')
-  documents = _read_documents(corpus, '_id')
+  documents = _read_documents(corpus, '_id', max_gib)
   questions: dict[str, types.Question] = {}
   source = _need(folder, 'queries.jsonl')
-  for where, record in text_io.read_json_lines(source):
-    metadata = record.get('metadata')
-    if not isinstance(metadata, dict):
-      metadata = {}
+  for where, record in text_files.read_json_lines(source, max_gib):
+    text_io.check_names(record, ('_id', 'text', 'metadata'), where)
+    metadata = text_io.mapping(record, 'metadata', where)
+    text_io.check_names(metadata, ('answers', 'answerable'), where)
     question = types.Question(
       id=text_io.identifier(record, '_id', where),
-      text=text_io.string(record, 'text', where),
+      text=text_io.required(record, 'text', where),
       answers=text_io.strings(metadata, 'answers', where),
       answerable=text_io.answerable(metadata, where),
     )
     if question.id in questions:
       raise text_io.duplicate('question', question.id, where)
     questions[question.id] = question
-  files = text_io.find_all(folder / 'qrels', '*.tsv')
+  files = text_files.find_all(folder / 'qrels', '*.tsv')
   if not files:
     raise ValueError(
       f'data.path {str(folder)!r} holds no qrels/*.tsv. Add one file per '
       'split with the columns query-id, corpus-id and score.'
     )
   known = {document.id for document in documents}
+
+  def is_known(query: str, document: str) -> bool:
+    return query in questions or document in known
+
   splits: text_io.Splits = {}
   for name, file in files.items():
     gold: dict[str, dict[str, int]] = {}
-    for where, query, document, grade in text_io.read_qrels(file):
+    rows = text_files.read_qrels(file, max_gib, is_known)
+    for where, query, document, grade in rows:
       if query not in questions:
         raise text_io.unknown('question', query, where, source)
       if document not in known:
         raise text_io.unknown('document', document, where, corpus)
       judged = gold.setdefault(query, {})
-      if grade > 0:
-        judged[document] = max(grade, judged.get(document, 0))
+      if judged.setdefault(document, grade) != grade:
+        raise ValueError(
+          f'{where}: the score of {query!r} and {document!r} was '
+          f'{judged[document]} before, got {grade}. Remove one of the lines.'
+        )
     splits[name.removesuffix('.tsv')] = [
-      text_io.with_gold(questions[query], judged)
+      text_io.with_gold(
+        questions[query], {d: grade for d, grade in judged.items() if grade > 0}
+      )
       for query, judged in gold.items()
     ]
   return documents, splits
 
 
 def _json_lines(
-  folder: pathlib.Path,
+  folder: pathlib.Path, max_gib: float
 ) -> tuple[list[types.Document], text_io.Splits]:
   """Reads a folder of documents.jsonl and questions-<split>.jsonl."""
   corpus = _need(folder, 'documents.jsonl')
-  documents = _read_documents(corpus, 'id')
+  documents = _read_documents(corpus, 'id', max_gib)
   known = {document.id for document in documents}
-  files = text_io.find_all(folder, 'questions-*.jsonl')
+  files = text_files.find_all(folder, 'questions-*.jsonl')
   if not files:
     raise ValueError(
       f'data.path {str(folder)!r} holds no questions-<split>.jsonl. Add one '
@@ -171,10 +195,11 @@ def _json_lines(
   for name, file in files.items():
     split = name.removeprefix('questions-').removesuffix('.jsonl')
     questions = splits.setdefault(split, [])
-    for where, record in text_io.read_json_lines(file):
+    for where, record in text_files.read_json_lines(file, max_gib):
+      text_io.check_names(record, _QUESTION, where)
       question = types.Question(
         id=text_io.identifier(record, 'id', where),
-        text=text_io.string(record, 'question', where),
+        text=text_io.required(record, 'question', where),
         answers=text_io.strings(record, 'answers', where),
         document_ids=text_io.strings(record, 'document_ids', where),
         answerable=text_io.answerable(record, where),
@@ -186,11 +211,14 @@ def _json_lines(
   return documents, splits
 
 
-def _read_documents(path: pathlib.Path, key: str) -> list[types.Document]:
+def _read_documents(
+  path: pathlib.Path, key: str, max_gib: float
+) -> list[types.Document]:
   """Reads the documents of a JSON lines file, with or without text."""
   documents = []
   seen = set()
-  for where, record in text_io.read_json_lines(path):
+  for where, record in text_files.read_json_lines(path, max_gib):
+    text_io.check_names(record, (key, 'title', 'text', 'summary'), where)
     name = text_io.identifier(record, key, where)
     if name in seen:
       raise text_io.duplicate('document', name, where)
@@ -205,10 +233,12 @@ def _read_documents(path: pathlib.Path, key: str) -> list[types.Document]:
   return documents
 
 
-def _json(path: pathlib.Path, format: str) -> tuple[list, text_io.Splits]:
+def _json(
+  path: pathlib.Path, format: str, max_gib: float
+) -> tuple[list, text_io.Splits]:
   """Reads SQuAD or DPR: one file, or a folder with one file per split."""
   if path.is_dir():
-    files = text_io.find_all(path, '*.json')
+    files = text_files.find_all(path, '*.json')
     named = {re.split('[-.]', name)[0]: file for name, file in files.items()}
     if len(named) < len(files):
       raise ValueError(
@@ -226,7 +256,7 @@ def _json(path: pathlib.Path, format: str) -> tuple[list, text_io.Splits]:
   corpus: text_io.Corpus = {}
   splits: text_io.Splits = {}
   for split, file in named.items():
-    value = text_io.read_json(file)
+    value = text_files.read_json(file, max_gib)
     where = f'data file {str(file)!r}'
     found = format if format in ('squad', 'dpr') else _kind(value, where)
     reader = _squad if found == 'squad' else _dpr
@@ -265,18 +295,25 @@ def _squad(
   for i, page in enumerate(text_io.items(value, 'data', where, dict)):
     at = f'{where} data[{i}]'
     title = text_io.string(page, 'title', at).replace('_', ' ')
-    for j, part in enumerate(text_io.items(page, 'paragraphs', at, dict)):
+    parts = text_io.items(page, 'paragraphs', at, dict, required=True)
+    for j, part in enumerate(parts):
       here = f'{at}.paragraphs[{j}]'
       name = text_io.add_paragraph(
-        corpus, title, text_io.string(part, 'context', here)
+        corpus, title, text_io.required(part, 'context', here)
       )
-      for record in text_io.items(part, 'qas', here, dict):
+      for record in text_io.items(part, 'qas', here, dict, required=True):
+        text_io.check_names(record, _SQUAD, here)
         answers = text_io.items(record, 'answers', here, dict)
-        texts = (text_io.string(answer, 'text', here) for answer in answers)
-        impossible = record.get('is_impossible') is True
+        texts = (text_io.required(answer, 'text', here) for answer in answers)
+        impossible = text_io.flag(record, 'is_impossible', here) is True
+        if impossible and answers:
+          raise ValueError(
+            f'{here}: a question with is_impossible must have no answers, got '
+            f'{text_files.short(answers)}. Correct one of the two.'
+          )
         yield types.Question(
           id=text_io.identifier(record, 'id', here),
-          text=text_io.string(record, 'question', here),
+          text=text_io.required(record, 'question', here),
           answers=() if impossible else text_io.distinct(texts),
           document_ids=() if impossible else (name,),
           answerable=not impossible,
@@ -291,9 +328,11 @@ def _dpr(
     text_io.items({'questions': value}, 'questions', where, dict)
   ):
     at = f'{where} question {i}'
+    text_io.check_names(record, ('question', 'answers', *_CONTEXTS), at)
     gold = []
-    for kind in ('positive', 'negative', 'hard_negative'):
-      for context in text_io.items(record, f'{kind}_ctxs', at, dict):
+    for kind in _CONTEXTS:
+      for context in text_io.items(record, kind, at, dict):
+        text_io.check_names(context, ('title', 'text'), at)
         key = 'passage_id' if 'passage_id' in context else 'psg_id'
         name = text_io.add_paragraph(
           corpus,
@@ -301,11 +340,11 @@ def _dpr(
           text_io.string(context, 'text', at),
           text_io.identifier(context, key, at) if key in context else '',
         )
-        if kind == 'positive':
+        if kind == 'positive_ctxs':
           gold.append(name)
     yield types.Question(
       id=str(i),
-      text=text_io.string(record, 'question', at),
+      text=text_io.required(record, 'question', at),
       answers=text_io.strings(record, 'answers', at),
       document_ids=text_io.distinct(gold),
     )

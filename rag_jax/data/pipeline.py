@@ -17,7 +17,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import types
-from rag_jax.data import tokenizers, words
+from rag_jax.data import text_files, tokenizers, words
 
 POOL = 16  # batches per pool; questions are sorted by length within a pool
 
@@ -31,6 +31,8 @@ class DataConfig:
   format: str = 'auto'
   # if a document has no text: 'error' or 'skip'
   on_empty: str = 'error'
+  # maximum size of a data file once unpacked, in GiB
+  max_file_gib: float = text_files.MAX_GIB
   train_split: str = 'train'  # training split
   eval_splits: tuple[str, ...] = ()  # evaluation splits; () = all others
   # evaluation questions per split, evenly spaced; 0 = all
@@ -69,6 +71,11 @@ class DataConfig:
           f'data.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
+    if self.max_file_gib <= 0:
+      raise ValueError(
+        f'data.max_file_gib must be above 0, got {self.max_file_gib}. '
+        'Set --config.data.max_file_gib.'
+      )
     counts = ('eval_questions', 'labelled_questions', 'max_query_words')
     for name in (*counts, 'title_weight', 'pair_weight'):
       if getattr(self, name) < 0:

@@ -11,6 +11,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 _UNIGRAM = 1  # TrainerSpec.ModelType
 _UNKNOWN, _CONTROL = 2, 3  # SentencePiece.Type
+PATTERNS = r'\A +| +\z', ' {2,}'  # spaces to remove, spaces to join
 _SENTINELS = 100  # <extra_id_0> ..., whose ids follow the pieces in T5
 
 
@@ -94,8 +95,8 @@ def _convert(model) -> hf.Tokenizer:
   if settings.precompiled_charsmap:
     steps.append(normalizers.Precompiled(settings.precompiled_charsmap))
   if settings.remove_extra_whitespaces:
-    steps.append(normalizers.Replace(hf.Regex(r'\A +| +\z'), ''))
-    steps.append(normalizers.Replace(hf.Regex(' {2,}'), ' '))
+    steps.append(normalizers.Replace(hf.Regex(PATTERNS[0]), ''))
+    steps.append(normalizers.Replace(hf.Regex(PATTERNS[1]), ' '))
   tokenizer.normalizer = normalizers.Sequence(steps)
   prefix = 'always' if settings.add_dummy_prefix else 'never'
   tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix)

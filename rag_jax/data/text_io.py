@@ -1,4 +1,4 @@
-"""Reads and validates the user's data files, plain or .gz.
+"""Reads and validates the fields of the user's data, and makes a `Dataset`.
 
 Each error is a one-line ValueError that names the file, the line if there is
 one, and a remedy.
@@ -6,108 +6,57 @@ one, and a remedy.
 
 import collections
 import dataclasses
-import gzip
-import json
+import difflib
 import pathlib
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rag_jax import types
+from rag_jax.data import text_files
 
 Splits = dict[str, list[types.Question]]
 Corpus = dict[tuple[str, str], str]  # (title, text) -> paragraph id
 
 _NOT_WORDS = re.compile(r'[\W_]+')
 _SURROGATE = re.compile('[\ud800-\udfff]')
+# White space, control and format characters, fillers, and the mark of a
+# character that was lost.
+_VISIBLE = re.compile(
+  r'[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5'
+  r'\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164'
+  r'\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffd\U000e0000-\U000e0fff]'
+)
 
 
-def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-  """The path of a file in a folder, plain or else .gz; None if missing."""
-  for path in (folder / name, folder / f'{name}.gz'):
-    if path.is_file():
-      return path
-  return None
+def has_text(text: str) -> bool:
+  r"""Whether a text shows anything.
+
+  White space, control characters and invisible marks show nothing.
+
+  Example:
+    >>> has_text('a'), has_text(' \u200b\ufeff\n')
+    (True, False)
+  """
+  return _VISIBLE.search(text) is not None
 
 
-def find_all(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-  """Name without .gz -> path of each match; a plain file precedes its .gz."""
-  zipped = {p.name.removesuffix('.gz'): p for p in folder.glob(pattern + '.gz')}
-  found = zipped | {p.name: p for p in folder.glob(pattern)}
-  return {name: found[name] for name in sorted(found) if found[name].is_file()}
+def check_names(record: dict, names: Sequence[str], where: str) -> None:
+  """Raises a ValueError for a field that is named almost as one that is absent.
 
-
-def read(path: pathlib.Path) -> str:
-  """Reads a UTF-8 text file, decompressed if it ends in .gz."""
-  try:
-    data = path.read_bytes()
-    if path.suffix == '.gz':
-      data = gzip.decompress(data)
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-    raise ValueError(
-      f'data file {str(path)!r} is a truncated or damaged .gz ({error}). '
-      'Fetch it again, or set --config.data.path to an intact one.'
-    ) from error
-  except OSError as error:
-    raise ValueError(
-      f'data file {str(path)!r} cannot be read ({error.strerror}). '
-      'Set --config.data.path to a readable one.'
-    ) from error
-  try:
-    return data.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    line = data.count(b'\n', 0, error.start) + 1
-    raise ValueError(
-      f'data file {str(path)!r} line {line} is not UTF-8 '
-      f'(byte 0x{data[error.start]:02x}). '
-      'Convert the file with iconv -t UTF-8.'
-    ) from error
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file."""
-  return _parse(read(path), path, 1)
-
-
-def read_json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
-  """Yields (location for error messages, object) for each JSON line."""
-  for number, line in enumerate(read(path).split('\n'), 1):
-    if not line.strip():
-      continue
-    record = _parse(line, path, number)
-    where = f'data file {str(path)!r} line {number}'
-    if not isinstance(record, dict):
+  Args:
+    record: an object of the data.
+    names: the fields that are read.
+    where: its location.
+  """
+  for name in record.keys() - set(names):
+    absent = [known for known in names if known not in record]
+    near = difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.85)
+    if near:
       raise ValueError(
-        f'{where} must be a JSON object, got {_short(record)}. '
-        'Write one {...} per line.'
+        f'{where}: field {name!r} is not read, but {near[0]!r} would be. '
+        'Correct its name, or remove it.'
       )
-    yield where, record
-
-
-def read_qrels(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
-  """Yields (location, query id, document id, grade); skips a header."""
-  for number, line in enumerate(read(path).split('\n'), 1):
-    fields = line.rstrip('\r').split('\t')
-    where = f'data file {str(path)!r} line {number}'
-    if fields == ['']:
-      continue
-    try:
-      query, document, score = fields
-      grade = float(score)
-    except ValueError as error:
-      if number > 1:
-        raise ValueError(
-          f'{where} must be query-id, corpus-id and score with tabs between, '
-          f'got {line[:60]!r}. Correct that line.'
-        ) from error
-      continue
-    if not grade.is_integer():  # TREC qrels have integer grades
-      raise ValueError(
-        f'{where}: the score must be a whole number, got {score!r}. '
-        'Correct that line.'
-      )
-    yield where, query, document, int(grade)
 
 
 def string(record: dict, name: str, where: str, default: str = '') -> str:
@@ -126,15 +75,17 @@ def identifier(record: dict, name: str, where: str) -> str:
   value = record.get(name)
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
-  if not isinstance(value, str) or not value:
+  if not isinstance(value, str) or not has_text(value):
     raise ValueError(_wrong_field(where, name, 'an id', value))
   return string(record, name, where)
 
 
-def items(record: dict, name: str, where: str, kind: type) -> list:
-  """Reads a list field with items of type `kind`; absent or null is empty."""
+def items(
+  record: dict, name: str, where: str, kind: type, *, required: bool = False
+) -> list:
+  """Reads a list of items of type `kind`; empty if absent and not required."""
   value = record.get(name)
-  if value is None:
+  if value is None and not required:
     return []
   if not isinstance(value, list):
     raise ValueError(_wrong_field(where, name, 'a list', value))
@@ -151,47 +102,50 @@ def strings(record: dict, name: str, where: str) -> tuple[str, ...]:
   return distinct(_SURROGATE.sub('\ufffd', text) for text in texts)
 
 
+def required(record: dict, name: str, where: str) -> str:
+  """Reads a text field that must be there; it may be blank."""
+  if record.get(name) is None:
+    raise ValueError(_wrong_field(where, name, 'text', None))
+  return string(record, name, where)
+
+
+def flag(record: dict, name: str, where: str) -> bool | None:
+  """Reads a field that is true or false; None if it is absent or null."""
+  value = record.get(name)
+  if value is not None and not isinstance(value, bool):
+    raise ValueError(_wrong_field(where, name, 'true or false', value))
+  return value
+
+
+def mapping(record: dict, name: str, where: str) -> dict:
+  """Reads a field that is an object; absent or null is empty."""
+  value = record.get(name)
+  if value is not None and not isinstance(value, dict):
+    raise ValueError(_wrong_field(where, name, 'an object', value))
+  return value or {}
+
+
 def answerable(record: dict, where: str) -> bool:
   """Reads the field `answerable`; absent or null means True."""
-  value = record.get('answerable')
-  if value is not None and not isinstance(value, bool):
-    raise ValueError(_wrong_field(where, 'answerable', 'true or false', value))
+  value = flag(record, 'answerable', where)
   if value is False and record.get('answers'):
     raise ValueError(
       f'{where}: a question that is not answerable must have no answers, got '
-      f'{record["answers"]!r}. Correct one of the two.'
+      f'{text_files.short(record["answers"])}. Correct one of the two.'
     )
   return value is not False
 
 
 def distinct(texts: Any) -> tuple[str, ...]:
   """Drops duplicates and blank texts; keeps the order."""
-  return tuple(dict.fromkeys(text for text in texts if text.strip()))
-
-
-def _parse(text: str, path: pathlib.Path, first_line: int) -> Any:
-  try:
-    return json.loads(text)
-  except (json.JSONDecodeError, RecursionError) as error:
-    line, problem = first_line, 'nested too deeply'
-    if isinstance(error, json.JSONDecodeError):
-      line, problem = first_line + error.lineno - 1, error.msg
-    raise ValueError(
-      f'data file {str(path)!r} line {line} is not valid JSON ({problem}). '
-      'Correct that line, or fetch the file again.'
-    ) from error
+  return tuple(dict.fromkeys(text for text in texts if has_text(text)))
 
 
 def _wrong_field(where: str, name: str, wanted: str, value: Any) -> str:
   return (
-    f'{where}: field {name!r} must be {wanted}, got {_short(value)}. '
+    f'{where}: field {name!r} must be {wanted}, got {text_files.short(value)}. '
     'Correct it, or set --config.data.format if the format is another one.'
   )
-
-
-def _short(value: Any) -> str:
-  text = 'nothing' if value is None else repr(value)
-  return text if len(text) <= 60 else text[:57] + '...'
 
 
 def with_gold(
@@ -230,9 +184,9 @@ def finish(
   _check_unique('document', (document.id for document in documents), where)
   for split, questions in splits.items():
     _check_unique('question', (q.id for q in questions), f'{where} {split}')
-  kept = [document for document in documents if document.text.strip()]
+  kept = [document for document in documents if has_text(document.text)]
   if len(kept) < len(documents):
-    empty = [d.id for d in documents if not d.text.strip()]
+    empty = [d.id for d in documents if not has_text(d.text)]
     if on_empty == 'error':
       raise ValueError(
         f'document {empty[0]!r} has no text ({len(empty)} of '
@@ -298,7 +252,7 @@ def _notes(
   count: collections.Counter[str] = collections.Counter()
   for question in questions:
     gold = question.document_ids
-    count['no text'] += not question.text.strip()
+    count['no text'] += not has_text(question.text)
     count['no answer'] += not question.answers
     count['no gold'] += not gold
     if gold and question.answers:

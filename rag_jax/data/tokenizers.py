@@ -16,7 +16,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from rag_jax import types
-from rag_jax.data import sentence_pieces
+from rag_jax.data import sentence_pieces, tokenizer_checks
 
 PAD, BOS, EOS, SEP, MASK = types.PAD, 1, 2, 3, 4
 SPECIAL = ['[PAD]', '[BOS]', '[EOS]', '[SEP]', '[MASK]']
@@ -30,6 +30,7 @@ _ENDS = ('[EOS]', '</s>', '[SEP]')
 _SINGLE = (
   r'[\p{S}\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]'
 )
+_KNOWN_PATTERNS = frozenset((_SINGLE, *sentence_pieces.PATTERNS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,11 +255,14 @@ def load_published(
     )
   if isinstance(tokenizer.model, models.Unigram):
     sentence_pieces.split_special_names(tokenizer)
-  last = max(tokenizer.get_vocab().values())
-  if vocab_size is not None and last >= vocab_size:
+  last, count = max(tokenizer.get_vocab().values()), tokenizer.get_vocab_size()
+  if last >= (count if vocab_size is None else vocab_size):
+    kind = (
+      'number of tokens' if vocab_size is None else 'vocab_size of the model'
+    )
     raise ValueError(
-      f'tokens of {str(path)!r} must be below the vocab_size of the model, '
-      f'{vocab_size}, got {last}. Give the tokenizer of that model.'
+      f'tokens of {str(path)!r} must be below the {kind}, '
+      f'{vocab_size or count}, got {last}. Give the tokenizer of that model.'
     )
   return tokenizer
 
@@ -268,10 +272,14 @@ def _read(path: pathlib.Path, *, missing: str, damaged: str) -> hf.Tokenizer:
   if not path.is_file():
     raise ValueError(f'tokenizer file {str(path)!r} does not exist. {missing}')
   try:
-    tokenizer = hf.Tokenizer.from_str(path.read_text(encoding='utf-8'))
+    text = path.read_text(encoding='utf-8')
+    tokenizer = hf.Tokenizer.from_str(text)
+    tokenizer_checks.check_patterns(text, _KNOWN_PATTERNS)
+    tokenizer.encode('a \u2603')  # fails if tokens that it needs are missing
   except Exception as error:  # the Rust side raises bare Exception
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     raise ValueError(
-      f'tokenizer file {str(path)!r} is damaged ({error}). {damaged}'
+      f'tokenizer file {str(path)!r} is damaged ({reason[:200]}). {damaged}'
     ) from error
   tokenizer.encode_special_tokens = True  # the file does not store this
   return tokenizer
@@ -290,12 +298,28 @@ def _encodings(
   for start in range(0, len(texts), _CHUNK):
     chunk = texts[start : start + _CHUNK]
     cut = [_valid(text[:limit]) for text in chunk]
-    encodings = tokenizer.encode_batch(cut, add_special_tokens=False)
+    encodings = _encode_batch(tokenizer, cut)
     for text, encoding in zip(chunk, encodings, strict=True):
       if len(text) > limit and not _is_exact(encoding, max_tokens):
-        yield tokenizer.encode(_valid(text), add_special_tokens=False)
+        yield _encode_batch(tokenizer, [_valid(text)])[0]
       else:
         yield encoding
+
+
+def _encode_batch(
+  tokenizer: hf.Tokenizer, texts: list[str]
+) -> list[hf.Encoding]:
+  try:
+    return tokenizer.encode_batch(texts, add_special_tokens=False)
+  except BaseException as error:
+    # Rust code that gives up raises this type, which derives from no other.
+    if type(error).__name__ != 'PanicException':
+      raise
+    reason = (str(error) or 'unknown reason').splitlines()[0]
+    raise ValueError(
+      f'the tokenizer gave up on a text ({reason[:200]}). Give the tokenizer '
+      'of another published model, or train one: --config.data.tokenizer='
+    ) from error
 
 
 def _is_exact(encoding: hf.Encoding, max_tokens: int) -> bool:

@@ -6,6 +6,7 @@ index.
 """
 
 import hashlib
+import math
 import os
 import pathlib
 import zipfile
@@ -21,6 +22,10 @@ from rag_jax import types
 from rag_jax.index import docids
 from rag_jax.ops import docid_order, lexical
 from rag_jax.ops import trie as tries
+
+# Tokens are packed to a tenth of their size, what is made to fill a memory to
+# a thousandth. The first number of bytes is always fine.
+_MIN_BOMB, _MAX_RATIO = 2**28, 100
 
 
 @flax.struct.dataclass
@@ -174,6 +179,12 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
   partial = path.with_suffix('.partial.npz')
   everything: dict[str, Any] = arrays | {'checksum': _checksum(arrays)}
   np.savez_compressed(partial, **everything)
+  try:
+    _check_sizes(partial)
+  except (
+    ValueError
+  ):  # nearly all padding; `read` takes it when it is not packed
+    np.savez(partial, **everything)
   os.replace(partial, path)
 
 
@@ -191,13 +202,15 @@ def read(
   """
   remedy = 'Use another --workdir, or build the index again.'
   try:
+    _check_sizes(pathlib.Path(path))
     with np.load(path) as stored:
       arrays = {name: stored[name] for name in stored.files}
     checksum = str(arrays.pop('checksum'))
-  except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except Exception as error:  # NumPy and zipfile raise many types
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     raise ValueError(
-      f'index file {str(path)!r} cannot be read ({type(error).__name__}). '
-      f'{remedy}'
+      f'index file {str(path)!r} cannot be read ({type(error).__name__}: '
+      f'{reason[:200]}). {remedy}'
     ) from error
   if checksum != _checksum(arrays):
     raise ValueError(
@@ -210,6 +223,29 @@ def read(
       f'got a file without them. {remedy}'
     )
   return arrays
+
+
+def _check_sizes(path: pathlib.Path) -> None:
+  """Raises a ValueError if a file declares more than an index would hold."""
+  if not path.is_file():
+    raise FileNotFoundError(f'{path.name} is not a file')
+  with zipfile.ZipFile(path) as file:
+    declared = 0
+    for member in file.infolist():
+      with file.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+          (1, 0): np.lib.format.read_array_header_1_0,
+          (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(stream)
+      size = math.prod(shape) * dtype.itemsize
+      if size > member.file_size:
+        raise ValueError(f'{member.filename} declares {size:,} bytes')
+      declared += member.file_size
+  packed = path.stat().st_size
+  if declared > max(_MIN_BOMB, _MAX_RATIO * packed):
+    raise ValueError(f'it declares {declared:,} bytes in {packed:,}')
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

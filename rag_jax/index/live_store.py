@@ -67,9 +67,17 @@ def load(
   """
   names = ('tokens', 'codes', 'alive', 'rows', 'about')
   arrays = indexes.read(path, names)
-  metadata = json.loads(str(arrays['about']))
-  hidden_dims = tuple(metadata['config'].pop('hidden_dims'))
-  stored = docids.DocidConfig(hidden_dims=hidden_dims, **metadata['config'])
+  try:
+    metadata = json.loads(str(arrays['about']))
+    hidden_dims = tuple(metadata['config'].pop('hidden_dims'))
+    stored = docids.DocidConfig(hidden_dims=hidden_dims, **metadata['config'])
+    capacity = _capacity(metadata['capacity'])
+  except (ValueError, TypeError, KeyError, RecursionError) as error:
+    raise ValueError(
+      f'index file {str(path)!r} must hold the docid configuration of this '
+      f'version, got {str(arrays["about"])[:60]!r}. Use another --workdir, or '
+      'build the index again.'
+    ) from error
   if config is not None and config != stored:
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(stored)
     name = next(name for name in ours if ours[name] != theirs[name])
@@ -78,17 +86,21 @@ def load(
       f'got {ours[name]!r}. Set --config.docid.{name}={theirs[name]}, or build '
       'a new index.'
     )
-  sizes: dict[str, Any] = {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in metadata['capacity'].items()
-  }
   live = live_indexes.assemble(
     arrays['tokens'],
     arrays['codes'],
     arrays['alive'],
     stored,
     indexes.group('quantiser', arrays),
-    docid_layout.Capacity(**sizes),
+    capacity,
     arrays['rows'],
   )
   return live, indexes.group('extra', arrays)
+
+
+def _capacity(values: dict[str, Any]) -> docid_layout.Capacity:
+  sizes: dict[str, Any] = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in values.items()
+  }
+  return docid_layout.Capacity(**sizes)

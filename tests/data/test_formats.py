@@ -1,7 +1,9 @@
 """Tests for rag_jax.data.formats and rag_jax.data.text_io."""
 
+import concurrent.futures
 import gzip
 import json
+import os
 import re
 
 import pytest
@@ -188,7 +190,26 @@ def test_malformed_qrels(tmp_path, row):
   _fails(folder, 'dev.tsv', 'line 2', 'with tabs between', repr(row))
 
 
-@pytest.mark.parametrize('score', ['0.5', 'inf', 'nan'])
+@pytest.mark.parametrize(
+  'row', ['q1 d1 1', 'q1\td1', 'q1\td1\tone', 'x\td1\t?']
+)
+def test_a_malformed_first_line_of_qrels_is_no_header(tmp_path, row):
+  folder = _beir(tmp_path)
+  _write(folder / 'qrels' / 'train.tsv', f'{row}\nq1\td2\t1\n')
+  _fails(folder, 'train.tsv', 'line 1', 'with tabs between', repr(row))
+
+
+def test_a_score_that_contradicts_an_earlier_one(tmp_path):
+  folder = _beir(tmp_path, dev='q1\td1\t1\nq1\td1\t1\n')
+  assert formats.load(folder).splits['dev'][0].document_ids == ('d1',)
+  folder = _beir(tmp_path, dev='q1\td1\t1\nq1\td1\t0\n')
+  with pytest.raises(
+    ValueError, match=r"line 3: .*'q1' and 'd1' was 1 .* got 0"
+  ):
+    formats.load(folder)
+
+
+@pytest.mark.parametrize('score', ['0.5', 'inf', 'nan', '1e30', '1' * 10])
 def test_grades_must_be_integers(tmp_path, score):
   folder = _beir(tmp_path, dev=f'q1\td1\t{score}\n')
   _fails(folder, 'dev.tsv', 'line 2', 'whole number', repr(score))
@@ -274,6 +295,82 @@ def test_answers_of_another_type(tmp_path, answers):
   query = {'_id': 'q1', 'text': 'x', 'metadata': {'answers': answers}}
   folder = _beir(tmp_path, queries=[query], dev='q1\td1\t1\n')
   _fails(folder, 'queries.jsonl', 'line 1', "'answers' must be a list")
+
+
+@pytest.mark.parametrize('value', ['{"answers": ["money"]}', ['a'], 3, True])
+def test_metadata_of_another_type(tmp_path, value):
+  query = {'_id': 'q1', 'text': 'x', 'metadata': value}
+  folder = _beir(tmp_path, queries=[query], dev='q1\td1\t1\n')
+  _fails(folder, 'queries.jsonl', 'line 1', "'metadata' must be an object")
+
+
+INVISIBLE = [
+  '\u200b\u200d',
+  '\x00\x01',
+  '\ufeff',
+  '\u00ad \u2028',
+  '\u3164',
+  '\ud800',
+]
+
+
+@pytest.mark.parametrize('text', INVISIBLE, ids=ascii)
+def test_text_that_shows_nothing_is_no_text(tmp_path, text):
+  query = {'_id': 'q1', 'text': text, 'metadata': {'answers': ['a', text]}}
+  corpus = [{'_id': 'd1', 'text': 'A.'}, {'_id': 'd2', 'text': text}]
+  folder = _beir(tmp_path, corpus=corpus, queries=[query], dev='q1\td1\t1\n')
+  _fails(folder, "document 'd2' has no text (1 of 2")
+  dataset = formats.load(folder, on_empty='skip')
+  assert dataset.splits['dev'][0].answers == ('a',)
+  assert dataset.notes == (
+    '1 of 2 documents have no text and are skipped.',
+    '1 of 1 questions in dev have no text.',
+  )
+
+
+def test_an_id_that_shows_nothing(tmp_path):
+  folder = _beir(tmp_path, corpus=[{'_id': '\u200b', 'text': 'x'}])
+  _fails(folder, 'corpus.jsonl', 'line 1', "'_id' must be an id")
+
+
+def test_a_question_without_its_field(tmp_path):
+  folder = _beir(tmp_path, queries=[{'_id': 'q1'}], dev='q1\td1\t1\n')
+  _fails(folder, 'queries.jsonl', 'line 1', "'text' must be text, got nothing")
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path):
+  _beir(tmp_path)
+  for path in [*tmp_path.glob('*.jsonl'), *tmp_path.glob('qrels/*.tsv')]:
+    text = path.read_text().replace('\n', '\r\n')
+    path.write_bytes(b'\xef\xbb\xbf' + text.encode())
+  assert formats.load(tmp_path) == formats.load(_beir(tmp_path / 'plain'))
+
+
+def test_facts_are_not_read_instead_of_a_path(tmp_path):
+  folder = _beir(tmp_path)
+  _fails(folder, "data.path must be 'facts'", 'data.format', format='facts')
+  assert formats.load(folder, format='auto').documents  # the remedy
+
+
+@pytest.mark.parametrize('name', ['corpus.jsonl', 'qrels/train.tsv'])
+def test_a_pipe_is_refused_at_once(tmp_path, name):
+  path = _beir(tmp_path) / name
+  path.unlink()
+  os.mkfifo(path)
+  message = _refused(tmp_path)
+  assert f'{str(path)!r} is not a regular file' in message
+
+
+def test_a_device_is_refused_at_once():
+  assert "'/dev/zero' is not a regular" in _refused('/dev/zero', format='squad')
+
+
+def _refused(path, **options):
+  """The message of a refusal, from a thread: reading a pipe would hang."""
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    error = pool.submit(formats.load, path, **options).exception(timeout=30)
+  assert isinstance(error, ValueError) and '. Write its content' in str(error)
+  return str(error)
 
 
 def test_not_utf8(tmp_path):
@@ -381,6 +478,63 @@ def test_squad_errors(tmp_path):
   _fails(write({'data': {}}), "'data' must be a list")
   bad = {'title': 'T', 'paragraphs': [{'context': 'c', 'qas': [{'id': None}]}]}
   _fails(write({'data': [bad]}), 'data[0].paragraphs[0]', "'id' must be an id")
+
+
+@pytest.mark.parametrize('value', ['true', 'false', 0, 1, []])
+def test_is_impossible_of_another_type(tmp_path, value):
+  page = _squad_page(
+    'T', ('It is here.', [_qa('q', 'here', is_impossible=value)])
+  )
+  path = _write(tmp_path / 'x.json', json.dumps({'data': [page]}))
+  _fails(path, 'data[0].paragraphs[0]', 'must be true or false', repr(value))
+
+
+def test_an_impossible_question_with_answers(tmp_path):
+  page = _squad_page(
+    'T', ('It is here.', [_qa('q', 'here', is_impossible=True)])
+  )
+  path = _write(tmp_path / 'x.json', json.dumps({'data': [page]}))
+  with pytest.raises(
+    ValueError, match='is_impossible must have no answers, got'
+  ):
+    formats.load(path)
+
+
+@pytest.mark.parametrize(
+  'old, new, part',
+  [
+    ('paragraphs', 'paragraph', "data[0]: field 'paragraphs' must be a list"),
+    ('context', 'text', "paragraphs[0]: field 'context' must be text"),
+    ('qas', 'qa', "paragraphs[0]: field 'qas' must be a list, got nothing"),
+    ('question', 'query', "field 'question' must be text, got nothing"),
+    ('"text"', '"txt"', "field 'text' must be text, got nothing"),
+    ('answers', 'answer', "'answer' is not read, but 'answers' would be"),
+    ('is_impossible', 'is_imposible', "but 'is_impossible' would be"),
+  ],
+)
+def test_a_misspelt_field_of_squad(tmp_path, old, new, part):
+  page = _squad_page(
+    'T', ('It is here.', [_qa('q', 'here', is_impossible=None)])
+  )
+  text = json.dumps({'data': [page]})
+  assert formats.load(_write(tmp_path / 'x.json', text)).documents
+  _fails(_write(tmp_path / 'x.json', text.replace(old, new)), 'x.json', part)
+
+
+def test_misspelt_fields_of_dpr_and_json_lines(tmp_path):
+  record = {'question': 'q', 'positive_ctx': [_context('a')]}
+  path = _write(tmp_path / 'x.json', json.dumps([record]))
+  _fails(path, 'question 0', "'positive_ctx' is not read, but 'positive_ctxs'")
+  question = {'id': 1, 'question': 'q', 'document_id': ['a']}
+  folder = _json_lines(tmp_path, [{'id': 'a', 'text': 'A'}], dev=[question])
+  _fails(folder, 'questions-dev.jsonl', 'line 1', "'document_ids' would be")
+  documents = [{'id': 'a', 'Title': 'A', 'text': 'A'}]
+  _fails(_json_lines(tmp_path, documents, dev=[]), 'line 1', "'title' would be")
+
+
+def test_fields_that_are_not_read_are_fine_beside_those_that_are(tmp_path):
+  corpus = [doc | {'title': 'T', 'titles': 1, 'url': 'x'} for doc in CORPUS]
+  assert formats.load(_beir(tmp_path, corpus=corpus)).documents
 
 
 def _context(text, **more):
