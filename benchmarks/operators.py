@@ -40,6 +40,33 @@ def jax_contender(operator, shape):
   )
 
 
+def eager_contender(operator, shape):
+  """A JAX operator as it is called where nothing else compiles."""
+  scores = jnp.asarray(draw(shape))
+  return lambda: jax.block_until_ready(operator(scores))
+
+
+def eager_contenders(shape):
+  """Name -> an eager call of softmax and of what is compiled by itself."""
+  targets = jax.nn.softmax(jnp.asarray(draw(shape, seed=1)))
+  operators = {
+    'jax.nn.softmax': jax.nn.softmax,
+    'ops.sparsemax': ops.sparsemax,
+    'ops.entmax15': ops.entmax15,
+    'ops.entmax(1.3)': functools.partial(ops.entmax, alpha=1.3),
+    f'ops.capped_simplex({TOP_K})': functools.partial(
+      ops.capped_simplex, k=TOP_K
+    ),
+    'losses.fenchel_young': functools.partial(
+      ops.losses.fenchel_young, targets=targets
+    ),
+  }
+  return {
+    name: eager_contender(operator, shape)
+    for name, operator in operators.items()
+  }
+
+
 def torch_contender(torch, operator, shape):
   """Forward and forward + backward of a PyTorch operator."""
   scores = torch.tensor(draw(shape))
@@ -135,6 +162,12 @@ def main():
     for name, value in both.items():
       ratio = value / both['jax.nn.softmax']
       print(f'{name:24}{forward[name]:9.3f}{value:14.3f}{ratio:13.2f}')
+  shape = SHAPES[0]
+  eager = medians(eager_contenders(shape), seconds=4)
+  print(f'\n{shape[0]} x {shape[1]}   eager call ms   / softmax')
+  for name, value in eager.items():
+    ratio = value / eager['jax.nn.softmax']
+    print(f'{name:24}{value:9.3f}{ratio:13.2f}')
 
 
 if __name__ == '__main__':

@@ -264,7 +264,7 @@ def score_all(
   """
   codes = tries.check_codes(trie, codes, axes=2)
   chunk = checks.number_of(chunk, 'chunk', least=1)
-  arrays = {
+  arrays: dict[str, Any] = {
     name: options.pop(name)
     for name in ('allowed', 'lookahead')
     if name in options
@@ -275,7 +275,7 @@ def score_all(
   if arrays.get('allowed') is not None:
     arrays['allowed'] = check_allowed(trie, arrays['allowed'], batch_size)
   static = (step_fn, batch_size, chunk, tuple(sorted(options.items())))
-  inputs = (params, cache, trie, codes, arrays)
+  inputs: tuple[Any, ...] = (params, cache, trie, codes, arrays)
   # Compiled here only where the caller does not compile: inside a program, a
   # function that reads what is traced may not be kept as a key.
   traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs))
@@ -388,7 +388,8 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   dealt = jnp.pad(x, room, constant_values=-jnp.inf)
   best = dealt.reshape(batch_size, size, groups).max(axis=1)
   kept = jnp.sort(jax.lax.top_k(best, k)[1], axis=1)  # [B, k]
-  members = jnp.arange(size)[:, None] * groups + kept[:, None]  # [B, size, k]
+  firsts = groups * jnp.arange(size)[None, :, None]
+  members = firsts + kept[:, None]  # [B, size, k]
   members = members.reshape(batch_size, -1)
   # From x: from `dealt`, XLA would pad a second time. Padding is in the last of
   # the rows alone, so that k real columns come before it.

@@ -248,7 +248,7 @@ def _score_all(lexicon, query, word_weights):
     slot = jnp.minimum(slot, len(flat) - 1)
     place = number - (until[slot] - windows[slot])
     start = begin[slot] + jnp.minimum(place, windows[slot]) * WINDOW
-    places = place[:, None] * WINDOW + jnp.arange(WINDOW)
+    places = place[:, None] * WINDOW + jnp.arange(WINDOW)[None]
     where = places < (end - begin)[slot][:, None]
     documents = jnp.where(
       where, slices(lexicon.documents, start), lexicon.num_documents

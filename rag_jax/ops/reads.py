@@ -24,6 +24,11 @@ def take(x: jax.Array, index: jax.Array) -> jax.Array:
   return jnp.take_along_axis(x, index, axis=-1, mode='promise_in_bounds')
 
 
+def count(size: int, ndim: int) -> jax.Array:
+  """0 to size - 1 along the last of so many axes."""
+  return jnp.arange(size).reshape((1,) * (ndim - 1) + (size,))
+
+
 def slices(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
   """Gathers x[start : start + width] for int32[...] starts; [..., width]."""
   read = functools.partial(
@@ -50,7 +55,8 @@ def _each(
   On a CPU, XLA splits a gather from a large array over threads, and to wake one
   takes longer than to read a few slices. It does not split slices.
   """
-  few = place.size <= FEW and x.nbytes >= SPLIT
+  # How many there are is not known where a program is exported for any batch.
+  few = isinstance(place.size, int) and place.size <= FEW and x.nbytes >= SPLIT
   if not few or jax.default_backend() != 'cpu':
     many = jax.vmap(read)
     for _ in place.shape[1:]:

@@ -142,12 +142,15 @@ def _relaxed_top_k(x, real, rng, temperature, *, k):
   for turn in range(k):
     # A row that has run out of slots takes no more.
     open_ = real & (turn < count)
-    share = selection.softmax(x / temperature, where=open_)
+    # The best at 0 before it is divided: XLA may work out a quotient in several
+    # places, and round it differently there.
+    best = jnp.max(x, axis=-1, keepdims=True, where=open_, initial=-jnp.inf)
+    logits = jnp.where(open_, x - best, 0) / temperature
+    share = selection.softmax(logits, where=open_)
     total = total + share
     aside = jnp.log1p(-jnp.minimum(share, 1 - _ALMOST))
-    x = x + jnp.where(
-      share > 1 - _ALMOST, _log_of_rest(x / temperature, open_), aside
-    )
+    aside = jnp.where(share > 1 - _ALMOST, _log_of_rest(logits, open_), aside)
+    x = x + aside
   few = count <= k
   all_taken = few & (x == x)  # but NaN stays NaN
   return jnp.where(real, jnp.where(all_taken, 1, total), 0)

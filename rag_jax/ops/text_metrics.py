@@ -12,8 +12,6 @@ import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import Stemmer
-
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
 _PUNCTUATION = frozenset(string.punctuation)
 _WORDS = re.compile('[a-z0-9]+')
@@ -229,6 +227,8 @@ def _stemmer(stem: Any) -> Callable[[str], str] | None:
 
 @functools.cache
 def _porter() -> Callable[[str], str]:
+  import Stemmer  # not needed by operators, which import this module too
+
   return Stemmer.Stemmer('porter').stemWord
 
 

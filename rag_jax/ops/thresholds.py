@@ -52,9 +52,8 @@ def sparsemax(x, where):
 def _sparsemax_jvp(primals, tangents):
   weights = sparsemax(*primals)
   support = (weights > 0).astype(weights.dtype)
-  # A row that is NaN has no support but real slots: 0 / 0 keeps it NaN.
-  empty = ~primals[1].any(axis=-1, keepdims=True)
-  return weights, _project(support, tangents[0], primals[1], empty)
+  support += 0 * weights  # NaN stays NaN
+  return weights, _project(support, tangents[0], primals[1])
 
 
 @jax.custom_jvp
@@ -267,10 +266,14 @@ def _centre(x, where, k):
 def _kth_best(x, where, k, wanted):
   """The k-th best real entry of each wanted row, by halving; any of others.
 
+  Of fewer than k it is the least.
+
   Nothing is done where no row is wanted, also under vmap.
   """
   bits = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
   most = jnp.iinfo(bits).max
+
+  need = jnp.minimum(where.sum(axis=-1, keepdims=True), k)
 
   def order(bits):  # of floats as integers, and back
     return jnp.where(bits < 0, bits ^ most, bits)
@@ -280,7 +283,7 @@ def _kth_best(x, where, k, wanted):
     middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
     rank = order(jax.lax.bitcast_convert_type(x, bits))
     count = (where & (rank >= middle)).sum(axis=-1, keepdims=True)
-    enough = count >= k
+    enough = count >= need
     return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
   def apart(carry):
@@ -350,13 +353,9 @@ def _solve(excess, low, high, start):
   return jax.lax.while_loop(unfinished, update, start)[2]
 
 
-def _project(s, tangent, where, empty=None):
-  """(diag(s) - s s^T / sum s) tangent, the Jacobian of every operator here.
-
-  `empty` are the rows bool[..., 1] in which all of s is 0.
-  """
+def _project(s, tangent, where):
+  """(diag(s) - s s^T / sum s) tangent, the Jacobian of every operator here."""
   tangent = s * tangent
   total = s.sum(axis=-1, keepdims=True)
-  empty = total == 0 if empty is None else empty
-  mean = tangent.sum(axis=-1, keepdims=True) / jnp.where(empty, 1, total)
+  mean = tangent.sum(axis=-1, keepdims=True) / jnp.where(total == 0, 1, total)
   return jnp.where(where, tangent - s * mean, 0)

@@ -159,7 +159,7 @@ def expand(
   width = trie.branching[level] if level < trie.depth else 1
   if alive is not None:
     count = jnp.where(alive, count, 0)
-  offsets = jnp.arange(width)
+  offsets = reads.count(width, 3)
   where = offsets < count[..., None]
   ended = beams.ended[..., None]
   if level >= trie.depth:
@@ -211,8 +211,9 @@ def expand_codes(
   words = reads.lines(present, jnp.where(beams.ended, 0, beams.nodes))
   if trie.begins[level]:  # some may have ended: their tail alone goes on
     number, below = trie_nodes.word_of(tail(trie, level, beams)[..., None])
-    places = jnp.arange(words.shape[-1])
-    words = jnp.where(ended, (places == number) * (below + 1), words)
+    places = reads.count(words.shape[-1], 3)
+    own = jnp.where(places == number, below + 1, 0)
+    words = jnp.where(ended, own, words)
   if alive is not None:
     words = jnp.where(alive[..., None], words, 0)
   exists = trie_nodes.unpack(words, len(codes))
@@ -302,7 +303,8 @@ def allow(trie: Trie, allowed: jax.Array) -> tuple[jax.Array, ...]:
       counts = jnp.cumsum(flags[-1], axis=1, dtype=jnp.int32)
       counts = jnp.pad(counts, ((0, 0), (1, 0)))[:, trie.first[depth]]
       below = counts[:, 1:] > counts[:, :-1]
-      own = jnp.where(is_leaf, own, below[:, jnp.where(is_leaf, 0, number)])
+      above = below[:, jnp.where(is_leaf, 0, number)]
+      own = jnp.where(is_leaf[None], own, above)
     flags.append(own)
   return tuple(reversed(flags))
 

@@ -188,14 +188,15 @@ def word_of(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def unpack(words: jax.Array, count: int) -> jax.Array:
   """The first bits of uint32[..., n], a bit a code; bool[..., count]."""
-  bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+  shifts = reads.count(WORD, words.ndim + 1).astype(jnp.uint32)
+  bits = (words[..., None] >> shifts) & 1
   return bits.reshape(*words.shape[:-1], -1)[..., :count] > 0
 
 
 def rank_of(words: jax.Array, codes: jax.Array) -> jax.Array:
   """How many bits of uint32[..., n] stand before those of codes int32[...]."""
   number, partial = word_of(codes)
-  places = jnp.arange(words.shape[-1])
+  places = reads.count(words.shape[-1], words.ndim)
   keep = jnp.where(
     places < number[..., None],
     jnp.uint32(0xFFFFFFFF),

@@ -1,10 +1,12 @@
 """Everything of `rag_jax.ops` in all the places that JAX code runs."""
 
 import functools
+import pathlib
 import statistics
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -294,7 +296,8 @@ class TestDerivatives:
     hessian = jnp.diag(p) - jnp.outer(p, p)
     moved = jax.nn.softmax(z - (p - target)) - target
     np.testing.assert_allclose(outer, (jnp.eye(3) - hessian) @ moved, atol=1e-6)
-    for _ in range(20):
+    z = 0.1 * z
+    for _ in range(5):
       z = z - jnp.linalg.pinv(jax.hessian(inner)(z)) @ jax.grad(inner)(z)
     np.testing.assert_allclose(jax.nn.softmax(z), target, atol=1e-5)
 
@@ -368,7 +371,9 @@ class TestPlaces:
 
 
 def edge_scores(params, cache, frontier):
-  return params[:, None, None] + jnp.sin(frontier.children + 1.0), cache
+  return params[:, None, None] + jnp.sin(
+    frontier.children.astype(jnp.float32)
+  ), cache
 
 
 class TestSearch:
@@ -429,7 +434,39 @@ class TestSearch:
       jax.numpy_rank_promotion('raise'),
       jax.debug_nans(True),
     ):
-      assert np.isfinite(self.search(jnp.zeros(2))).all()
+      tree, codes = trie.build(self.CODES), jnp.asarray(self.CODES)
+      options = {
+        'allowed': jnp.array([True, True, False, True, True]),
+        'lookahead': trie.max_below(tree, jnp.zeros((2, 5))),
+      }
+      shared = {'step_fn': edge_scores, 'batch_size': 2}
+      found = beam.search(
+        jnp.zeros(2), (), tree, beam_size=3, **shared, **options
+      )
+      scores = beam.score_all(
+        jnp.zeros(2), (), tree, codes, **shared, **options
+      )
+      np.testing.assert_allclose(
+        found.scores, jax.lax.top_k(scores, 3)[0], atol=1e-5
+      )
+      assert (beam.regret(found, scores, k=3) == 0).all()
+
+      def all_codes(params, cache, frontier):
+        return jnp.zeros((*frontier.codes.shape, 3)), cache
+
+      found = beam.search(
+        (), (), tree, beam_size=5, logits=True, batch_size=2, step_fn=all_codes
+      )
+      assert np.asarray(found.where).all()
+      words = lexical.build(
+        np.array([[1, 1, 2], [2, 3, 0]]), vocab_size=4, pair_weight=0.5
+      )
+      query = lexical.with_pairs(words, jnp.array([[1, 2]]))
+      np.testing.assert_allclose(
+        lexical.score_all(words, query),
+        lexical.score(words, query, jnp.array([[0, 1]])),
+        rtol=1e-6,
+      )
 
   def test_a_score_that_is_nan_shows(self):
     found = self.search(jnp.array([0.0, jnp.nan]))
@@ -459,3 +496,344 @@ class TestImport:
     both = [(seconds('rag_jax.ops'), seconds('jax')) for _ in range(5)]
     ours, theirs = (min(each) for each in zip(*both, strict=True))
     assert ours < 1.2 * theirs, both
+
+
+class TestNotFinite:
+  """The rule in the docstring of `selection`, over everything."""
+
+  @ALL
+  @pytest.mark.parametrize('junk', [np.nan, np.inf, -np.inf, 1e30])
+  def test_masked_slots_may_hold_anything(self, name, junk):
+    function = jax.jit(slope(EVERYTHING[name]))
+    z, x = (jnp.where(WHERE, each, junk) for each in (Z, X))
+    for one, two in zip(
+      function(z, x, WHERE), function(Z, X, WHERE), strict=True
+    ):
+      np.testing.assert_allclose(one, two, atol=1e-5)
+
+  @ALL
+  def test_a_row_without_anything_real_is_zero(self, name):
+    value, gradient = jax.jit(slope(EVERYTHING[name]))(
+      DIRTY_Z, DIRTY_X, jnp.zeros_like(WHERE)
+    )
+    assert (value == 0).all() and (gradient == 0).all()
+
+  @ALL
+  @pytest.mark.parametrize('where', [None, WHERE])
+  def test_nan_is_nan_and_stays_in_its_row(self, name, where):
+    function = jax.jit(slope(EVERYTHING[name]))
+    clean = function(Z, X, where)
+    value, gradient = function(Z.at[1, 2].set(jnp.nan), X, where)
+    assert np.isnan(value[1])
+    if name not in ('top_k', 'gumbel_top_k'):  # they have no gradient
+      real = slice(None) if where is None else np.asarray(where[1])
+      assert np.isnan(gradient[1][real]).all()
+    assert not np.isnan(gradient[1][~np.asarray(WHERE[1])]).any() or (
+      where is None
+    )
+    others = np.array([0, 2, 3])
+    np.testing.assert_allclose(value[others], clean[0][others], atol=1e-5)
+    np.testing.assert_allclose(gradient[others], clean[1][others], atol=1e-5)
+
+  @pytest.mark.parametrize(
+    'name', [*LOSSES, *(f'estimators.{each}' for each in ESTIMATORS)]
+  )
+  def test_what_the_reader_says_may_not_be_nan_either(self, name):
+    if name in ('log_weights', 'docid_nll', 'margin_ranking'):
+      pytest.skip('it takes nothing of the reader')
+    function = EVERYTHING[name]
+    drawn = jax.vmap(lambda x: function(Z[0], x))(jnp.full((1, 7), jnp.nan))
+    assert np.isnan(drawn).all()
+
+  @ALL
+  def test_a_score_of_minus_infinity_is_a_document_less(self, name):
+    if name in ('docid_nll', 'list_mle', 'prefix_margin', *OF_K):
+      pytest.skip('it says that what is impossible happens, or is of k')
+    if name.startswith('estimators.') and 'enumerate' not in name:
+      pytest.skip('draws among fewer are other draws')
+    function = EVERYTHING[name]
+    teachers = ('pdist', 'loop', 'adist', 'replug')
+    if name.startswith('fenchel_young') or name in teachers:
+      x = X.at[:, 6].set(-1e3)  # the teacher has it at 0
+      x = X.at[:, 6].set(1e3) if name == 'loop' else x
+    else:
+      x = X
+    if 'capped' in name:
+      pytest.skip('a choice of k gives to the last too')
+    value, gradient = slope(function)(Z.at[:, 6].set(-jnp.inf), x, None)
+    less, slopes = slope(function)(Z[:, :6], x[:, :6], None)
+    np.testing.assert_allclose(value, less, atol=1e-5)
+    np.testing.assert_allclose(gradient[:, :6], slopes, atol=1e-5)
+    assert (gradient[:, 6] == 0).all()
+
+  @pytest.mark.parametrize('name', OPERATORS)
+  def test_infinities_as_the_rule_says(self, name):
+    operator = OPERATORS[name]
+    high = operator(jnp.array([1.0, jnp.inf, 0.5, 0.0]))
+    low = operator(jnp.full(4, -jnp.inf))
+    even = operator(jnp.full(4, jnp.finfo(jnp.float32).min))
+    if name in ONE:
+      assert np.isnan(high).all() and np.isnan(low).all()
+      np.testing.assert_allclose(even, 0.25)
+    else:
+      assert high[1] >= 1
+      for weights in (high, low, even):
+        np.testing.assert_allclose(weights.sum(), K, atol=1e-5)
+
+  def test_a_real_minus_infinity_comes_before_masked_slots(self):
+    z = jnp.array([5.0, -jnp.inf, 3.0])
+    where = jnp.array([False, True, True])
+    for name in OF_K:
+      np.testing.assert_allclose(
+        OPERATORS[name](z, where=where), [0, 1, 1], err_msg=name
+      )
+
+  @pytest.mark.parametrize(
+    'scores',
+    [
+      [1e8, 1.0, 1.5, 0.0],
+      [1e4, 0.5, 0.5001, 0.4],
+      [1.0, np.inf, 0.5, -np.inf],
+      [np.inf, np.inf, np.inf, 0.0],
+      [-np.inf, -3.4028235e38, -np.inf, -np.inf],
+      [-0.0, 0.0, -1e-45, 1e-45],
+      [3e38, -3e38, -3.1e38, -np.inf],
+    ],
+  )
+  @pytest.mark.parametrize('k', [1, 2, 3])
+  def test_the_k_best_are_those_of_lax(self, scores, k):
+    z = jnp.array(scores, jnp.float32)
+    order = np.asarray(jax.lax.top_k(z, k)[1])
+    wanted = np.isin(np.arange(4), order)
+    np.testing.assert_array_equal(ops.top_k(z, k=k), wanted)
+    capped = np.asarray(ops.capped_simplex(z, k=k))
+    np.testing.assert_allclose(capped.sum(), k, rtol=1e-6)
+    assert capped[wanted].min() >= capped[~wanted].max()
+    # To `relaxed_top_k`, scores 1e18 apart are infinitely far apart.
+    if len(set(scores)) == 4 and 1e-45 not in scores and 3e38 not in scores:
+      cold = ops.relaxed_top_k(z, k=k, temperature=1e-6)
+      np.testing.assert_allclose(cold, wanted, atol=1e-5)
+
+  def test_relaxed_top_k_against_its_formula(self):
+    rng = np.random.default_rng(0)
+    for scale, heat in ((1, 1.0), (5, 0.1), (15, 0.5), (15, 1.0), (40, 0.3)):
+      scores = scale * rng.normal(size=9).astype(np.float32)
+      left, total = scores.astype(np.float64), np.zeros(9)
+      for _ in range(3):
+        logs = left / heat - np.logaddexp.reduce(left / heat)
+        total += np.exp(logs)
+        rest = [np.logaddexp.reduce(np.delete(logs, i)) for i in range(9)]
+        left = left + np.array(rest)  # log(1 - a_i), from the others' sum
+      found = ops.relaxed_top_k(jnp.asarray(scores), k=3, temperature=heat)
+      np.testing.assert_allclose(found, total, atol=2e-4)
+
+  def test_losses_of_what_is_impossible(self):
+    half, inf = jnp.array([0.5, 0.5, 0.0]), jnp.inf
+    marginal = losses.sequence_marginal
+    assert np.isnan(marginal(half, jnp.array([jnp.nan, -1, -1])))
+    assert marginal(half, jnp.full(3, -inf)) == inf
+    np.testing.assert_allclose(
+      marginal(half, jnp.array([-inf, -1, -1])), 1 + np.log(2), rtol=1e-6
+    )
+    gold = jnp.array([1.0, 0.0, 0.0])
+    for name in ('softmax', 'sparsemax', 'entmax15'):
+      z = jnp.array([-inf, 1.0, 1.0])
+      loss = functools.partial(losses.fenchel_young, operator=name)
+      assert loss(z, gold) == inf
+      np.testing.assert_allclose(
+        jax.grad(loss)(z, gold), [-1, 0.5, 0.5], atol=1e-6
+      )
+      assert np.isnan(loss(jnp.zeros(3), jnp.array([jnp.nan, 1, 0])))
+    z = jnp.zeros(3)
+    # Without the first document there is no answer: it should have it all.
+    np.testing.assert_allclose(
+      distillation.loop(z, jnp.array([-inf, -1, -2])), np.log(3), rtol=1e-6
+    )
+    assert distillation.replug(z, jnp.array([-inf, -1, -1])) == inf
+    gains = jnp.array([3.0, 2.0, 1.0])
+    last, first = jnp.array([2.0, 1.0, -inf]), jnp.array([-inf, 1.0, 2.0])
+    np.testing.assert_allclose(
+      losses.list_mle(last, gains), np.log1p(np.exp(-1)), rtol=1e-6
+    )
+    assert losses.list_mle(first, gains) == inf
+    np.testing.assert_allclose(
+      losses.list_mle(jnp.full(3, jnp.finfo(jnp.float32).min), gains),
+      np.log(6),
+      rtol=1e-6,
+    )
+
+  @pytest.mark.parametrize('real', [2, 3, 4])
+  def test_a_set_of_all_that_can_be_drawn_is_exact(self, real):
+    costs, where = jnp.arange(1.0, 6.0), jnp.arange(5) < real
+    draw_set = functools.partial(
+      estimators.leave_one_out_set, KEY, k=min(real, 4)
+    )
+    if real < 4:
+      draw_set = functools.partial(
+        estimators.leave_one_out_set, KEY, k=4, where=where
+      )
+    else:
+      draw_set = functools.partial(draw_set, where=where)
+    value, gradient = jax.value_and_grad(draw_set)(Z[0, :5], costs)
+    exact = jax.value_and_grad(estimators.enumerate_all)
+    wanted, slopes = exact(Z[0, :real], costs[:real])
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient[:real], slopes, atol=1e-5)
+
+  def test_a_set_far_below_the_best(self):
+    z = jnp.array([0.0, -100.0, -100.5, -101.0])
+    value, gradient = jax.value_and_grad(
+      lambda z: estimators.leave_one_out_set(KEY, z, jnp.arange(1.0, 5.0), k=3)
+    )(z)
+    np.testing.assert_allclose(value, 1, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+def a_tree():
+  return trie.build(np.array([[0, 0], [0, 1], [1, 0]]))
+
+
+def run_search(**options):
+  return beam.search(
+    (), (), a_tree(), batch_size=1, beam_size=2, step_fn=edge_scores, **options
+  )
+
+
+class TestArguments:
+  def test_lists_and_numpy_are_arrays_and_make_no_noise(self):
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      for scores in ([1.0, 0.5, -1.0], np.array([1.0, 0.5, -1.0])):
+        weights = ops.sparsemax(scores)
+        np.testing.assert_allclose(weights, [0.75, 0.25, 0])
+        assert weights.dtype == jnp.float32
+        ops.top_k(scores, k=np.int64(2), where=[True, True, False])
+        losses.fenchel_young(scores, np.eye(3)[0])
+        losses.sequence_marginal([0.5, 0.5, 0.0], scores)
+        losses.list_mle(scores, [3, 2, 1])
+        distillation.pdist(scores, scores)
+        estimators.enumerate_all(scores, [1.0, 2.0, 3.0])
+
+  def test_keys_of_both_styles(self):
+    old = jax.random.PRNGKey(3)
+    for name in ('gumbel_top_k', 'perturbed_top_k'):
+      options = {'num_samples': 4} if name == 'perturbed_top_k' else {}
+      call = functools.partial(getattr(ops, name), k=2, **options)
+      np.testing.assert_array_equal(call(old, Z), call(KEY, Z))
+
+  def test_no_slots_give_no_weights(self):
+    for name in ONE:
+      assert ONE[name](jnp.zeros((2, 0))).shape == (2, 0)
+    for name in ('softmax', 'sparsemax'):
+      loss = losses.fenchel_young(
+        jnp.zeros((2, 0)), jnp.zeros((2, 0)), operator=name
+      )
+      np.testing.assert_array_equal(loss, [0, 0])
+
+  @pytest.mark.parametrize('alpha', [1 + 1e-12, 1.0001, 1.005])
+  def test_alpha_just_above_one_is_close_to_softmax(self, alpha):
+    z, target = Z[0], jax.nn.softmax(X[0])
+    np.testing.assert_allclose(
+      ops.entmax(z, alpha=alpha), ops.softmax(z), atol=5 * (alpha - 1) + 1e-6
+    )
+    loss = functools.partial(losses.fenchel_young, targets=target)
+    np.testing.assert_allclose(
+      loss(z, operator='entmax', alpha=alpha),
+      loss(z, operator='softmax'),
+      atol=5 * (alpha - 1) + 1e-5,
+    )
+    own = ops.entmax(z, alpha=alpha)
+    at_own = losses.fenchel_young(z, own, operator='entmax', alpha=alpha)
+    np.testing.assert_allclose(at_own, 0, atol=1e-5)
+
+  @pytest.mark.parametrize(
+    'call, words',
+    [
+      (lambda: ops.gumbel_top_k(Z, KEY, k=2), 'rng must be one PRNG key'),
+      (lambda: ops.perturbed_top_k(Z, KEY, k=2), 'rng must be one PRNG key'),
+      (
+        lambda: estimators.leave_one_out(Z, KEY, X, num_samples=2),
+        'rng must be one PRNG key, got float32',
+      ),
+      (lambda: ops.softmax(KEY), 'floating point.*Pass the key as rng'),
+      (lambda: ops.softmax(Z, axis=2), 'axis must be one of.*got 2'),
+      (lambda: ops.top_k(Z, k=2, axis=-3), 'axis must be one of.*got -3'),
+      (lambda: ops.softmax(1.0), 'no axis at all'),
+      (lambda: ops.softmax('words'), 'scores must be an array, got str'),
+      (lambda: ops.softmax(Z, where=[1, 0]), 'where must be bool'),
+      (lambda: ops.top_k(Z, k=2.0), 'k must be an integer.*got 2.0'),
+      (lambda: ops.top_k(jnp.zeros((2, 0)), k=1), r'scores \(0\), got 1'),
+      (lambda: jax.jit(lambda k: ops.top_k(Z, k=k))(2), 'k must be an integer'),
+      (lambda: ops.capped_simplex(Z, k=0), 'k must be between 1 and'),
+      (lambda: ops.entmax(Z, alpha=[1.5, 2.0]), 'alpha must broadcast'),
+      (
+        lambda: losses.fenchel_young(Z, jnp.arange(4)),
+        'targets must be floating point',
+      ),
+      (
+        lambda: losses.fenchel_young(Z, jnp.arange(4.0)),
+        'shapes must go together',
+      ),
+      (
+        lambda: losses.fenchel_young(Z[0], Z),
+        'targets must be weights of the shape of scores',
+      ),
+      (
+        lambda: losses.fenchel_young(Z, X, operator='softmax', alpha=2.0),
+        'softmax has no option alpha',
+      ),
+      (
+        lambda: losses.fenchel_young(Z, X, operator='capped_simplex'),
+        'k must be an integer',
+      ),
+      (
+        lambda: losses.sequence_marginal(Z, X[:, :3]),
+        r'weights \(4, 7\), log_likelihoods \(4, 3\)',
+      ),
+      (lambda: distillation.pdist(Z, jnp.arange(7)), 'floating point, got int'),
+      (
+        lambda: estimators.enumerate_all(Z, X[:, :2]),
+        r'scores \(4, 7\), costs \(4, 2\)',
+      ),
+      (lambda: run_search(allowed=np.array([0, 2])), 'allowed must be bool'),
+      (
+        lambda: run_search(allowed=np.array([True, False])),
+        r'allowed must be bool\[3\].*got \[2\]',
+      ),
+      (
+        lambda: beam.score(
+          (), (), a_tree(), jnp.zeros((1, 1, 1), int), step_fn=edge_scores
+        ),
+        r'codes must be docids \[B, K, 2\].*\[1, 1, 1\]',
+      ),
+      (
+        lambda: trie.walk(a_tree(), jnp.zeros((1, 1, 1), int)),
+        r'codes must be docids \[B, K, 2\]',
+      ),
+      (
+        lambda: trie.build(np.array([[0], [1]]), where=np.array([True])),
+        r'where must be bool\[2\].*got bool\[1\]',
+      ),
+      (lambda: trie.build(np.array([[0.5]])), 'codes must be integers'),
+      (
+        lambda: lexical.build(np.array([[0.5]]), vocab_size=2),
+        'words must be integers',
+      ),
+      (
+        lambda: lexical.score_all(
+          lexical.build(np.array([[1]]), vocab_size=2), jnp.array([1])
+        ),
+        r'query must be words \[B, Q\]',
+      ),
+    ],
+  )
+  def test_a_mistake_is_one_clear_error(self, call, words):
+    with pytest.raises(ValueError, match=words) as error:
+      call()
+    message = str(error.value).split('\n')[0]
+    assert '--' not in message
+
+  def test_errors_of_operators_know_of_no_flags(self):
+    folder = pathlib.Path(ops.__file__).parent
+    for path in folder.glob('*.py'):
+      assert '--config' not in path.read_text(), path
