@@ -194,9 +194,19 @@ def _version(path: pathlib.Path) -> tuple[int, ...] | None:
 def load(
   path: pathlib.Path, params: model.Params
 ) -> tuple[live_indexes.LiveIndex, store.Documents, model.Params]:
-  """Reads a file of `save`, and puts its table into the parameters."""
-  live, extra = live_store.load(path)
-  documents = store.unpack_documents(extra.pop('documents').tobytes())
+  """Reads a file of `save`, and puts its table into the parameters.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  try:
+    live, extra = live_store.load(path)
+    documents = store.unpack_documents(extra.pop('documents').tobytes())
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{str(path)!r} is damaged. Delete it to go back to the documents of '
+      'training, and add and delete documents again.'
+    ) from error
   tables = [jnp.asarray(extra[f'table_{i}']) for i in range(len(extra))]
   decoder = params['id_decoder']
   many = isinstance(decoder['table'], (tuple, list))

@@ -13,7 +13,6 @@ import pathlib
 import re
 import shutil
 import sys
-import threading
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -349,10 +348,8 @@ _excepthook = sys.excepthook
 
 
 def _show_exception(kind: Any, error: BaseException, trace: Any) -> None:
-  """`sys.excepthook`, which TensorStore calls in its threads."""
-  if threading.current_thread() is threading.main_thread() or (
-    str(error) != 'Event loop is closed'
-  ):
+  """`sys.excepthook`, which TensorStore calls where nothing waits for it."""
+  if str(error) != 'Event loop is closed':
     _excepthook(kind, error, trace)
 
 

@@ -50,10 +50,12 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
   path = pathlib.Path(workdir)
   config = store.read_config(path)
   store.check_trained(path)
-  tokenizer = tokenizers.load(path / store.TOKENIZER)
+  tokenizer = workdirs.read(path / store.TOKENIZER, tokenizers.load)
   reader_tokenizer = None
   if (path / store.READER_TOKENIZER).exists():
-    reader_tokenizer = tokenizers.load(path / store.READER_TOKENIZER)
+    reader_tokenizer = workdirs.read(
+      path / store.READER_TOKENIZER, tokenizers.load
+    )
   found = _checkpoint(path)
   params = found.parts['params']
   live = None
@@ -63,7 +65,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     index, quantiser = live.index, live.quantiser
   else:
     documents = store.load_documents(path)
-    index, quantiser = indexes.load(path / store.INDEX)
+    index, quantiser = workdirs.read(path / store.INDEX, indexes.load)
     store.check_index(path, index, found)
   index, vocabulary = corpus.complete(
     config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer

@@ -45,6 +45,7 @@ class _Watch:
     self.deferred = False
     self.interruptible = False
     self.request = 0  # the signal that came while deferred
+    self.has_request = False  # as the thread of signals knows
     self.ending = False
     self.at_end: Callable[[], Any] | None = None
 
@@ -93,6 +94,7 @@ def resume(at_end: Callable[[], Any] | None = None) -> None:
       _watch.at_end = at_end
       _watch.deferred = False
       number, _watch.request = _watch.request, 0
+      _watch.has_request = False
     if number:
       raise Stopped(number, line(number))
 
@@ -143,9 +145,10 @@ def line(number: int, text: str = '') -> str:
 
 def _interrupt(number: int, frame: Any) -> None:
   """The handler in the main thread, where Python gets to call it."""
-  del number, frame
+  del frame
   if _watch is not None and _watch.interruptible:
     _watch.interruptible = False
+    _watch.request = _watch.request or number  # the thread may come later
     raise Interrupted
 
 
@@ -159,9 +162,10 @@ def _read(pipe: int, watch: _Watch) -> None:
 
 def _act(number: int, watch: _Watch) -> None:
   with watch.lock:
-    is_second = number == signal.SIGINT and (watch.request or watch.ending)
+    is_second = number == signal.SIGINT and (watch.has_request or watch.ending)
     if not is_second and watch.deferred:
       watch.request = watch.request or number
+      watch.has_request = True
       return
     is_first, watch.ending = not watch.ending, True
   if is_second:

@@ -153,6 +153,7 @@ def claim(
     ValueError: if the folder has another experiment or unrelated files; then
       nothing is written.
   """
+  check_local(workdir)
   workdir = pathlib.Path(workdir)
   changed = check(workdir, config, resumes=resumes)
   if (workdir / CONFIG).exists() and not changed:
@@ -227,16 +228,6 @@ def check_use(workdir: pathlib.Path, config: configs.Config) -> None:
   for name, was, value in _differences(workdir, config):
     if name not in configs.MAY_CHANGE_IN_USE:
       raise _another(workdir, name, was, value)
-
-
-def check_present(*paths: pathlib.Path) -> None:
-  """Raises a ValueError if a file of a trained workdir is missing."""
-  for path in paths:
-    if not path.exists():
-      raise ValueError(
-        f'{str(path)!r} is missing. Run rag-jax train with the same --workdir, '
-        'which makes it again.'
-      )
 
 
 def check_local(workdir: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -76,10 +77,8 @@ def run(
     prepared = workdirs.open(config, workdir)
     system = fit(config, prepared, workdir, stage_data=stage_data)
     found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
-    if (workdir / UNTRAINED).exists():
-      first = report.load_results(workdir / UNTRAINED)
-      merged = report.merge(found.results, first)
-      found = dataclasses.replace(found, results=merged)
+    merged = report.merge(found.results, _untrained_results(workdir))
+    found = dataclasses.replace(found, results=merged)
     if show is not None:
       show(found.results)
     made = provenance.collect(
@@ -284,6 +283,18 @@ def _measure_if_due(
     return True
   except signals.Interrupted:
     return False
+
+
+def _untrained_results(workdir: pathlib.Path) -> list[report.Result]:
+  """The results before training, if there are any."""
+  path = workdir / UNTRAINED
+  if not path.exists():
+    return []
+  try:
+    return report.load_results(path)
+  except ValueError as error:
+    print(f'note: {error} Rows before training are left out.', file=sys.stderr)
+    return []
 
 
 def _check_unchanged(

@@ -5,7 +5,8 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -30,6 +31,8 @@ from rag_jax.data import formats, pipeline, tokenizers
 from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
 from rag_jax.ops import trie as tries
+
+T = TypeVar('T')
 
 
 @flax.struct.dataclass
@@ -87,6 +90,32 @@ def open(
   )
 
 
+def read(path: pathlib.Path, load: Callable[[pathlib.Path], T]) -> T:
+  """Loads a file of a trained workdir that training can make again.
+
+  Raises:
+    ValueError: if it is missing or damaged.
+  """
+  _check_present(path)
+  try:
+    return load(path)
+  except ValueError as error:
+    raise ValueError(
+      f'{str(path)!r} is damaged. Delete it, and run rag-jax train with the '
+      'same --workdir, which makes it again.'
+    ) from error
+
+
+def _check_present(*paths: pathlib.Path) -> None:
+  """Raises a ValueError if a file of a trained workdir is missing."""
+  for path in paths:
+    if not path.exists():
+      raise ValueError(
+        f'{str(path)!r} is missing. Run rag-jax train with the same --workdir, '
+        'which makes it again.'
+      )
+
+
 def load_data(config: configs.Config) -> types.Dataset:
   """Loads the data of an experiment, and checks its splits.
 
@@ -119,11 +148,11 @@ def prepare(
   paths = workdir / store.TOKENIZER, workdir / store.INDEX
   made_tokenizer, made_index = (not path.exists() for path in paths)
   if not writes:
-    store.check_present(*paths)
+    _check_present(*paths)
   if made_tokenizer:
     tokenizer = pretrained.tokenizer(config, dataset)
   else:
-    tokenizer = tokenizers.load(paths[0])
+    tokenizer = read(paths[0], tokenizers.load)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
     print(f'note: {note}', file=sys.stderr)
@@ -206,7 +235,7 @@ def _index(
   if is_published:
     weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
   if path.exists():
-    return weights, *indexes.load(path)
+    return weights, *read(path, indexes.load)
   index, quantiser = indexes.build(
     tokens,
     vectors,
