@@ -1,6 +1,7 @@
 """Sweeps: one training run per combination of values, in separate workdirs."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 
 from rag_jax import config as configs
-from rag_jax import report, store
+from rag_jax import report, signals, store
+from rag_jax import workdir as workdirs
 
 SHOWN = (
   ('after ranker', 'Hits@1'),
@@ -44,17 +46,24 @@ def run(
   Raises:
     ValueError: if a field or value is invalid, or a run has failed.
   """
+  runs = []
   combinations = list(expand(grid))
+  checked = set()
   for combination in combinations:
-    configs.build(_with(values, combination))
-  folder.mkdir(parents=True, exist_ok=True)
-  results = {}
-  for number, combination in enumerate(combinations, 1):
     name = ','.join(f'{field}={value}' for field, value in combination.items())
     workdir = folder / name.replace('/', '_')
-    print(f'run {number}/{len(combinations)}: {name}', file=sys.stderr)
+    config = configs.build(_with(values, combination))
+    store.check(workdir, config)
+    if config.data not in checked:
+      workdirs.load_data(config)
+      checked.add(config.data)
+    runs.append((name, workdir, _with(values, combination)))
+  folder.mkdir(parents=True, exist_ok=True)
+  results = {}
+  for number, (name, workdir, own) in enumerate(runs, 1):
+    print(f'run {number}/{len(runs)}: {name}', file=sys.stderr)
     if not (workdir / 'results.json').exists():
-      _train(_with(values, combination), workdir)
+      _train(own, workdir)
     results[name] = report.load_results(workdir / 'results.json')
   return table(combinations, list(results.values()))
 
@@ -154,14 +163,24 @@ def _train(values: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   store.claim(workdir, configs.build(values))
   package = str(pathlib.Path(__file__).parents[1])
   paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
-  done = subprocess.run(
+  process = subprocess.Popen(
     [sys.executable, '-m', 'rag_jax', 'train', f'--workdir={workdir}'],
     env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
     stdout=subprocess.DEVNULL,  # its table is in results.json
-    check=False,
   )
-  if done.returncode:
+  signals.resume(functools.partial(_stop, process))
+  code = process.wait()
+  signals.resume()
+  if code - 128 in signals.NAMES:  # it has saved a checkpoint
+    raise signals.Stopped(code - 128, signals.line(code - 128))
+  if code:
     raise ValueError(
-      f'run {workdir.name!r} failed with exit code {done.returncode}. Fix the '
-      'error above and run the same command again; it skips finished runs.'
+      f'run {workdir.name!r} failed with exit code {code}. Fix the error above '
+      'and run the same command again; it skips finished runs.'
     )
+
+
+def _stop(process: subprocess.Popen) -> None:
+  """Lets a run save a checkpoint, before a signal ends the sweep."""
+  process.terminate()
+  process.wait()

@@ -2,10 +2,11 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
+from rag_jax import changes, lock, store, types
 from rag_jax import config as configs
-from rag_jax import store, types
 
 # What config.json held in the version before stages were values.
 BEFORE = {
@@ -161,9 +162,7 @@ class TestClaim:
   def test_a_workdir_of_the_version_before_is_refused(self, config, tmp_path):
     write(tmp_path, BEFORE)
     (tmp_path / 'checkpoints').mkdir()
-    message = (
-      r'of another version, with loss.answer=1.0\..*version that made it'
-    )
+    message = r'of another version, with loss.answer=1.0\..*use that version'
     refused(tmp_path, config, message)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=message):
@@ -182,7 +181,7 @@ class TestClaim:
 
   def test_a_folder_of_somebody_else_is_left_alone(self, config, tmp_path):
     (tmp_path / 'thesis.tex').write_text('mine')
-    refused(tmp_path, config, 'not of an experiment')
+    refused(tmp_path, config, 'holds files but no config.json')
     assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
   def test_a_file_is_no_folder(self, config, tmp_path):
@@ -265,3 +264,127 @@ class TestDocuments:
     message = re.escape(str(path)) + '.*cannot be read.*--workdir'
     with pytest.raises(ValueError, match=message):
       store.load_documents(tmp_path)
+
+
+class TestResume:
+  """Fields that may change in the middle of a run."""
+
+  @pytest.fixture
+  def trained(self, two_stages, tmp_path):
+    """Makes a workdir of two stages, 2 and 4 steps, with a checkpoint."""
+
+    def make(step):
+      store.claim(tmp_path, two_stages('search', 'joint'))
+      (tmp_path / store.CHECKPOINTS / str(step)).mkdir(parents=True)
+      return tmp_path
+
+    return make
+
+  def changed(self, two_stages, stage, **fields):
+    config = two_stages('search', 'joint')
+    stages = tuple(
+      (name, dataclasses.replace(own, **fields) if name == stage else own)
+      for name, own in config.stages
+    )
+    return dataclasses.replace(config, stages=stages)
+
+  @pytest.mark.parametrize(
+    'done, stage, fields, allowed',
+    [
+      (1, 'search', {'learning_rate': 1e-4}, True),  # the stage it is in
+      (2, 'search', {'learning_rate': 1e-4}, False),  # it is finished
+      (2, 'joint', {'learning_rate': 1e-4}, True),  # to come
+      (5, 'joint', {'learning_rate': 1e-4}, True),
+      (6, 'joint', {'learning_rate': 1e-4}, False),
+      (5, 'joint', {'steps': 9}, True),
+      (5, 'joint', {'steps': 4 - 1}, False),  # it has made three
+      (6, 'joint', {'steps': 9}, False),
+      (1, 'joint', {'steps': 1}, True),
+      (1, 'joint', {'batch_size': 16}, False),
+      (1, 'joint', {'losses': (('docid', 1.0),)}, False),
+    ],
+  )
+  def test_only_what_earlier_steps_do_not_depend_on(
+    self, trained, two_stages, done, stage, fields, allowed, capfd
+  ):
+    workdir = trained(done)
+    config = self.changed(two_stages, stage, **fields)
+    [field] = fields
+    refused(workdir, config, f'stages.{stage}.{field}')
+    if not allowed:
+      with pytest.raises(ValueError, match=f'stages.{stage}.{field}'):
+        store.claim(workdir, config, resumes=True)
+      return
+    store.claim(workdir, config, resumes=True)
+    assert store.read_config(workdir) == config
+    [change] = store.changes(workdir)
+    assert change['step'] == done
+    assert change['field'] == f'stages.{stage}.{field}'
+    assert change['now'] == fields[field]
+    assert f'from step {done} on' in capfd.readouterr().err
+    store.claim(workdir, config, resumes=True)  # nothing changes now
+    assert len(store.changes(workdir)) == 1
+
+  def test_a_change_that_is_kept_away_changes_nothing(
+    self, trained, two_stages
+  ):
+    workdir = trained(1)
+    config = self.changed(two_stages, 'joint', learning_rate=1e-4)
+    other = dataclasses.replace(config, seed=1)
+    before = contents(workdir)
+    with pytest.raises(ValueError, match='seed=0, got 1'):
+      store.claim(workdir, other, resumes=True)
+    assert contents(workdir) == before
+
+  def test_damaged_changes_are_one_line(self, trained):
+    workdir = trained(1)
+    (workdir / store.CHANGES).write_text('{"step": 1\n')
+    message = 'config-changes.jsonl.* is damaged .*delete this file'
+    with pytest.raises(ValueError, match=message) as error:
+      store.changes(workdir)
+    assert '\n' not in str(error.value)
+
+
+class TestUse:
+  def test_search_widths_may_differ_where_nothing_is_trained(
+    self, config, tmp_path
+  ):
+    store.claim(tmp_path, config)
+    with pytest.raises(ValueError, match='holds no checkpoint'):
+      store.check_use(tmp_path, config)
+    (tmp_path / store.CHECKPOINTS).mkdir()
+    before = contents(tmp_path)
+    wider = dataclasses.replace(config.search, beam_size=12, read_size=2)
+    data = dataclasses.replace(config.data, path='elsewhere')
+    store.check_use(
+      tmp_path, dataclasses.replace(config, search=wider, data=data)
+    )
+    refused(tmp_path, dataclasses.replace(config, search=wider), 'beam_size=6')
+    with pytest.raises(ValueError, match='seed=0, got 1'):
+      store.check_use(tmp_path, dataclasses.replace(config, seed=1))
+    assert contents(tmp_path) == before
+
+
+def test_another_process_is_not_overwritten(tmp_path, monkeypatch):
+  path = tmp_path / store.LIVE
+  written = []
+  monkeypatch.setattr(
+    changes.live_store,
+    'save',
+    lambda live, own, extra: written.append(own.write_bytes(b'ours')),
+  )
+  params = {'id_decoder': {'table': np.zeros(2)}}
+  changes.remember(path)
+  changes.save(None, (), params, path)
+  changes.save(None, (), params, path)
+  path.write_bytes(b'by another process')
+  with pytest.raises(ValueError, match='changed by another process.*repeat'):
+    changes.save(None, (), params, path)
+  assert path.read_bytes() == b'by another process'
+  changes.remember(path)  # it is loaded again
+  changes.save(None, (), params, path)
+  with lock.hold(tmp_path):
+    monkeypatch.setattr(changes, 'LOCK_WAIT', 0.1)
+    with pytest.raises(lock.Held, match='is being written by process'):
+      changes.save(None, (), params, path)
+  assert len(written) == 3
