@@ -196,7 +196,7 @@ def load(
     ValueError: if every checkpoint is damaged or has another structure.
   """
   _quieten_orbax()
-  directory = pathlib.Path(directory)
+  directory = pathlib.Path(directory).resolve()  # as Orbax asks
   failed: dict[int, Exception] = {}
   while True:
     known = steps(directory)

@@ -290,3 +290,10 @@ class TestFullDisk:
       with pytest.raises(ValueError, match='cannot be written') as error:
         checkpoint.open(tmp_path / name)
       assert '\n' not in str(error.value)
+
+
+def test_a_relative_folder_loads(tmp_path, monkeypatch):
+  (tmp_path / 'run').mkdir()
+  monkeypatch.chdir(tmp_path)
+  save('run/checkpoints', [3])
+  assert checkpoint.load('run/checkpoints', {'params': None}) is not None
