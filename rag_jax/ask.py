@@ -1,14 +1,21 @@
 """Answers to typed questions, as text to show or as JSON."""
 
+import io
+import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
 
 from rag_jax import answers
 from rag_jax import system as systems
+from rag_jax.data import text_io
 
 SHOWN = 5  # documents listed with an answer
 PROMPT = 'question> '
+BATCH = 64  # maximum questions that are answered together
+MAX_BYTES = 100_000  # of a question; the rest of a longer line is dropped
+_PIECE = 65_536  # bytes read at once
 
 
 def loop(
@@ -16,15 +23,28 @@ def loop(
 ) -> None:
   """Prints the answer to a question, or to every line of standard input.
 
-  A terminal shows a prompt.
+  Lines that arrive together are answered together. A terminal shows a prompt. A
+  line that is too long is skipped, and bytes that are not text are replaced,
+  each with a note on standard error.
 
   Args:
     system: from `rag_jax.load`.
     question: the question; None reads standard input.
     as_json: whether to print each answer as a line of JSON.
+
+  Raises:
+    ValueError: if there is no question and standard input is closed.
   """
-  questions = _typed() if question is None else [question]
-  for answer in replies(system, questions):
+  if question is None and sys.stdin is None:
+    raise ValueError(
+      'standard input must be open, got a closed one. Give --question, or '
+      'questions by a pipe or a file.'
+    )
+  batches = typed(sys.stdin) if question is None else [[question]]
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # A character that the terminal cannot show does not end the session.
+    sys.stdout.reconfigure(errors='backslashreplace')
+  for answer in replies(system, batches):
     if as_json:
       print(json.dumps(answer.to_dict(), ensure_ascii=False), flush=True)
     else:
@@ -32,17 +52,18 @@ def loop(
 
 
 def replies(
-  system: systems.System, questions: Iterable[str]
+  system: systems.System, batches: Iterable[Sequence[str]]
 ) -> Iterator[answers.Answer]:
   """Yields the answer to each question; skips blank ones.
 
   Args:
     system: from `rag_jax.load`.
-    questions: questions as text.
+    batches: lists of questions, each answered in one call.
   """
-  for question in questions:
-    if question.strip():
-      yield system.ask([question.strip()])[0]
+  for batch in batches:
+    questions = [text.strip() for text in batch if text_io.has_text(text)]
+    if questions:
+      yield from system.ask(questions)
 
 
 def show(answer: answers.Answer) -> str:
@@ -67,19 +88,67 @@ def show(answer: answers.Answer) -> str:
   return '\n'.join(lines)
 
 
-def _typed() -> Iterator[str]:
-  """Yields lines of standard input, with a prompt on a terminal."""
-  if not sys.stdin.isatty():
-    yield from sys.stdin
+def typed(stream: TextIO) -> Iterator[list[str]]:
+  """Yields the lines of a stream in lists of those that arrived together.
+
+  Args:
+    stream: such as `sys.stdin`; a terminal gets a prompt for every line.
+
+  Yields:
+    1 to `BATCH` lines.
+  """
+  if not hasattr(stream, 'buffer'):  # a notebook's, or another that is no file
+    yield from ([line] for line in stream)
+    return
+  if not stream.isatty():
+    yield from _batches(stream)
     return
   print('Type a question, or end with ctrl-D.', file=sys.stderr)
-  while True:
+  for number in itertools.count(1):
     print(PROMPT, end='', file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    if not line:
+    data = stream.buffer.readline()
+    if not data:
       print(file=sys.stderr)
       return
-    yield line
+    yield _questions([data], number, stream.encoding)
+
+
+def _batches(stream: TextIO) -> Iterator[list[str]]:
+  """Yields the lines of a pipe or a file as they arrive."""
+  number, rest = 1, b''
+  while True:
+    # All that is there; waits only if there is nothing. BinaryIO lacks `read1`.
+    piece = stream.buffer.read1(_PIECE)  # type: ignore[attr-defined]
+    *lines, rest = (rest + piece).split(b'\n')
+    rest = rest[: MAX_BYTES + 1]
+    if not piece and rest:
+      lines, rest = [rest], b''
+    for start in range(0, len(lines), BATCH):
+      batch = lines[start : start + BATCH]
+      yield _questions(batch, number, stream.encoding)
+      number += len(batch)
+    if not piece:
+      return
+
+
+def _questions(lines: list[bytes], first: int, encoding: str) -> list[str]:
+  """Lines as text, without those that are too long; says what is wrong."""
+  questions = []
+  for number, data in enumerate(lines, first):
+    if len(data) > MAX_BYTES:
+      _note(f'line {number} has more than {MAX_BYTES:,} bytes, and is skipped')
+      continue
+    try:
+      text = data.decode(encoding)
+    except UnicodeDecodeError:
+      text = data.decode(encoding, 'replace')
+      _note(f'line {number} is not {encoding}; its wrong bytes are replaced')
+    questions.append(text.removeprefix('\ufeff'))
+  return questions
+
+
+def _note(text: str) -> None:
+  print(f'note: {text}.', file=sys.stderr, flush=True)
 
 
 def _around(text: str, answer: str, *, width: int = 90) -> str:

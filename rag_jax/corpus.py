@@ -12,7 +12,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import readers, types
-from rag_jax.data import pipeline, tokenizers, words
+from rag_jax.data import pipeline, text_io, tokenizers, words
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
 
@@ -57,7 +57,7 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
         'Change one of them.'
       )
     seen.add(document.id)
-    if not document.text.strip():
+    if not text_io.has_text(document.text):
       raise ValueError(
         f'document {document.id!r} must have text, got {document.text!r}. '
         'Leave it out.'
@@ -99,7 +99,7 @@ def as_questions(texts: Sequence[str]) -> list[types.Question]:
     )
   texts = list(texts)
   for text in texts:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text_io.has_text(text):
       raise ValueError(
         f'questions must be texts that are not blank, got {text!r}. Leave it '
         'out.'
