@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import curriculum, evaluate, huge_pages, report, train
+from rag_jax import curriculum, evaluate, huge_pages, keeper, report, train
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
 
@@ -84,7 +84,7 @@ def train_last(state, config, prepared):
   for place in range(stage.steps):
     state, measured = step(state, place)
     sums.append(measured)
-  print(f'    loss {train.averages(sums)["loss"]:.3f}', flush=True)
+  print(f'    loss {keeper.averages(sums)["loss"]:.3f}', flush=True)
   return prepared.trained(state.params).with_config(config)
 
 

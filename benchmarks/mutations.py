@@ -472,8 +472,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/store.py',
-    'if value == was or name in configs.MAY_CHANGE:',
-    'if value == was or was is None or name in configs.MAY_CHANGE:',
+    'if value != was:',
+    'if value != was and was is not None:',
     STORE,
   ),
   Mutation(

@@ -1,4 +1,4 @@
-"""What a run keeps while it trains: checkpoints and metrics.
+"""Checkpoints and metrics during training, and stopping by a signal.
 
 Between the first step of a stage and its last, a signal does not end the
 process; `Keeper.step` saves a checkpoint at the current step, and raises
@@ -58,7 +58,7 @@ class Keeper:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-    """Waits for the last save; its error does not hide another one."""
+    """Waits for the last save; an earlier error has priority over its error."""
     if kind is None:
       checkpoint.close(self._checkpointer)
       self.writer.close()
@@ -70,17 +70,17 @@ class Keeper:
       signals.resume()
 
   def compiling(self) -> None:
-    """From here on a signal ends the process, after a save in progress."""
+    """From now on, a signal ends the process after a save in progress."""
     signals.resume(lambda: checkpoint.wait(self._checkpointer))
 
   def compiled(self) -> None:
-    """From here on a signal stops the run after its step."""
+    """From now on, a signal stops the run after the current step."""
     signals.defer()
 
   def record(
     self, step: int, stage: str, sums: objective.Sums, *, is_last: bool
   ) -> float | None:
-    """Counts the sums of a step, and writes their averages if they are due.
+    """Adds the metrics of a step, and writes averages if a record is due.
 
     Args:
       step: steps done.
@@ -153,7 +153,7 @@ def saved(state: steps.State) -> dict[str, Any]:
 def totals(
   records: Sequence[objective.Sums], start: Totals | None = None
 ) -> Totals:
-  """Adds sums and counts one after the other, so that a run can stop between.
+  """Adds sums and counts in order, so that a resumed run gets equal totals.
 
   Example:
     >>> totals([{'loss': (6.0, 2.0)}], {'loss': [3.0, 4.0]})
@@ -193,7 +193,7 @@ def check_finite(values: dict[str, float], step: int, stage: str) -> None:
 
 
 def remedy(stage: str) -> str:
-  """What to do about a stage that diverges."""
+  """The remedy for a stage that diverges, for errors."""
   return (
     f'Lower --config.stages.{stage}.learning_rate; the same command then '
     'resumes from the last checkpoint.'

@@ -31,10 +31,10 @@ class Held(ValueError):
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path, *, wait: float = 0.0) -> Iterator[None]:
-  """Holds the lock of a workdir; makes the folder if it is not there.
+  """Holds the lock of a workdir; creates the folder if it is missing.
 
-  A folder that was made here is removed again if nothing else is in it at the
-  end, so that a refused run leaves nothing behind.
+  A created folder that is still empty at the end is removed, so that a failed
+  run leaves no files.
 
   Args:
     workdir: folder of a run.
@@ -65,12 +65,12 @@ def unwritable(workdir: pathlib.Path, error: OSError) -> ValueError:
   reason = os.strerror(error.errno) if error.errno else str(error)
   return ValueError(
     f'workdir {str(workdir)!r} cannot be written ({reason}). '
-    'Set --workdir to a folder that can.'
+    'Set --workdir to a writable folder.'
   )
 
 
 def _make(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Makes a folder; returns the folders that were not there, deepest first."""
+  """Creates a folder; returns the created folders, deepest first."""
   try:
     if folder.exists() and not folder.is_dir():
       raise ValueError(

@@ -20,6 +20,7 @@ from rag_jax import config as configs
 from rag_jax import (
   curriculum,
   experiment_files,
+  keeper,
   objective,
   parallel,
   readers,
@@ -233,7 +234,7 @@ def test_a_method_trains(
     for place in range(3):
       state, sums = next_state(state, place)
       records.append(sums)
-    values = train.averages(records)
+    values = keeper.averages(records)
     for loss, _ in stage.losses:
       assert np.isfinite(values[loss]), loss
     assert np.isfinite(values['loss'])

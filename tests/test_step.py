@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import objective, optimizer, parallel, train
+from rag_jax import keeper, objective, optimizer, parallel
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
@@ -72,7 +72,7 @@ def take_steps(step, state, prepared, batches, count=3):
   records = []
   for number in range(count):
     state, sums = step(state, batches[number], prepared.index)
-    records.append(train.averages([sums]))
+    records.append(keeper.averages([sums]))
   return jax.device_get(state.params), records
 
 
@@ -121,7 +121,7 @@ def test_the_first_steps_decrease_every_loss(step, begin, prepared, batches):
   state, records = begin(), []
   for _ in range(4):
     state, sums = step(state, batches[0], prepared.index)
-    records.append(train.averages([sums]))
+    records.append(keeper.averages([sums]))
   for name in ('loss', 'answer', 'docid', 'ranking'):
     assert records[-1][name] < records[0][name], name
 

@@ -56,7 +56,7 @@ def contents(folder):
 
 
 def refused(workdir, config, message):
-  """A claim is one clear line, and nothing has been written."""
+  """Checks that a claim raises a one-line error and writes nothing."""
   before = contents(workdir)
   with pytest.raises(ValueError, match=message) as error:
     store.claim(workdir, config)
@@ -66,7 +66,7 @@ def refused(workdir, config, message):
 
 
 class TestClaim:
-  def test_the_same_experiment_comes_back_in(self, config, tmp_path):
+  def test_the_same_experiment_is_accepted(self, config, tmp_path):
     store.claim(tmp_path / 'run', config)
     before = (tmp_path / 'run' / 'config.json').read_bytes()
     store.claim(tmp_path / 'run', config)
@@ -79,7 +79,9 @@ class TestClaim:
     quieter = dataclasses.replace(config.train, log_every=2)
     store.claim(tmp_path / 'run', dataclasses.replace(config, train=quieter))
 
-  def test_another_experiment_is_named(self, config, tmp_path):
+  def test_another_experiment_raises_an_error_with_the_field(
+    self, config, tmp_path
+  ):
     store.claim(tmp_path, config)
     other = dataclasses.replace(config, seed=1)
     refused(tmp_path, other, 'seed=0, got 1.*--config.seed=0')
@@ -88,7 +90,7 @@ class TestClaim:
     'fields, message',
     [
       ({'losses': {'docid': 0.5, 'answer': 1.0}}, r'docid=1.0, got 0.5\.'),
-      # What is off is 0, also in the flag that brings the experiment back.
+      # A loss that is off is 0, also in the flag of the remedy.
       (
         {'losses': {'docid': 1.0, 'ranking': 1.0, 'indexing': 1.0}},
         r'losses.answer=1.0, got 0.0\..*losses.answer=1.0\.',
@@ -97,11 +99,13 @@ class TestClaim:
       ({'trains': {'reader': 1.0}}, r'trains.id_decoder=1.0, got 0.0\.'),
     ],
   )
-  def test_another_stage_is_named(self, config, tmp_path, fields, message):
+  def test_another_stage_raises_an_error_with_the_field(
+    self, config, tmp_path, fields, message
+  ):
     store.claim(tmp_path, config)
     refused(tmp_path, with_stage(config, **fields), message)
 
-  def test_what_was_off_is_zero(self, config, tmp_path):
+  def test_a_loss_that_was_off_is_zero(self, config, tmp_path):
     store.claim(tmp_path, config)
     [(_, stage)] = config.stages
     other = with_stage(config, losses=(*stage.losses, ('pdist', 1.0)))
@@ -119,16 +123,14 @@ class TestClaim:
       two_stages('joint', 'search'),
       "stages='search, joint', got 'joint, search'",
     )
-    # Which stages there are is no flag: the remedy is none that fails.
+    # No flag sets the names of stages, so the remedy names no flag.
     assert '--config.stages=' not in text
 
-  def test_a_stage_less_is_another_experiment(self, two_stages, tmp_path):
+  def test_a_missing_stage_is_another_experiment(self, two_stages, tmp_path):
     store.claim(tmp_path, two_stages('search', 'joint'))
     refused(tmp_path, two_stages('joint'), "stages='search, joint', got 'joint")
 
-  def test_a_field_younger_than_the_experiment_is_at_its_default(
-    self, config, tmp_path
-  ):
+  def test_a_missing_field_has_its_default(self, config, tmp_path):
     store.claim(tmp_path, config)
     values = stored(tmp_path)
     del values['reader']['null_document']
@@ -140,13 +142,13 @@ class TestClaim:
     refused(tmp_path, other, 'null_document=False, got True')
     refused(tmp_path, with_stage(config, margin=2.0), 'margin=1.0, got 2.0')
 
-  def test_a_field_that_is_no_more_is_named(self, config, tmp_path):
+  def test_an_unknown_field_raises_an_error(self, config, tmp_path):
     store.claim(tmp_path, config)
     write(tmp_path, stored(tmp_path) | {'phase': 3})
     refused(tmp_path, config, 'another version, with phase=3')
 
   @pytest.mark.parametrize('place', ['', 'losses.'])
-  def test_a_field_that_a_stage_has_no_more_is_named(
+  def test_an_unknown_field_of_a_stage_raises_an_error(
     self, config, tmp_path, place
   ):
     store.claim(tmp_path, config)
@@ -159,7 +161,9 @@ class TestClaim:
     with pytest.raises(ValueError, match=message):
       store.read_config(tmp_path)
 
-  def test_a_workdir_of_the_version_before_is_refused(self, config, tmp_path):
+  def test_a_workdir_of_an_older_version_raises_an_error(
+    self, config, tmp_path
+  ):
     write(tmp_path, BEFORE)
     (tmp_path / 'checkpoints').mkdir()
     message = r'of another version, with loss.answer=1.0\..*use that version'
@@ -179,18 +183,18 @@ class TestClaim:
     write(tmp_path, values)
     refused(tmp_path, config, "stages='', got 'joint'")
 
-  def test_a_folder_of_somebody_else_is_left_alone(self, config, tmp_path):
+  def test_a_folder_with_other_files_is_rejected(self, config, tmp_path):
     (tmp_path / 'thesis.tex').write_text('mine')
     refused(tmp_path, config, 'holds files but no config.json')
     assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
-  def test_a_file_is_no_folder(self, config, tmp_path):
+  def test_a_file_is_rejected(self, config, tmp_path):
     (tmp_path / 'run').write_text('mine')
     with pytest.raises(ValueError, match='is a file'):
       store.claim(tmp_path / 'run', config)
 
   @pytest.mark.parametrize('text', ['{', '[]', ''])
-  def test_a_damaged_config_is_said_to_be(self, config, tmp_path, text):
+  def test_a_damaged_config_raises_an_error(self, config, tmp_path, text):
     (tmp_path / 'config.json').write_text(text)
     refused(tmp_path, config, 'config.json.* is damaged')
     with pytest.raises(ValueError, match='config.json.* is damaged'):
@@ -206,7 +210,7 @@ class TestReadConfig:
       assert store.read_config(folder) == config
       assert [name for name, _ in store.read_config(folder).stages] == [*order]
 
-  def test_a_folder_without_one_is_told_how_to_get_one(self, tmp_path):
+  def test_the_error_of_a_missing_config_names_the_command(self, tmp_path):
     with pytest.raises(ValueError, match='no config.json.*--mode=train'):
       store.read_config(tmp_path / 'nowhere')
     assert not (tmp_path / 'nowhere').exists()
@@ -227,7 +231,7 @@ class TestDocuments:
     types.Document(id='ب', text='🐻 "quoted" \\ back', summary='猫'),
   )
 
-  def test_they_come_back_as_they_were(self, tmp_path):
+  def test_documents_survive_a_round_trip(self, tmp_path):
     store.save_documents(self.DOCUMENTS, tmp_path)
     assert store.load_documents(tmp_path) == self.DOCUMENTS
     assert [p.name for p in tmp_path.iterdir()] == [store.DOCUMENTS]
@@ -245,7 +249,7 @@ class TestDocuments:
   @pytest.mark.parametrize(
     'damage', ['missing', 'cut', 'bytes', 'text', 'rows']
   )
-  def test_damage_is_one_line(self, tmp_path, damage):
+  def test_a_damaged_file_raises_a_one_line_error(self, tmp_path, damage):
     path = tmp_path / store.DOCUMENTS
     store.save_documents(self.DOCUMENTS, tmp_path)
     packed = path.read_bytes()
