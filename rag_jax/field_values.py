@@ -41,11 +41,11 @@ def number(value: Any, kind: type, name: str, *, flag: str) -> Any:
     raise ValueError(
       f'{name} must be {kind.__name__}, got {value!r}. Set --config.{flag}.'
     )
-  if kind is float and not math.isfinite(value):
+  if isinstance(value, float) and not math.isfinite(value):
     raise ValueError(
       f'{name} must be a finite number, got {value!r}. Set --config.{flag}.'
     )
-  if kind is int and abs(value) > MOST:
+  if isinstance(value, int) and abs(value) > MOST:
     raise ValueError(
       f'{name} must be at most {MOST}, got {value!r}. Set --config.{flag}.'
     )

@@ -1,5 +1,6 @@
 """Output files of an evaluation, also read by external TREC tools."""
 
+import errno
 import functools
 import json
 import math
@@ -197,7 +198,6 @@ def test_the_table_is_shown_before_anything_is_written(
   measured, tmp_path, monkeypatch
 ):
   _, found = measured('beir')
-  (tmp_path / 'evaluations').write_text('a file where the folder should be')
   monkeypatch.setattr(evaluate, 'evaluate', lambda *a: found)
   questions = {own.split: own.questions for own in found.splits}
   dataset = types.Dataset(documents=found.system.documents, splits=questions)
@@ -205,14 +205,26 @@ def test_the_table_is_shown_before_anything_is_written(
     dataset=dataset, system=found.system, pretrained=model.Pretrained()
   )
   shown = []
-  with pytest.raises(ValueError, match='cannot be written'):
-    outputs.run_evaluation(found.system, prepared, tmp_path, show=shown.append)
-  assert shown == [found.results]
-  (tmp_path / 'evaluations').unlink()
-  folder = outputs.run_evaluation(
-    found.system, prepared, tmp_path, show=shown.append
+  run = functools.partial(
+    outputs.run_evaluation, found.system, prepared, show=shown.append
   )
-  assert folder == tmp_path / 'evaluations' / '001'
+  # A folder that cannot be made is found out before anything is measured.
+  (tmp_path / 'evaluations').write_text('a file where the folder should be')
+  with pytest.raises(ValueError, match='cannot be written'):
+    run(tmp_path)
+  assert shown == []
+  (tmp_path / 'evaluations').unlink()
+
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(report, 'save_results', full)
+    with pytest.raises(ValueError, match='cannot be written'):
+      run(tmp_path)
+  assert shown == [found.results]
+  folder = run(tmp_path)
+  assert folder.parent == tmp_path / 'evaluations'
   assert {path.name for path in folder.iterdir()} == {
     'config.json',
     'results.json',

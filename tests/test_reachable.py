@@ -12,6 +12,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 STARTS = ('train', 'evaluate', 'ask', 'compare_docids', 'loading', 'system')
 # Public for other code only, and documented as such.
 OWN_CODE = {
+  # Measures of retrieval that the results tables do not have.
+  ('ops.metrics', 'precision'),
+  ('ops.metrics', 'dcg'),
+  # The chance of a set of documents, for estimators of one's own.
+  ('ops.estimators', 'set_chance'),
   # Beam search with the output vocabulary of a model.
   ('nn.t5', 'search_step'),
 }

@@ -170,11 +170,6 @@ def rank(
   ), k
 
 
-def rank_binary(scores, relevance, ideal, k, where, ties) -> tuple[Order, int]:
-  """`rank` by relevance alone: every positive gain is 1."""
-  return rank(scores, relevance, ideal, k, where, ties, binary=True)
-
-
 def sort(scores, real, key=None) -> tuple[jax.Array, Groups]:
   """Places of a row, best first, what is not real last; and groups of equals.
 
