@@ -77,8 +77,9 @@ def run(
     prepared = workdirs.open(config, workdir)
     system = fit(config, prepared, workdir, stage_data=stage_data)
     found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
-    merged = report.merge(found.results, _untrained_results(workdir))
-    found = dataclasses.replace(found, results=merged)
+    if first := _untrained_results(workdir):
+      merged = report.merge(found.results, first)
+      found = dataclasses.replace(found, results=merged)
     if show is not None:
       show(found.results)
     made = provenance.collect(

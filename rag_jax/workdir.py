@@ -141,10 +141,7 @@ def prepare(
   *,
   writes: bool = True,
 ) -> Prepared:
-  """Builds tokenizer and index, or loads those of the workdir.
-
-  Everything is built before the first file is written.
-  """
+  """Builds tokenizer and index, or loads them; builds all before it writes."""
   paths = workdir / store.TOKENIZER, workdir / store.INDEX
   made_tokenizer, made_index = (not path.exists() for path in paths)
   if not writes:
