@@ -279,7 +279,9 @@ def score_all(
   # Compiled here only where the caller does not compile: inside a program, a
   # function that reads what is traced may not be kept as a key.
   traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs))
-  run = _score_all if traced or not _hashable(static) else _score_all_compiled
+  run: Any = _score_all_compiled
+  if traced or not _hashable(static):
+    run = _score_all
   return run(*inputs, *static)
 
 
@@ -401,10 +403,10 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 def check_allowed(trie: tries.Trie, allowed: Any, batch_size: Any) -> jax.Array:
   """An allow-list as a mask over documents, or a ValueError."""
-  allowed = checks.mask(allowed, name='allowed')
+  given, allowed = allowed, checks.mask(allowed, name='allowed')
   assert allowed is not None
-  if not isinstance(allowed, jax.core.Tracer):
-    empty = ~np.atleast_2d(np.asarray(allowed)).any(axis=1)
+  if not isinstance(given, jax.core.Tracer):  # an array may become one
+    empty = ~np.atleast_2d(np.asarray(given)).any(axis=1)
     if empty.any():
       raise ValueError(
         f'allowed must hold a document for every query, got none for query '

@@ -51,8 +51,7 @@ def sparsemax(x, where):
 @sparsemax.defjvp
 def _sparsemax_jvp(primals, tangents):
   weights = sparsemax(*primals)
-  support = (weights > 0).astype(weights.dtype)
-  support += 0 * weights  # NaN stays NaN
+  support = jnp.where(weights > 0, 1, 0 * weights)  # NaN stays NaN
   return weights, _project(support, tangents[0], primals[1])
 
 
@@ -217,8 +216,8 @@ def capped_simplex(x, where, k):
 @capped_simplex.defjvp
 def _capped_simplex_jvp(k, primals, tangents):
   weights = capped_simplex(*primals, k)
-  inside = ((weights > 0) & (weights < 1)).astype(weights.dtype)
-  inside += 0 * weights  # NaN stays NaN
+  inside = (weights > 0) & (weights < 1)
+  inside = jnp.where(inside, 1, 0 * weights)  # NaN stays NaN
   return weights, _project(inside, tangents[0], primals[1])
 
 
