@@ -31,13 +31,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rag_jax import types
-from rag_jax.ops import beam_ends, checks, edge_scores, masking, reads
+from rag_jax.ops import (
+  beam_arguments,
+  beam_ends,
+  checks,
+  edge_scores,
+  masking,
+  reads,
+)
 from rag_jax.ops import trie as tries
 
-SCORINGS = ('log_softmax', 'vocabulary', 'inner_product', 'absolute')
+SCORINGS = beam_arguments.SCORINGS
+check_scoring = beam_arguments.check_scoring
 take = reads.take
 
 StepFn = Callable[[Any, Any, tries.Frontier], tuple[jax.Array, Any]]
@@ -84,7 +91,7 @@ def search(
       is empty or no mask over documents, or a lookahead has another shape.
 
   Example:
-    >>> trie = tries.build(np.array([[0, 0], [0, 1], [1, 0]]))
+    >>> trie = tries.build([[0, 0], [0, 1], [1, 0]])
     >>> table = jnp.array([0.0, 2.0, 1.0, 0.0])  # three documents, one node
     >>> def step_fn(params, cache, frontier):
     ...   return params[frontier.children], cache
@@ -100,7 +107,7 @@ def search(
   beam_size = checks.number_of(beam_size, 'beam_size', least=1)
   check_scoring(scoring, logits=logits)
   lookahead = edge_scores.check_lookahead(lookahead, batch_size, trie)
-  flags = _allow(trie, allowed, batch_size)
+  flags = beam_arguments.allow(trie, allowed, batch_size)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
   history = []
@@ -189,7 +196,7 @@ def score(
     return _score_last(params, cache, trie, codes, step_fn)
   batch_size, count, _ = codes.shape
   lookahead = edge_scores.check_lookahead(lookahead, batch_size, trie)
-  flags = _allow(trie, allowed, batch_size)
+  flags = beam_arguments.allow(trie, allowed, batch_size)
   codes = codes.astype(jnp.int32)
   beams = tries.root(batch_size)
   scores = jnp.zeros((batch_size, 1))
@@ -273,7 +280,9 @@ def score_all(
     options.get('scoring', 'log_softmax'), logits=options.get('logits', False)
   )
   if arrays.get('allowed') is not None:
-    arrays['allowed'] = check_allowed(trie, arrays['allowed'], batch_size)
+    arrays['allowed'] = beam_arguments.check_allowed(
+      trie, arrays['allowed'], batch_size
+    )
   static = (step_fn, batch_size, chunk, tuple(sorted(options.items())))
   inputs: tuple[Any, ...] = (params, cache, trie, codes, arrays)
   # Compiled here only where the caller does not compile: inside a program, a
@@ -352,20 +361,6 @@ def beam_mass(candidates: types.Candidates) -> jax.Array:
   return jax.nn.logsumexp(candidates.scores, axis=-1)
 
 
-def check_scoring(scoring: str, *, logits: bool = True) -> None:
-  """Raises a ValueError if a scoring is unknown, or needs scores of codes."""
-  if scoring not in SCORINGS:
-    raise ValueError(
-      f'scoring must be one of {", ".join(SCORINGS)}, got {scoring!r}. '
-      'The module beam says what each means.'
-    )
-  if scoring == 'vocabulary' and not logits:
-    raise ValueError(
-      "scoring 'vocabulary' needs logits, the scores of all codes, got those "
-      'of edges. Take log_softmax, or a step_fn that scores all codes.'
-    )
-
-
 def reorder(cache: Any, parents: jax.Array) -> Any:
   """Gathers the beams of a cache by int32[B, K] parents."""
   rows = jnp.arange(parents.shape[0])[:, None]
@@ -399,36 +394,3 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   values = jnp.where(members < count, values, -jnp.inf)
   values, chosen = jax.lax.top_k(values, k)
   return values, reads.take(members, chosen)
-
-
-def check_allowed(trie: tries.Trie, allowed: Any, batch_size: Any) -> jax.Array:
-  """An allow-list as a mask over documents, or a ValueError."""
-  given, allowed = allowed, checks.mask(allowed, name='allowed')
-  assert allowed is not None
-  if not isinstance(given, jax.core.Tracer):  # an array may become one
-    empty = ~np.atleast_2d(np.asarray(given)).any(axis=1)
-    if empty.any():
-      raise ValueError(
-        f'allowed must hold a document for every query, got none for query '
-        f'{int(np.argmax(empty))}. Leave it out to allow all.'
-      )
-  count = trie.num_documents
-  fits = allowed.shape[-1:] == (count,) and (
-    allowed.ndim == 1
-    or (allowed.ndim == 2 and allowed.shape[0] in (1, batch_size))
-  )
-  if not fits:
-    raise ValueError(
-      f'allowed must be bool[{count}] or bool[{batch_size}, {count}], a truth '
-      f'value a document, got {list(allowed.shape)}. '
-      'Make it with jnp.zeros(N, bool).at[rows].set(True).'
-    )
-  return allowed
-
-
-def _allow(
-  trie: tries.Trie, allowed: Any, batch_size: Any
-) -> tuple[jax.Array, ...] | None:
-  if allowed is None:
-    return None
-  return tries.allow(trie, check_allowed(trie, allowed, batch_size))

@@ -2,20 +2,16 @@
 
 Arguments that recur: `scores` and `weights` are float[..., K], in nats and on
 the simplex; `where` is bool[..., K], True = real. A row where everything is
-masked loses 0 and has no gradient. Everything is computed in float32, or in
-float64 where an argument is float64, and comes in the dtype of the arguments.
-Derivatives of any order are those of the formula. What is not finite gives what
-`selection` says.
+masked loses 0 and has no gradient. Results have the dtype of the arguments.
+Derivatives of any order are exact. For infinities and NaN see `selection`.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import checks, masking, selection, thresholds
+from rag_jax.ops import checks, masking, plackett_luce, regularisers, selection
 
 
 def fenchel_young(
@@ -56,10 +52,10 @@ def fenchel_young(
   Reference:
     Blondel et al., Learning with Fenchel-Young Losses, 2020.
   """
-  if operator not in _FAMILIES:
+  if operator not in regularisers.FAMILIES:
     raise ValueError(
-      f'operator must be one of {", ".join(_FAMILIES)}, got {operator!r}. '
-      'A Fenchel-Young loss needs an operator with a regulariser.'
+      f'operator must be one of {", ".join(regularisers.FAMILIES)}, got '
+      f'{operator!r}. A Fenchel-Young loss needs a regulariser.'
     )
   scores = checks.floats(scores)
   targets = checks.floats(targets, 'targets')
@@ -90,76 +86,9 @@ def fenchel_young(
   fixed = alpha if isinstance(alpha, float) else None
   if fixed is not None:
     alpha = None
-  return _fenchel_young(scores, targets, where, alpha, operator, fixed, k)
-
-
-@functools.partial(checks.compiled, static_argnums=(4, 5, 6))
-def _fenchel_young(scores, targets, where, alpha, operator, fixed, k):
-  dtype = checks.result_dtype(scores, targets)
-  scores, targets, where = checks.spread(scores, targets, where=where)
-  if scores.shape[-1] == 0:
-    return jnp.zeros(scores.shape[:-1], dtype)
-  clean = jnp.where(where, scores, 0)
-  targets = jax.lax.stop_gradient(jnp.where(where, targets, 0))
-  best = jnp.max(clean, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
-  shifted = jnp.where(where, clean - jax.lax.stop_gradient(best), 0)
-  if alpha is not None:
-    alpha = jnp.maximum(alpha.astype(scores.dtype), thresholds.NEAR_SOFTMAX)
-  family = _Family(operator, fixed, k)
-  loss = _distance(family, clean, shifted, targets, where, alpha)
-  loss = masking.poison(loss, jnp.isnan(targets).any(-1))
-  real = where.any(-1) & ~(targets.sum(-1) <= 0)
-  return jnp.where(real, loss, 0).astype(dtype)
-
-
-class _Family(NamedTuple):
-  """An operator with its options, and the regulariser that it comes from."""
-
-  operator: str
-  alpha: float | None
-  k: int | None
-
-  def select(self, scores, where, alpha):
-    options = {'k': self.k} if self.k is not None else {}
-    if self.operator == 'entmax':
-      options['alpha'] = self.alpha if alpha is None else alpha
-    return _FAMILIES[self.operator][0](scores, where=where, **options)
-
-  def omega(self, p, alpha):
-    if self.operator == 'entmax':
-      return _tsallis(p, self.alpha if alpha is None else alpha)
-    return _FAMILIES[self.operator][1](p)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _distance(family, scores, shifted, targets, where, alpha):
-  """<p - q, z> + Omega(q) - Omega(p), z = `shifted`, p that of `scores`."""
-  weights = family.select(scores, where, alpha)
-  gap = weights - targets
-  # A score of -inf that has no weight and is to have none costs nothing.
-  product = jnp.where(gap == 0, 0, gap * shifted)
-  return (
-    product.sum(-1)
-    + family.omega(targets, alpha)
-    - family.omega(weights, alpha)
+  return regularisers.fenchel_young(
+    scores, targets, where, alpha, operator, fixed, k
   )
-
-
-@_distance.defjvp
-def _distance_jvp(family, primals, tangents):
-  # By Danskin's theorem the derivative through p vanishes at the optimum, in
-  # the first derivative; those above it are derivatives of p.
-  scores, _, targets, where, alpha = primals
-  weights = family.select(scores, where, alpha)
-  slope = ((weights - targets) * tangents[1]).sum(-1)
-  if alpha is not None:
-    _, by_alpha = jax.jvp(
-      lambda alpha: family.omega(targets, alpha) - family.omega(weights, alpha),
-      (alpha,),
-      (tangents[4],),
-    )
-    slope += by_alpha
-  return _distance(family, *primals), slope
 
 
 def sequence_marginal(
@@ -366,67 +295,7 @@ def list_mle(
   scores, gains = checks.floats(scores), checks.numbers(gains, 'gains')
   where = checks.mask(where)
   checks.together(scores=scores, gains=gains, where=where)
-  return _list_mle(scores, gains, where)
-
-
-@checks.compiled
-def _list_mle(scores, gains, where):
-  dtype = scores.dtype
-  scores, gains, where = checks.spread(scores, gains, where=where)
-  gains = jax.lax.stop_gradient(gains)
-  order = jnp.argsort(jnp.where(where, -gains, jnp.inf), axis=-1, stable=True)
-  bad = masking.unbounded(scores, where) | (where & jnp.isnan(gains)).any(-1)
-  where = jnp.take_along_axis(where, order, axis=-1)
-  scores = jnp.take_along_axis(scores, order, axis=-1)
-  never = where & (scores == -jnp.inf)
-  scores, first, second = _fill(scores, where & ~never)
-  scores = jnp.where(where, jnp.where(never, first, scores), second)
-  left = _log_sum_of_rest(scores)
-  # The last that is left is chosen for sure, whatever its score; one that never
-  # is chosen cannot come before one that may be.
-  places = jnp.broadcast_to(jnp.arange(scores.shape[-1]), scores.shape)
-  each = jnp.where(where & (places < _last(places, where)), left - scores, 0)
-  impossible = never & (places < _last(places, where & ~never))
-  each = jnp.where(impossible, jnp.inf, each)
-  return masking.poison(each.sum(-1), bad).astype(dtype)
-
-
-def _log_sum_of_rest(scores):
-  """Log of sum_{j >= i} exp(z_j) of each i."""
-  count = scores.shape[-1]
-  if isinstance(count, int):
-    return jax.lax.cumlogsumexp(scores, axis=scores.ndim - 1, reverse=True)
-  # Exported for rows of any length, over which JAX does not scan.
-  places = jnp.arange(count)
-  later = places[None, :] >= places[:, None]
-  pairs = jnp.broadcast_to(scores[..., None, :], (*scores.shape, count))
-  later = jnp.broadcast_to(later, pairs.shape)
-  return jax.nn.logsumexp(pairs, axis=-1, where=later)
-
-
-def _fill(scores, where):
-  """Scores as they are, and two falling numbers below that count as nothing.
-
-  Infinities would have no gradient here. Scores that leave no room below are
-  moved up.
-  """
-  scores = jnp.where(where, scores, 0)
-  best = jnp.max(scores, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
-  best = jax.lax.stop_gradient(best)
-  scores = scores - jnp.where(jnp.isfinite(best) & (best < -1e6), best, 0)
-  low = jax.lax.stop_gradient(scores.min(-1, keepdims=True, initial=0))
-  step = 1e3 - low / 100
-  floor = jnp.finfo(scores.dtype).min
-  return (
-    scores,
-    jnp.maximum(low - step, floor),
-    jnp.maximum(low - 2 * step, floor),
-  )
-
-
-def _last(places, where):
-  """The last place of a row where `where` holds; -1 where it nowhere does."""
-  return jnp.where(where, places, -1).max(-1, keepdims=True, initial=-1)
+  return plackett_luce.list_mle(scores, gains, where)
 
 
 def margin_ranking(
@@ -529,33 +398,3 @@ def _prefix_margin(positive, negative, teacher_margin, where):
   gap = jnp.cumsum(positive - negative, axis=-1)
   miss = gap - jax.lax.stop_gradient(teacher_margin)
   return (jnp.where(where, miss, 0) ** 2).sum(-1).astype(dtype)
-
-
-def _half_square(p: jax.Array) -> jax.Array:
-  return (p * p).sum(-1) / 2
-
-
-def _negentropy(p: jax.Array) -> jax.Array:
-  return (p * jnp.log(jnp.where(p == 0, 1, p))).sum(-1)
-
-
-def _tsallis15(p: jax.Array) -> jax.Array:
-  return ((p**1.5).sum(-1) - p.sum(-1)) / 0.75
-
-
-def _tsallis(p: jax.Array, alpha: float | jax.Array) -> jax.Array:
-  if isinstance(alpha, float) and alpha < thresholds.NEAR_SOFTMAX:
-    # p^alpha - p, without the loss of taking one from the other.
-    log_p = jnp.log(jnp.where(p == 0, 1, p))
-    less = p * jnp.expm1(jnp.asarray(alpha - 1, p.dtype) * log_p)
-    return less.sum(-1) / (alpha - 1) / alpha
-  return ((p**alpha).sum(-1) - p.sum(-1)) / (alpha * (alpha - 1))
-
-
-_FAMILIES: dict[str, tuple[Callable, Callable | None]] = {
-  'softmax': (selection.softmax, _negentropy),
-  'sparsemax': (selection.sparsemax, _half_square),
-  'entmax15': (selection.entmax15, _tsallis15),
-  'entmax': (selection.entmax, None),
-  'capped_simplex': (selection.capped_simplex, _half_square),
-}

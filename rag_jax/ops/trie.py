@@ -26,13 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import (
-  checks,
-  docid_layout,
-  docid_packing,
-  reads,
-  trie_nodes,
-)
+from rag_jax.ops import checks, docid_layout, docid_packing, reads, trie_nodes
 
 # Users know them by these names.
 Trie = trie_nodes.Trie
