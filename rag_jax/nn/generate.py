@@ -15,6 +15,7 @@ Scores are log-probabilities over the whole vocabulary; a `Constraint` masks
 tokens without renormalisation.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -242,14 +243,7 @@ def beam(
       running, done, i, length_penalty
     ).any()
 
-  def none(count, score):
-    shape = (batch, count, max_length)
-    return Written(
-      jnp.zeros(shape, jnp.int32),
-      jnp.zeros(shape, bool),
-      jnp.full(shape[:2], score),
-    )
-
+  none = functools.partial(_no_text, batch, max_length)
   first = advance(
     0,
     logits[:, None],
@@ -261,6 +255,16 @@ def beam(
   generated = jax.lax.while_loop(unfinished, advance_all, (1, *first))[-1]
   return generated._replace(
     where=generated.where & (generated.scores > masking.NEG_INF / 2)[..., None]
+  )
+
+
+def _no_text(batch, max_length, count, score):
+  """Empty texts with a score."""
+  shape = (batch, count, max_length)
+  return Written(
+    jnp.zeros(shape, jnp.int32),
+    jnp.zeros(shape, bool),
+    jnp.full(shape[:2], score),
   )
 
 
