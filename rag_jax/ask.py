@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-from rag_jax import answers
+from rag_jax import answers, console
 from rag_jax import system as systems
 from rag_jax.data import text_io
 
@@ -148,7 +148,7 @@ def _questions(lines: list[bytes], first: int, encoding: str) -> list[str]:
 
 
 def _note(text: str) -> None:
-  print(f'note: {text}.', file=sys.stderr, flush=True)
+  console.note(f'{text}.')
 
 
 def _around(text: str, answer: str, *, width: int = 90) -> str:

@@ -22,6 +22,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from rag_jax import console
+
 METADATA = '_CHECKPOINT_METADATA'  # Orbax's file, in JSON
 ASIDE = 'damaged-'  # prefix of the folder of a checkpoint that is damaged
 Parts = Mapping[str, Any]
@@ -104,7 +106,7 @@ def save(
   if latest is not None and latest >= step:
     return
   notes = dict(notes or {})
-  arrays = _named(parts)
+  arrays = named(parts)
   bad = [name for name, array in arrays.items() if not _is_finite(array)]
   if bad:
     kept = 'none is' if latest is None else f'that of step {latest} is'
@@ -213,7 +215,7 @@ def load(
       continue
     for other in sorted(failed.keys() & set(steps(directory)), reverse=True):
       if other > step:
-        _print(
+        console.note(
           f'checkpoint of step {other} in {str(directory)!r} is damaged '
           f'({_reason(failed[other])}); that of step {step} is loaded'
         )
@@ -267,17 +269,24 @@ def _read(folder: pathlib.Path, step: int, parts: Parts) -> Loaded:
     if metadata['notes_checksum'] != _text_checksum(notes):
       raise ValueError('checksum of its notes differs')
     checksums = metadata['checksums']
-    for name, array in _named(found).items():
+    for name, array in named(found).items():
       if checksums[name] != _checksum(array):
         raise ValueError(f'checksum of {name} differs')
   else:
-    _print(f'checkpoint of step {step} is of an earlier version: no checksums')
+    console.note(
+      f'checkpoint of step {step} is of an earlier version: no checksums'
+    )
   return Loaded(step, found, notes)
 
 
-def _named(parts: Parts) -> dict[str, np.ndarray]:
-  """Arrays on the host by their names, such as 'params/reader/out/kernel'."""
-  leaves = jax.tree_util.tree_leaves_with_path(dict(parts))
+def named(tree: Any) -> dict[str, np.ndarray]:
+  """Arrays of a pytree on the host by names such as 'reader/out/kernel'.
+
+  Example:
+    >>> list(named({'a': {'b': np.ones(2)}}))
+    ['a/b']
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
     for path, leaf in leaves
@@ -359,10 +368,6 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return 'tensorstore_spec' not in str(error)
   return f'{os.sep}orbax{os.sep}' not in record.pathname
-
-
-def _print(text: str) -> None:
-  print(f'note: {text}', file=sys.stderr, flush=True)
 
 
 def _on_first_device(x: Any) -> jax.ShapeDtypeStruct:

@@ -154,7 +154,7 @@ def usage() -> str:
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
   """Turns errors and signals into one line and an exit code."""
-  from rag_jax import signals
+  from rag_jax import files, signals
 
   try:
     yield
@@ -168,26 +168,24 @@ def _one_line_errors() -> Iterator[None]:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
   except OSError as error:
-    reason = error.strerror or str(error)
     name = f'{error.filename!r} cannot be used' if error.filename else 'failed'
     sys.exit(
-      f'error: {name} ({reason}). Free disk space, permit access, or use '
-      'another path.'
+      f'error: {name} ({files.reason(error)}). Free disk space, permit access, '
+      'or use another path.'
     )
 
 
 def _run(argv: list[str]) -> None:
   """Runs the command that the flags name."""
-  with _one_line_errors():
-    mode = ALIASES.get(_MODE.value, _MODE.value)
-    if len(argv) > 1 and mode != 'compare':
-      sys.exit(
-        f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
-        f'are {", ".join(COMMANDS)}.'
-      )
-    _use_compilation_cache()
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every save
-    _command(mode, argv[1:])
+  mode = ALIASES.get(_MODE.value, _MODE.value)
+  if len(argv) > 1 and mode != 'compare':
+    sys.exit(
+      f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
+      f'are {", ".join(COMMANDS)}.'
+    )
+  _use_compilation_cache()
+  logging.set_verbosity(logging.WARNING)  # Orbax logs every save
+  _command(mode, argv[1:])
 
 
 def _use_compilation_cache() -> None:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import model, pretrained, workdir
+from rag_jax import files, model, pretrained, workdir
 from rag_jax.data import pipeline
 from rag_jax.index import docids, statistics
 
@@ -79,11 +78,8 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
 def _save(rows: list[statistics.Row], folder: pathlib.Path) -> str:
   """Writes docids.json and docids.png; returns a note about the picture."""
   folder.mkdir(parents=True, exist_ok=True)
-  path = folder / 'docids.json'
-  partial = path.with_suffix('.partial')
   text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
-  partial.write_text(text + '\n', encoding='utf-8')
-  os.replace(partial, path)
+  files.write(folder / 'docids.json', text + '\n')
   try:
     draw(rows, folder / 'docids.png')
   except ImportError:

@@ -6,6 +6,7 @@ them into a `Config`, before anything is written.
 """
 
 import dataclasses
+import json
 from typing import Any
 
 import ml_collections
@@ -329,6 +330,11 @@ def as_dict(config: Config) -> dict[str, Any]:
     for name, stage in values['stages']
   }
   return values
+
+
+def to_json(config: Config) -> str:
+  """The text of config.json."""
+  return json.dumps(as_dict(config), indent=2) + '\n'
 
 
 def check_field(name: str) -> None:

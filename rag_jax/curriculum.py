@@ -9,14 +9,22 @@ The questions of a stage are:
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import compiled, corpus, forward, model, objective, readers, types
+from rag_jax import (
+  compiled,
+  console,
+  corpus,
+  forward,
+  model,
+  objective,
+  readers,
+  types,
+)
 from rag_jax import config as configs
 from rag_jax import stage as stages
 from rag_jax import trace as traces
@@ -280,5 +288,5 @@ def stage_questions(
     'documents.'
   )
   for note in (*stage_data.notes, counts):
-    print(f'note: {field}: {note}', file=sys.stderr)
+    console.note(f'{field}: {note}')
   return found, with_documents

@@ -10,9 +10,9 @@ import json
 import os
 import pathlib
 
-import jax
 import numpy as np
 
+from rag_jax import checkpoint, files
 from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
@@ -45,33 +45,18 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
     )
   path.mkdir(parents=True, exist_ok=True)
   _write_documents(system, path / 'documents.jsonl')
-  text = json.dumps(configs.as_dict(system.config), indent=2) + '\n'
-  (path / 'config.json').write_text(text, encoding='utf-8')
+  files.write(path / 'config.json', configs.to_json(system.config))
   tokenizers.save(system.tokenizer, path / 'tokenizer.json')
   if system.reader_tokenizer is not None:
     tokenizers.save(system.reader_tokenizer, path / 'reader-tokenizer.json')
   for name, params in system.params.items():
-    weights.write(path / f'{name}.safetensors', flatten(params))
+    weights.write(path / f'{name}.safetensors', checkpoint.named(params))
     if isinstance(params, dict) and 'bert' in params:
       _write_bert(system, name, path / f'{name}-bert')
-  files = sorted(p for p in path.rglob('*') if p.is_file())
+  written = sorted(p for p in path.rglob('*') if p.is_file())
   return '\n'.join(
-    f'{p.stat().st_size:>12,} bytes  {p.relative_to(path)}' for p in files
+    f'{p.stat().st_size:>12,} bytes  {p.relative_to(path)}' for p in written
   )
-
-
-def flatten(params: object) -> dict[str, np.ndarray]:
-  """Flattens a pytree of arrays: name, such as 'block_0/kernel' -> array.
-
-  Example:
-    >>> list(flatten({'a': {'b': np.ones(2)}}))
-    ['a/b']
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
-    for path, leaf in leaves
-  }
 
 
 def _write_documents(system: systems.System, path: pathlib.Path) -> None:
@@ -94,5 +79,5 @@ def _write_bert(
   state = bert_weights.to_state_dict(params, config)
   weights.write(folder / 'model.safetensors', state)
   text = json.dumps(weights.bert_description(config), indent=2) + '\n'
-  (folder / 'config.json').write_text(text, encoding='utf-8')
+  files.write(folder / 'config.json', text)
   tokenizers.save(system.tokenizer, folder / 'tokenizer.json')

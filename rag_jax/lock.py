@@ -15,6 +15,8 @@ import socket
 import time
 from collections.abc import Iterator
 
+from rag_jax import files
+
 try:
   import fcntl
 except ImportError:  # Windows
@@ -62,9 +64,8 @@ def hold(workdir: pathlib.Path, *, wait: float = 0.0) -> Iterator[None]:
 
 def unwritable(workdir: pathlib.Path, error: OSError) -> ValueError:
   """The error that a workdir cannot be written, in one line."""
-  reason = os.strerror(error.errno) if error.errno else str(error)
   return ValueError(
-    f'workdir {str(workdir)!r} cannot be written ({reason}). '
+    f'workdir {str(workdir)!r} cannot be written ({files.reason(error)}). '
     'Set --workdir to a writable folder.'
   )
 

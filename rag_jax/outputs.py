@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rag_jax import config as configs
-from rag_jax import evaluate, provenance, report, signals, store, trec
+from rag_jax import evaluate, files, provenance, report, signals, store, trec
 from rag_jax import system as systems
 from rag_jax import workdir as workdirs
 
@@ -109,8 +109,7 @@ def save(
   """
   try:
     if config is not None:
-      text = json.dumps(configs.as_dict(config), indent=2)
-      report.write(folder / store.CONFIG, text + '\n')
+      files.write(folder / store.CONFIG, configs.to_json(config))
     for measured in evaluation.splits:
       _save_split(folder, measured, evaluation.system)
     report.save_results(folder / RESULTS, evaluation.results, made)
@@ -161,13 +160,13 @@ def _save_split(
 ) -> None:
   """Writes answers, rankings and gold documents of one split."""
   split, questions = measured.split, measured.questions
-  report.write(answers_path(folder, split), ''.join(_answer_lines(measured)))
+  files.write(answers_path(folder, split), ''.join(_answer_lines(measured)))
   qrels = trec.qrels_lines(questions, system.rows)
-  report.write(folder / f'qrels-{slug(split)}.trec', ''.join(qrels))
+  files.write(folder / f'qrels-{slug(split)}.trec', ''.join(qrels))
   for name, run in measured.runs.items():
     lines = trec.run_lines(run, questions, system.documents, tag=slug(name))
     path = folder / f'run-{slug(split)}-{slug(name)}.trec'
-    report.write(path, ''.join(lines))
+    files.write(path, ''.join(lines))
 
 
 def _answer_lines(measured: evaluate.Measured) -> Iterator[str]:
@@ -200,8 +199,8 @@ def _measures(
 
 
 def _unwritable(folder: pathlib.Path, error: OSError) -> ValueError:
-  reason = os.strerror(error.errno) if error.errno else str(error)
   return ValueError(
-    f'results cannot be written to {str(folder)!r} ({reason}). Free disk space '
-    'or permit writing, and run rag-jax evaluate with the same --workdir.'
+    f'results cannot be written to {str(folder)!r} ({files.reason(error)}). '
+    'Free disk space or permit writing, and run rag-jax evaluate with the same '
+    '--workdir.'
   )

@@ -74,12 +74,14 @@ def compile_step(
   )
 
 
-def replicate(tree: Any) -> Any:
-  """Copies a pytree to all devices of the mesh.
+def replicate(tree: Any, *, mode: str = 'jit') -> Any:
+  """Places a pytree as a compiled step of a mode returns it.
 
-  The compiled step returns states with this sharding. With another sharding of
-  the first state, it would be compiled twice.
+  Under `jit` that is a copy on every device of the mesh. A first state that is
+  placed otherwise would compile the step twice.
   """
+  if mode == 'pmap':
+    return tree
   return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
 
 

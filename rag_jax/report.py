@@ -1,6 +1,5 @@
 """Results and training metrics: tables for the terminal, and files."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rag_jax import tensorboard
+from rag_jax import console, files, tensorboard
 
 SAMPLES = 1000  # bootstrap resamples
 WIDTH = 80  # width of the table, characters
@@ -239,7 +238,7 @@ def save_results(
   """
   rows = [dataclasses.asdict(result) for result in results]
   both = {'provenance': dict(provenance or {}), 'results': rows}
-  write(path, json.dumps(both, indent=1, allow_nan=False) + '\n')
+  files.write(path, json.dumps(both, indent=1, allow_nan=False) + '\n')
 
 
 def load_results(path: str | os.PathLike[str]) -> list[Result]:
@@ -257,19 +256,6 @@ def load_results(path: str | os.PathLike[str]) -> list[Result]:
       f'{str(path)!r} is damaged ({type(error).__name__}). Delete it, and run '
       'rag-jax train or evaluate with the same --workdir, which writes it.'
     ) from error
-
-
-def write(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file atomically."""
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  try:
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      partial.unlink(missing_ok=True)
-    raise
 
 
 class MetricsWriter:
@@ -295,7 +281,7 @@ class MetricsWriter:
     """
     self._path = pathlib.Path(workdir) / 'metrics.jsonl'
     try:
-      write(self._path, _kept(self._path, start_step, is_measured))
+      files.write(self._path, _kept(self._path, start_step, is_measured))
       # Without a buffer, which would be written again after an error.
       self._file = self._path.open('ab', buffering=0)
     except OSError as error:
@@ -329,10 +315,9 @@ class MetricsWriter:
       self._board.close()
 
   def _unwritable(self, error: OSError) -> ValueError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
     return ValueError(
-      f'{str(self._path)!r} cannot be written ({reason}). Free disk space or '
-      'permit writing, and run the same command to resume.'
+      f'{str(self._path)!r} cannot be written ({files.reason(error)}). '
+      'Free disk space or permit writing, and run the same command to resume.'
     )
 
 
@@ -340,7 +325,9 @@ def _kept(path: pathlib.Path, start_step: int, is_measured: bool) -> str:
   """The records up to a step; prints a note about what is damaged."""
   if not path.exists():
     if start_step:
-      _note(f'{str(path)!r} is missing; records start after step {start_step}')
+      console.note(
+        f'{str(path)!r} is missing; records start after step {start_step}'
+      )
     return ''
   kept, bad = [], []
   lines = path.read_text(encoding='utf-8', errors='replace').split('\n')
@@ -360,12 +347,8 @@ def _kept(path: pathlib.Path, start_step: int, is_measured: bool) -> str:
     ):
       kept.append(line + '\n')
   if bad:
-    _note(
+    console.note(
       f'{str(path)!r} is damaged in line {", ".join(map(str, bad))}; what '
       'follows is kept'
     )
   return ''.join(kept)
-
-
-def _note(text: str) -> None:
-  print(f'note: {text}', file=sys.stderr, flush=True)

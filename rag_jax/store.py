@@ -18,14 +18,13 @@ import json
 import os
 import pathlib
 import re
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from rag_jax import checkpoint, lock, report, types
+from rag_jax import checkpoint, console, files, lock, types
 from rag_jax import config as configs
 from rag_jax.index import index as indexes
 
@@ -79,9 +78,7 @@ def save_documents(
   path, packed = workdir / DOCUMENTS, pack_documents(documents)
   if path.exists() and path.read_bytes() == packed:
     return
-  partial = path.with_name(path.name + '.partial')
-  partial.write_bytes(packed)
-  os.replace(partial, path)
+  files.write(path, packed)
 
 
 def load_documents(workdir: pathlib.Path) -> Documents:
@@ -158,20 +155,18 @@ def claim(
   changed = check(workdir, config, resumes=resumes)
   if (workdir / CONFIG).exists() and not changed:
     return
-  text = json.dumps(configs.as_dict(config), indent=2)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if changed:
       known = [*changes(workdir), *changed]
       lines = ''.join(json.dumps(own) + '\n' for own in known)
-      report.write(workdir / CHANGES, lines)
+      files.write(workdir / CHANGES, lines)
       for own in changed:
-        print(
-          f'note: {own["field"]} is {own["now"]!r} from step {own["step"]} on, '
-          f'was {own["was"]!r}; see {CHANGES}',
-          file=sys.stderr,
+        console.note(
+          f'{own["field"]} is {own["now"]!r} from step {own["step"]} on, '
+          f'was {own["was"]!r}; see {CHANGES}'
         )
-    report.write(workdir / CONFIG, text + '\n')
+    files.write(workdir / CONFIG, configs.to_json(config))
   except OSError as error:
     raise lock.unwritable(workdir, error) from error
 

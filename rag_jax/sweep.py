@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import json
+import operator
 import os
 import pathlib
 import statistics
@@ -134,11 +135,9 @@ def _with(
   """The experiment with the values of a combination."""
   changed = configs.values(configs.build(values))
   for field, text in combination.items():
-    group, _, name = field.rpartition('.')
-    holder = changed
-    for part in group.split('.') if group else ():
-      holder = holder[part]
-    holder[name] = _parse(text, holder[name], field)
+    start = functools.reduce(operator.getitem, field.split('.'), changed)
+    value = _parse(text, start, field)
+    changed.update_from_flattened_dict({field: value})
   return changed
 
 

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import pathlib
-import sys
 import time
 from typing import Any
+
+from rag_jax import console
 
 
 def open(folder: pathlib.Path, start_step: int) -> 'Board | None':
@@ -13,9 +14,9 @@ def open(folder: pathlib.Path, start_step: int) -> 'Board | None':
   try:
     return Board(folder, start_step)
   except ImportError:
-    _print("for TensorBoard files, pip install '.[tensorboard]'")
+    console.note("for TensorBoard files, pip install '.[tensorboard]'")
   except OSError as error:
-    _print(f'no TensorBoard files in {str(folder)!r} ({error.strerror})')
+    console.note(f'no TensorBoard files in {str(folder)!r} ({error.strerror})')
   return None
 
 
@@ -53,7 +54,7 @@ class Board:
       self._events.flush()
       return True
     except OSError as error:
-      _print(
+      console.note(
         f'TensorBoard files in {str(self._folder)!r} end at step {step} '
         f'({error.strerror})'
       )
@@ -67,7 +68,3 @@ class Board:
   def _add(self, step: int, **fields: Any) -> None:
     event = self._event(step=step, wall_time=time.time(), **fields)
     self._events.write_event(event)
-
-
-def _print(text: str) -> None:
-  print(f'note: {text}', file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from rag_jax import (
   checkpoint,
+  console,
   curriculum,
   evaluate,
   keeper,
@@ -131,8 +131,7 @@ def fit(
         shown.compiling(name)
         questions, index = material[name](state.params)
         next_state = step_function(config, stage, questions, index)
-        if config.train.parallel == 'jit':
-          state = parallel.replicate(state)
+        state = parallel.replicate(state, mode=config.train.parallel)
       state, sums = next_state(state, place)
       if fresh:
         jax.block_until_ready(sums)
@@ -294,7 +293,7 @@ def _untrained_results(workdir: pathlib.Path) -> list[report.Result]:
   try:
     return report.load_results(path)
   except ValueError as error:
-    print(f'note: {error} Rows before training are left out.', file=sys.stderr)
+    console.note(f'{error} Rows before training are left out.')
     return []
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -16,11 +15,12 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import (
   checkpoint,
+  console,
   corpus,
+  files,
   lock,
   model,
   pretrained,
-  report,
   store,
   types,
 )
@@ -152,7 +152,7 @@ def prepare(
     tokenizer = read(paths[0], tokenizers.load)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
-    print(f'note: {note}', file=sys.stderr)
+    console.note(note)
   weights, index, quantiser = _index(
     config, dataset, weights, workdir, tokenizer, encoded.tokens
   )
@@ -283,7 +283,7 @@ def _save_data(
   if reader_tokenizer is not None:
     tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
   values = {'train_questions': _questions_hash(config, dataset)}
-  report.write(workdir / store.DATA, json.dumps(values) + '\n')
+  files.write(workdir / store.DATA, json.dumps(values) + '\n')
 
 
 def document_vectors(

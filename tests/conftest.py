@@ -120,6 +120,19 @@ def tiny_values(tiny_folder):
 
 
 @pytest.fixture(scope='session')
+def tiny_file(tiny_values, tmp_path_factory):
+  """This experiment as a file."""
+  path = tmp_path_factory.mktemp('experiment') / 'tiny.py'
+  path.write_text(
+    'from rag_jax import config\n\n\ndef get_config():\n'
+    '  values = config.default()\n'
+    f'  values.update({tiny_values!r})\n'
+    '  return values\n'
+  )
+  return path
+
+
+@pytest.fixture(scope='session')
 def small_config():
   """Builds the configuration of a small model; keywords change its groups."""
   from rag_jax import config as configs

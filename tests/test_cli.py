@@ -132,19 +132,15 @@ def test_a_mistake_is_one_line(workdir, tmp_path, arguments, words):
   assert not (tmp_path / 'nowhere').exists()
 
 
-def test_ctrl_c_prints_no_traceback(tiny_values, tmp_path):
+def test_ctrl_c_prints_no_traceback(tiny_file, tmp_path):
   import signal
   import time
 
-  (tmp_path / 'tiny.py').write_text(
-    'from rag_jax import config\n\n\ndef get_config():\n'
-    f'  values = config.default()\n  values.update({tiny_values!r})\n'
-    '  values.stages.joint.steps = 100000\n  return values\n'
-  )
   process = subprocess.Popen(
     [
       *(sys.executable, '-m', 'rag_jax', 'train'),
-      *(f'--config={tmp_path / "tiny.py"}', f'--workdir={tmp_path / "run"}'),
+      *(f'--config={tiny_file}', f'--workdir={tmp_path / "run"}'),
+      '--config.stages.joint.steps=100000',
     ],
     stderr=subprocess.PIPE,
     text=True,

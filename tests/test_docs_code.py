@@ -52,15 +52,10 @@ def trained(tiny_values, tmp_path_factory):
 
 
 @pytest.fixture
-def here(trained, tiny_values, tmp_path, monkeypatch):
+def here(trained, tiny_file, tmp_path, monkeypatch):
   """A folder of one's own to work in: runs/facts and a small tiny.py."""
   shutil.copytree(trained / 'runs', tmp_path / 'runs')
-  (tmp_path / 'tiny.py').write_text(
-    'from rag_jax import config\n\n\ndef get_config():\n'
-    '  values = config.default()\n'
-    f'  values.update({tiny_values!r})\n'
-    '  return values\n'
-  )
+  shutil.copy(tiny_file, tmp_path / 'tiny.py')
   monkeypatch.chdir(tmp_path)
   return tmp_path
 

@@ -22,10 +22,10 @@ def finals(workdir):
   return json.loads(lines[-1]), report.load_results(workdir / 'results.json')
 
 
-def launch(config_file, workdir, *flags, **options):
+def launch(tiny_file, workdir, *flags, **options):
   environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
   command = [sys.executable, str(ROOT / 'launch.py')]
-  command += [f'--config={config_file}', f'--workdir={workdir}', *flags]
+  command += [f'--config={tiny_file}', f'--workdir={workdir}', *flags]
   return subprocess.Popen(
     command,
     stdout=subprocess.PIPE,
@@ -37,30 +37,18 @@ def launch(config_file, workdir, *flags, **options):
 
 
 @pytest.fixture(scope='module')
-def config_file(tiny_values, tmp_path_factory):
-  path = tmp_path_factory.mktemp('experiment') / 'tiny.py'
-  path.write_text(
-    'from rag_jax import config\n\n\ndef get_config():\n'
-    '  values = config.default()\n'
-    f'  values.update({tiny_values!r})\n'
-    '  return values\n'
-  )
-  return path
-
-
-@pytest.fixture(scope='module')
-def whole_run(config_file, tmp_path_factory):
+def whole_run(tiny_file, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole') / 'run'
-  process = launch(config_file, workdir)
+  process = launch(tiny_file, workdir)
   output, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
   return workdir, output, errors
 
 
-def test_a_killed_run_resumes_exactly(config_file, whole_run, tmp_path):
+def test_a_killed_run_resumes_exactly(tiny_file, whole_run, tmp_path):
   workdir = tmp_path / 'killed'
   flags = ('--config.train.checkpoint_every=1',)
-  process = launch(config_file, workdir, *flags)
+  process = launch(tiny_file, workdir, *flags)
   deadline = time.monotonic() + 240
   while time.monotonic() < deadline and process.poll() is None:
     if any((workdir / 'checkpoints').glob('[0-9]*')):
@@ -70,7 +58,7 @@ def test_a_killed_run_resumes_exactly(config_file, whole_run, tmp_path):
   process.communicate()
   assert process.returncode == -signal.SIGKILL
   assert not (workdir / 'results.json').exists()
-  again = launch(config_file, workdir, *flags)
+  again = launch(tiny_file, workdir, *flags)
   _, errors = again.communicate(timeout=300)
   assert again.returncode == 0, errors
   assert finals(workdir) == finals(whole_run[0])
@@ -97,10 +85,10 @@ def test_a_run_prints_a_table_and_writes_its_results(whole_run):
   assert any((workdir / 'tensorboard').iterdir())
 
 
-def test_evaluate_reproduces_the_results_of_training(config_file, whole_run):
+def test_evaluate_reproduces_the_results_of_training(tiny_file, whole_run):
   workdir = whole_run[0]
   before = (workdir / 'results.json').read_bytes()
-  process = launch(config_file, workdir, '--mode=evaluate')
+  process = launch(tiny_file, workdir, '--mode=evaluate')
   _, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
   assert (workdir / 'results.json').read_bytes() == before
@@ -113,9 +101,9 @@ def test_evaluate_reproduces_the_results_of_training(config_file, whole_run):
     assert (folder / name).read_text() == (workdir / name).read_text()
 
 
-def test_ask_answers_from_standard_input(config_file, whole_run):
+def test_ask_answers_from_standard_input(tiny_file, whole_run):
   workdir = whole_run[0]
-  process = launch(config_file, workdir, '--mode=ask', stdin=subprocess.PIPE)
+  process = launch(tiny_file, workdir, '--mode=ask', stdin=subprocess.PIPE)
   questions = 'How much does the red cat weigh?\n\nWas wiegt der Bär? 猫\n'
   output, errors = process.communicate(questions, timeout=300)
   assert process.returncode == 0, errors
@@ -162,10 +150,10 @@ def error_of(process):
   ],
 )
 def test_an_invalid_flag_is_one_error_line_and_writes_nothing(
-  config_file, tmp_path, flag, words
+  tiny_file, tmp_path, flag, words
 ):
   workdir = tmp_path / 'run'
-  error = error_of(launch(config_file, workdir, flag))
+  error = error_of(launch(tiny_file, workdir, flag))
   assert re.search(words, error), error
   assert not workdir.exists()
 
@@ -176,7 +164,7 @@ def test_a_missing_experiment_is_one_error_line(tmp_path):
   assert 'one of answer_only, beir, ' in error
 
 
-def test_a_workdir_rejects_another_experiment(config_file, whole_run):
+def test_a_workdir_rejects_another_experiment(tiny_file, whole_run):
   workdir = whole_run[0]
   before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
   for field, was, got in (
@@ -184,7 +172,7 @@ def test_a_workdir_rejects_another_experiment(config_file, whole_run):
     ('stages.joint.losses.docid', '1.0', '2.0'),
     ('stages.joint.losses.pdist', '0.0', '1.0'),
   ):
-    error = error_of(launch(config_file, workdir, f'--config.{field}={got}'))
+    error = error_of(launch(tiny_file, workdir, f'--config.{field}={got}'))
     assert f'holds an experiment with {field}={was}, got {got}' in error
     assert f'--config.{field}={was}.' in error
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
@@ -192,21 +180,21 @@ def test_a_workdir_rejects_another_experiment(config_file, whole_run):
 
 @pytest.mark.parametrize('mode', ['train', 'evaluate', 'ask'])
 def test_a_workdir_of_an_older_version_is_one_error_line(
-  config_file, tmp_path, mode
+  tiny_file, tmp_path, mode
 ):
   (tmp_path / 'checkpoints').mkdir()
   config = {'loss': {'answer': 1.0}, 'train': {'steps': 4, 'search_steps': 0}}
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  error = error_of(launch(config_file, tmp_path, f'--mode={mode}'))
+  error = error_of(launch(tiny_file, tmp_path, f'--mode={mode}'))
   assert 'of another version, with loss.answer=1.0' in error
   names = {path.name for path in tmp_path.rglob('*')}
   assert names == {'checkpoints', 'config.json'}
 
 
-def test_asking_an_untrained_workdir_is_one_error_line(config_file, tmp_path):
+def test_asking_an_untrained_workdir_is_one_error_line(tiny_file, tmp_path):
   workdir = tmp_path / 'run'
   flags = ('--mode=ask', '--question=Why?')
-  error = error_of(launch(config_file, workdir, *flags))
+  error = error_of(launch(tiny_file, workdir, *flags))
   assert 'holds no checkpoint' in error
   assert '--mode=train' in error
   assert not workdir.exists()

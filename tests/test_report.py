@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rag_jax import report
+from rag_jax import files, report
 
 
 def result(system, value, split='dev', metric='EM'):
@@ -83,9 +83,9 @@ def test_results_of_an_older_version_are_read(tmp_path):
 
 def test_files_are_written_atomically(tmp_path):
   path = tmp_path / 'results.json'
-  report.write(path, 'before')
+  files.write(path, 'before')
   with pytest.raises(UnicodeEncodeError):
-    report.write(path, 'half \ud800')
+    files.write(path, 'half \ud800')
   assert path.read_text() == 'before'
   assert [p.name for p in tmp_path.iterdir()] == ['results.json']
 

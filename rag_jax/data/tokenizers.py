@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from rag_jax import types
+from rag_jax import files, types
 from rag_jax.data import sentence_pieces, tokenizer_checks
 
 PAD, BOS, EOS, SEP, MASK = types.PAD, 1, 2, 3, 4
@@ -197,10 +197,7 @@ def end(tokenizer: hf.Tokenizer) -> int:
 
 def save(tokenizer: hf.Tokenizer, path: str | os.PathLike[str]) -> None:
   """Writes a tokenizer, atomically."""
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(tokenizer.to_str(), encoding='utf-8')
-  os.replace(partial, path)
+  files.write(path, tokenizer.to_str())
 
 
 def load(path: str | os.PathLike[str]) -> hf.Tokenizer:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import types
+from rag_jax import files, types
 from rag_jax.index import docids
 from rag_jax.ops import docid_order, lexical
 from rag_jax.ops import trie as tries
@@ -176,16 +176,16 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
   """Writes arrays to a .npz file, atomically, with their checksum."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix('.partial.npz')
   everything: dict[str, Any] = arrays | {'checksum': _checksum(arrays)}
-  np.savez_compressed(partial, **everything)
-  try:
-    _check_sizes(partial)
-  except (
-    ValueError
-  ):  # nearly all padding; `read` takes it when it is not packed
-    np.savez(partial, **everything)
-  os.replace(partial, path)
+  with files.replacing(path) as partial:
+    # NumPy adds .npz to the name of a path, but not to an open file.
+    with partial.open('wb') as file:
+      np.savez_compressed(file, **everything)
+    try:
+      _check_sizes(partial)
+    except ValueError:  # nearly all padding, which `read` takes uncompressed
+      with partial.open('wb') as file:
+        np.savez(file, **everything)
 
 
 def read(

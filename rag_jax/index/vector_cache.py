@@ -17,11 +17,12 @@ import json
 import os
 import pathlib
 import secrets
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from rag_jax import console
 
 try:
   import fcntl
@@ -153,9 +154,8 @@ def _about(key: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _again(path: pathlib.Path, problem: str) -> None:
-  print(
-    f'note: file {str(path)!r} {problem}. The documents are encoded again.',
-    file=sys.stderr,
+  console.note(
+    f'file {str(path)!r} {problem}. The documents are encoded again.'
   )
 
 

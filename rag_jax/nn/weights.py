@@ -4,7 +4,6 @@
 NumPy arrays. `bert_config`, `t5_config` and `llama_config` read a config.json.
 """
 
-import contextlib
 import math
 import os
 import pathlib
@@ -16,6 +15,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from rag_jax import files
 from rag_jax.nn import bert, llama, published, t5
 
 Path = str | os.PathLike[str]
@@ -122,14 +122,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     )
   # `safetensors` writes the raw memory, so arrays must be contiguous.
   plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-  partial = path.with_name(path.name + '.partial')
-  try:
+  with files.replacing(path) as partial:
     # Other programs expect this metadata: names as in PyTorch.
     safetensors_numpy.save_file(plain, partial, metadata={'format': 'pt'})
-    os.replace(partial, path)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      partial.unlink()
 
 
 def check(

@@ -12,7 +12,7 @@ import pytest
 
 import rag_jax
 from rag_jax import config as configs
-from rag_jax import outputs, report, store, tensorboard, train
+from rag_jax import files, outputs, report, store, tensorboard, train
 from rag_jax import workdir as workdirs
 from rag_jax.index import index as indexes
 
@@ -123,14 +123,14 @@ class TestFullDisk:
   def test_a_failed_evaluation_leaves_no_folder(
     self, config, run, monkeypatch, capfd
   ):
-    write = report.write
+    write = files.write
 
     def full(path, text):
       if path.name == outputs.RESULTS:
         raise OSError(28, os.strerror(28))
       write(path, text)
 
-    monkeypatch.setattr(report, 'write', full)
+    monkeypatch.setattr(files, 'write', full)
     system = rag_jax.load(run)
     prepared = workdirs.open(config, run, writes=False)
     message = 'cannot be written.*No space left'

@@ -95,23 +95,12 @@ def outcome(workdir):
 
 
 @pytest.fixture(scope='module')
-def config_file(tiny_values, tmp_path_factory):
-  path = tmp_path_factory.mktemp('experiment') / 'tiny.py'
-  path.write_text(
-    'from rag_jax import config\n\n\ndef get_config():\n'
-    '  values = config.default()\n'
-    f'  values.update({tiny_values!r})\n  return values\n'
-  )
-  return path
-
-
-@pytest.fixture(scope='module')
-def train(config_file):
+def train(tiny_file):
   def start(workdir, *flags):
     return Command(
       workdir.parent,
       'train',
-      f'--config={config_file}',
+      f'--config={tiny_file}',
       f'--workdir={workdir}',
       *FLAGS,
       *flags,
