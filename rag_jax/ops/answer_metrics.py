@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.ops import tie_order
+from rag_jax.ops import checks, tie_order
 
 
 def token_exact_match(prediction: jax.Array, answers: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def expected_calibration_error(
     Guo et al., On Calibration of Modern Neural Networks, 2017.
   """
   confidence, correct = _predictions(confidence, correct)
-  bins = tie_order.positive_int('bins', bins)
+  bins = checks.number_of(bins, 'bins', least=1)
   where = tie_order.check_mask(where, 'confidence', confidence)
   kept = jnp.where(where, confidence, 0.0)
   place = jnp.ceil(jnp.nan_to_num(kept) * bins).astype(jnp.int32) - 1

@@ -104,8 +104,8 @@ def whole(x: Any, name: str) -> int:
     return operator.index(x)
   except (TypeError, jax.errors.JAXTypeError) as error:
     raise ValueError(
-      f'{name} must be an integer, known before compiling, got {x!r}. '
-      'Mark it as static where the caller is compiled.'
+      f'{name} must be an integer, a Python int known before compiling, got '
+      f'{x!r}. Under jit, mark it in static_argnames.'
     ) from error
 
 

@@ -1,11 +1,12 @@
 """Ranked lists, and their groups of equal scores, for measures."""
 
-import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from rag_jax.ops import checks
 
 TIES = ('expected', 'optimistic', 'pessimistic')
 
@@ -146,7 +147,7 @@ def rank(
     )
   # None is all ranks: those of the list, and those that an ideal list has.
   most = max(scores.shape[-1], best.shape[-1], 1)
-  k = most if k is None else positive_int('k', k)
+  k = most if k is None else checks.number_of(k, 'k', least=1)
   if binary:
     gains, best = (as_binary(gains), as_binary(best))
   retrieved = where & ~(jnp.isnan(scores) | jnp.isneginf(scores))
@@ -312,19 +313,3 @@ def check_shape(name, value, other_name, other):
       f'{name} must have the shape of {other_name}, {other.shape}, got '
       f'{value.shape}. Use jnp.broadcast_to to repeat it.'
     )
-
-
-def positive_int(name: str, value: Any) -> int:
-  """A Python int of at least 1."""
-  try:
-    number = operator.index(value)
-  except Exception as error:  # jax has several of its own for a traced value
-    raise ValueError(
-      f'{name} must be a Python int of at least 1, got {value!r}. Under jit '
-      f'bind it with functools.partial or static_argnames.'
-    ) from error
-  if number < 1 or isinstance(value, bool):
-    raise ValueError(
-      f'{name} must be at least 1, got {value!r}. Pass how many count.'
-    )
-  return number
