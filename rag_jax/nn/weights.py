@@ -1,7 +1,8 @@
 """Published weights: reads, checks and writes the files of pretrained models.
 
 `resolve` locates a file. `read` and `write` convert between safetensors and
-NumPy arrays. `bert_config`, `t5_config` and `llama_config` read a config.json.
+NumPy arrays. `bert_config` and `t5_config` read a config.json; so does
+`llama_config.read`.
 """
 
 import math
@@ -16,7 +17,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from rag_jax import files
-from rag_jax.nn import bert, llama, published, t5
+from rag_jax.nn import bert, published, t5
 
 Path = str | os.PathLike[str]
 _NAMED = 3  # maximum number of tensor names in an error, per kind
@@ -216,7 +217,7 @@ def bert_config(folder: Path) -> bert.BertConfig:
     'hidden_act': ('gelu',),
     'position_embedding_type': ('absolute', None),
   }
-  _, fields = _read_config(folder, _BERT_NAMES, supported)
+  _, fields = read_config(folder, _BERT_NAMES, supported)
   return bert.BertConfig(**fields)
 
 
@@ -249,7 +250,7 @@ def t5_config(folder: Path) -> t5.T5Config:
     'model_type': ('t5', 'mt5'),
     'feed_forward_proj': ('relu', 'gated-gelu', None),
   }
-  sizes, fields = _read_config(folder, names, supported)
+  sizes, fields = read_config(folder, names, supported)
   # Newer files set tie_word_embeddings for every T5; scale_decoder_outputs is
   # then the actual value.
   tied = sizes.get('tie_word_embeddings', True)
@@ -262,56 +263,20 @@ def t5_config(folder: Path) -> t5.T5Config:
   )
 
 
-def llama_config(folder: Path) -> llama.LlamaConfig:
-  """The configuration of a Llama, from the config.json of a folder.
-
-  Raises:
-    ValueError: if it describes another kind of model.
-  """
-  names = {
-    'vocab_size': 'vocab_size',
-    'width': 'hidden_size',
-    'num_layers': 'num_hidden_layers',
-    'num_heads': 'num_attention_heads',
-    'mlp_dim': 'intermediate_size',
-    'epsilon': 'rms_norm_eps',
-  }
-  supported = {
-    'model_type': ('llama',),
-    'hidden_act': ('silu',),
-    'rope_scaling': (None,),
-  }
-  sizes, fields = _read_config(folder, names, supported)
-  heads = fields['num_heads']
-  rope = sizes.get('rope_parameters') or sizes  # newer files nest it
-  path = pathlib.Path(folder) / 'config.json'
-  if not isinstance(rope, dict):
-    raise ValueError(
-      f'rope_parameters in {str(path)!r} must be an object, got '
-      f'{repr(rope)[:60]}. Correct it, or download the file again.'
-    )
-  _check_size(path, 'rope_theta', rope.get('rope_theta', 1e4), float)
-  if (kind := rope.get('rope_type', 'default')) != 'default':
-    raise ValueError(
-      f"rope_type in {str(folder)!r} must be 'default', got {kind!r}. Give the "
-      'folder of a model without RoPE scaling.'
-    )
-  return llama.LlamaConfig(
-    **fields,
-    num_key_value_heads=sizes.get('num_key_value_heads') or heads,
-    head_size=sizes.get('head_dim') or fields['width'] // heads,
-    rope_base=rope.get('rope_theta', 1e4),
-    tied=sizes.get('tie_word_embeddings', False),
-  )
-
-
-def _read_config(folder, names, supported):
+def read_config(
+  folder: Path,
+  names: Mapping[str, str],
+  supported: Mapping[str, Sequence[Any]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads config.json: all its fields, and those for a configuration here.
 
   Args:
     folder: holds config.json.
     names: field here -> field of config.json.
     supported: field of config.json -> supported values; None = field missing.
+
+  Raises:
+    ValueError: if the file is missing or damaged, or a value is not supported.
   """
   path = pathlib.Path(folder) / 'config.json'
   sizes = published.read_json(path, REMEDY)
@@ -327,14 +292,14 @@ def _read_config(folder, names, supported):
       'or download the file again.'
     )
   for field, name in names.items():
-    _check_size(path, name, sizes[name], float if field == 'epsilon' else int)
+    check_size(path, name, sizes[name], float if field == 'epsilon' else int)
   for name, kind in _OPTIONAL.items():
     if sizes.get(name) is not None:
-      _check_size(path, name, sizes[name], kind)
+      check_size(path, name, sizes[name], kind)
   return sizes, {field: sizes[name] for field, name in names.items()}
 
 
-def _check_size(path, name, value, kind):
+def check_size(path: pathlib.Path, name: str, value: Any, kind: type) -> None:
   """Raises a ValueError unless a value of config.json is of this kind."""
   if kind is bool:
     right, wanted = isinstance(value, bool), 'true or false'

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rag_jax.nn import bert, t5, weights
+from rag_jax.nn import bert, llama_config, t5, weights
 
 ARRAYS = {
   'a': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -258,11 +258,11 @@ LLAMA = {
       'a positive number',
     ),
     (weights.t5_config, T5_SMALL | {'num_decoder_layers': 'x'}, "got 'x'"),
-    (weights.llama_config, LLAMA | {'num_attention_heads': 0}, 'from 1 to'),
-    (weights.llama_config, LLAMA | {'rope_parameters': [1]}, 'an object'),
-    (weights.llama_config, LLAMA | {'rope_theta': 'x'}, 'a positive number'),
-    (weights.llama_config, LLAMA | {'num_key_value_heads': 'a'}, "got 'a'"),
-    (weights.llama_config, LLAMA | {'tie_word_embeddings': 'no'}, 'or false'),
+    (llama_config.read, LLAMA | {'num_attention_heads': 0}, 'from 1 to'),
+    (llama_config.read, LLAMA | {'rope_parameters': [1]}, 'an object'),
+    (llama_config.read, LLAMA | {'rope_theta': 'x'}, 'a positive number'),
+    (llama_config.read, LLAMA | {'num_key_value_heads': 'a'}, "got 'a'"),
+    (llama_config.read, LLAMA | {'tie_word_embeddings': 'no'}, 'or false'),
   ],
 )
 def test_a_damaged_config_json_is_one_line(tmp_path, read, value, words):
