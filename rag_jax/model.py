@@ -142,7 +142,7 @@ def init(
   )
   vectors = pretrained.vectors
   if vectors is None:
-    vectors = query_encoder.embed_documents(encoder, index.tokens)
+    vectors = query_encoder.embed_corpus(encoder, index.tokens)
   return {
     'query_encoder': encoder,
     'id_decoder': id_decoder.init(
@@ -164,7 +164,7 @@ def document_vectors(
 ) -> jax.Array:
   """Document vectors float32[N, D] of `init`, for assigning docids."""
   encoder = _untrained_encoder(rng, config, tokens, vocab_size)
-  return query_encoder.embed_documents(encoder, tokens)
+  return query_encoder.embed_corpus(encoder, tokens)
 
 
 def embed(

@@ -24,6 +24,9 @@ import jax.numpy as jnp
 from rag_jax import types
 from rag_jax.nn import bert, transformer
 
+BLOCK = 1024  # documents of a corpus that are embedded or counted at a time
+STEP = 16  # tokens of each document in `embed_corpus` at a time
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryEncoderConfig:
@@ -73,7 +76,7 @@ class Encoder(NamedTuple):
 
   init: Callable[..., dict[str, Any]]  # (rng, *, vocab_size, ...) -> params
   apply: Callable[[dict[str, Any], jax.Array], Encoding]
-  # (params, tokens) -> float32[..., D], called in every training step; None if
+  # (params, tokens int32[N, P]) -> float32[N, D], of a whole corpus; None if
   # documents are encoded once and then are rows of the node table.
   documents: Callable[[dict[str, Any], jax.Array], jax.Array] | None
   published: bool  # whether it is initialised with published weights
@@ -91,7 +94,7 @@ def make(config: QueryEncoderConfig) -> Encoder:
   return Encoder(
     init=functools.partial(_init_bag, config),
     apply=functools.partial(_apply_bag, config),
-    documents=embed_documents,
+    documents=embed_corpus,
     published=False,
   )
 
@@ -223,6 +226,49 @@ def embed_documents(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
   return normalise(jnp.einsum('...p,...pd->...d', weights, embedded))
 
 
+def embed_corpus(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
+  """`embed_documents` of a whole corpus, `BLOCK` documents at a time.
+
+  Memory does not grow with the corpus, except for the result. A block stops at
+  the end of its longest document. Not for gradients.
+
+  Args:
+    params: parameters from `init`.
+    tokens: int32[N, P], 0 = padding.
+
+  Returns:
+    float32[N, D], unit length.
+  """
+  count, length = tokens.shape
+  if count <= BLOCK:
+    return embed_documents(params, tokens)
+  padded = -length % STEP
+
+  def embed(block: jax.Array) -> jax.Array:
+    lengths = jnp.max(jnp.where(block != types.PAD, jnp.arange(length) + 1, 0))
+    block = jnp.pad(block, ((0, 0), (0, padded)))
+
+    def add(state):
+      place, total = state
+      part = jax.lax.dynamic_slice(block, (0, place), (BLOCK, STEP))
+      weights = _token_weights(params, part)
+      embedded = params['embedding'][part]
+      return place + STEP, total + jnp.einsum('bp,bpd->bd', weights, embedded)
+
+    zeros = jnp.zeros((BLOCK, params['embedding'].shape[1]))
+    return jax.lax.while_loop(lambda s: s[0] < lengths, add, (0, zeros))[1]
+
+  def step(number, vectors):
+    start = _block_start(number, BLOCK, count)
+    block = jax.lax.dynamic_slice(tokens, (start, 0), (BLOCK, length))
+    return jax.lax.dynamic_update_slice(
+      vectors, normalise(embed(block)), (start, 0)
+    )
+
+  vectors = jnp.zeros((count, params['embedding'].shape[1]))
+  return jax.lax.fori_loop(0, -(-count // BLOCK), step, vectors)
+
+
 def inverse_document_frequency(
   tokens: jax.Array, *, vocab_size: int
 ) -> jax.Array:
@@ -235,13 +281,28 @@ def inverse_document_frequency(
     tokens: int32[N, P], the documents, 0 = padding.
     vocab_size: number of token ids.
   """
-  rows = jnp.arange(tokens.shape[0])[:, None]
-  present = jnp.zeros((tokens.shape[0], vocab_size), bool)
-  present = present.at[rows, tokens].set(True)
-  count = present.sum(axis=0)
-  count = count.astype(jnp.float32)
+  count, length = tokens.shape
+  size = min(BLOCK, count)
+  rows = jnp.arange(size)
+
+  def add(number, frequency):
+    start = _block_start(number, size, count)
+    block = jax.lax.dynamic_slice(tokens, (start, 0), (size, length))
+    fresh = start + rows >= number * size  # not in the block before
+    present = jnp.zeros((size, vocab_size), bool)
+    present = present.at[rows[:, None], block].set(fresh[:, None])
+    return frequency + present.sum(axis=0)
+
+  zeros = jnp.zeros(vocab_size, jnp.int32)
+  found = jax.lax.fori_loop(0, -(-count // size), add, zeros)
+  frequency = found.astype(jnp.float32)
   total = (tokens != types.PAD).any(axis=1).sum()
-  return jnp.log1p((total - count + 0.5) / (count + 0.5))
+  return jnp.log1p((total - frequency + 0.5) / (frequency + 0.5))
+
+
+def _block_start(number: jax.Array, size: int, count: int) -> jax.Array:
+  """First row of a block; the last block overlaps the one before it."""
+  return jnp.minimum(number * size, count - size)
 
 
 def normalise(x: jax.Array) -> jax.Array:

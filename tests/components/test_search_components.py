@@ -64,6 +64,29 @@ class TestQueryEncoder:
       expected = math.log1p((3 - count + 0.5) / (count + 0.5))
       assert float(found[token]) == pytest.approx(expected, rel=1e-6)
 
+  def test_a_corpus_in_blocks_is_the_corpus_at_once(
+    self, encoder, corpus, monkeypatch
+  ):
+    params = encoder[0]
+    # Lengths on both sides of a step, an empty document, and a hole.
+    lengths = np.arange(COUNT) % 11
+    tokens = jnp.where(np.arange(10) < lengths[:, None], corpus, 0)
+    tokens = tokens.at[7, 1].set(0)
+    whole = query_encoder.embed_documents(params, tokens)
+    frequency = query_encoder.inverse_document_frequency(
+      tokens, vocab_size=VOCAB
+    )
+    monkeypatch.setattr(query_encoder, 'STEP', 4)
+    for size in (3, 8, COUNT - 1, COUNT):
+      monkeypatch.setattr(query_encoder, 'BLOCK', size)
+      np.testing.assert_allclose(
+        query_encoder.embed_corpus(params, tokens), whole, atol=1e-6
+      )
+      np.testing.assert_array_equal(
+        query_encoder.inverse_document_frequency(tokens, vocab_size=VOCAB),
+        frequency,
+      )
+
 
 class TestIdDecoder:
   @pytest.fixture(params=id_decoder.OUTPUTS)
