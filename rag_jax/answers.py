@@ -110,6 +110,8 @@ class Answer:
 def _document(document: types.Document, text: bool) -> dict[str, str]:
   """Id, title and, if wanted, text of a document."""
   fields = {'id': document.id, 'title': document.title}
+  if document.parent:
+    fields['parent'] = document.parent
   return fields | {'text': document.text} if text else fields
 
 

@@ -1,5 +1,6 @@
 """Rankings of the baselines for the questions of a system."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from rag_jax import system as systems
 from rag_jax.data import pipeline
 
 DEPTH = 100  # documents per question
+MOST_PASSAGES = 20  # per document of the depth
 TUNING = 10_000  # maximum training questions for tuning the hybrid baseline
 
 
@@ -36,6 +38,9 @@ class Baselines:
       b=data.bm25_b,
       title_weight=data.title_weight,
     )
+    sources = collections.Counter(d.source for d in dataset.documents)
+    # So many passages hold that many documents, but for very long ones.
+    self._passages = min(max(sources.values()), MOST_PASSAGES)
     self._documents = None
     if pretrained.vectors is not None:
       self._documents = np.asarray(pretrained.vectors)
@@ -44,7 +49,7 @@ class Baselines:
   def search(self, questions: Sequence[types.Question]) -> dict[str, trec.Run]:
     """Name of each baseline -> its ranking, in rows of the system's index."""
     texts = [question.text for question in questions]
-    depth = min(DEPTH, len(self._dataset.documents))
+    depth = min(DEPTH * self._passages, len(self._dataset.documents))
     found = {'BM25': baselines.bm25_search(self._bm25, texts, k=depth)}
     if self._documents is not None:
       vectors = self._vectors(questions)

@@ -29,17 +29,19 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     ValueError: if the data is invalid, or no question has a gold document.
   """
   dataset = workdir.load_data(config)
-  split = pipeline.check_splits(dataset, config.data)[0]
+  split = next(iter(pipeline.check_splits(dataset, config.data)), '')
   tokenizer = pretrained.tokenizer(config, dataset)
   weights, _ = pretrained.load(config)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
-  questions = [q for q in dataset.splits[split] if q.document_ids][:SAMPLE]
+  questions = [q for q in dataset.splits.get(split, ()) if q.document_ids]
   if not questions:
     raise ValueError(
       f'split {split!r} must have questions with gold documents, got none. '
-      'Set --config.data.eval_splits to a split that has.'
+      'Set --config.data.eval_splits to a split that has, or search without '
+      'questions by rag-jax train --config=zero_shot.'
     )
+  questions = questions[:SAMPLE]
   tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
   vectors = workdir.document_vectors(
     config,

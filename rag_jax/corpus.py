@@ -12,7 +12,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import readers, types
-from rag_jax.data import pipeline, text_io, tokenizers, words
+from rag_jax.data import assemble, pipeline, text_io, tokenizers, words
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
 
@@ -23,8 +23,8 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
   """Converts user input to documents.
 
   Args:
-    texts: plain texts, `Document`s, or mappings with 'text' and optionally
-      'id', 'title' and 'summary'. The default id is a running number.
+    texts: plain texts, `Document`s, or mappings with 'text' or 'title' and
+      optionally 'id' and 'summary'. The default id is a running number.
     start: the first number.
 
   Raises:
@@ -57,7 +57,7 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
         'Change one of them.'
       )
     seen.add(document.id)
-    if not text_io.has_text(document.text):
+    if not assemble.shows(document):
       raise ValueError(
         f'document {document.id!r} must have text, got {document.text!r}. '
         'Leave it out.'
@@ -71,12 +71,16 @@ def _document(value: Any, default_id: str) -> types.Document:
   if isinstance(value, str):
     return types.Document(id=default_id, text=value)
   known = {field.name for field in dataclasses.fields(types.Document)}
-  if not isinstance(value, Mapping) or not {'text'} <= value.keys() <= known:
+  if (
+    not isinstance(value, Mapping)
+    or not {'text', 'title'} & value.keys()
+    or not value.keys() <= known
+  ):
     raise ValueError(
       f'documents must be texts or mappings with text and optionally id, title '
       f'and summary, got {value!r}. Rename or leave out other fields.'
     )
-  fields = {'id': default_id} | dict(value)
+  fields = {'id': default_id, 'text': ''} | dict(value)
   wrong = [key for key, text in fields.items() if not isinstance(text, str)]
   if wrong:
     raise ValueError(

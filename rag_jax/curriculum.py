@@ -57,8 +57,10 @@ def prepare(
   Raises:
     ValueError: if a stage has no question to train on.
   """
-  questions = training_questions(prepared)
   found: dict[str, Callable[[model.Params], Material]] = {}
+  if not config.steps:
+    return found
+  questions = training_questions(prepared)
   for name, stage in config.stages:
     if not stage.steps:
       continue
@@ -203,11 +205,7 @@ def load_stage_data(config: configs.Config) -> dict[str, types.Dataset]:
       continue
     field = f'stages.{name}.data'
     try:
-      dataset = formats.load(
-        stage.data,
-        on_empty=config.data.on_empty,
-        max_file_gib=config.data.max_file_gib,
-      )
+      dataset = formats.load(stage.data, **config.data.reading)
     except ValueError as error:  # its remedies name data.path
       raise ValueError(str(error).replace('data.path', field)) from error
     if not _readable(dataset, split):

@@ -22,6 +22,7 @@ from rag_jax.data import pipeline
 from rag_jax.readers import base
 
 DEPTHS = (1, 10, 100)  # k of Hits@k, as far as the beam reaches
+ANSWER_DEPTHS = (1, 5, 20, 100)  # k of has-answer@k, as far
 RECALL = 100  # k of Recall@k, for rankings of at least this depth
 RESAMPLES = 100  # bootstrap resamples for measures that are not means
 INDEX, RANKED = 'generative index', 'after ranker'
@@ -98,11 +99,9 @@ def evaluate(
   for split, questions in splits(system, dataset):
     measured, probabilities = _measured(system, split, questions)
     if baselines is not None:
-      runs = baselines.search(questions)
+      runs, values = _retrieval(system, questions, baselines.search(questions))
       measured = dataclasses.replace(
-        measured,
-        runs=runs | measured.runs,
-        values=_retrieval(system, questions, runs) | measured.values,
+        measured, runs=runs | measured.runs, values=values | measured.values
       )
     subsets = _subsets(system, dataset, split, questions)
     results += _summarise(subsets, measured.values)
@@ -140,7 +139,7 @@ def _measured(
       rows=found.documents, scores=found.scores, where=found.documents >= 0
     ),
   }
-  values = _retrieval(system, questions, runs)
+  runs, values = _retrieval(system, questions, runs)
   values[INDEX, 'valid docids'] = measures.valid_docids(
     found.candidates, len(system.documents)
   )
@@ -177,7 +176,7 @@ def measure_search(
   results = []
   for split, questions in splits(system, dataset):
     found = run(system, compiled.search, questions)
-    values = _retrieval(system, questions, {INDEX: _decoded(found)})
+    _, values = _retrieval(system, questions, {INDEX: _decoded(found)})
     subsets = _subsets(system, dataset, split, questions)
     results += _summarise(subsets, values)
   return results
@@ -227,9 +226,14 @@ def _subsets(
 ) -> dict[str, np.ndarray]:
   """Name -> bool[n]: the split itself, and the subsets of `evaluate`."""
   training = pipeline.train_questions(dataset, system.config.data)
-  trained = {name for question in training for name in question.document_ids}
+  groups = trec.groups(dataset.documents)
+  rows = {document.id: i for i, document in enumerate(dataset.documents)}
+  trained = set(measures.gold(training, rows, groups)[0].ravel().tolist()) - {
+    -1
+  }
+  gold = measures.gold(questions, rows, groups)[0].tolist()
   known = np.asarray([bool(q.document_ids) for q in questions])
-  seen = np.asarray([not trained.isdisjoint(q.document_ids) for q in questions])
+  seen = np.asarray([not trained.isdisjoint(own) for own in gold])
   unseen = known & ~seen
   subsets = {split: np.ones(len(questions), bool)}
   if seen.any() and unseen.any():
@@ -263,12 +267,25 @@ def _retrieval(
   system: systems.System,
   questions: Sequence[types.Question],
   runs: dict[str, trec.Run],
-) -> measures.Values:
-  """Measures of each ranking, at the depths that it reaches."""
-  gold, grades = measures.gold(questions, system.rows)
+) -> tuple[dict[str, trec.Run], measures.Values]:
+  """The rankings of documents, and their measures at depths that they reach.
+
+  In a corpus of passages, the score of a document is that of its best passage.
+  If the gold documents of a question with answers are unknown, the documents
+  are also searched for an answer.
+  """
+  groups = trec.groups(system.documents)
+  gold, grades = measures.gold(questions, system.rows, groups)
   widest = max(10, system.config.search.beam_size)
   values: measures.Values = {}
-  for name, ranked in runs.items():
+  searched = any(
+    not q.document_ids and (q.answers or q.answer_patterns) for q in questions
+  )
+  by_document = {
+    name: trec.by_document(ranked, groups, depth=baseline_runs.DEPTH)
+    for name, ranked in runs.items()
+  }
+  for name, ranked in by_document.items():
     deep = ranked.rows.shape[1] >= min(RECALL, len(system.rows))
     found = measures.retrieval(
       ranked,
@@ -277,8 +294,15 @@ def _retrieval(
       depths=[k for k in DEPTHS if k <= widest],
       recall=RECALL if deep else 0,
     )
+    if searched:
+      found |= measures.has_answer(
+        runs[name],
+        questions,
+        system.documents,
+        depths=[k for k in ANSWER_DEPTHS if k <= widest],
+      )
     values |= {(name, measure): value for measure, value in found.items()}
-  return values
+  return by_document, values
 
 
 def _answers(

@@ -11,20 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import trec, types
-from rag_jax.ops import answer_metrics, metrics, text_metrics
+from rag_jax.ops import answer_metrics, answer_search, metrics, text_metrics
 
 # (system, measure) -> float[n]; NaN if a question has no value.
 Values = dict[tuple[str, str], np.ndarray]
 
 
 def gold(
-  questions: Sequence[types.Question], rows: Mapping[str, int]
+  questions: Sequence[types.Question],
+  rows: Mapping[str, int],
+  groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Gold documents of each question, with their relevance grades.
 
   Args:
     questions: n questions.
     rows: id -> row of each document in the corpus.
+    groups: from `trec.groups`; gold passages then count as their document.
 
   Returns:
     int32[n, G] rows, -1 for padding and documents that are not in the corpus,
@@ -43,7 +46,12 @@ def gold(
   grades = np.ones((len(questions), most), np.float32)
   for i, question in enumerate(questions):
     for j, (name, grade) in enumerate(trec.grades(question).items()):
-      found[i, j], grades[i, j] = rows.get(name, -1), grade
+      row = rows.get(name, -1)
+      if groups is not None and row >= 0:
+        row = groups[row]
+        if row in found[i]:  # another passage of the same document
+          continue
+      found[i, j], grades[i, j] = row, grade
   return found, grades
 
 
@@ -111,6 +119,70 @@ def _ranked(rows, gold_rows, grades, *, depths, recall, several):
   return values
 
 
+def has_answer(
+  run: trec.Run,
+  questions: Sequence[types.Question],
+  documents: Sequence[types.Document | None],
+  *,
+  depths: Sequence[int],
+) -> dict[str, np.ndarray]:
+  """Whether an answer occurs in the text of one of the first k documents.
+
+  DPR's measure of retrieval where gold documents are unknown: the words of an
+  answer occur in a row in the text, in any case; a pattern matches anywhere. A
+  document that is only a title is searched by that.
+
+  Args:
+    run: n rankings of documents or passages.
+    questions: n questions.
+    documents: documents by row.
+    depths: values of k.
+
+  Returns:
+    'has-answer@k' -> float64[n]; NaN for a question without answers.
+
+  Example:
+    >>> run = trec.Run(
+    ...   rows=np.array([[1, 0]]), scores=np.array([[2.0, 1.0]]),
+    ...   where=np.array([[True, True]]),
+    ... )
+    >>> asked = types.Question(id='q', text='When?', answers=('1969',))
+    >>> documents = [types.Document(id=x, text=x) for x in ('In 1969.', 'No.')]
+    >>> found = has_answer(run, [asked], documents, depths=(1, 2))
+    >>> {name: value.tolist() for name, value in found.items()}
+    {'has-answer@1': [0.0], 'has-answer@2': [1.0]}
+
+  Reference:
+    Karpukhin et al., Dense Passage Retrieval for Open-Domain Question
+    Answering, 2020.
+  """
+  texts: dict[int, str] = {}
+  first = np.full(len(questions), np.inf)
+  for place, question in enumerate(questions):
+    answers = [answer_search.words(answer) for answer in question.answers]
+    if not any(answers) and not question.answer_patterns:
+      first[place] = np.nan
+      continue
+    rows = run.rows[place][run.where[place]][: max(depths)]
+    for rank, row in enumerate(rows.tolist(), 1):
+      document = documents[row]
+      if document is None:
+        continue
+      text = document.text.strip() or document.title
+      if row not in texts:
+        texts[row] = answer_search.words(text)
+      if answer_search.holds(texts[row], answers) or any(
+        answer_search.matches_pattern(pattern, text)
+        for pattern in question.answer_patterns
+      ):
+        first[place] = rank
+        break
+  known = ~np.isnan(first)
+  return {
+    f'has-answer@{k}': np.where(known, first <= k, np.nan) for k in depths
+  }
+
+
 def valid_docids(candidates: types.Candidates, count: int) -> np.ndarray:
   """1.0 if all candidates of a question are distinct existing documents.
 
@@ -141,7 +213,8 @@ def answers(
   """Exact match and F1 of answers.
 
   For an unanswerable question, abstaining counts as correct. A question without
-  gold answers in the data has no value.
+  gold answers in the data has no value. An answer that begins with a match of
+  one of the question's `answer_patterns` is an exact match.
 
   Args:
     questions: n questions.
@@ -157,9 +230,15 @@ def answers(
   exact, overlap, longest = np.full((3, len(questions)), np.nan)
   for row, (question, given) in enumerate(zip(questions, texts, strict=True)):
     right = question.answers if question.answerable else ('',)
+    if question.answer_patterns:
+      exact[row] = any(
+        answer_search.is_pattern(pattern, given or '')
+        for pattern in question.answer_patterns
+      )
     if right:
       text = given or ''
-      exact[row] = text_metrics.exact_match(text, right)
+      is_right = text_metrics.exact_match(text, right)
+      exact[row] = max(is_right, np.nan_to_num(exact[row]))
       overlap[row] = text_metrics.f1(text, right)
       if written:
         longest[row] = max(

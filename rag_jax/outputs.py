@@ -161,7 +161,7 @@ def _save_split(
   """Writes answers, rankings and gold documents of one split."""
   split, questions = measured.split, measured.questions
   files.write(answers_path(folder, split), ''.join(_answer_lines(measured)))
-  qrels = trec.qrels_lines(questions, system.rows)
+  qrels = trec.qrels_lines(questions, system.documents)
   files.write(folder / f'qrels-{slug(split)}.trec', ''.join(qrels))
   for name, run in measured.runs.items():
     lines = trec.run_lines(run, questions, system.documents, tag=slug(name))

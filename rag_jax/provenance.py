@@ -88,12 +88,14 @@ def data_hash(dataset: types.Dataset) -> str:
   """
   digest = hashlib.sha256()
   for document in dataset.documents:
-    line = document.id, document.title, document.text, document.summary
+    line = [document.id, document.title, document.text, document.summary]
+    line += [document.parent] if document.parent else []
     digest.update(json.dumps(line).encode())
   for name in sorted(dataset.splits):
     digest.update(json.dumps(name).encode())
     for q in dataset.splits[name]:
-      fields = q.id, q.text, q.answers, q.document_ids, q.grades, q.answerable
+      fields: list[object] = [q.id, q.text, q.answers, q.document_ids, q.grades]
+      fields += [q.answerable, *q.answer_patterns]
       digest.update(json.dumps(fields).encode())
   return digest.hexdigest()
 

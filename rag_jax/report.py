@@ -24,7 +24,8 @@ SEVERAL = ('nDCG@10', 'MAP', 'Recall@100')
 ANSWERS = ('EM', 'F1', 'ROUGE-L', 'answered')  # shown below the retrieval ones
 ORDER = (
   *('Hits@1', 'Hits@10', 'MRR@10', 'nDCG@10', 'Hits@100', 'MAP', 'R-precision'),
-  *('Recall@100', 'valid docids', 'beam regret', *ANSWERS),
+  *('Recall@100', 'has-answer@1', 'has-answer@5', 'has-answer@20'),
+  *('has-answer@100', 'valid docids', 'beam regret', *ANSWERS),
 )
 BOLD, DIM, PLAIN = '\033[1m', '\033[2m', '\033[0m'
 

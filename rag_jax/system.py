@@ -31,7 +31,7 @@ from rag_jax import (
   types,
 )
 from rag_jax import config as configs
-from rag_jax.data import pipeline, tokenizers, words
+from rag_jax.data import pipeline, text_io, tokenizers, words
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
@@ -233,8 +233,10 @@ class System:
       self.config.data,
     )
     whole = pipeline.document_text(document)
-    before = len(whole) - len(document.text)
+    before = max(len(whole) - len(document.text), 0)
     inside = None if begin < before else (begin - before, end - before)
+    if not text_io.has_text(document.text):  # the answer is in the title
+      inside = None
     return whole[begin:end], inside
 
   def add(self, documents: corpus.Texts) -> 'System':

@@ -44,6 +44,70 @@ class Run:
       )
 
 
+def groups(
+  documents: Sequence[types.Document | None],
+) -> np.ndarray | None:
+  """Row -> first row of the same document, int32[N]; None without passages.
+
+  Example:
+    >>> documents = [
+    ...   types.Document(id='a#1', text='x', parent='a'),
+    ...   types.Document(id='b', text='y'),
+    ...   types.Document(id='a#2', text='z', parent='a'),
+    ... ]
+    >>> groups(documents).tolist()
+    [0, 1, 0]
+  """
+  if not any(d is not None and d.parent for d in documents):
+    return None
+  first: dict[str, int] = {}
+  rows = np.arange(len(documents), dtype=np.int32)
+  for row, document in enumerate(documents):
+    if document is not None:
+      rows[row] = first.setdefault(document.source, row)
+  return rows
+
+
+def by_document(run: Run, groups: np.ndarray | None, *, depth: int = 0) -> Run:
+  """A ranking of documents from one of passages: the best passage counts.
+
+  Args:
+    run: rankings of n questions.
+    groups: from `groups`; None returns the rankings.
+    depth: maximum documents per question; 0 = all.
+
+  Returns:
+    The rankings with the first row of each document, and the score of its best
+    passage; no document occurs twice.
+
+  Example:
+    >>> run = Run(
+    ...   rows=np.array([[2, 0, 1]]), scores=np.array([[3.0, 2.0, 1.0]]),
+    ...   where=np.array([[True, True, True]]),
+    ... )
+    >>> found = by_document(run, np.array([0, 1, 0]))
+    >>> found.rows[found.where].tolist(), found.scores[found.where].tolist()
+    ([0, 1], [3.0, 1.0])
+  """
+  if groups is None:
+    return run
+  count, width = run.rows.shape
+  own = np.where(run.where, groups[np.where(run.where, run.rows, 0)], -1)
+  order = np.argsort(own, axis=1, kind='stable')
+  ordered = np.take_along_axis(own, order, axis=1)
+  is_first = np.ones((count, width), bool)
+  is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+  kept = np.zeros((count, width), bool)
+  np.put_along_axis(kept, order, is_first & (ordered >= 0), axis=1)
+  places = np.argsort(~kept, axis=1, kind='stable')[:, : depth or width]
+  where = np.take_along_axis(kept, places, axis=1)
+  return Run(
+    rows=np.where(where, np.take_along_axis(own, places, axis=1), -1),
+    scores=np.take_along_axis(run.scores, places, axis=1),
+    where=where,
+  )
+
+
 def run_lines(
   run: Run,
   questions: Sequence[types.Question],
@@ -61,7 +125,7 @@ def run_lines(
   Args:
     run: rankings of n questions.
     questions: n questions.
-    documents: the corpus, by row.
+    documents: the corpus, by row; a passage is written as its document.
     tag: name of the system, without white space.
 
   Example:
@@ -76,7 +140,7 @@ def run_lines(
     q Q0 a%20dog 1 2.5 BM25
     q Q0 cat 2 1 BM25
   """
-  names = [None if d is None else escape(d.id) for d in documents]
+  names = [None if d is None else escape(d.source) for d in documents]
   rows, scores = run.rows.tolist(), run.scores.astype(np.float32)
   for place, question in enumerate(questions):
     where = run.where[place]
@@ -89,27 +153,34 @@ def run_lines(
 
 
 def qrels_lines(
-  questions: Iterable[types.Question], names: Iterable[str]
+  questions: Iterable[types.Question],
+  documents: Iterable[types.Document | None],
 ) -> Iterator[str]:
   """Yields the lines of a qrels file.
 
   Args:
     questions: questions with gold documents and optional grades; default 1.
-    names: ids of the documents in the corpus; others are left out.
+    documents: the corpus; gold documents that are not in it are left out, and a
+      passage is written as its document.
 
   Example:
     >>> question = types.Question(
     ...   id='q', text='Who?', document_ids=('b', 'a'), grades=(2, 1)
     ... )
-    >>> print(''.join(qrels_lines([question], ['a', 'b'])), end='')
+    >>> documents = [types.Document(id=x, text=x) for x in ('a', 'b')]
+    >>> print(''.join(qrels_lines([question], documents)), end='')
     q 0 b 2
     q 0 a 1
   """
-  known = frozenset(names)
+  sources = {d.id: d.source for d in documents if d is not None}
   for question in questions:
+    found: dict[str, int] = {}
     for name, grade in grades(question).items():
-      if name in known:
-        yield f'{escape(question.id)} 0 {escape(name)} {grade}\n'
+      if name in sources:
+        source = sources[name]
+        found[source] = max(grade, found.get(source, grade))
+    for name, grade in found.items():
+      yield f'{escape(question.id)} 0 {escape(name)} {grade}\n'
 
 
 def grades(question: types.Question) -> dict[str, int]:

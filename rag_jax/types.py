@@ -59,15 +59,22 @@ class Document:
 
   Attributes:
     id: id in the data; unique in a corpus.
-    title: its title, or "".
-    text: its body; never blank.
+    title: its title, or ""; not blank if the text is.
+    text: its body, or "" if the document is only a title.
     summary: a reference summary, or "" if the data has none.
+    parent: id of the document that this passage is a part of; "" = of none.
   """
 
   id: str
   title: str = ''
   text: str
   summary: str = ''
+  parent: str = ''
+
+  @property
+  def source(self) -> str:
+    """Id of the whole document: that of the parent, or its own."""
+    return self.parent or self.id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,8 @@ class Question:
     document_ids: ids of the gold documents; empty if unknown.
     grades: relevance grade of each gold document, above 0; empty = all 1.
     answerable: False if the data marks the question as unanswerable.
+    answer_patterns: regular expressions that an answer may match, beside or
+      instead of `answers`; they are used for measures, not for training.
   """
 
   id: str
@@ -89,6 +98,7 @@ class Question:
   document_ids: tuple[str, ...] = ()
   answerable: bool = True
   grades: tuple[int, ...] = ()
+  answer_patterns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

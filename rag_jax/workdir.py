@@ -33,6 +33,7 @@ from rag_jax.index import index as indexes
 from rag_jax.ops import trie as tries
 
 T = TypeVar('T')
+FEW = 200  # training questions that are too few to train from scratch
 
 
 @flax.struct.dataclass
@@ -84,6 +85,10 @@ def open(
   else:
     store.check_use(workdir, config)
   dataset = load_data(config)
+  if writes and any(
+    stage.steps and not stage.data for _, stage in config.stages
+  ):
+    pipeline.check_training(dataset, config.data)
   weights, reader_tokenizer = pretrained.load(config)
   return prepare(
     config, dataset, weights, workdir, reader_tokenizer, writes=writes
@@ -120,13 +125,11 @@ def load_data(config: configs.Config) -> types.Dataset:
   """Loads the data of an experiment, and checks its splits.
 
   Raises:
-    ValueError: if the data is missing or invalid, or lacks a split.
+    ValueError: if the data is missing or invalid, or lacks a split of
+      `data.eval_splits`.
   """
   dataset = formats.load(
-    config.data.path,
-    format=config.data.format,
-    on_empty=config.data.on_empty,
-    max_file_gib=config.data.max_file_gib,
+    config.data.path, format=config.data.format, **config.data.reading
   )
   pipeline.check_splits(dataset, config.data)
   return dataset
@@ -337,6 +340,29 @@ def _notes(
     yield (
       f'search.beam_size is {config.search.beam_size}, but there are only '
       f'{count} documents; the rest of the beam is masked.'
+    )
+  measured = pipeline.check_splits(dataset, config.data)
+  if not measured:
+    yield 'the data has no questions: nothing is trained and measured.'
+  if config.steps and config.data.train_split in measured:
+    yield (
+      f'split {config.data.train_split!r} is measured, but also trained on; '
+      '--config.data.eval_splits names others.'
+    )
+  asked = len(dataset.splits.get(config.data.train_split, ()))
+  scratch = [
+    part
+    for part, weights in (
+      ('query encoder', config.query_encoder.weights),
+      ('reader', config.reader.weights),
+    )
+    if not weights
+  ]
+  if config.steps and asked < FEW and scratch:
+    yield (
+      f'{asked} training questions teach a {" and a ".join(scratch)} without '
+      'published weights little; use published weights, such as '
+      '--config=nq_minilm.'
     )
   if config.data.labelled_questions:
     training = pipeline.train_questions(dataset, config.data)

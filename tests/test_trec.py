@@ -91,4 +91,6 @@ def test_qrels_exclude_documents_outside_the_corpus():
   question = types.Question(
     id='q 1', text='?', document_ids=('a', 'gone'), grades=(3, 1)
   )
-  assert list(trec.qrels_lines([question], ['a'])) == ['q%201 0 a 3\n']
+  assert list(
+    trec.qrels_lines([question], [types.Document(id='a', text='x')])
+  ) == ['q%201 0 a 3\n']

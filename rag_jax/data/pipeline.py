@@ -17,7 +17,8 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import types
-from rag_jax.data import text_files, tokenizers, words
+from rag_jax.data import text_files, text_io, tokenizers, words
+from rag_jax.data.sources import base
 
 POOL = 16  # batches per pool; questions are sorted by length within a pool
 
@@ -27,10 +28,21 @@ class DataConfig:
   """The data, and how much of each text is kept."""
 
   path: str = 'facts'  # 'facts', a file or folder, or 'tfds:NAME'
-  # 'facts', 'beir', 'squad', 'dpr', 'jsonl' or 'tfds'; 'auto' detects it
+  # name of a format, such as 'beir' or 'files'; 'auto' detects it
   format: str = 'auto'
-  # if a document has no text: 'error' or 'skip'
+  # names of fields in your files, such as 'id=doc_id,text=body'
+  fields: str = ''
+  # if a document has no text, or a file is no text: 'error' or 'skip'
   on_empty: str = 'error'
+  # if a question or a document that is named is not there: 'error' or 'skip'
+  on_dangling: str = 'error'
+  # whether all answers are regular expressions
+  answer_patterns: bool = False
+  # words per passage; 0 = whole documents; -1 = 120 for a folder of files,
+  # otherwise whole documents
+  passage_words: int = -1
+  # words that neighbouring passages share; -1 = a sixth of a passage
+  passage_overlap: int = -1
   # maximum size of a data file once unpacked, in GiB
   max_file_gib: float = text_files.MAX_GIB
   train_split: str = 'train'  # training split
@@ -56,6 +68,14 @@ class DataConfig:
   title_weight: int = 1  # repetitions of the title in BM25
   pair_weight: float = 0.0  # weight of adjacent word pairs in BM25
 
+  @property
+  def reading(self) -> dict[str, Any]:
+    """The options of `formats.load`."""
+    names = [field.name for field in dataclasses.fields(base.Options)]
+    options = {name: getattr(self, name) for name in names}
+    base.Options(**options)
+    return options
+
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
     tokenizers.check_vocab_size(self.vocab_size)
@@ -71,11 +91,7 @@ class DataConfig:
           f'data.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
-    if self.max_file_gib <= 0:
-      raise ValueError(
-        f'data.max_file_gib must be above 0, got {self.max_file_gib}. '
-        'Set --config.data.max_file_gib.'
-      )
+    self.reading  # noqa: B018  # checks its fields
     counts = ('eval_questions', 'labelled_questions', 'max_query_words')
     for name in (*counts, 'title_weight', 'pair_weight'):
       if getattr(self, name) < 0:
@@ -113,6 +129,8 @@ def document_text(document: types.Document) -> str:
   """Title and text as tokenised; answer spans are spans of this text."""
   if not document.title:
     return document.text
+  if not text_io.has_text(document.text):
+    return document.title
   return f'{document.title} . {document.text}'
 
 
@@ -197,7 +215,7 @@ def train_questions(
   The labelled questions are spread evenly over the questions with gold
   documents. All questions keep their answers.
   """
-  questions = dataset.splits[config.train_split]
+  questions = dataset.splits.get(config.train_split, ())
   if not config.labelled_questions:
     return questions
   rows = [i for i, question in enumerate(questions) if question.document_ids]
@@ -341,22 +359,36 @@ def span(
 def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
   """Returns the names of the splits to evaluate.
 
+  These are `eval_splits`, or else all but the training split, or else that one,
+  if there is no other; none if the data has no questions.
+
   Raises:
-    ValueError: if the corpus is empty or a configured split has no questions.
+    ValueError: if the corpus is empty or one of `eval_splits` has no questions.
   """
   if not dataset.documents:
     raise ValueError(
       f'data.path {config.path!r} holds no documents. '
       'Set --config.data.path to data with a corpus.'
     )
-  wanted = config.eval_splits or tuple(
-    name for name in dataset.splits if name != config.train_split
-  )
-  for name in (config.train_split, *wanted):
+  for name in config.eval_splits:
     if not dataset.splits.get(name):
       raise ValueError(
         f'data has no questions in split {name!r}; there are '
         f'{", ".join(sorted(dataset.splits)) or "none"}. '
         'Set --config.data.train_split or --config.data.eval_splits.'
       )
-  return list(wanted)
+  filled = [name for name, questions in dataset.splits.items() if questions]
+  others = [name for name in filled if name != config.train_split]
+  return list(config.eval_splits) or others or filled
+
+
+def check_training(dataset: types.Dataset, config: DataConfig) -> None:
+  """Raises a ValueError if the training split has no questions."""
+  name = config.train_split
+  if not dataset.splits.get(name):
+    raise ValueError(
+      f'data has no questions in split {name!r} to train on; there are '
+      f'{", ".join(sorted(dataset.splits)) or "none"}. '
+      'Set --config.data.train_split, or search without training by '
+      '--config=zero_shot.'
+    )

@@ -1,4 +1,4 @@
-"""Reads the user's text files, plain or .gz, line by line.
+"""Reads the user's text files, plain, .gz or .zst, line by line.
 
 Each error is a one-line ValueError that names the file, the line if there is
 one, and a remedy.
@@ -6,36 +6,61 @@ one, and a remedy.
 
 import contextlib
 import gzip
+import io
 import json
 import pathlib
-import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 MAX_GIB = 8.0
+PACKED = ('.gz', '.zst')  # endings of packed files
 _GIB = 2**30
 _GZIP = 31  # the parameter of zlib for this format
 # Text is packed to a third or a tenth of its size, what is made to fill a
 # memory to a thousandth. The first number of bytes is always fine.
 _MIN_BOMB, _MAX_RATIO = 64 * 2**20, 100
 _PIECE = 2**16  # bytes at a time
-_GRADE = re.compile(r'[+-]?[0-9]{1,9}(\.0*)?')
-_NUMBER = re.compile(r'[+-]?([0-9.]+(e[+-]?[0-9]+)?|inf|nan|infinity)', re.I)
+_ZST_PIECE = 2**10  # one such piece may unpack to 32 MiB
+
+
+class Number(float):
+  """A number of a JSON file that keeps how it is written.
+
+  Example:
+    >>> str(Number('2.50')), Number('2.50') + 1
+    ('2.50', 3.5)
+  """
+
+  def __new__(cls, text: str) -> 'Number':
+    """A number from its text."""
+    number = super().__new__(cls, text)
+    number.text = text  # type: ignore[attr-defined]
+    return number
+
+  def __str__(self) -> str:
+    """The text in the file."""
+    return self.text  # type: ignore[attr-defined]
+
+
+def bare(name: str) -> str:
+  """A file name without .gz or .zst."""
+  return name.removesuffix('.gz').removesuffix('.zst')
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-  """The path of a file in a folder, plain or else .gz; None if missing."""
-  for path in (folder / name, folder / f'{name}.gz'):
+  """The path of a file in a folder, plain, .gz or .zst; None if missing."""
+  for path in (folder / name, *(folder / f'{name}{end}' for end in PACKED)):
     if _is_there(path):
       return path
   return None
 
 
 def find_all(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-  """Name without .gz -> path of each match; a plain file precedes its .gz."""
-  zipped = {p.name.removesuffix('.gz'): p for p in folder.glob(pattern + '.gz')}
-  found = zipped | {p.name: p for p in folder.glob(pattern)}
+  """Name without .gz or .zst -> path of each match; plain files come first."""
+  found: dict[str, pathlib.Path] = {}
+  for end in (*reversed(PACKED), ''):
+    found |= {bare(path.name): path for path in folder.glob(pattern + end)}
   return {name: found[name] for name in sorted(found) if _is_there(found[name])}
 
 
@@ -46,7 +71,7 @@ def _is_there(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def open(path: pathlib.Path, max_gib: float) -> Iterator[BinaryIO]:
-  """Opens a regular file, decompressed if it ends in .gz.
+  """Opens a regular file, decompressed if it ends in .gz or .zst.
 
   Args:
     path: the file.
@@ -65,13 +90,22 @@ def open(path: pathlib.Path, max_gib: float) -> Iterator[BinaryIO]:
       )
     if path.stat().st_size > max_gib * _GIB:
       raise _too_large(path, max_gib, '')
-    if path.suffix != '.gz':
+    if path.suffix not in PACKED:
       with path.open('rb') as file:
         yield file
-      return
-    _check_unpacked(path, max_gib)
-    with gzip.open(path, 'rb') as unpacked:
-      yield unpacked  # type: ignore[misc]  # reads as a BinaryIO does
+    elif path.suffix == '.gz':
+      _check_size(path, max_gib, _gzip_sizes(path))
+      with gzip.open(path, 'rb') as unpacked:
+        yield unpacked  # type: ignore[misc]  # reads as a BinaryIO does
+    else:
+      _check_size(path, max_gib, _zst_sizes(path))
+      with path.open('rb') as file:
+        reader = (
+          _zstandard(path)
+          .ZstdDecompressor()
+          .stream_reader(file, read_across_frames=True)
+        )
+        yield io.BufferedReader(reader)  # type: ignore[misc]
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise ValueError(
       f'data file {str(path)!r} is a truncated or damaged .gz ({error}). '
@@ -84,7 +118,30 @@ def open(path: pathlib.Path, max_gib: float) -> Iterator[BinaryIO]:
     ) from error
 
 
-def _check_unpacked(path: pathlib.Path, max_gib: float) -> None:
+def _check_size(
+  path: pathlib.Path, max_gib: float, sizes: Iterator[tuple[int, int]]
+) -> None:
+  """Raises a ValueError if a packed file holds too much.
+
+  Args:
+    path: the file.
+    max_gib: as in `open`.
+    sizes: bytes read and bytes unpacked so far, while the file is unpacked.
+  """
+  for packed, count in sizes:
+    if count > max_gib * _GIB:
+      raise _too_large(path, max_gib, ' once it is unpacked')
+    if count > max(_MIN_BOMB, _MAX_RATIO * packed):
+      tool = {'.gz': 'gunzip', '.zst': 'unzstd'}[path.suffix]
+      raise ValueError(
+        f'data file {str(path)!r} unpacks to more than {_MAX_RATIO} times '
+        'its size, as hardly any but a hostile one does. Fetch it again '
+        f'from a source that you trust, or unpack it with {tool} if it is '
+        'sound.'
+      )
+
+
+def _gzip_sizes(path: pathlib.Path) -> Iterator[tuple[int, int]]:
   """Counts the bytes in a .gz, without keeping them."""
   packed = count = 0
   stream = zlib.decompressobj(_GZIP)
@@ -93,19 +150,57 @@ def _check_unpacked(path: pathlib.Path, max_gib: float) -> None:
       packed += len(piece)
       while piece:
         count += len(stream.decompress(piece, _PIECE))
-        if count > max_gib * _GIB:
-          raise _too_large(path, max_gib, ' once it is unpacked')
-        if count > max(_MIN_BOMB, _MAX_RATIO * packed):
-          raise ValueError(
-            f'data file {str(path)!r} unpacks to more than {_MAX_RATIO} times '
-            'its size, as hardly any but a hostile one does. Fetch it again '
-            'from a source that you trust, or unpack it with gunzip if it is '
-            'sound.'
-          )
+        yield packed, count
         piece = stream.unconsumed_tail
         if stream.eof:  # members may follow each other, and zeros the last
           piece = stream.unused_data.lstrip(b'\0')
           stream = zlib.decompressobj(_GZIP)
+
+
+def _zst_sizes(path: pathlib.Path) -> Iterator[tuple[int, int]]:
+  """Counts the bytes in a .zst; a truncated or damaged one is an error."""
+  library = _zstandard(path)
+  unpacker = library.ZstdDecompressor()
+  packed = count = 0
+  stream = None
+  try:
+    with path.open('rb') as file:
+      while piece := file.read(_ZST_PIECE):
+        packed += len(piece)
+        while piece:
+          stream = stream or unpacker.decompressobj()
+          count += len(stream.decompress(piece))
+          yield packed, count
+          piece = b''
+          if stream.eof:  # frames may follow each other
+            piece, stream = stream.unused_data, None
+  except library.ZstdError as error:
+    raise _damaged_zst(path, error) from error
+  if stream is not None or not packed:
+    raise _damaged_zst(path, 'its end is missing')
+
+
+def _damaged_zst(path: pathlib.Path, reason: object) -> ValueError:
+  return ValueError(
+    f'data file {str(path)!r} is a truncated or damaged .zst ({reason}). '
+    'Fetch it again, or set --config.data.path to an intact one.'
+  )
+
+
+def _zstandard(path: pathlib.Path) -> Any:
+  try:
+    import zstandard
+  except ImportError as error:
+    raise missing('zstandard', 'zst', f'data file {str(path)!r}') from error
+  return zstandard
+
+
+def missing(library: str, extra: str, where: str) -> ValueError:
+  """The error that an optional library is not installed."""
+  return ValueError(
+    f'{where} needs the library {library}, which is not installed. Install it '
+    f"with pip install 'rag_jax[{extra}]', or with pip install {library}."
+  )
 
 
 def _too_large(path: pathlib.Path, max_gib: float, when: str) -> ValueError:
@@ -116,18 +211,22 @@ def _too_large(path: pathlib.Path, max_gib: float, when: str) -> ValueError:
   )
 
 
+def read_text(path: pathlib.Path, max_gib: float) -> str:
+  """Reads a UTF-8 text file, without a byte order mark."""
+  with open(path, max_gib) as file:
+    return _decode(file.read(), path, 1)
+
+
 def read_json(path: pathlib.Path, max_gib: float) -> Any:
   """Reads a JSON file."""
-  with open(path, max_gib) as file:
-    data = file.read()
-  return _parse(_decode(data, path, 1), path, 1)
+  return _parse(read_text(path, max_gib), path, 1)
 
 
 def read_json_lines(
   path: pathlib.Path, max_gib: float
 ) -> Iterator[tuple[str, dict]]:
   """Yields (location for error messages, object) for each JSON line."""
-  for number, line in _lines(path, max_gib):
+  for number, line in lines(path, max_gib):
     if not line.strip():
       continue
     record = _parse(line, path, number)
@@ -140,45 +239,13 @@ def read_json_lines(
     yield where, record
 
 
-def read_qrels(
-  path: pathlib.Path, max_gib: float, is_known: Callable[[str, str], bool]
-) -> Iterator[tuple[str, str, str, int]]:
-  """Yields (location, query id, document id, grade); skips a header.
-
-  Args:
-    path: the file.
-    max_gib: as in `open`.
-    is_known: whether a query or a document has such an id. The first line is a
-      header if it has three fields, no number as the last and no known id.
-  """
-  for number, line in _lines(path, max_gib):
-    fields = [field.strip() for field in line.split('\t')]
-    where = f'data file {str(path)!r} line {number}'
-    if fields == ['']:
-      continue
-    if len(fields) != 3 or not _NUMBER.fullmatch(fields[2]):
-      if number == 1 and len(fields) == 3 and not is_known(*fields[:2]):
-        continue
-      raise ValueError(
-        f'{where} must be query-id, corpus-id and score with tabs between, '
-        f'got {line.rstrip()[:60]!r}. Correct that line.'
-      )
-    query, document, score = fields
-    if not _GRADE.fullmatch(score):  # TREC qrels have integer grades
-      raise ValueError(
-        f'{where}: the score must be a whole number of at most 9 digits, got '
-        f'{short(score)}. Correct that line.'
-      )
-    yield where, query, document, int(float(score))
-
-
 def short(value: Any) -> str:
   """A value as it stands in an error."""
   text = 'nothing' if value is None else repr(value)
   return text if len(text) <= 60 else text[:57] + '...'
 
 
-def _lines(path: pathlib.Path, max_gib: float) -> Iterator[tuple[int, str]]:
+def lines(path: pathlib.Path, max_gib: float) -> Iterator[tuple[int, str]]:
   """Yields (number, text) of each line, which ends at a line feed alone."""
   with open(path, max_gib) as file:
     for number, line in enumerate(file, 1):
@@ -200,7 +267,7 @@ def _decode(data: bytes, path: pathlib.Path, first_line: int) -> str:
 
 def _parse(text: str, path: pathlib.Path, first_line: int) -> Any:
   try:
-    return json.loads(text)
+    return json.loads(text, parse_float=Number)
   except (ValueError, RecursionError) as error:
     line, problem = first_line, 'nested too deeply'
     if isinstance(error, json.JSONDecodeError):

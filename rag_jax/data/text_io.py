@@ -1,15 +1,13 @@
-"""Reads and validates the fields of the user's data, and makes a `Dataset`.
+"""Reads and validates the fields of the user's data.
 
 Each error is a one-line ValueError that names the file, the line if there is
 one, and a remedy.
 """
 
-import collections
 import dataclasses
 import difflib
-import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rag_jax import types
@@ -18,7 +16,6 @@ from rag_jax.data import text_files
 Splits = dict[str, list[types.Question]]
 Corpus = dict[tuple[str, str], str]  # (title, text) -> paragraph id
 
-_NOT_WORDS = re.compile(r'[\W_]+')
 _SURROGATE = re.compile('[\ud800-\udfff]')
 # White space, control and format characters, fillers, and the mark of a
 # character that was lost.
@@ -80,6 +77,20 @@ def identifier(record: dict, name: str, where: str) -> str:
   return string(record, name, where)
 
 
+def answer(record: dict, name: str, where: str) -> str:
+  """Reads an answer: text, or a number as it is written in the file."""
+  return _plain(record.get(name), name, where)
+
+
+def _plain(value: Any, name: str, where: str) -> str:
+  """A text, or the text of a number."""
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    return str(value)
+  if not isinstance(value, str):
+    raise ValueError(_wrong_field(where, name, 'text', value))
+  return _SURROGATE.sub('\ufffd', value)
+
+
 def items(
   record: dict, name: str, where: str, kind: type, *, required: bool = False
 ) -> list:
@@ -91,15 +102,17 @@ def items(
     raise ValueError(_wrong_field(where, name, 'a list', value))
   for item in value:
     if not isinstance(item, kind):
-      wanted = 'texts' if kind is str else 'objects'
+      wanted = 'lists' if kind is list else 'objects'
       raise ValueError(_wrong_field(where, name, f'a list of {wanted}', item))
   return value
 
 
 def strings(record: dict, name: str, where: str) -> tuple[str, ...]:
-  """Reads a field that lists texts; drops duplicates and blank texts."""
-  texts = items(record, name, where, str)
-  return distinct(_SURROGATE.sub('\ufffd', text) for text in texts)
+  """Reads a field that lists texts or numbers; drops duplicates and blanks."""
+  value = record.get(name)
+  if value is not None and not isinstance(value, list):
+    raise ValueError(_wrong_field(where, name, 'a list', value))
+  return distinct(_plain(item, name, where) for item in value or ())
 
 
 def required(record: dict, name: str, where: str) -> str:
@@ -161,134 +174,6 @@ def with_gold(
   )
 
 
-def finish(
-  name: str, on_empty: str, documents: list[types.Document], splits: Splits
-) -> types.Dataset:
-  """Makes a `Dataset`: validates it and writes its notes.
-
-  Args:
-    name: the path as the user gave it.
-    on_empty: what to do with documents without text: 'error', or 'skip'.
-    documents: the corpus; it contains all gold documents.
-    splits: questions by split.
-
-  Returns:
-    The dataset with its notes.
-
-  Raises:
-    ValueError: for an empty corpus, a duplicate id or, with on_empty='error',
-      a document without text.
-  """
-  notes = []
-  where = f'data.path {name!r}'
-  _check_unique('document', (document.id for document in documents), where)
-  for split, questions in splits.items():
-    _check_unique('question', (q.id for q in questions), f'{where} {split}')
-  kept = [document for document in documents if has_text(document.text)]
-  if len(kept) < len(documents):
-    empty = [d.id for d in documents if not has_text(d.text)]
-    if on_empty == 'error':
-      raise ValueError(
-        f'document {empty[0]!r} has no text ({len(empty)} of '
-        f'{len(documents)} in {where}). '
-        'Set --config.data.on_empty=skip to skip such documents.'
-      )
-    notes.append(
-      f'{_of(len(empty), len(documents), "documents")} have no text and are '
-      'skipped.'
-    )
-    splits = _drop_gold(set(empty), splits, notes)
-  if not kept:
-    raise ValueError(
-      f'{where} has an empty corpus: {len(documents)} documents, 0 with '
-      'text. Set --config.data.path to data with documents.'
-    )
-  bodies = {document.id: document for document in kept}
-  for split, questions in splits.items():
-    notes += _notes(split, questions, bodies)
-  return types.Dataset(
-    documents=tuple(kept),
-    splits={split: tuple(questions) for split, questions in splits.items()},
-    notes=tuple(notes),
-  )
-
-
-def _drop_gold(empty: set[str], splits: Splits, notes: list[str]) -> Splits:
-  """Removes skipped documents from the gold documents of all questions."""
-  dropped = 0
-  found: Splits = {}
-  for split, questions in splits.items():
-    found[split] = []
-    for question in questions:
-      names = question.document_ids
-      grades = dict(
-        zip(names, question.grades or [1] * len(names), strict=True)
-      )
-      gold = {name: grades[name] for name in names if name not in empty}
-      dropped += len(names) - len(gold)
-      found[split].append(with_gold(question, gold))
-  if dropped:
-    notes.append(f'{dropped:,} gold references to skipped documents removed.')
-  return found
-
-
-def _notes(
-  split: str,
-  questions: list[types.Question],
-  documents: Mapping[str, types.Document],
-) -> list[str]:
-  """Notes on questions that lack a text, an answer or a gold document."""
-  bodies: dict[str, tuple[str, str]] = {}
-
-  def occurs(answer: str, name: str) -> bool:
-    if name not in bodies:
-      document = documents[name]
-      body = f'{document.title} . {document.text}'.lower()
-      bodies[name] = body, _NOT_WORDS.sub('', body)
-    plain, words = bodies[name]
-    wanted = _NOT_WORDS.sub('', answer.lower())
-    return wanted in words if wanted else answer.lower().strip() in plain
-
-  count: collections.Counter[str] = collections.Counter()
-  for question in questions:
-    gold = question.document_ids
-    count['no text'] += not has_text(question.text)
-    count['no answer'] += not question.answers
-    count['no gold'] += not gold
-    if gold and question.answers:
-      found = [
-        any(occurs(answer, name) for name in gold)
-        for answer in question.answers
-      ]
-      count['some absent'] += not all(found)
-      count['all absent'] += not any(found)
-  sentences = {
-    'some absent': 'have an answer that occurs in none of their gold '
-    f'documents; in {count["all absent"]:,} of them no answer does.',
-    'no answer': 'have no answer.',
-    'no gold': 'have no gold document.',
-    'no text': 'have no text.',
-  }
-  what = f'questions in {split}'
-  return [
-    f'{_of(count[key], len(questions), what)} {sentence}'
-    for key, sentence in sentences.items()
-    if count[key]
-  ]
-
-
-def _of(part: int, whole: int, what: str) -> str:
-  return f'{part:,} of {whole:,} {what}'
-
-
-def _check_unique(what: str, names: Iterable[str], where: str) -> None:
-  seen: set[str] = set()
-  for name in names:
-    if name in seen:
-      raise duplicate(what, name, where)
-    seen.add(name)
-
-
 def duplicate(what: str, name: str, where: str) -> ValueError:
   """The error for a duplicate id."""
   return ValueError(
@@ -296,11 +181,11 @@ def duplicate(what: str, name: str, where: str) -> ValueError:
   )
 
 
-def unknown(what: str, name: str, where: str, file: pathlib.Path) -> ValueError:
+def unknown(what: str, name: str, where: str, file: str) -> ValueError:
   """The error for an id that is not in the file that defines such ids."""
   return ValueError(
-    f'{where} names {what} {name!r}, which is not in {file.name}. '
-    f'Add it there, or remove that line.'
+    f'{where} names {what} {name!r}, which is not in {file}. Add it there, '
+    'remove that line, or set --config.data.on_dangling=skip.'
   )
 
 

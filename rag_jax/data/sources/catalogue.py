@@ -1,6 +1,7 @@
 """Datasets from TensorFlow Datasets (TFDS); TensorFlow is not needed."""
 
 import contextlib
+import pathlib
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -8,7 +9,9 @@ from typing import Any
 
 from rag_jax import types
 from rag_jax.data import text_io
+from rag_jax.data.sources import base
 
+PREFIX = 'tfds:'
 NAMES = ('squad', 'trivia_qa', 'natural_questions_open')
 _HOSTS = {
   'squad': 'https://rajpurkar.github.io/SQuAD-explorer/',
@@ -16,11 +19,12 @@ _HOSTS = {
 }
 
 
-def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
-  """Loads SQuAD or TriviaQA from TFDS, downloading it if necessary.
+def read(path: pathlib.Path, options: base.Options) -> base.Content:
+  """Reads SQuAD or TriviaQA from TFDS, downloading it if necessary.
 
   Args:
-    name: one of `NAMES`.
+    path: one of `NAMES`.
+    options: not used.
 
   Returns:
     The documents, and the questions of the splits train and validation.
@@ -29,6 +33,8 @@ def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
     ValueError: if the name is unknown, the dataset has no documents, or the
       download fails.
   """
+  del options
+  name = str(path)
   if name not in NAMES:
     raise ValueError(
       f'data.path must be tfds:NAME with a NAME of {", ".join(NAMES)}, '
@@ -41,7 +47,7 @@ def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
     )
   import tensorflow_datasets as tfds  # slow to import, needed only here
 
-  read = {'squad': _squad, 'trivia_qa': _trivia_qa}[name]
+  read_row = {'squad': _squad, 'trivia_qa': _trivia_qa}[name]
   corpus: text_io.Corpus = {}
   try:
     builder = tfds.builder(name, file_format='array_record')
@@ -49,7 +55,7 @@ def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
       _check_reachable(_HOSTS[name])
       builder.download_and_prepare()
     splits = {
-      split: [read(row, corpus) for row in builder.as_data_source(split)]
+      split: [read_row(row, corpus) for row in builder.as_data_source(split)]
       for split in ('train', 'validation')
     }
   except Exception as error:  # network, disk and TFDS share no base class
@@ -59,7 +65,7 @@ def load(name: str) -> tuple[list[types.Document], text_io.Splits]:
       f'({reason[:120]}). Fetch the data elsewhere and set --config.data.path '
       'to the local SQuAD or DPR .json file.'
     ) from error
-  return text_io.documents_of(corpus), splits
+  return base.Content(documents=text_io.documents_of(corpus), splits=splits)
 
 
 def _check_reachable(url: str) -> None:
