@@ -126,7 +126,7 @@ def vectors(
   encoder = query_encoder.make(config.query_encoder)
   weights = params['query_encoder']
   if encoder.documents is not None:
-    return np.asarray(encoder.documents(weights, jnp.asarray(tokens)))
+    return np.asarray(query_encoder.embed_corpus(weights, jnp.asarray(tokens)))
   texts = jnp.asarray(corpus.with_special_tokens(config, tokenizer, documents))
   return np.concatenate(
     [

@@ -76,7 +76,7 @@ class Encoder(NamedTuple):
 
   init: Callable[..., dict[str, Any]]  # (rng, *, vocab_size, ...) -> params
   apply: Callable[[dict[str, Any], jax.Array], Encoding]
-  # (params, tokens int32[N, P]) -> float32[N, D], of a whole corpus; None if
+  # (params, tokens) -> float32[..., D], called in every training step; None if
   # documents are encoded once and then are rows of the node table.
   documents: Callable[[dict[str, Any], jax.Array], jax.Array] | None
   published: bool  # whether it is initialised with published weights
@@ -94,7 +94,7 @@ def make(config: QueryEncoderConfig) -> Encoder:
   return Encoder(
     init=functools.partial(_init_bag, config),
     apply=functools.partial(_apply_bag, config),
-    documents=embed_corpus,
+    documents=embed_documents,
     published=False,
   )
 
