@@ -37,6 +37,7 @@ class Baselines:
       k1=data.bm25_k1,
       b=data.bm25_b,
       title_weight=data.title_weight,
+      language=data.language,
     )
     sources = collections.Counter(d.source for d in dataset.documents)
     # So many passages hold that many documents, but for very long ones.

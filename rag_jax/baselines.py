@@ -36,6 +36,7 @@ class Bm25Index:
   retriever: bm25s.BM25
   count: int  # documents
   stem: bool
+  language: str
 
 
 def bm25_index(
@@ -44,6 +45,7 @@ def bm25_index(
   k1: float = 1.2,
   b: float = 0.75,
   stem: bool = True,
+  language: str = 'english',
   title_weight: int = 1,
 ) -> Bm25Index:
   """Indexes a corpus for BM25.
@@ -55,7 +57,8 @@ def bm25_index(
     documents: the corpus; row i of a result is documents[i].
     k1: term-frequency saturation, at least 0; larger = later.
     b: length normalisation, 0 (none) to 1 (full).
-    stem: whether to reduce words to English stems.
+    stem: whether to reduce words to their stems.
+    language: of the stems and the stop words, one of `words.LANGUAGES`.
     title_weight: times that the title is counted; 0 leaves it out.
 
   Returns:
@@ -89,10 +92,10 @@ def bm25_index(
     )
   texts = lexical_words.document_texts(documents, title_weight=title_weight)
   retriever = bm25s.BM25(k1=k1, b=b)
-  words = lexical_words.split(texts, stem=stem)
+  words = lexical_words.split(texts, stem=stem, language=language)
   # bm25s rejects a corpus without words: index one empty word instead.
   retriever.index(words if any(words) else [[''], *words[1:]], **_QUIET)
-  return Bm25Index(retriever, len(documents), stem)
+  return Bm25Index(retriever, len(documents), stem, language)
 
 
 def bm25_search(
@@ -122,7 +125,7 @@ def bm25_scores(index: Bm25Index, queries: Sequence[str]) -> np.ndarray:
   """BM25 of every document, float32[n, N]; 0 if it shares no word."""
   scores = np.zeros((len(queries), index.count), np.float32)
   vocabulary = index.retriever.vocab_dict
-  split = lexical_words.split(queries, stem=index.stem)
+  split = lexical_words.split(queries, stem=index.stem, language=index.language)
   for row, words in zip(scores, split, strict=True):
     known = [word for word in words if word in vocabulary]
     if known:
@@ -136,6 +139,7 @@ def tune_bm25(
   gold: np.ndarray,
   *,
   stem: bool = True,
+  language: str = 'english',
   sample: int = 500,
   seed: int = 0,
 ) -> dict[str, Any]:
@@ -147,7 +151,8 @@ def tune_bm25(
     documents: the corpus.
     queries: n training questions, never evaluation questions.
     gold: int[n, G], rows of the gold documents; -1 = none.
-    stem: whether to reduce words to English stems.
+    stem: whether to reduce words to their stems.
+    language: of the stems and the stop words, one of `words.LANGUAGES`.
     sample: maximum number of questions, drawn at random.
     seed: of the draw.
 
@@ -165,7 +170,9 @@ def tune_bm25(
   queries, gold = _sample(queries, gold, sample, seed)
   titles = [document.title for document in documents]
   texts = [document.text for document in documents]
-  vocabulary = lexical_words.build([*titles, *texts], stem=stem)
+  vocabulary = lexical_words.build(
+    [*titles, *texts], stem=stem, language=language
+  )
   title, text, query = (
     lexical_words.encode(vocabulary, part) for part in (titles, texts, queries)
   )

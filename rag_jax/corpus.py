@@ -153,7 +153,7 @@ def complete(
   texts = words.document_texts(
     _present(documents), title_weight=config.data.title_weight
   )
-  vocabulary = words.build(texts)
+  vocabulary = words.build(texts, language=config.data.language)
   lexicon = lexical.build(
     words.encode(vocabulary, texts),
     vocab_size=vocabulary.size,

@@ -81,26 +81,39 @@ def train_step(
   """
   rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
 
-  def total_loss(params, rng, batch):
-    params = _lower(params, config.train.precision)
-    terms, measured = objective.loss(
-      params, rng, batch, index, config=config.model, stage=stage, shard=shard
+  def losses(params, rng, batch):
+    return objective.loss(
+      _lower(params, config.train.precision),
+      rng,
+      batch,
+      index,
+      config=config.model,
+      stage=stage,
+      shard=shard,
     )
-    counts = parallel.sum_over(
-      {name: count for name, (_, count) in terms.items()}, axis_name
-    )
+
+  def total_loss(params, rng, batch, counts=None):
+    terms, measured = losses(params, rng, batch)
+    if counts is None:
+      counts = parallel.sum_over(_counts(terms), axis_name)
     return objective.total(terms, counts, stage), measured
 
-  (loss, measured), gradients = _in_parts(
-    jax.value_and_grad(total_loss, has_aux=True),
-    state.params,
-    rng,
-    batch,
-    count=config.train.accumulate,
-  )
-  loss, measured, gradients = parallel.sum_over(
-    (loss, measured, gradients), axis_name
-  )
+  gradient_fn = jax.value_and_grad(total_loss, has_aux=True)
+  if config.train.accumulate == 1:
+    found = gradient_fn(state.params, rng, batch)
+  else:
+    parts = _split(rng, batch, config.train.accumulate)
+    # The parts may have different numbers of questions with labels: the loss
+    # is a mean over all questions of the batch, not a mean of means. XLA leaves
+    # out of this pass what the counts do not depend on, mostly the whole model.
+    counts = parallel.sum_over(
+      _sum_over(lambda *part: _counts(losses(state.params, *part)[0]), parts),
+      axis_name,
+    )
+    found = _sum_over(
+      lambda *part: gradient_fn(state.params, *part, counts), parts
+    )
+  (loss, measured), gradients = parallel.sum_over(found, axis_name)
   updates, optimizer_state = optimizer.make(config, stage).update(
     gradients, state.optimizer, state.params
   )
@@ -131,35 +144,27 @@ def _lower(params: model.Params, precision: str) -> model.Params:
   }
 
 
-def _in_parts(
-  gradient_fn: Callable[..., Any],
-  params: model.Params,
-  rng: jax.Array,
-  batch: types.Batch,
-  *,
-  count: int,
-) -> Any:
-  """Loss, metrics and gradients of a batch, by gradient accumulation.
+def _counts(terms: objective.Sums) -> dict[str, jax.Array]:
+  """How many questions each loss is defined for."""
+  return {name: count for name, (_, count) in terms.items()}
 
-  It averages loss and gradients over `count` parts of the batch, and sums the
-  metrics.
-  """
-  if count == 1:
-    return gradient_fn(params, rng, batch)
 
-  def one(number, part):
-    return gradient_fn(params, jax.random.fold_in(rng, number), part)
+def _split(
+  rng: jax.Array, batch: types.Batch, count: int
+) -> tuple[jax.Array, types.Batch]:
+  """`count` keys and parts of a batch, along a new first axis."""
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(count))
+  return keys, jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
 
-  parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+def _sum_over(function: Callable[..., Any], parts: Any) -> Any:
+  """The sum of function(key, batch), a pytree, over the parts of a batch."""
   first = jax.tree.map(lambda x: x[0], parts)
   zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, first)
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *first)
   )
 
-  def step(total, numbered):
-    return jax.tree.map(jnp.add, total, one(*numbered)), None
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, function(*part)), None
 
-  total, _ = jax.lax.scan(step, zeros, (jnp.arange(count), parts))
-  (loss, measured), gradients = total
-  loss, gradients = jax.tree.map(lambda x: x / count, (loss, gradients))
-  return (loss, measured), gradients
+  return jax.lax.scan(add, zeros, parts)[0]

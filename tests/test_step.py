@@ -150,16 +150,19 @@ class TestAccumulation:
     step = functools.partial(steps.train_step, config=config, stage=stage)
     state = jax.jit(init)(small_index, vocab=jnp.zeros(50))
     state, sums = jax.jit(step)(state, small_batch, small_index)
-    counts = {name: float(sums[name][1]) for name in LOSSES}
-    assert counts == dict.fromkeys(LOSSES, 4.0)  # every question counts
     # The first moment of Adam is 0.1 times the gradient.
     return sums, optax.tree_utils.tree_get(state.optimizer, 'mu')
 
-  def test_losses_and_gradients_are_averaged(
-    self, small_config, small_index, small_batch
+  @pytest.mark.parametrize('labels', [4, 1])
+  def test_losses_and_gradients_are_those_of_the_whole_batch(
+    self, small_config, small_index, small_batch, labels
   ):
-    args = small_config, small_index, small_batch
+    gold = small_batch.gold.at[labels:].set(-1)
+    batch = dataclasses.replace(small_batch, gold=gold)
+    args = small_config, small_index, batch
     whole, gradient = self.one_step(*args)
+    counts = {name: float(whole[name][1]) for name in LOSSES}
+    assert counts == {'answer': 4.0, 'docid': labels, 'ranking': labels}
     sums, slope = self.one_step(*args, accumulate=4)
     assert sums.keys() == whole.keys()
     for name in sums:  # losses and norms are averaged, metrics summed

@@ -63,6 +63,8 @@ class DataConfig:
   max_vector_tokens: int = 192
   # maximum words per question for BM25 in the search; 0 = no BM25 there
   max_query_words: int = 0
+  # stemmer and stop words of BM25; 'none' for a language that has none
+  language: str = 'english'
   bm25_k1: float = 1.2  # BM25's k1, in the search and in the baseline
   bm25_b: float = 0.75  # BM25's b
   title_weight: int = 1  # repetitions of the title in BM25
@@ -79,6 +81,7 @@ class DataConfig:
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
     tokenizers.check_vocab_size(self.vocab_size)
+    words.check_language(self.language)
     for name in (
       'max_query_tokens',
       'max_document_tokens',

@@ -1,18 +1,53 @@
-"""Whole-word ids for BM25, independent of the subword tokens.
+"""Whole-word ids for BM25 in any language, independent of the subword tokens.
 
-Words are lowercased and stemmed (English); English stop words are removed.
+Texts are normalised (Unicode NFKC) and case-folded, and split into words: runs
+of letters with their marks, digits and underscores. Three kinds of words become
+several terms or another one:
+
+- A run of a script without spaces between words (Chinese, Japanese, Thai, Lao,
+  Khmer, Burmese), or of Korean, whose particles are written without a space,
+  becomes its pairs of neighbouring characters; a number or a Latin word beside
+  it is a word, and counts as one character of a pair.
+- An identifier such as get_config also gives its parts, get and config.
+- Other words are reduced to their stems in the language of the texts, and its
+  stop words are removed.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 
-import bm25s
 import numpy as np
+import regex
 import Stemmer
+from bm25s import stopwords
 
 from rag_jax import types
+from rag_jax.ops import scripts
 
 PAD = types.PAD
+NONE = 'none'  # the language without stems and stop words
+LANGUAGES = (NONE, *Stemmer.algorithms())
+
+_WORD = regex.compile(r'\w+')
+_ASCII_WORD = re.compile(r'\w+')  # the same words, in less time
+_PAIRED = regex.compile(rf'(?V1)(?:{scripts.UNSPACED}|\p{{Hangul}})+')
+_STOP_WORDS = {
+  'danish': stopwords.STOPWORDS_DANISH,
+  'dutch': stopwords.STOPWORDS_DUTCH,
+  'english': stopwords.STOPWORDS_EN,
+  'french': stopwords.STOPWORDS_FRENCH,
+  'german': stopwords.STOPWORDS_GERMAN,
+  'italian': stopwords.STOPWORDS_ITALIAN,
+  'norwegian': stopwords.STOPWORDS_NORWEGIAN,
+  'portuguese': stopwords.STOPWORDS_PORTUGUESE,
+  'russian': stopwords.STOPWORDS_RUSSIAN,
+  'spanish': stopwords.STOPWORDS_SPANISH,
+  'swedish': stopwords.STOPWORDS_SWEDISH,
+  'turkish': stopwords.STOPWORDS_TURKISH,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +56,7 @@ class Vocabulary:
 
   ids: dict[str, int]
   stem: bool  # whether words are stemmed
+  language: str = 'english'  # of the stemmer and the stop words
 
   @property
   def size(self) -> int:
@@ -28,12 +64,24 @@ class Vocabulary:
     return len(self.ids) + 1
 
 
-def build(texts: Sequence[str], *, stem: bool = True) -> Vocabulary:
+def check_language(language: str) -> None:
+  """Raises a ValueError if there is no stemmer for a language."""
+  if language not in LANGUAGES:
+    raise ValueError(
+      f'data.language must be one of {", ".join(LANGUAGES)}, got {language!r}. '
+      f'Set --config.data.language={NONE}, which suits every language.'
+    )
+
+
+def build(
+  texts: Sequence[str], *, stem: bool = True, language: str = 'english'
+) -> Vocabulary:
   """Builds the vocabulary of a corpus; the order of texts does not matter.
 
   Args:
     texts: the result of `document_texts`.
-    stem: whether to stem words (English).
+    stem: whether to stem words.
+    language: of the stemmer and the stop words, one of `LANGUAGES`.
 
   Returns:
     A vocabulary for `encode`.
@@ -42,8 +90,9 @@ def build(texts: Sequence[str], *, stem: bool = True) -> Vocabulary:
     >>> build(['The dogs sleep.', 'a sleeping cat']).ids
     {'cat': 1, 'dog': 2, 'sleep': 3}
   """
-  found = sorted(set().union(*split(texts, stem=stem)))
-  return Vocabulary({word: i + 1 for i, word in enumerate(found)}, stem)
+  found = sorted(set().union(*split(texts, stem=stem, language=language)))
+  ids = {word: i + 1 for i, word in enumerate(found)}
+  return Vocabulary(ids, stem, language)
 
 
 def encode(
@@ -51,24 +100,28 @@ def encode(
   texts: Sequence[str],
   *,
   max_words: int | None = None,
+  counts: np.ndarray | None = None,
 ) -> np.ndarray:
   """Converts texts to word ids, in order and with repetitions.
 
   Args:
     vocabulary: from `build`; unknown words are dropped.
     texts: n texts.
-    max_words: W; longer texts are truncated; None = length of the longest text.
+    max_words: maximum number of known words that are kept of a text; None = no
+      maximum.
+    counts: int[V], documents that have each word. Of a longer text the rarest
+      words are kept, those with the largest weight in BM25; None = the first.
 
   Returns:
-    int32[n, W], 0 = padding.
+    int32[n, W], 0 = padding; W is the number of words of the longest text.
 
   Raises:
     ValueError: if `max_words` is below 1.
 
   Example:
     >>> vocabulary = build(['cats and dogs'])
-    >>> encode(vocabulary, ['Dog eats dog', 'the cat'], max_words=3).tolist()
-    [[2, 2, 0], [1, 0, 0]]
+    >>> encode(vocabulary, ['Dog eats dog', 'the cat']).tolist()
+    [[2, 2], [1, 0]]
   """
   if max_words is not None and max_words < 1:
     raise ValueError(
@@ -77,14 +130,26 @@ def encode(
     )
   ids = vocabulary.ids
   rows = [
-    [ids[word] for word in text if word in ids][:max_words]
-    for text in split(texts, stem=vocabulary.stem)
+    _rarest([ids[word] for word in text if word in ids], max_words, counts)
+    for text in split(texts, stem=vocabulary.stem, language=vocabulary.language)
   ]
-  width = max_words or max(map(len, rows), default=0)
+  width = max(map(len, rows), default=0)
   words = np.full((len(rows), max(width, 1)), PAD, np.int32)
   for padded, row in zip(words, rows, strict=True):
     padded[: len(row)] = row
   return words
+
+
+def _rarest(
+  row: list[int], max_words: int | None, counts: np.ndarray | None
+) -> list[int]:
+  """At most `max_words` words of a text, in their order."""
+  if max_words is None or len(row) <= max_words:
+    return row
+  if counts is None:
+    return row[:max_words]
+  order = np.argsort(counts[row], kind='stable')[:max_words]
+  return [row[place] for place in sorted(order)]
 
 
 def document_texts(
@@ -94,14 +159,81 @@ def document_texts(
   return [f'{d.title} ' * title_weight + d.text for d in documents]
 
 
-def split(texts: Sequence[str], *, stem: bool = True) -> list[list[str]]:
-  """Splits texts into words; removes English stop words."""
-  return bm25s.tokenize(
-    list(texts),
-    # This pattern keeps words of one character: "vitamin c", "act 3".
-    token_pattern=r'(?u)\b\w+\b',
-    stopwords='en',
-    stemmer=Stemmer.Stemmer('english') if stem else None,
-    return_ids=False,
-    show_progress=False,
-  )
+def split(
+  texts: Sequence[str], *, stem: bool = True, language: str = 'english'
+) -> list[list[str]]:
+  """Splits texts into terms.
+
+  Args:
+    texts: n texts.
+    stem: whether to stem words.
+    language: of the stemmer and the stop words, one of `LANGUAGES`.
+
+  Raises:
+    ValueError: if there is no such language.
+
+  Example:
+    >>> split(['The dogs call get_config.', '北京市 2008'])
+    [['dog', 'call', 'get_config', 'get', 'config'], ['北京', '京市', '2008']]
+
+  Reference:
+    Unicode Standard Annexes 15 (NFKC) and 29 (characters with their marks).
+    Character bigrams: Nie et al., On the Use of Words and N-grams for Chinese
+    Information Retrieval, 2000.
+  """
+  terms = _Terms(language, stem)
+  found = []
+  for text in texts:
+    if text.isascii():
+      words = _ASCII_WORD.findall(text.lower())
+    else:
+      folded = unicodedata.normalize('NFKC', text).casefold()
+      words = _WORD.findall(folded)
+    found.append([term for word in words for term in terms[word]])
+  return found
+
+
+class _Terms(dict[str, tuple[str, ...]]):
+  """Word -> its terms; remembers them."""
+
+  def __init__(self, language: str, stem: bool):
+    super().__init__()
+    check_language(language)
+    self._stop_words = _stop_words(language)
+    self._stem: Callable[[str], str] | None = None
+    if stem and language != NONE:
+      self._stem = Stemmer.Stemmer(language).stemWord
+
+  def __missing__(self, word: str) -> tuple[str, ...]:
+    if not word.isascii() and _PAIRED.search(word):
+      return self._pairs(word)  # mostly a whole clause, seldom seen again
+    parts = [word]
+    if '_' in word:
+      parts += [part for part in word.split('_') if part]
+    kept = [part for part in parts if part not in self._stop_words]
+    if self._stem is not None:
+      kept = [self._stem(part) for part in kept]
+    self[word] = tuple(kept)
+    return self[word]
+
+  def _pairs(self, run: str) -> tuple[str, ...]:
+    """Pairs of neighbouring characters, and the words among them."""
+    units: list[str] = []
+    terms: list[str] = []
+    end = 0
+    for found in (*_PAIRED.finditer(run), None):
+      if between := run[end : found.start() if found else None]:
+        terms += self[between]
+        units.append(between)
+      if found:
+        units += scripts.characters(found[0])
+        end = found.end()
+    if len(units) == 1:
+      return (run,)
+    pairs = zip(units, units[1:], strict=False)
+    return (*terms, *(first + second for first, second in pairs))
+
+
+@functools.cache
+def _stop_words(language: str) -> frozenset[str]:
+  return frozenset(_STOP_WORDS.get(language, ()))

@@ -1,24 +1,42 @@
 """Measures of answers and summaries, on text: floats from 0 to 1.
 
-Of several answers or references the best counts. A mistake in the arguments is
-a ValueError that names the argument, also a string where a list is meant, whose
-letters would be compared one by one.
+Of several answers or references the best counts. In scripts without spaces
+between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each character is a
+word. A mistake in the arguments is a ValueError that names the argument, also a
+string where a list is meant, whose letters would be compared one by one.
 """
 
 import collections
 import functools
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import regex
+
+from rag_jax.ops import scripts
+
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
-_PUNCTUATION = frozenset(string.punctuation)
+# Besides ASCII, that of Chinese and Japanese and its wide forms.
+_WIDE = ''.join(chr(code) for code in (*range(0x3000, 0x3040), 0x30FB))
+_PUNCTUATION = frozenset(
+  string.punctuation
+  + ''.join(c for c in _WIDE if unicodedata.category(c).startswith('P'))
+  + ''.join(chr(ord(c) + 0xFEE0) for c in string.punctuation)
+  + '\uff61\uff62\uff63\uff64\uff65'
+)
 _WORDS = re.compile('[a-z0-9]+')
+_WORDS_OR_CHARACTERS = regex.compile(
+  rf'(?V1)[a-z0-9]+|(?={scripts.UNSPACED})\X'
+)
 
 
 def normalise(text: str) -> str:
   """SQuAD's normal form: lower case, no punctuation, no articles.
+
+  Punctuation is that of ASCII, as in SQuAD, and of Chinese and Japanese.
 
   Example:
     >>> normalise('The  Beatles!')
@@ -64,10 +82,13 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
   Example:
     >>> f1('New York City', ['New York'])
     0.8
+    >>> f1('北京市', ['北京'])  # Beijing city, Beijing
+    0.8
 
   Reference:
     Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of
-    Text, 2016.
+    Text, 2016. Characters: Lewis et al., MLQA: Evaluating Cross-lingual
+    Extractive Question Answering, 2020.
   """
   prediction = _string('prediction', prediction)
   values = [_overlap(prediction, x) for x in _strings('answers', answers)]
@@ -75,7 +96,9 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 
 def _overlap(prediction: str, answer: str) -> float:
-  ours, theirs = normalise(prediction).split(), normalise(answer).split()
+  ours, theirs = (
+    scripts.space(normalise(text)).split() for text in (prediction, answer)
+  )
   if not ours or not theirs:
     return float(ours == theirs)
   counts = collections.Counter(ours) & collections.Counter(theirs)
@@ -116,9 +139,10 @@ def rouge(
   Reference:
     Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004. Words
     and values are those of the package rouge-score: lower case, a to z and
-    digits. With stems they are too where its stemmer, NLTK's variant of
-    Porter's algorithm, gives the same ones (of 100 English words about 98);
-    pass `nltk.stem.porter.PorterStemmer().stem` to have its own.
+    digits; and single characters of scripts without spaces, which it drops.
+    With stems they are too where its stemmer, NLTK's variant of Porter's
+    algorithm, gives the same ones (of 100 English words about 98); pass
+    `nltk.stem.porter.PorterStemmer().stem` to have its own.
   """
   prediction = _string('prediction', prediction)
   if isinstance(reference, str):
@@ -207,8 +231,12 @@ def _common_places(words: Sequence[str], others: Sequence[str]) -> set[int]:
 
 
 def _words(text: str, stem: Callable[[str], str] | None) -> list[str]:
-  """Words as rouge-score finds them; short ones are their own stems."""
-  words = _WORDS.findall(text.lower())
+  """Words as rouge-score finds them, and single characters of other scripts.
+
+  Short ones are their own stems.
+  """
+  text = text.lower()
+  words = (_WORDS if text.isascii() else _WORDS_OR_CHARACTERS).findall(text)
   if stem is None:
     return words
   return [stem(word) if len(word) > 3 else word for word in words]

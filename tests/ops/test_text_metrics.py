@@ -146,3 +146,46 @@ def test_rouge_l_is_the_longest_common_subsequence():
     )
     found = text_metrics.rouge(' '.join(ours), ' '.join(theirs))
     assert found['recall'] == pytest.approx(longest / 6)
+
+
+def mlqa_f1(prediction, answer):
+  """F1 over single characters and words, written after MLQA's script."""
+
+  def units(text):
+    found, word = [], ''
+    for c in text.lower():
+      if '\u4e00' <= c <= '\u9fff' or not c.isalnum():
+        found, word = [*found, word, c], ''
+      else:
+        word += c
+    return [x for x in [*found, word] if x.isalnum()]
+
+  ours, theirs = units(prediction), units(answer)
+  common = sum(min(ours.count(x), theirs.count(x)) for x in set(ours))
+  return 2 * common / (len(ours) + len(theirs))
+
+
+@pytest.mark.parametrize(
+  ('prediction', 'answer'),
+  [
+    ('北京市。', '北京'),
+    ('（2008年）', '2008年8月'),
+    ('IBM公司', 'IBM'),
+    ('上海', '北京'),
+  ],
+)
+def test_chinese_answers_are_compared_by_character(prediction, answer):
+  wanted = mlqa_f1(prediction, answer)
+  assert text_metrics.f1(prediction, [answer]) == pytest.approx(wanted)
+
+
+def test_punctuation_and_spaces_of_chinese_do_not_count():
+  assert text_metrics.exact_match('「北京」！', ['北京']) == 1
+  assert text_metrics.exact_match('“Ox”', ['Ox']) == 0  # as SQuAD
+  assert text_metrics.f1('北 京', ['北京']) == 1
+
+
+def test_rouge_counts_chinese_characters():
+  found = text_metrics.rouge('北京奥运 2008', '北京 2008')
+  assert found['precision'] == pytest.approx(3 / 5)
+  assert found['recall'] == 1
