@@ -239,10 +239,12 @@ def _vectors(
   documents: jax.Array,
 ) -> jax.Array:
   """Vectors float32[B, K, D] of documents."""
-  embed = query_encoder.make(config.query_encoder).documents
-  if embed is None:  # documents are rows of the node table
+  if query_encoder.make(config.query_encoder).published:
+    # Documents are rows of the node table.
     return query_encoder.normalise(params['id_decoder']['table'][documents])
-  return embed(params['query_encoder'], index.tokens[documents])
+  return query_encoder.embed_documents(
+    params['query_encoder'], index.tokens[documents]
+  )
 
 
 def _matches(
