@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -10,7 +11,7 @@ from rag_jax.data import passages, text_io
 from rag_jax.data.sources import base
 from rag_jax.ops import answer_search
 
-_NOT_WORDS = re.compile(r'[\W_]+')
+_WORDS = re.compile(r'[^\W_]+')
 
 
 def finish(
@@ -62,10 +63,15 @@ def finish(
   titles = sum(not text_io.has_text(document.text) for document in kept)
   if titles:
     notes.append(f'{_of(titles, len(kept), "documents")} have only a title.')
+  whole = {document.id: document for document in kept}
+  of_questions = [
+    note
+    for split, questions in splits.items()
+    for note in _notes(split, questions, whole)
+  ]
   words, overlap = options.passages(content.passage_words)
   if words:
-    whole = kept
-    kept = cut(whole, content.sections, words=words, overlap=overlap)
+    kept = cut(kept, content.sections, words=words, overlap=overlap)
     if len(kept) > len(whole):
       notes.append(
         f'{len(whole):,} documents are cut into {len(kept):,} passages of at '
@@ -73,14 +79,16 @@ def finish(
         f'{overlap} (--config.data.passage_overlap); a measure counts a '
         'document at its best passage.'
       )
-      splits = _gold_passages(kept, splits, notes)
-  bodies = {document.id: document for document in kept}
-  for split, questions in splits.items():
-    notes += _notes(split, questions, bodies)
+      texts = {
+        name: ''.join(part.text for part in own)
+        for name, own in content.sections.items()
+      }
+      texts = {name: own.text for name, own in whole.items()} | texts
+      splits = _gold_passages(kept, texts, splits, notes)
   return types.Dataset(
     documents=tuple(kept),
     splits={split: tuple(questions) for split, questions in splits.items()},
-    notes=tuple(notes),
+    notes=(*notes, *of_questions),
   )
 
 
@@ -145,16 +153,29 @@ def cut(
 
 
 def _gold_passages(
-  documents: list[types.Document], splits: text_io.Splits, notes: list[str]
+  documents: list[types.Document],
+  texts: Mapping[str, str],
+  splits: text_io.Splits,
+  notes: list[str],
 ) -> text_io.Splits:
   """The gold passages of each question: those that hold an answer.
 
-  If no passage of a gold document does, all of its passages are gold.
+  If no passage of a gold document does, those are gold that share half of their
+  text with an answer, or half of the answer; if there are none, all are.
+
+  Args:
+    documents: the passages.
+    texts: id of a document before it was cut -> its text without headings.
+    splits: questions whose gold documents are whole documents.
+    notes: what is said of them is added here.
   """
   parts: dict[str, list[types.Document]] = collections.defaultdict(list)
   for document in documents:
     parts[document.source].append(document)
-  holds = _holder({document.id: document for document in documents})
+  holds = _holder(
+    {d.id: dataclasses.replace(d, title='') for d in documents if d.parent}
+  )
+  places: dict[str, tuple[str, list[tuple[int, int]]]] = {}
   found: text_io.Splits = {}
   for split, questions in splits.items():
     found[split], unknown = [], 0
@@ -166,6 +187,11 @@ def _gold_passages(
       for name, grade in zip(names, grades, strict=True):
         own = [d.id for d in parts[name]]
         good = own if len(own) == 1 else [d for d in own if holds(question, d)]
+        if not good and question.answers:
+          if name not in places:
+            places[name] = _places(texts[name], parts[name])
+          shared = _overlapping(question.answers, *places[name])
+          good = [d for d, is_good in zip(own, shared, strict=True) if is_good]
         everywhere |= not good
         gold |= dict.fromkeys(good or own, grade)
       unknown += everywhere
@@ -179,28 +205,61 @@ def _gold_passages(
   return found
 
 
+def _places(
+  text: str, parts: list[types.Document]
+) -> tuple[str, list[tuple[int, int]]]:
+  """A text without white space and punctuation, and its passages in it."""
+  whole, found, start = _plain(text), [], 0
+  for part in parts:
+    words = _plain(part.text)
+    start = max(whole.find(words, start), 0)
+    found.append((start, start + len(words)))
+  return whole, found
+
+
+def _overlapping(
+  answers: Iterable[str], text: str, places: list[tuple[int, int]]
+) -> list[bool]:
+  """Whether a passage and an answer share half of the shorter one."""
+  spans = []
+  for answer in answers:
+    words = _plain(answer)
+    at = text.find(words) if words else -1
+    if at >= 0:
+      spans.append((at, at + len(words)))
+  return [
+    any(
+      2 * (min(end, stop) - max(start, begin)) >= min(end - start, stop - begin)
+      for start, end in spans
+    )
+    for begin, stop in places
+  ]
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(text: str) -> str:
+  """A text without case, white space and punctuation."""
+  return ''.join(_WORDS.findall(text.lower()))
+
+
 def _holder(
   documents: Mapping[str, types.Document],
 ) -> Callable[[types.Question, str], bool]:
   """A function: (question, id of a document) -> whether it holds an answer.
 
-  Case, punctuation and white space are ignored. A passage that lies within a
-  longer answer holds it, too.
+  Case, punctuation and white space are ignored.
   """
-  bodies: dict[str, tuple[str, str, str]] = {}
+  bodies: dict[str, tuple[str, str]] = {}
 
   def holds(question: types.Question, name: str) -> bool:
     if name not in bodies:
       document = documents[name]
       body = f'{document.title} . {document.text}'.lower()
-      text = _NOT_WORDS.sub(
-        '', document.text.lower() if document.parent else ''
-      )
-      bodies[name] = body, _NOT_WORDS.sub('', body), text
-    plain, words, text = bodies[name]
+      bodies[name] = body, _plain(body)
+    plain, words = bodies[name]
     for answer in question.answers:
-      wanted = _NOT_WORDS.sub('', answer.lower())
-      if wanted and (wanted in words or (text and text in wanted)):
+      wanted = _plain(answer)
+      if wanted and wanted in words:
         return True
       if not wanted and answer.lower().strip() in plain:
         return True

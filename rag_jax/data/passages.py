@@ -11,10 +11,13 @@ _THAI = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff'
 _WORD = re.compile(
   rf'[{_CJK}]|[{_THAI}]{{1,4}}|[^\s{_CJK}{_THAI}]{{1,{_LONGEST}}}'
 )
-_SENTENCE_END = re.compile(
-  r'[.!?…][\'")\]»”’]*$|[。！？｡؟۔।॥።][」』”’）)"\']*$'
+# Ends of words after which a passage may end: of a sentence, of a line, of a
+# paragraph. 'e.g.com' goes on without white space, Chinese sentences may not.
+_SENTENCE = re.compile(
+  r'[.!?…]["\')\]»”’]*(?=\s|$)|[。！？｡؟۔।॥።]+[」』”’）)"\']*'
 )
-_PARAGRAPH = re.compile(r'\n\s*\n')
+_LINE = re.compile(r'[^\S\n]*\n')
+_PARAGRAPH = re.compile(r'[^\S\n]*\n[^\S\n]*\n')
 
 
 def cut(text: str, *, words: int, overlap: int) -> list[tuple[int, int]]:
@@ -58,31 +61,25 @@ def cut(text: str, *, words: int, overlap: int) -> list[tuple[int, int]]:
 
 def _words(text: str) -> list[tuple[int, int]]:
   """Start and end of each word; a combining mark stays with its letter."""
-  found: list[tuple[int, int]] = []
-  for match in _WORD.finditer(text):
-    start, end = match.span()
-    while found and found[-1][1] == start and start < end:
+  found = [match.span() for match in _WORD.finditer(text)]
+  if text.isascii():
+    return found
+  whole: list[tuple[int, int]] = []
+  for start, end in found:
+    while whole and whole[-1][1] == start < end:
       if not unicodedata.combining(text[start]):
         break
       start += 1
-      found[-1] = found[-1][0], start
+      whole[-1] = whole[-1][0], start
     if start < end:
-      found.append((start, end))
-  return found
+      whole.append((start, end))
+  return whole
 
 
 def _boundaries(text: str, spans: list[tuple[int, int]]) -> list[int]:
   """How well a passage may end after each word, 0 to 3."""
-  found = []
-  for i, (start, end) in enumerate(spans):
-    following = spans[i + 1][0] if i + 1 < len(spans) else len(text)
-    gap = text[end:following]
-    if _PARAGRAPH.search(gap):
-      found.append(3)
-    elif _SENTENCE_END.search(text[start:end]):
-      # 'e.g.com' goes on without white space, Chinese sentences may.
-      is_end = bool(gap) or text[start:end][-1] not in '.!?…'
-      found.append(2 if is_end else 0)
-    else:
-      found.append(1 if '\n' in gap else 0)
-  return found
+  rank: dict[int, int] = {}
+  rank |= dict.fromkeys((m.start() for m in _LINE.finditer(text)), 1)
+  rank |= dict.fromkeys((m.end() for m in _SENTENCE.finditer(text)), 2)
+  rank |= dict.fromkeys((m.start() for m in _PARAGRAPH.finditer(text)), 3)
+  return [rank.get(end, 0) for _, end in spans]

@@ -35,7 +35,8 @@ def read(path: pathlib.Path, options: base.Options) -> base.Content:
   documents: list[types.Document] = []
   questions: list[types.Question] = []
   silent = without = 0
-  for where, data in _files(path, options):
+  for where, file, data in _files(path, options):
+    name = file.removesuffix('.xml')  # the ids in the files are not unique
     try:
       root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
@@ -43,8 +44,6 @@ def read(path: pathlib.Path, options: base.Options) -> base.Content:
         f'{where} is not valid XML ({error}). Correct it, or fetch it again.'
       ) from error
     title = _text(root.find('Focus'))
-    name = root.get('id') or ''
-    source = root.get('source') or ''
     answers = []
     for pair in root.iter('QAPair'):
       question, answer = pair.find('Question'), _text(pair.find('Answer'))
@@ -52,20 +51,17 @@ def read(path: pathlib.Path, options: base.Options) -> base.Content:
         without += 1
         continue
       answers.append(answer)
-      own_id = f'{source}/{question.get("qid") or len(questions)}'
       questions.append(
         types.Question(
-          id=own_id,
+          id=f'{name}-{len(answers)}',
           text=_text(question),
           answers=(answer,),
-          document_ids=(f'{source}/{name}',),
+          document_ids=(name,),
         )
       )
     if answers:
       text = '\n\n'.join(dict.fromkeys(answers))
-      documents.append(
-        types.Document(id=f'{source}/{name}', title=title, text=text)
-      )
+      documents.append(types.Document(id=name, title=title, text=text))
     else:
       silent += 1
   notes = []
@@ -90,12 +86,13 @@ def _text(element: ElementTree.Element | None) -> str:
 
 def _files(
   path: pathlib.Path, options: base.Options
-) -> Iterator[tuple[str, bytes]]:
-  """Yields (location, content) of the XML files of a folder or an archive."""
+) -> Iterator[tuple[str, str, bytes]]:
+  """Yields (location, path, content) of the XML of a folder or an archive."""
   if path.is_dir():
     for file in sorted(path.rglob('*.xml')):
       with text_files.open(file, options.max_file_gib) as opened:
-        yield f'data file {str(file)!r}', opened.read()
+        name = file.relative_to(path).as_posix()
+        yield f'data file {str(file)!r}', name, opened.read()
     return
   with text_files.open(path, options.max_file_gib) as opened:
     try:
@@ -104,7 +101,7 @@ def _files(
           content = archive.extractfile(member)
           if content is not None and member.name.endswith('.xml'):
             where = f'data file {str(path)!r} member {member.name!r}'
-            yield where, content.read()
+            yield where, member.name, content.read()
     except tarfile.TarError as error:
       raise ValueError(
         f'data file {str(path)!r} is a damaged archive ({error}). Fetch it '
