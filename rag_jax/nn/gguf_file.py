@@ -4,18 +4,31 @@ A file holds the configuration, the weights and the tokenizer. It needs the
 package `gguf` (pip install 'rag_jax[gguf]').
 """
 
-import contextlib
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers as hf
-from tokenizers import decoders, models, pre_tokenizers
 
-from rag_jax.nn import gguf_header, llama
+from rag_jax.nn import gguf_header, gguf_tokenizer, llama
 
-ARCHITECTURE = 'llama'
-_CONTROL = 3  # type of special tokens, such as the end of a turn
+# Options of each architecture. Mistral's files have the architecture 'llama'.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+  'llama': {},
+  'qwen2': {'qkv_bias': True},
+  'qwen3': {'qk_norm': True},
+  'gemma3': {'qk_norm': True, 'post_norms': True, 'activation': 'gelu_tanh'},
+}
+# Metadata that changes numbers and must be absent or 0.
+_UNSUPPORTED = (
+  'expert_count',
+  'attn_logit_softcapping',
+  'final_logit_softcapping',
+)
+# In Gemma 3, as in llama.cpp: every sixth layer has no window, the others have
+# this rotary base; the largest model has another factor of attention scores.
+_PATTERN, _LOCAL_BASE, _LARGEST = 6, 1e4, 62
+_DIVISORS = 'rope_freqs.weight'  # of the rotary frequencies
 
 # Tensor name in a GGUF file -> name in Hugging Face.
 _NAMES = {
@@ -28,11 +41,18 @@ _BLOCK_NAMES = {
   'attn_q': 'self_attn.q_proj',
   'attn_k': 'self_attn.k_proj',
   'attn_v': 'self_attn.v_proj',
+  'attn_q_norm': 'self_attn.q_norm',
+  'attn_k_norm': 'self_attn.k_norm',
   'attn_output': 'self_attn.o_proj',
   'ffn_norm': 'post_attention_layernorm',
   'ffn_gate': 'mlp.gate_proj',
   'ffn_up': 'mlp.up_proj',
   'ffn_down': 'mlp.down_proj',
+}
+_GEMMA_NAMES = {
+  'post_attention_norm': 'post_attention_layernorm',
+  'ffn_norm': 'pre_feedforward_layernorm',
+  'post_ffw_norm': 'post_feedforward_layernorm',
 }
 
 
@@ -42,13 +62,16 @@ class Model(NamedTuple):
   config: llama.LlamaConfig
   state: dict[str, np.ndarray]  # float32, under the names of Hugging Face
   tokenizer: hf.Tokenizer
+  chat_template: str  # '' if there is none
+  end: str  # token at the end of a text, or ''
 
 
-def read(path: str | os.PathLike[str]) -> Model:
-  """Reads a Llama from a GGUF file; quantised weights become float32.
+def read(path: str | os.PathLike[str], *, with_weights: bool = True) -> Model:
+  """Reads a language model from a GGUF file; quantised weights become float32.
 
   Args:
     path: the file.
+    with_weights: False leaves `state` empty.
 
   Returns:
     Configuration, weights for `llama_weights.from_state_dict`, and tokenizer.
@@ -71,9 +94,11 @@ def read(path: str | os.PathLike[str]) -> Model:
     gguf_header.check(path)
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
     arrays = {
-      tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type)
-      for tensor in reader.tensors
+      name: gguf.dequantize(tensor.data, tensor.tensor_type)
+      for name, tensor in tensors.items()
+      if with_weights or name == _DIVISORS
     }
   except Exception as error:  # NumPy raises many types on truncated files
     reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -81,93 +106,152 @@ def read(path: str | os.PathLike[str]) -> Model:
       f'{str(path)!r} must be a complete GGUF file, got one that cannot be '
       f'read ({reason[:200]}). Download it again.'
     ) from error
-  config = _config(fields, arrays, path)
-  state = _state(arrays, config, path)
-  return Model(config, state, _tokenizer(fields, config, path))
+  config = _Fields(fields, tensors, path).config(arrays.get(_DIVISORS))
+  state = _state(arrays, config, path) if with_weights else {}
+  return Model(
+    config,
+    state,
+    gguf_tokenizer.make(fields, config.vocab_size, path),
+    gguf_tokenizer.text(fields, 'tokenizer.chat_template'),
+    gguf_tokenizer.end(fields),
+  )
 
 
-def _config(fields, arrays, path):
-  """The configuration from the metadata."""
-  found = fields.get('general.architecture')
-  if found != ARCHITECTURE:
-    raise ValueError(
-      f'{str(path)!r} must hold architecture {ARCHITECTURE!r}, got {found!r}. '
-      'Give a model of this architecture, such as SmolLM2.'
-    )
+class _Fields:
+  """The metadata of a file."""
 
-  def take(name, default=None, kind=int):
-    value = fields.get(f'{ARCHITECTURE}.{name}', default)
+  def __init__(self, fields, tensors, path):
+    self.fields, self.tensors, self.path = fields, tensors, path
+    self.kind = fields.get('general.architecture')
+    if self.kind not in ARCHITECTURES:
+      raise ValueError(
+        f'{str(path)!r} must hold one of the architectures '
+        f'{", ".join(ARCHITECTURES)}, got {self.kind!r}. Give a model of '
+        'one of these, such as SmolLM2.'
+      )
+
+  def take(self, name, default=None, kind=int):
+    """A value of the architecture: a positive number, or a text."""
+    name = f'{self.kind}.{name}'
+    value = self.fields.get(name, default)
     if type(value) is not kind or (kind is not str and not 0 < value < 2**31):
       wanted = {int: 'whole number', float: 'number'}.get(kind, 'text')
       got = 'none' if value is None else repr(value)[:60]
       raise ValueError(
-        f'{str(path)!r} must hold the {wanted} {ARCHITECTURE}.{name}, got '
-        f'{got}. Convert the model again with a current llama.cpp.'
+        f'{str(self.path)!r} must hold the {wanted} {name}, got {got}. Convert '
+        'the model again with a current llama.cpp.'
       )
     return value
 
-  embedding = arrays.get('token_embd.weight')
-  if embedding is None or embedding.ndim != 2:
-    raise ValueError(
-      f'{str(path)!r} must hold the matrix token_embd.weight, got '
-      f'{"none" if embedding is None else embedding.shape}. Download it again.'
-    )
-  scaling = take('rope.scaling.type', 'none', str)
-  if scaling != 'none' or 'rope_freqs.weight' in arrays:
-    raise ValueError(
-      f'{str(path)!r} must have rotary positions without scaling, got scaling '
-      f'{scaling!r} or a tensor rope_freqs.weight. Give a model without RoPE '
-      'scaling.'
-    )
-  heads, width = take('attention.head_count'), take('embedding_length')
-  # Every layer has tensors, so a count above theirs is damage.
-  if (layers := take('block_count')) > len(arrays):
-    raise ValueError(
-      f'{str(path)!r} must hold the tensors of {layers} layers, got '
-      f'{len(arrays)} tensors. Download it again.'
-    )
-  sizes = {
-    'vocab_size': len(embedding),
-    'width': width,
-    'num_layers': layers,
-    'num_heads': heads,
-    'num_key_value_heads': take('attention.head_count_kv', heads),
-    'head_size': take('attention.key_length', width // heads),
-    'mlp_dim': take('feed_forward_length'),
-    'rope_base': take('rope.freq_base', 10000.0, float),
-    'epsilon': take('attention.layer_norm_rms_epsilon', kind=float),
-  }
-  with _naming(path):
-    return llama.LlamaConfig(**sizes, tied='output.weight' not in arrays)
+  def config(self, divisors) -> llama.LlamaConfig:
+    """The configuration of the model."""
+    for name in _UNSUPPORTED:
+      name = f'{self.kind}.{name}'
+      if value := self.fields.get(name):
+        raise ValueError(
+          f'{str(self.path)!r} must have no {name}, which is not supported, '
+          f'got {value!r}. Give a model without it.'
+        )
+    take = self.take
+    heads, width = take('attention.head_count'), take('embedding_length')
+    # Every layer has tensors, so a count above theirs is damage.
+    if (layers := take('block_count')) > len(self.tensors):
+      raise ValueError(
+        f'{str(self.path)!r} must hold the tensors of {layers} layers, got '
+        f'{len(self.tensors)} tensors. Download it again.'
+      )
+    head_size = take('attention.key_length', width // heads)
+    options = dict(ARCHITECTURES[self.kind])
+    if self.kind == 'gemma3':
+      options['embedding_scale'] = float(np.float32(width**0.5))
+      options['local_rope_base'] = take(
+        'rope.freq_base_swa', _LOCAL_BASE, float
+      )
+      if layers == _LARGEST:
+        options['query_scale'] = (width / heads) ** -0.5
+    with gguf_tokenizer.naming(self.path):
+      return llama.LlamaConfig(
+        vocab_size=self.vocab_size(),
+        width=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_key_value_heads=take('attention.head_count_kv', heads),
+        head_size=head_size,
+        mlp_dim=take('feed_forward_length'),
+        rope_base=take('rope.freq_base', 10000.0, float),
+        epsilon=take('attention.layer_norm_rms_epsilon', kind=float),
+        tied='output.weight' not in self.tensors,
+        windows=self.windows(layers),
+        rope_divisors=self.divisors(divisors, head_size),
+        **options,
+      )
 
+  def vocab_size(self):
+    """The rows of the embedding matrix."""
+    tensor = self.tensors.get('token_embd.weight')
+    shape = () if tensor is None else tuple(map(int, tensor.shape))
+    if len(shape) != 2:
+      raise ValueError(
+        f'{str(self.path)!r} must hold the matrix token_embd.weight, got '
+        f'{shape or "none"}. Download it again.'
+      )
+    return shape[1]  # a file has the columns first
 
-@contextlib.contextmanager
-def _naming(path):
-  """Errors of what is built from a file name the file, in one line."""
-  try:
-    yield
-  except Exception as error:  # `tokenizers` raises bare Exception
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise ValueError(
-      f'{str(path)!r} must be an intact GGUF file, got one that does not fit '
-      f'together ({reason[:200]}). Download it again.'
-    ) from error
+  def divisors(self, array, head_size):
+    """Divisors of the rotary frequencies."""
+    scaling = self.take('rope.scaling.type', 'none', str)
+    if array is not None:
+      return tuple(np.asarray(array, np.float32).reshape(-1).tolist())
+    if scaling == 'linear':
+      return (self.take('rope.scaling.factor', kind=float),) * (head_size // 2)
+    if scaling != 'none':
+      raise ValueError(
+        f'{str(self.path)!r} must have rotary positions with scaling none or '
+        f'linear, got {scaling!r}. Give a model with one of these.'
+      )
+    return ()
+
+  def windows(self, layers):
+    """The window of each layer; () = none."""
+    name = f'{self.kind}.attention.sliding_window'
+    if not self.fields.get(name):
+      return ()
+    window = self.take('attention.sliding_window')
+    if self.kind != 'gemma3':
+      return (window,) * layers
+    pattern = self.fields.get(f'{name}_pattern', _PATTERN)
+    if isinstance(pattern, list):  # True = a window
+      return tuple(window if own else 0 for own in pattern)
+    return tuple(window if (i + 1) % pattern else 0 for i in range(layers))
 
 
 def _state(arrays, config, path):
   """Arrays under the names of Hugging Face; unknown names are kept."""
   state = {}
+  block_names = _BLOCK_NAMES | (_GEMMA_NAMES if config.post_norms else {})
+  # llama.cpp's converter changes the order in the architecture 'llama' only.
+  permuted = not (config.qkv_bias or config.qk_norm)
   for name, array in arrays.items():
-    first, _, rest = name.removesuffix('.weight').partition('.')
+    if name == _DIVISORS:
+      continue
+    whole, _, kind = name.rpartition('.')
+    first, _, rest = whole.partition('.')
     layer, _, part = rest.partition('.')
     if first in _NAMES and not rest:
-      name = f'{_NAMES[first]}.weight'
-    elif first == 'blk' and part in _BLOCK_NAMES:
-      name = f'model.layers.{layer}.{_BLOCK_NAMES[part]}.weight'
-    if part in ('attn_q', 'attn_k'):
-      with _naming(path):
+      name = f'{_NAMES[first]}.{kind}'
+    elif first == 'blk' and part in block_names:
+      name = f'model.layers.{layer}.{block_names[part]}.{kind}'
+    array = np.asarray(array, np.float32)
+    if permuted and part in ('attn_q', 'attn_k'):
+      with gguf_tokenizer.naming(path):
         array = _split_rotary_pairs(array, config.head_size)
-    state[name] = np.asarray(array, np.float32)
+    if (
+      config.post_norms
+      and part.endswith('_norm')
+      or (config.post_norms and first == 'output_norm')
+    ):
+      array = array - 1  # a file of Gemma has 1 + weight
+    state[name] = array
   return state
 
 
@@ -178,47 +262,3 @@ def _split_rotary_pairs(array, size):
   """
   pairs = array.reshape(-1, size // 2, 2, array.shape[-1])
   return pairs.swapaxes(1, 2).reshape(array.shape)
-
-
-def _tokenizer(fields, config, path):
-  """The byte-pair tokenizer from the metadata."""
-  kind = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.pre')
-  splitters = {
-    ('gpt2', 'smollm'): [pre_tokenizers.Digits(individual_digits=True)],
-    ('gpt2', 'gpt-2'): [],
-  }
-  if kind not in splitters:
-    raise ValueError(
-      f'{str(path)!r} must have a tokenizer of {list(splitters)}, got {kind}. '
-      "Load the model's tokenizer.json by tokenizers.Tokenizer.from_file."
-    )
-  names = 'tokens', 'merges'
-  lists = [fields.get(f'tokenizer.ggml.{name}') for name in names]
-  for name, texts in zip(names, lists, strict=True):
-    if not isinstance(texts, list) or not all(
-      isinstance(t, str) for t in texts
-    ):
-      raise ValueError(
-        f'{str(path)!r} must hold the texts tokenizer.ggml.{name}, got '
-        f'{repr(texts)[:60]}. Convert the model again with a current llama.cpp.'
-      )
-  tokens, merges = lists
-  if len(tokens) != config.vocab_size:
-    raise ValueError(
-      f'{str(path)!r} must have one token for each of the {config.vocab_size} '
-      f'rows of the embedding, got {len(tokens)} tokens. Download it again.'
-    )
-  vocabulary = {token: i for i, token in enumerate(tokens)}
-  with _naming(path):
-    pairs = [tuple(merge.split(' ')) for merge in merges]
-    tokenizer = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
-  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-    [*splitters[kind], pre_tokenizers.ByteLevel(add_prefix_space=False)]
-  )
-  tokenizer.decoder = decoders.ByteLevel()
-  types = fields.get('tokenizer.ggml.token_type')
-  types = types if isinstance(types, list) else []
-  tokenizer.add_special_tokens(
-    [t for t, kind in zip(tokens, types, strict=False) if kind == _CONTROL]
-  )
-  return tokenizer

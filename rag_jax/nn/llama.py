@@ -1,4 +1,8 @@
-"""Llama decoder as pure functions on nested dicts.
+"""Llama and its relatives as pure functions on nested dicts.
+
+The options of `LlamaConfig` also give Mistral (attention within a window),
+Qwen 2 (biases), Qwen 3 (norms of queries and keys) and Gemma 3 (norms after
+each layer, windows in most layers); `llama_config` reads them.
 
 `apply` returns the logits of every next token in one pass. For generation,
 `prefill` reads a prompt once, and `step` adds a token to each of the beams that
@@ -26,7 +30,9 @@ class LlamaConfig:
     Touvron et al., Llama 2: Open Foundation and Fine-Tuned Chat Models, 2023.
     Ainslie et al., GQA: Training Generalized Multi-Query Transformer Models
     from Multi-Head Checkpoints, 2023. Allal et al., SmolLM2: When Smol Goes
-    Big, 2025.
+    Big, 2025. Jiang et al., Mistral 7B, 2023. Qwen Team, Qwen2.5 Technical
+    Report, 2024; Qwen3 Technical Report, 2025. Gemma Team, Gemma 3 Technical
+    Report, 2025.
   """
 
   vocab_size: int = 49152
@@ -39,6 +45,19 @@ class LlamaConfig:
   rope_base: float = 1e5  # base of the rotary frequencies
   tied: bool = True  # True = the output matrix is the embedding matrix
   epsilon: float = 1e-5  # of the RMS norms
+  activation: str = 'silu'  # of the feed-forward gate: 'silu' or 'gelu_tanh'
+  qkv_bias: bool = False  # biases of queries, keys and values
+  qk_norm: bool = False  # RMS norms of the queries and keys of each head
+  post_norms: bool = False  # RMS norms after attention and feed-forward
+  embedding_scale: float = 1.0  # factor of the embeddings
+  query_scale: float = 0.0  # factor of attention scores; 0 = head_size ** -0.5
+  # Rotary scaling: divisor of each of the head_size / 2 frequencies; () = none.
+  rope_divisors: tuple[float, ...] = ()
+  # Tokens that each layer attends to, itself included; 0 = all. () = all zeros.
+  windows: tuple[int, ...] = ()
+  # Base of the rotary frequencies of layers with a window, which then have no
+  # divisors; 0 = as in the other layers.
+  local_rope_base: float = 0.0
 
   def __post_init__(self):
     """Raises a ValueError if a size is invalid."""
@@ -59,6 +78,21 @@ class LlamaConfig:
         f'LlamaConfig.head_size must be even, got {self.head_size}. Rotary '
         'positions rotate pairs of dimensions; set an even size.'
       )
+    if self.activation not in llama_layers.ACTIVATIONS:
+      raise ValueError(
+        f'LlamaConfig.activation must be one of '
+        f'{", ".join(llama_layers.ACTIVATIONS)}, got {self.activation!r}. The '
+        "default is 'silu'."
+      )
+    for name, wanted in (
+      ('rope_divisors', self.head_size // 2),
+      ('windows', self.num_layers),
+    ):
+      if (count := len(getattr(self, name))) not in (0, wanted):
+        raise ValueError(
+          f'LlamaConfig.{name} must hold {wanted} numbers or none, got '
+          f'{count}. Give () for none.'
+        )
 
 
 def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
@@ -85,8 +119,17 @@ def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
   def normal(rows, columns, scale):
     return scale * jax.random.normal(next(keys), (rows, columns))
 
+  size = config.head_size
+  extras = {}
+  if config.qkv_bias:
+    extras['qkv_bias'] = jnp.zeros(inner + both)
+  if config.qk_norm:
+    extras |= {'query_norm': jnp.ones(size), 'key_norm': jnp.ones(size)}
+  if config.post_norms:
+    extras |= {'out_norm': jnp.ones(width), 'down_norm': jnp.ones(width)}
+
   def block():
-    return {
+    return extras | {
       'norm': jnp.ones(width),
       'qkv': normal(width, inner + both, width**-0.5),
       'out': normal(inner, width, inner**-0.5),
@@ -104,18 +147,27 @@ def init(rng: jax.Array, config: LlamaConfig) -> dict[str, Any]:
   return params
 
 
-def sizes(
-  params: dict[str, Any], *, num_heads: int, rope_base: float, epsilon: float
-) -> LlamaConfig:
-  """The configuration of a Llama from the shapes of its parameters.
+# Fields of `LlamaConfig` that the parameters do not determine.
+OPTIONS = (
+  'num_heads',
+  'rope_base',
+  'epsilon',
+  'activation',
+  'embedding_scale',
+  'query_scale',
+  'rope_divisors',
+  'windows',
+  'local_rope_base',
+)
 
-  The shapes do not determine the three keyword arguments.
+
+def sizes(params: dict[str, Any], **options: Any) -> LlamaConfig:
+  """The configuration of a Llama from the shapes of its parameters.
 
   Args:
     params: parameters from `init`.
-    num_heads: number of query heads.
-    rope_base: base of the rotary frequencies.
-    epsilon: of the RMS norms.
+    **options: the fields in `OPTIONS`, which the shapes do not determine; those
+      left out keep their defaults.
 
   Example:
     >>> config = LlamaConfig(num_layers=2, tied=False, epsilon=1e-6)
@@ -125,18 +177,19 @@ def sizes(
   """
   block = params['block_0']
   inner = block['out'].shape[0]
-  head_size = inner // num_heads
+  head_size = inner // options['num_heads']
   return LlamaConfig(
+    **options,
     vocab_size=params['embedding'].shape[0],
     width=params['embedding'].shape[1],
     num_layers=sum(name.startswith('block_') for name in params),
-    num_heads=num_heads,
     num_key_value_heads=(block['qkv'].shape[1] - inner) // (2 * head_size),
     head_size=head_size,
     mlp_dim=block['down'].shape[0],
-    rope_base=rope_base,
     tied='output' not in params,
-    epsilon=epsilon,
+    qkv_bias='qkv_bias' in block,
+    qk_norm='query_norm' in block,
+    post_norms='out_norm' in block,
   )
 
 

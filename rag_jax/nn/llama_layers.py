@@ -10,6 +10,11 @@ import numpy as np
 
 from rag_jax.ops import masking
 
+ACTIVATIONS = {
+  'silu': jax.nn.silu,
+  'gelu_tanh': jax.nn.gelu,  # its approximation by tanh is JAX's default
+}
+
 
 def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
   """Runs all blocks.
@@ -24,20 +29,55 @@ def run(params, config, tokens, positions, mask, *, prompt=None, cache=None):
     block.
   """
   x = params['embedding'][tokens]
-  angles = rotation(positions, config)
+  if config.embedding_scale != 1:
+    x = x * config.embedding_scale
+  windows = config.windows or (0,) * config.num_layers
+  angles = {
+    local: rotation(positions, config, local)
+    for local in {window > 0 for window in windows}
+  }
+  key_positions = positions
+  if cache is not None:
+    first = positions[..., :1] - cache['taken'][0, 0]
+    key_positions = first + jnp.arange(cache['block_0'].shape[4])
   kept = {}
-  for i in range(config.num_layers):
+  for i, window in enumerate(windows):
     name = f'block_{i}'
     block = params[name]
-    query, both = _project(block, config, x, angles)
+    query, both = _project(block, config, x, angles[window > 0])
     if cache is not None:
       place = cache['taken'][0, 0]
       both = jax.lax.dynamic_update_slice_in_dim(cache[name], both, place, 4)
     kept[name] = both
-    shared = None if prompt is None else (prompt[name], prompt['where'])
-    x = x + _attend(query, both, mask, shared) @ block['out']
-    x = x + _feed_forward(block, config, x)
+    allowed = mask
+    shared = None
+    if prompt is not None:
+      shared = prompt[name], prompt['where'][:, None, None, None, None]
+    if window:
+      allowed = mask & _within(window, positions, key_positions)
+      if shared is not None:
+        own = jnp.maximum(prompt['where'].cumsum(1) - 1, 0)
+        near = _within(window, positions, own[:, None])
+        shared = shared[0], shared[1] & near
+    out = _attend(query, both, allowed, shared) @ block['out']
+    x = x + _optional_norm(out, block.get('out_norm'), config)
+    out = _feed_forward(block, config, x)
+    x = x + _optional_norm(out, block.get('down_norm'), config)
   return norm(x, params['norm'], config), kept
+
+
+def _within(window, positions, key_positions):
+  """Whether keys [B, K, L] lie within the window of queries [B, K, T].
+
+  Returns bool[B, K, 1, 1, T, L]. Positions count real tokens only.
+  """
+  distance = positions[..., :, None] - key_positions[..., None, :]
+  return (distance < window)[:, :, None, None]
+
+
+def _optional_norm(x, scale, config):
+  """RMS norm, if the block has one here."""
+  return x if scale is None else norm(x, scale, config)
 
 
 def norm(x, scale, config):
@@ -46,10 +86,17 @@ def norm(x, scale, config):
   return x * jax.lax.rsqrt(square + config.epsilon) * scale
 
 
-def rotation(positions, config):
-  """Cosines and sines [B, K, 1, T, D / 2] of angles at positions [B, K, T]."""
+def rotation(positions, config, local=False):
+  """Cosines and sines [B, K, 1, T, D / 2] of angles at positions [B, K, T].
+
+  `local` gives those of layers with a window.
+  """
   exponent = -np.arange(0, config.head_size, 2) / config.head_size
-  speed = (config.rope_base**exponent).astype(np.float32)
+  own_base = local and config.local_rope_base
+  speed = (own_base or config.rope_base) ** exponent
+  if config.rope_divisors and not own_base:
+    speed = speed / np.asarray(config.rope_divisors)
+  speed = speed.astype(np.float32)
   angle = positions[:, :, None, :, None] * speed
   return jnp.cos(angle), jnp.sin(angle)
 
@@ -77,9 +124,17 @@ def _project(block, config, x, angles):
   """Queries [B, K, N, G, T, D]; keys and values [B, K, 2, N, T, D]."""
   count, size = config.num_key_value_heads, config.head_size
   heads = norm(x, block['norm'], config) @ block['qkv']
+  if config.qkv_bias:
+    heads = heads + block['qkv_bias']
   heads = jnp.swapaxes(heads.reshape(*x.shape[:-1], -1, size), 2, 3)
-  rotated = rotate(heads[:, :, :-count], angles)  # queries and keys
-  query = rotated[:, :, :-count] * size**-0.5
+  pairs = heads[:, :, :-count]  # queries and keys
+  if config.qk_norm:
+    query, key = pairs[:, :, :-count], pairs[:, :, -count:]
+    query = norm(query, block['query_norm'], config)
+    key = norm(key, block['key_norm'], config)
+    pairs = jnp.concatenate([query, key], axis=2)
+  rotated = rotate(pairs, angles)
+  query = rotated[:, :, :-count] * (config.query_scale or size**-0.5)
   query = query.reshape(*x.shape[:2], count, -1, *query.shape[3:])
   key, value = rotated[:, :, -count:], heads[:, :, -count:]
   return query, jnp.stack([key, value], axis=2)
@@ -87,6 +142,9 @@ def _project(block, config, x, angles):
 
 def _attend(query, both, mask, shared):
   """Attention to the own beam and to the prompt that all beams share.
+
+  `shared` has the keys and values of the prompt, and a mask that broadcasts to
+  [B, K, N, G, T, S].
 
   Returns [B, K, T, H D]. It uses batched matrix products with the batch axes
   first: on a CPU three times faster than `einsum` over the given axes.
@@ -115,16 +173,16 @@ def _attend(query, both, mask, shared):
     prompt, where = shared
     key, prompt_value = prompt[:, 0], prompt[:, 1]
     to_prompt = unfold(fold(rows) @ jnp.swapaxes(key, -1, -2))
-    to_prompt = masked(to_prompt, where[:, None, None, None, None])
+    to_prompt = masked(to_prompt, where)
     weights = jax.nn.softmax(jnp.concatenate([to_prompt, scores], -1), axis=-1)
-    to_prompt, to_beam = jnp.split(weights, [where.shape[1]], axis=-1)
+    to_prompt, to_beam = jnp.split(weights, [where.shape[-1]], axis=-1)
     out = to_beam @ value + unfold(fold(to_prompt) @ prompt_value)
   out = out.reshape(batch, beams, -1, length, size)
   return jnp.swapaxes(out, 2, 3).reshape(batch, beams, length, -1)
 
 
 def _feed_forward(block, config, x):
-  """SwiGLU feed-forward layer; [..., W] to [..., W]."""
+  """Gated feed-forward layer; [..., W] to [..., W]."""
   both = norm(x, block['hidden_norm'], config) @ block['up']
   gate, up = jnp.split(both, 2, axis=-1)
-  return (jax.nn.silu(gate) * up) @ block['down']
+  return (ACTIVATIONS[config.activation](gate) * up) @ block['down']

@@ -21,6 +21,7 @@ class Entry(NamedTuple):
 
   shapes: Mapping[str, tuple[int, ...]]  # published name -> published shape
   transposed: bool = False  # whether each array is transposed first
+  offset: float = 0.0  # parameter minus published array
 
 
 def dense(
@@ -61,7 +62,8 @@ def from_published(
     arrays = [np.asarray(state[name], np.float32) for name in entry.shapes]
     if entry.transposed:
       arrays = [array.T for array in arrays]
-    return jnp.asarray(np.concatenate(arrays, axis=-1))
+    array = np.concatenate(arrays, axis=-1)
+    return jnp.asarray(array + np.float32(entry.offset))
 
   return jax.tree.map(parameter, table, is_leaf=_is_entry)
 
@@ -82,7 +84,7 @@ def to_published(params: Any, table: Any) -> dict[str, np.ndarray]:
   def publish(entry, array):
     axis = 0 if entry.transposed else -1
     widths = [shape[axis] for shape in entry.shapes.values()]
-    array = np.asarray(array, np.float32)
+    array = np.asarray(array, np.float32) - np.float32(entry.offset)
     parts = np.split(array, np.cumsum(widths)[:-1], axis=-1)
     for name, part in zip(entry.shapes, parts, strict=True):
       state[name] = np.ascontiguousarray(part.T if entry.transposed else part)
