@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import baselines, report
-from rag_jax.data import formats, prompts
+from rag_jax.data import chat_forms, formats, prompts
 from rag_jax.nn import generate, llama_weights
 from rag_jax.ops import text_metrics
 from rag_jax.readers import causal_marginals
@@ -31,7 +31,10 @@ BATCH, PASSAGES = 8, 3
 PROMPT, CLOSED, ANSWER = 256, 96, 16  # tokens
 TRAINING = 500  # training questions for tuning the temperature
 TEMPERATURES = (0.5, 1, 2, 4, 8, 16)
-TEMPLATES = {True: prompts.SMOLLM2_CLOSED_BOOK, False: prompts.SMOLLM2}
+TEMPLATES = {
+  closed: chat_forms.template('chatml', end='<|im_end|>', closed_book=closed)
+  for closed in (True, False)
+}
 # Closed book? -> (name, number of passages, marginal, constrained to spans).
 METHODS = {
   True: [('closed book', 1, 'token', False)],

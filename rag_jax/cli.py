@@ -213,12 +213,12 @@ def _command(mode: str, arguments: list[str]) -> None:
     color = report.wants_color(sys.stdout)
     print(compare.compare(arguments, color=color))
     return
-  from rag_jax import signals, store
+  from rag_jax import pretrained, signals, store
 
   if mode in ('train', 'sweep'):
     signals.set_hint('run the same command to resume')
   store.check_local(_WORKDIR.value or '')
-  config = configs.build(flags.FLAGS['config'].value)
+  config = pretrained.complete(configs.build(flags.FLAGS['config'].value))
   name = config.name + ('-docids' if mode == 'compare-docids' else '')
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
   if mode == 'train':

@@ -317,8 +317,10 @@ def _check(config: Config) -> None:
 
 
 def _brings_tokenizer(config: Config, part: str) -> bool:
-  """Whether a part is a reader that does not use `data.tokenizer`."""
-  return part == 'reader' and composition.reader_of(config).own_text is not None
+  """Whether a part is a reader that can have its own tokenizer."""
+  return (
+    part == 'reader' and composition.reader_of(config).text_inputs is not None
+  )
 
 
 def as_dict(config: Config) -> dict[str, Any]:

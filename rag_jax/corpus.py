@@ -173,8 +173,8 @@ def reader_passages(
 
   None for a reader that uses the tokens of the data.
   """
-  text = readers.make(config.reader).own_text
-  if text is None:
+  text = readers.make(config.reader).text_inputs
+  if text is None or reader_tokenizer is None:
     return None
   passages, _ = text.passages(
     reader_tokenizer,

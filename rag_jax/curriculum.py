@@ -134,11 +134,12 @@ def answered(
   def holds(tokens, batch):
     found = (batch.read_answers != types.PAD).any((1, 2))[:, None]
     if points:
-      found = spans.find_answers(tokens[batch.gold], batch.answers).any((2, 3))
+      answers = batch.read_answers
+      found = spans.find_answers(tokens[batch.gold], answers).any((2, 3))
     return (found & (batch.gold >= 0)).any(1) & batch.where
 
   batches = pipeline.eval_batches(questions, batch_size=256)
-  parts = [np.asarray(holds(index.tokens, batch)) for batch in batches]
+  parts = [np.asarray(holds(index.passages, batch)) for batch in batches]
   rows = np.flatnonzero(np.concatenate(parts))
   if not rows.size:
     raise ValueError(

@@ -80,4 +80,5 @@ def _write_bert(
   weights.write(folder / 'model.safetensors', state)
   text = json.dumps(weights.bert_description(config), indent=2) + '\n'
   files.write(folder / 'config.json', text)
-  tokenizers.save(system.tokenizer, folder / 'tokenizer.json')
+  own = system.reader_tokenizer if component == 'reader' else None
+  tokenizers.save(own or system.tokenizer, folder / 'tokenizer.json')

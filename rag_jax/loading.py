@@ -127,7 +127,7 @@ def from_documents(
   rows = corpus.as_documents(documents)
   if config is not None:
     configs.check(config)
-  config = config or search_config(len(rows), encoder)
+  config = pretrained.complete(config or search_config(len(rows), encoder))
   dataset = types.Dataset(documents=tuple(rows), splits={})
   weights, reader_tokenizer = pretrained.load(config)
   tokenizer = pretrained.tokenizer(config, dataset)

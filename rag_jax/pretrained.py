@@ -1,5 +1,7 @@
 """Reads and checks the published weights and tokenizer of an experiment."""
 
+import contextlib
+import dataclasses
 from typing import Any
 
 import tokenizers as hf_tokenizers
@@ -10,6 +12,33 @@ from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, tokenizers
 from rag_jax.nn import bert_weights, published, weights
 from rag_jax.readers import base
+
+# Files with a tokenizer, the first that exists.
+_TOKENIZERS = ('tokenizer.json', 'spiece.model')
+
+
+def complete(config: configs.Config) -> configs.Config:
+  """Fills in the fields of the reader that its published weights determine.
+
+  Fields that were changed stay as they are; `load` compares them with the
+  weights.
+
+  Args:
+    config: the experiment; that of a trained run is complete already.
+
+  Raises:
+    ValueError: if the weights cannot be read.
+  """
+  reader = readers.make(config.reader)
+  if reader.published_fields is None:
+    return config
+  found = {
+    name: value
+    for name, value in reader.published_fields().items()
+    if getattr(config.reader, name) == getattr(base.ReaderConfig, name)
+  }
+  own = dataclasses.replace(config.reader, **found)
+  return dataclasses.replace(config, reader=own)
 
 
 def load(
@@ -35,9 +64,42 @@ def load(
     loaded = reader.load()
     found['reader'], own_tokenizer = loaded.params, loaded.tokenizer
     if own_tokenizer is None:
-      _check_vocabulary(config, 'reader', loaded.params)
-      _check_end(config, reader)
+      own_tokenizer = _reader_tokenizer(config, reader, loaded.params)
   return model.Pretrained(**found), own_tokenizer
+
+
+def _reader_tokenizer(
+  config: configs.Config, reader: base.Reader, params: model.Params
+) -> hf_tokenizers.Tokenizer | None:
+  """The tokenizer beside the reader's weights, or None.
+
+  It is None if `data.tokenizer` is the same, or if there is none beside the
+  weights; then the reader uses `data.tokenizer`, which must fit.
+  """
+  source = config.reader.weights
+  own = None
+  for name in _TOKENIZERS:
+    if own is None:
+      with contextlib.suppress(ValueError):
+        path = published.resolve(source, name)
+        own = tokenizers.load_published(path)
+  if own is not None:
+    _check_fits('reader', source, own, source, params)
+    _check_end(own, source, reader, source)
+    if not config.data.tokenizer:
+      return own
+  elif not config.data.tokenizer:
+    raise ValueError(
+      f'reader.weights {source!r} must have a tokenizer.json or spiece.model '
+      "beside them, got none, and data.tokenizer=''. Copy one there, or set "
+      '--config.data.tokenizer to that of the weights.'
+    )
+  data = _published_tokenizer(config)
+  if own is not None:
+    return None if own.to_str() == data.to_str() else own
+  _check_fits('reader', source, data, config.data.tokenizer, params)
+  _check_end(data, config.data.tokenizer, reader, source)
+  return None
 
 
 def tokenizer(
@@ -73,24 +135,33 @@ def _check_vocabulary(
   config: configs.Config, part: str, params: model.Params
 ) -> None:
   """Raises a ValueError if the embedding has fewer rows than the tokenizer."""
-  vocabulary = _published_tokenizer(config).get_vocab()
-  count, rows = max(vocabulary.values()) + 1, len(params['embedding'])
+  _check_fits(
+    part,
+    getattr(config, part).weights,
+    _published_tokenizer(config),
+    config.data.tokenizer,
+    params,
+  )
+
+
+def _check_fits(part, weights, tokenizer, source, params):
+  """Raises a ValueError if a tokenizer has more tokens than the embedding."""
+  count = max(tokenizer.get_vocab().values()) + 1
+  rows = len(params['embedding'])
   if count > rows:
     raise ValueError(
       f'data.tokenizer must have at most the {rows} tokens of {part}.weights '
-      f'{getattr(config, part).weights!r}, got {count} of '
-      f'{config.data.tokenizer!r}. Set --config.data.tokenizer to that of the '
-      'weights.'
+      f'{weights!r}, got {count} of {source!r}. Set --config.data.tokenizer to '
+      'that of the weights.'
     )
 
 
-def _check_end(config: configs.Config, reader: base.Reader) -> None:
-  """Raises a ValueError if the tokenizer lacks the reader's end token."""
-  end = _published_tokenizer(config).token_to_id('</s>')
+def _check_end(tokenizer, source, reader, weights):
+  """Raises a ValueError if a tokenizer lacks the reader's end token."""
+  end = tokenizer.token_to_id('</s>')
   if not reader.points and end != reader.end_token:
     raise ValueError(
-      f'data.tokenizer must end texts with </s>, token {reader.end_token}, as '
-      f'reader.weights {config.reader.weights!r} do, got token {end} of '
-      f'{config.data.tokenizer!r}. Set --config.data.tokenizer to that of the '
-      'T5; a BERT has another tokenizer.'
+      f'the tokenizer of reader.weights {weights!r} must end texts with </s>, '
+      f'token {reader.end_token}, got token {end} of {source!r}. Put the '
+      'tokenizer.json or spiece.model of the T5 beside its weights.'
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 
 from rag_jax import config as configs
-from rag_jax import report, signals, store
+from rag_jax import pretrained, report, signals, store
 from rag_jax import workdir as workdirs
 
 SHOWN = (
@@ -53,7 +53,7 @@ def run(
   for combination in combinations:
     name = ','.join(f'{field}={value}' for field, value in combination.items())
     workdir = folder / name.replace('/', '_')
-    config = configs.build(_with(values, combination))
+    config = pretrained.complete(configs.build(_with(values, combination)))
     store.check(workdir, config)
     if config.data not in checked:
       workdirs.load_data(config)
@@ -159,7 +159,7 @@ def _parse(text: str, start: object, field: str) -> object:
 
 def _train(values: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Trains in a separate process, which frees all memory at its end."""
-  store.claim(workdir, configs.build(values))
+  store.claim(workdir, pretrained.complete(configs.build(values)))
   package = str(pathlib.Path(__file__).parents[1])
   paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
   process = subprocess.Popen(

@@ -139,8 +139,8 @@ class System:
     encoded = pipeline.encode_questions(
       self.tokenizer, questions, self.rows, self.config.data, self.vocabulary
     )
-    reader_text = readers.make(self.config.reader).own_text
-    if reader_text is None:
+    reader_text = readers.make(self.config.reader).text_inputs
+    if reader_text is None or self.reader_tokenizer is None:
       return encoded
     data = self.config.data
     return dataclasses.replace(
@@ -221,12 +221,12 @@ class System:
     reader = readers.make(self.config.reader)
     if not reader.points:
       tokens = np.asarray(found.tokens[row])
-      if reader.own_text is not None and self.reader_tokenizer is not None:
-        return reader.own_text.decode(self.reader_tokenizer, tokens), None
+      if reader.text_inputs is not None and self.reader_tokenizer is not None:
+        return reader.text_inputs.decode(self.reader_tokenizer, tokens), None
       return tokenizers.decode(self.tokenizer, tokens), None
     document = self._document(int(found.read[row]))
     begin, end = pipeline.span(
-      self.tokenizer,
+      self.reader_tokenizer or self.tokenizer,
       document,
       int(found.start[row]),
       int(found.end[row]),

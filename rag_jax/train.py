@@ -23,6 +23,7 @@ from rag_jax import (
   optimizer,
   outputs,
   parallel,
+  pretrained,
   progress,
   provenance,
   report,
@@ -69,6 +70,7 @@ def run(
   """
   began = time.monotonic()
   configs.check(config)
+  config = pretrained.complete(config)
   store.check_local(workdir)
   workdir = pathlib.Path(workdir)
   check_devices(config)

@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers as hf
 
 from rag_jax import types
+from rag_jax.data import text_starts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,6 @@ class PromptTemplate:
   text: str
   answer: str = ' {answer}'  # the continuation
   end: str = '<|im_end|>'  # token that ends an answer
-  no_answer: str = 'unknown'  # answer to an unanswerable question
 
   def __post_init__(self) -> None:
     """Raises a ValueError if a placeholder is missing or repeated."""
@@ -158,6 +158,7 @@ def encode_passages(
   *,
   template: PromptTemplate,
   max_tokens: int,
+  shift: int = 0,
 ) -> tuple[np.ndarray, int]:
   """Tokenises the first half of each prompt, up to the end of its passage.
 
@@ -165,10 +166,11 @@ def encode_passages(
   padding is removed. One padding token before the passage marks its start.
 
   Args:
-    tokenizer: the tokenizer of the language model; token 0 is never text.
+    tokenizer: the tokenizer of the language model.
     documents: N documents.
     template: the prompt template, with the question after the passage.
     max_tokens: P; longer passages are truncated.
+    shift: added to each token; 1 where token 0 is text and no padding.
 
   Returns:
     int32[N, P], 0 = padding; and the number of truncated passages.
@@ -192,16 +194,18 @@ def encode_passages(
     [[3, 0, 0, 0, 0]]
   """
   before, _ = _split_at_passage(template)
+  begin = text_starts.start_tokens(tokenizer)
+  room = max_tokens - 1 - len(begin)
   tokens = np.zeros((len(documents), max_tokens), np.int32)
   truncated = 0
   for row, page in zip(tokens, documents, strict=True):
     title = _remove_special_tokens(tokenizer, page.title)
     text = _remove_special_tokens(tokenizer, page.text)
     parts = before.format(title=title), text, ''
-    ids, inside, cut = _fit(
-      tokenizer, parts, max_tokens - 1, 'passage', page.id
-    )
+    ids, inside, cut = _fit(tokenizer, parts, room, 'passage', page.id)
+    ids, inside = begin + ids, [False] * len(begin) + inside
     first = inside.index(True) if True in inside else len(ids)
+    ids = [token + shift for token in ids]
     row[:first], row[first + 1 : len(ids) + 1] = ids[:first], ids[first:]
     truncated += cut
   return tokens, truncated
@@ -213,6 +217,7 @@ def encode_questions(
   *,
   template: PromptTemplate,
   max_tokens: int,
+  shift: int = 0,
 ) -> np.ndarray:
   """Tokenises the second half of each prompt; see `encode_passages`.
 
@@ -221,6 +226,7 @@ def encode_questions(
     questions: n questions.
     template: the prompt template.
     max_tokens: Q; longer questions are truncated.
+    shift: as in `encode_passages`.
 
   Returns:
     int32[n, Q], 0 = padding.
@@ -234,7 +240,7 @@ def encode_questions(
   for row, question in zip(tokens, questions, strict=True):
     parts = before, _remove_special_tokens(tokenizer, question), after
     ids, _, _ = _fit(tokenizer, parts, max_tokens, 'question', question)
-    row[: len(ids)] = ids
+    row[: len(ids)] = np.asarray(ids) + shift
   return tokens
 
 
@@ -245,6 +251,7 @@ def encode_targets(
   template: PromptTemplate,
   max_answers: int,
   max_tokens: int,
+  shift: int = 0,
 ) -> np.ndarray:
   """Tokenises target answers in the form of the template, without end token.
 
@@ -254,6 +261,7 @@ def encode_targets(
     template: the prompt template.
     max_answers: M; further answers are dropped.
     max_tokens: A; a longer answer is all padding, never truncated.
+    shift: as in `encode_passages`.
 
   Returns:
     int32[n, M, A], 0 = padding.
@@ -265,7 +273,7 @@ def encode_targets(
       text = template.answer.replace('{answer}', plain)
       ids = tokenizer.encode(text, add_special_tokens=False).ids
       if answer and len(ids) <= max_tokens:
-        tokens[i, j, : len(ids)] = ids
+        tokens[i, j, : len(ids)] = np.asarray(ids) + shift
   return tokens
 
 
@@ -306,8 +314,10 @@ def _fill(tokenizer, template, question, page, max_tokens):
   before, _, after = template.text.partition('{passage}')
   before, after = before.format(**fields), after.format(**fields)
   passage = _remove_special_tokens(tokenizer, page.text)
-  parts = before, passage, after
-  return _fit(tokenizer, parts, max_tokens, 'passage', question)
+  parts, begin = (before, passage, after), text_starts.start_tokens(tokenizer)
+  room = max_tokens - len(begin)
+  ids, inside, cut = _fit(tokenizer, parts, room, 'passage', question)
+  return begin + ids, [False] * len(begin) + inside, cut
 
 
 def _fit(tokenizer, parts, max_tokens, name, where):
@@ -345,7 +355,7 @@ def _split_at_passage(template):
   if not passage or '{question}' in before or '{title}' in after:
     raise ValueError(
       'PromptTemplate.text must hold {title}, {passage} and {question} in this '
-      f'order, got {template.text!r}. Pass prompts.SMOLLM2.'
+      f'order, got {template.text!r}. Pass chat_forms.template.'
     )
   return before, after
 
@@ -355,22 +365,3 @@ def _remove_special_tokens(tokenizer, text):
   added = tokenizer.get_added_tokens_decoder().values()
   names = [re.escape(token.content) for token in added if token.special]
   return re.sub('|'.join(names), '', text) if names else text
-
-
-# The best of five open-book and of two closed-book templates on 24 training
-# questions of Natural Questions with their gold passages.
-SMOLLM2 = PromptTemplate(
-  text=(
-    '<|im_start|>system\nYou answer with the shortest possible phrase copied '
-    'from the passage.<|im_end|>\n'
-    '<|im_start|>user\nPassage: {title}: {passage}\n\n'
-    'Question: {question}?<|im_end|>\n<|im_start|>assistant\nAnswer:'
-  )
-)
-SMOLLM2_CLOSED_BOOK = PromptTemplate(
-  text=(
-    '<|im_start|>system\nYou answer questions in a few words.<|im_end|>\n'
-    '<|im_start|>user\n'
-    'Question: {question}?<|im_end|>\n<|im_start|>assistant\nAnswer:'
-  )
-)

@@ -58,6 +58,10 @@ class ReaderConfig:
   rope_base: float = 1e5
   epsilon: float = 1e-5  # 'causal': epsilon of RMSNorm, as in the weights
   end_token: int = 2  # 'causal': token that ends an answer
+  # 'causal': form of the prompt, such as chatml or plain; '' = as the weights
+  prompt: str = ''
+  # 'causal': further options of the language model, read from the weights
+  language_model: str = ''
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -113,11 +117,11 @@ class Published(NamedTuple):
   """Pretrained weights, on the host."""
 
   params: Params  # for `Reader.init`
-  tokenizer: hf.Tokenizer | None = None  # if the reader has its own
+  tokenizer: hf.Tokenizer | None = None  # if `text_inputs` are not plain
 
 
-class OwnText(NamedTuple):
-  """Tokenisation for a reader with its own tokenizer.
+class TextInputs(NamedTuple):
+  """How texts become tokens of a reader that can have its own tokenizer.
 
   `passages`, `questions` and `answers` return NumPy arrays, 0 = padding.
   """
@@ -130,8 +134,10 @@ class OwnText(NamedTuple):
   # without the end token; an answer that is too long is all padding
   answers: Callable[..., np.ndarray]
   decode: Callable[[hf.Tokenizer, Sequence[int] | np.ndarray], str]
-  end: Callable[[hf.Tokenizer], int]  # the token that ends an answer
-  overhead: int = 64  # maximum number of tokens that the prompt adds to a text
+  overhead: int = 0  # maximum number of tokens that a prompt adds to a text
+  # whether tokens are as in the data; such a reader shares the tokens of the
+  # data if its tokenizer is the same
+  plain: bool = True
 
 
 class Reader(NamedTuple):
@@ -167,9 +173,11 @@ class Reader(NamedTuple):
       answer tokens; no gradient. It sums to 1, or to 0 if all weights are 0.
       Or None.
     load: () -> `Published`, with sizes checked; None if randomly initialised.
+    published_fields: () -> name -> value of the fields of `ReaderConfig` that
+      the published weights determine; None if there are none.
     end_token: the token that ends a generated answer; None if the reader is
-      extractive or has `own_text`.
-    own_text: tokenisation, if the reader has its own tokenizer; else None.
+      extractive or `text_inputs` are not plain.
+    text_inputs: tokenisation, if the reader can have its own tokenizer.
 
   Reference:
     For `attention`: Izacard and Grave, Distilling Knowledge from Reader to
@@ -191,8 +199,9 @@ class Reader(NamedTuple):
     None
   )
   load: Callable[[], Published] | None = None
+  published_fields: Callable[[], dict[str, Any]] | None = None
   end_token: int | None = None
-  own_text: OwnText | None = None
+  text_inputs: TextInputs | None = None
 
 
 # Fields that only some kinds support, and their defaults.

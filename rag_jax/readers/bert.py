@@ -18,7 +18,7 @@ from rag_jax import types
 from rag_jax.components import query_encoder
 from rag_jax.nn import bert, bert_weights, published, transformer, weights
 from rag_jax.ops import masking
-from rag_jax.readers import base, spans
+from rag_jax.readers import base, plain_text, spans
 
 
 def make(config: base.ReaderConfig) -> base.Reader:
@@ -55,6 +55,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
     marginals=('sequence',),
     relevance=lambda memory: memory.relevance,
     load=functools.partial(_load, config),
+    text_inputs=plain_text.INPUTS,
     **spans.functions(config),
   )
 

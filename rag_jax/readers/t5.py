@@ -15,7 +15,7 @@ from rag_jax import types
 from rag_jax.nn import generate, published, t5, t5_generation, t5_weights
 from rag_jax.nn import weights as weight_files
 from rag_jax.ops import losses
-from rag_jax.readers import base, fusion
+from rag_jax.readers import base, fusion, plain_text
 
 START, END = 0, 1  # token ids of every T5; the start token is padding
 
@@ -43,6 +43,8 @@ def make(config: base.ReaderConfig) -> base.Reader:
     points=False,
     marginals=('fusion',),
     load=functools.partial(_load, config),
+    published_fields=functools.partial(_published_fields, config),
+    text_inputs=plain_text.INPUTS,
     end_token=END,
     **fusion.functions(
       functools.partial(_force, config),
@@ -51,6 +53,18 @@ def make(config: base.ReaderConfig) -> base.Reader:
       end=END,
     ),
   )
+
+
+def _published_fields(config):
+  """The sizes of the weights, unless one is given; see `base.Reader`."""
+  names = ('width', 'num_layers', 'num_heads', 'mlp_dim')
+  if any(
+    getattr(config, name) != getattr(base.ReaderConfig, name) for name in names
+  ):
+    return {}
+  folder = published.resolve(config.weights, 'config.json').parent
+  sizes = weight_files.t5_config(folder)
+  return {name: getattr(sizes, name) for name in names}
 
 
 def _load(config):

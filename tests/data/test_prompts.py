@@ -4,7 +4,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
 from rag_jax import types
-from rag_jax.data import prompts
+from rag_jax.data import chat_forms, prompts
 
 TEMPLATE = prompts.PromptTemplate(
   text='{title}: {passage}\nQuestion: {question}?\nAnswer:', end='<end>'
@@ -91,4 +91,6 @@ def test_errors_name_the_field_the_value_and_the_remedy():
   with pytest.raises(ValueError, match='passages must be given .* got none'):
     prompts.encode(tokenizer, TEMPLATE, ['who'], max_tokens=60)
   with pytest.raises(ValueError, match="token of the model, got '<|im_end|>'"):
-    prompts.end_token(tokenizer, prompts.SMOLLM2)
+    prompts.end_token(
+      tokenizer, chat_forms.template('chatml', end='<|im_end|>')
+    )

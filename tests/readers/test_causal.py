@@ -10,10 +10,10 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
 from rag_jax import readers, types
-from rag_jax.data import prompts
+from rag_jax.data import chat_forms, prompts
 from rag_jax.nn import llama, llama_weights, weights
 from rag_jax.ops import losses
-from rag_jax.readers import base, causal
+from rag_jax.readers import base
 
 CONFIG = base.ReaderConfig(
   kind='causal', weights='tiny', num_heads=4, max_answer_tokens=4
@@ -28,6 +28,7 @@ SIZES = llama.LlamaConfig(
   mlp_dim=24,
 )
 END = CONFIG.end_token
+TEMPLATE = chat_forms.template('chatml', end='<|im_end|>')
 WEIGHTS = jnp.array([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]])
 ANSWERS = jnp.array([[[4, 5, 0]], [[7, 0, 0]]])
 TOKENS = jnp.array(  # template tokens 1 and 3, padding, then the passage
@@ -192,21 +193,21 @@ def make_tokenizer(end=END):
   return tokenizer
 
 
-class TestOwnText:
+class TestTextInputs:
   def test_passage_part_plus_question_part_is_the_prompt(self):
-    tokenizer, own_text = make_tokenizer(), reader_of()[0].own_text
+    tokenizer, text_inputs = make_tokenizer(), reader_of()[0].text_inputs
     pages = [
       types.Document(id='a', title='T', text='A naïve<|im_end|> page.'),
       types.Document(id='b', text='word ' * 90),
     ]
-    passages, cut = own_text.passages(tokenizer, pages, max_tokens=150)
-    questions = own_text.questions(
+    passages, cut = text_inputs.passages(tokenizer, pages, max_tokens=150)
+    questions = text_inputs.questions(
       tokenizer, ['who', 'why ' * 20], max_tokens=70
     )
     assert passages.shape == (2, 150) and questions.shape == (2, 70)
     assert cut == 1
     whole = prompts.encode(
-      tokenizer, prompts.SMOLLM2, ['who'], [pages[:1]], max_tokens=300
+      tokenizer, TEMPLATE, ['who'], [pages[:1]], max_tokens=300
     )
     joined = np.concatenate([passages[0], questions[0]])
     np.testing.assert_array_equal(
@@ -224,19 +225,22 @@ class TestOwnText:
     assert text.endswith('<|im_end|>\n<|im_start|>assistant\nAnswer:')
 
   def test_answers_round_trip(self):
-    tokenizer, own_text = make_tokenizer(), reader_of()[0].own_text
-    found = own_text.answers(
+    tokenizer, text_inputs = make_tokenizer(), reader_of()[0].text_inputs
+    found = text_inputs.answers(
       tokenizer,
       [('Paris', 'Buenos Aires'), (), ('a', 'b', 'c')],
       max_answers=2,
       max_tokens=8,
     )
     assert found.shape == (3, 2, 8)
-    assert own_text.decode(tokenizer, found[0, 0]) == 'Paris'
+    assert text_inputs.decode(tokenizer, found[0, 0]) == 'Paris'
     assert not found[0, 1].any() and not found[1].any()  # too long; none
-    assert [own_text.decode(tokenizer, row) for row in found[2]] == ['a', 'b']
-    assert own_text.end(tokenizer) == END not in found
-    assert own_text.decode(tokenizer, np.zeros(8, int)) == ''
+    assert [text_inputs.decode(tokenizer, row) for row in found[2]] == [
+      'a',
+      'b',
+    ]
+    assert END not in found
+    assert text_inputs.decode(tokenizer, np.zeros(8, int)) == ''
 
 
 class TestLoad:
@@ -294,21 +298,6 @@ class TestLoad:
       reader.load()
     assert f'--config.reader.{field}=' in str(error.value)
 
-  def test_token_0_must_be_special(self, folder):
-    path, _ = folder
-    tokenizer = make_tokenizer()
-    vocabulary = tokenizer.get_vocab()
-    vocabulary['<|endoftext|>'], vocabulary['a'] = vocabulary['a'], 0
-    other = hf.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    other.pre_tokenizer = tokenizer.pre_tokenizer
-    other.add_special_tokens(['<|endoftext|>', '<|im_start|>', '<|im_end|>'])
-    other.save(str(path / 'tokenizer.json'))
-    config = dataclasses.replace(CONFIG, weights=str(path))
-    with pytest.raises(
-      ValueError, match="must have a special token as token 0.*got 'a' in"
-    ):
-      readers.make(config).load()
-
 
 def test_a_template_with_the_question_first_raises():
   template = prompts.PromptTemplate(text='{question} {passage}')
@@ -317,7 +306,6 @@ def test_a_template_with_the_question_first_raises():
       make_tokenizer(), ['x'], template=template, max_tokens=9
     )
   with pytest.raises(ValueError, match="without its passage, got 19 .* 'a'."):
-    readers.make(CONFIG).own_text.passages(
+    readers.make(CONFIG).text_inputs.passages(
       make_tokenizer(), [types.Document(id='a', text='x')], max_tokens=20
     )
-  assert causal.TEMPLATE is prompts.SMOLLM2

@@ -28,7 +28,7 @@ def test_every_kind_can_be_made(kind):
   assert (reader.joint_log_likelihood is not None) == fuses
   assert (reader.attention is not None) == fuses
   assert (reader.end_token is not None) == fuses
-  assert (reader.own_text is not None) == (kind == 'causal')
+  assert (reader.text_inputs is not None) == (kind in ('bert', 't5', 'causal'))
   for name in reader.marginals:
     assert make(**minimal(kind), marginal=name).marginals == reader.marginals
 
@@ -104,7 +104,7 @@ def test_unsupported_fields_raise(field, value, kind, others):
 
 
 def test_heads_must_divide_the_width_only_without_a_head_size():
-  assert make(**minimal('causal'), num_heads=9).own_text
+  assert make(**minimal('causal'), num_heads=9).text_inputs
   assert make(**minimal('t5'), num_heads=6)
   with pytest.raises(ValueError, match='reader.num_heads must split width 128'):
     make(**minimal('bert'), num_heads=6)
