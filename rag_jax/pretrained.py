@@ -150,9 +150,10 @@ def _check_fits(part, weights, tokenizer, source, params):
   rows = len(params['embedding'])
   if count > rows:
     raise ValueError(
-      f'data.tokenizer must have at most the {rows} tokens of {part}.weights '
-      f'{weights!r}, got {count} of {source!r}. Set --config.data.tokenizer to '
-      'that of the weights.'
+      f'{part}.weights {weights!r} must have a row of the embedding for each '
+      f'token, got {rows} rows for the {count} tokens of {source!r}. Give the '
+      'tokenizer of these weights: --config.data.tokenizer, or for a reader '
+      'the tokenizer.json beside its weights.'
     )
 
 
