@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import model, readers, types
+from rag_jax import console, model, readers, types
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, tokenizers
 from rag_jax.nn import bert_weights, published, weights
@@ -20,8 +20,7 @@ _TOKENIZERS = ('tokenizer.json', 'spiece.model')
 def complete(config: configs.Config) -> configs.Config:
   """Fills in the fields of the reader that its published weights determine.
 
-  Fields that were changed stay as they are; `load` compares them with the
-  weights.
+  Prints a note for a field that had another value than its default.
 
   Args:
     config: the experiment; that of a trained run is complete already.
@@ -32,11 +31,14 @@ def complete(config: configs.Config) -> configs.Config:
   reader = readers.make(config.reader)
   if reader.published_fields is None:
     return config
-  found = {
-    name: value
-    for name, value in reader.published_fields().items()
-    if getattr(config.reader, name) == getattr(base.ReaderConfig, name)
-  }
+  found = reader.published_fields()
+  for name, value in found.items():
+    was = getattr(config.reader, name)
+    if was not in (value, getattr(base.ReaderConfig, name)):
+      console.note(
+        f'reader.{name} is {value!r} as in {config.reader.weights!r}, not '
+        f'{was!r}'
+      )
   own = dataclasses.replace(config.reader, **found)
   return dataclasses.replace(config, reader=own)
 

@@ -178,7 +178,7 @@ def encode_questions(
     max_tokens=config.max_query_tokens,
     with_special_tokens=True,
   ).tokens
-  answers = encode_answers(
+  answers = tokenizers.encode_targets(
     tokenizer,
     [question.answers for question in questions],
     max_answers=config.max_answers,
@@ -200,40 +200,6 @@ def encode_questions(
     words=whole_words,
     answerable=np.asarray([q.answerable for q in questions], bool),
   )
-
-
-def encode_answers(
-  tokenizer: hf_tokenizers.Tokenizer,
-  answers: Sequence[Sequence[str]],
-  *,
-  max_answers: int,
-  max_tokens: int,
-) -> np.ndarray:
-  """Tokenises answers as training targets.
-
-  Args:
-    tokenizer: the tokenizer of the documents.
-    answers: the answers of each of n questions.
-    max_answers: M; further answers are dropped.
-    max_tokens: A; a longer answer is all padding.
-
-  Returns:
-    int32[n, M, A], 0 = padding.
-  """
-  found = np.zeros((len(answers), max_answers, max_tokens), np.int32)
-  texts, places = [], []
-  for i, accepted in enumerate(answers):
-    for j, text in enumerate(accepted[:max_answers]):
-      texts.append(text)
-      places.append((i, j))
-  if texts:
-    encoded = tokenizers.encode(
-      tokenizer, texts, max_tokens=max_tokens + 1
-    ).tokens
-    fits = encoded[:, -1] == types.PAD
-    index = np.asarray(places)[fits]
-    found[index[:, 0], index[:, 1]] = encoded[fits, :-1]
-  return found
 
 
 def train_questions(

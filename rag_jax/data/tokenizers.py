@@ -146,6 +146,38 @@ def encode(
   return Encoded(tokens, truncated)
 
 
+def encode_targets(
+  tokenizer: hf.Tokenizer,
+  answers: Sequence[Sequence[str]],
+  *,
+  max_answers: int,
+  max_tokens: int,
+) -> np.ndarray:
+  """Tokenises answers as training targets.
+
+  Args:
+    tokenizer: the tokenizer of the documents.
+    answers: the answers of each of n questions.
+    max_answers: M; further answers are dropped.
+    max_tokens: A; a longer answer is all padding.
+
+  Returns:
+    int32[n, M, A], 0 = padding.
+  """
+  found = np.zeros((len(answers), max_answers, max_tokens), np.int32)
+  texts, places = [], []
+  for i, accepted in enumerate(answers):
+    for j, text in enumerate(accepted[:max_answers]):
+      texts.append(text)
+      places.append((i, j))
+  if texts:
+    encoded = encode(tokenizer, texts, max_tokens=max_tokens + 1).tokens
+    fits = encoded[:, -1] == types.PAD
+    index = np.asarray(places)[fits]
+    found[index[:, 0], index[:, 1]] = encoded[fits, :-1]
+  return found
+
+
 def special_tokens(tokenizer: hf.Tokenizer) -> tuple[list[int], list[int]]:
   """Special tokens before and after a text; none for a trained tokenizer."""
   ids = tokenizer.encode('', add_special_tokens=True).ids

@@ -38,7 +38,7 @@ class ReaderConfig:
   # 'extractive', 'fid': width of the convolution before attention, odd
   window: int = 5
   max_answer_tokens: int = 16  # maximum tokens per answer
-  # 'bert', 't5', 'causal': pretrained weights of a BERT, T5 or Llama
+  # 'bert', 't5', 'causal': pretrained weights of a BERT, T5 or language model
   weights: str = ''
   frozen_layers: int = 0  # 'bert': frozen lowest layers
   remat: bool = False  # recompute states in the backward pass, to save memory

@@ -39,6 +39,6 @@ def questions(
 INPUTS = base.TextInputs(
   passages=passages,
   questions=questions,
-  answers=pipeline.encode_answers,
+  answers=tokenizers.encode_targets,
   decode=tokenizers.decode,
 )
