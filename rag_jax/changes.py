@@ -191,6 +191,19 @@ def _version(path: pathlib.Path) -> tuple[int, ...] | None:
   return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def documents_and_codes(
+  path: pathlib.Path,
+) -> tuple[store.Documents, np.ndarray]:
+  """The documents in a file of `save`, and their docids int[N, L].
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  arrays = indexes.read(path, ['codes', 'extra/documents'])
+  packed = arrays['extra/documents'].tobytes()
+  return store.unpack_documents(packed), arrays['codes']
+
+
 def load(
   path: pathlib.Path, params: model.Params
 ) -> tuple[live_indexes.LiveIndex, store.Documents, model.Params]:

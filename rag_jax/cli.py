@@ -19,6 +19,7 @@ COMMANDS = {
   'ask': 'answer questions with a trained workdir',
   'compare-docids': 'compare the docid schemes on a corpus, before training',
   'compare': 'test whether two or more trained runs differ significantly',
+  'report': 'write one or more trained runs as a page, report.html',
   'sweep': 'train one run per combination of values',
   'export': 'write the parts of a trained workdir in common formats',
 }
@@ -47,8 +48,8 @@ flags
       ask: print each answer as a line of JSON
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
-  --to=FOLDER
-      export: folder to write to
+  --to=PATH
+      export: folder to write to; report: file to write
   --helpfull
       every flag, including those of libraries
 
@@ -58,6 +59,7 @@ examples
   rag-jax train --config=beir --config.data.path=PATH --workdir=runs/mine
   rag-jax sweep --grid=search.beam_size=8,24 --grid=seed=0,1,2
   rag-jax compare runs/one runs/other
+  rag-jax report runs/one runs/other
 
 fields, with their defaults
 {fields}"""
@@ -75,7 +77,9 @@ _JSON = flags.DEFINE_bool('json', False, 'ask: print answers as lines of JSON.')
 _GRID = flags.DEFINE_multi_string(
   'grid', [], 'sweep: FIELD=VALUE,VALUE; repeat for more fields.'
 )
-_TO = flags.DEFINE_string('to', None, 'export: folder to write to.')
+_TO = flags.DEFINE_string(
+  'to', None, 'export: folder to write to. report: file to write.'
+)
 
 
 def main() -> None:
@@ -178,7 +182,7 @@ def _one_line_errors() -> Iterator[None]:
 def _run(argv: list[str]) -> None:
   """Runs the command that the flags name."""
   mode = ALIASES.get(_MODE.value, _MODE.value)
-  if len(argv) > 1 and mode != 'compare':
+  if len(argv) > 1 and mode not in ('compare', 'report'):
     sys.exit(
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
       f'are {", ".join(COMMANDS)}.'
@@ -213,6 +217,12 @@ def _command(mode: str, arguments: list[str]) -> None:
     color = report.wants_color(sys.stdout)
     print(compare.compare(arguments, color=color))
     return
+  if mode == 'report':
+    from rag_jax.page import build
+
+    given = [_WORKDIR.value] if _WORKDIR.value else []
+    print(f'page: {_shown(build.write([*given, *arguments], _TO.value))}')
+    return
   from rag_jax import pretrained, signals, store
 
   if mode in ('train', 'sweep'):
@@ -240,6 +250,7 @@ def _train(config, workdir: pathlib.Path) -> None:
 
   train.run(config, workdir, show=report.show)
   print(f'\nresults: {workdir / "results.json"}')
+  _print_page(workdir)
 
 
 def _use(mode: str, config, workdir: pathlib.Path) -> None:
@@ -268,10 +279,21 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
 def _evaluate(system, workdir: pathlib.Path) -> None:
   from rag_jax import outputs
   from rag_jax import workdir as workdirs
+  from rag_jax.page import build
 
   data = workdirs.open(system.config, workdir, writes=False)
   folder = outputs.run_evaluation(system, data, workdir)
   print(f'\nresults: {folder / "results.json"}')
+  if system.config.train.report:
+    build.add(folder)
+  _print_page(folder)
+
+
+def _print_page(folder: pathlib.Path) -> None:
+  from rag_jax.page import build
+
+  if (folder / build.FILE).exists():
+    print(f'page: {folder / build.FILE}')
 
 
 def _shown(path: pathlib.Path) -> str:

@@ -13,12 +13,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import forward, model, types
-from rag_jax.components import id_decoder, query_encoder
+from rag_jax import forward, matching, model, types
+from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.index import index as indexes
-from rag_jax.ops import beam
+from rag_jax.ops import beam, teacher_forcing
 
 Function = Callable[..., Any]
+ALTERNATIVES = 6  # codes that `paths` returns at each level
 
 
 @flax.struct.dataclass
@@ -108,13 +109,56 @@ def regret(config: model.ModelConfig) -> Function:
       step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
       batch_size=size,
       scoring=config.search.scoring,
-      lookahead=forward.lookahead(params, config, index, batch.words),
+      lookahead=matching.lookahead(params, config, index, batch.words),
       allowed=allowed,
     )
     k = min(config.search.read_size, scores.shape[1])
     return beam.regret(found, scores, k=k)
 
   return jax.jit(run)
+
+
+@functools.cache
+def paths(config: model.ModelConfig) -> Function:
+  """The way of documents through the trie, and the parts of their scores.
+
+  The documents are those of `batch.gold`; -1 = none. Returns `(Paths, parts)`,
+  parts of the ranker's score by signal, float32[B, G], nats.
+  """
+
+  def run(params, batch, index, allowed=None):
+    del allowed
+    encoding = query_encoder.apply(
+      params['query_encoder'], config.query_encoder, batch.query
+    )
+    documents = jnp.maximum(batch.gold, 0)
+    size, width = encoding.vector.shape
+    ahead = matching.lookahead(params, config, index, batch.words)
+    found = teacher_forcing.paths(
+      (params['id_decoder'], encoding),
+      id_decoder.initial_cache(config.id_decoder, size, width),
+      index.trie,
+      index.codes[documents],
+      step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+      best=ALTERNATIVES,
+      lookahead=ahead,
+      scoring=config.search.scoring,
+    )
+    docid = found.total
+    if ahead is not None:  # the ranker's signal has no lookahead score
+      docid = forward.score_docids(params, config, index, encoding, documents)
+    parts = ranker.parts(
+      params['ranker'],
+      config.ranker,
+      docid=docid,
+      **matching.signals(params, config, index, batch, encoding, documents),
+    )
+    return found, parts
+
+  # It runs a few batches, so that compilation takes longer than all of them.
+  fast = {'xla_backend_optimization_level': 0}
+  options = fast if jax.default_backend() == 'cpu' else None
+  return jax.jit(run, compiler_options=options)
 
 
 @functools.cache

@@ -52,6 +52,8 @@ class TrainConfig:
   # also score every document, to measure the beam's regret
   evaluate_exact: bool = False
   eval_batch_size: int = 64  # questions per batch in evaluation
+  # write report.html, and docid-paths-SPLIT.jsonl for it, after an evaluation
+  report: bool = True
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -120,6 +122,7 @@ MAY_CHANGE = (
   'train.evaluate_every',  # measures between steps, which change no state
   'train.eval_batch_size',
   'train.evaluate_exact',
+  'train.report',
   'reader.abstention_threshold',  # compared with a probability at the end
   'data.eval_splits',
   'data.eval_questions',

@@ -14,10 +14,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import model, readers, types
+from rag_jax import matching, model, readers, types
 from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.index import index as indexes
-from rag_jax.ops import beam, lexical
+from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
 
 Params = model.Params
@@ -92,37 +92,8 @@ def retrieve(
     beam_size=config.search.beam_size,
     allowed=allowed,
     scoring=config.search.scoring,
-    lookahead=lookahead(params, config, index, words),
+    lookahead=matching.lookahead(params, config, index, words),
   )
-
-
-def lookahead(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  words: jax.Array | None,
-) -> jax.Array | None:
-  """Lookahead scores: weighted best BM25 below each node, [B, num_nodes]."""
-  if not config.search.lexical_weight:
-    return None
-  lexicon, words = _words(index, words)
-  matches = lexical.score_all(lexicon, words)
-  ahead = config.search.lexical_weight * tries.max_below(index.trie, matches)
-  if config.search.learned_lexical_weight:
-    ahead *= ranker.lexical_growth(params['ranker'], config.ranker)
-  return ahead
-
-
-def _words(
-  index: indexes.Index, words: jax.Array | None
-) -> tuple[lexical.Lexicon, jax.Array]:
-  """The lexicon and the words of the queries; a ValueError without them."""
-  if index.lexicon is None or words is None:
-    raise ValueError(
-      'search.lexical_weight needs the words of questions and documents, got '
-      'none. Set --config.data.max_query_words=16.'
-    )
-  return index.lexicon, lexical.with_pairs(index.lexicon, words)
 
 
 def score_docids(
@@ -214,55 +185,19 @@ def rank(
     select: (scores, where) -> weights; None = the ranker's operator.
   """
   select = select or ranker.selector(config.ranker)
-  documents = candidates.documents
-  docid = score_docids(params, config, index, encoding, documents)
+  docid = score_docids(params, config, index, encoding, candidates.documents)
   docid = jnp.where(candidates.where, docid, 0.0)
   scores = ranker.apply(
     params['ranker'],
     config.ranker,
     docid=docid,
-    vector=jnp.einsum(
-      'bd,bkd->bk', encoding.vector, _vectors(params, config, index, documents)
+    **matching.signals(
+      params, config, index, batch, encoding, candidates.documents
     ),
-    lexical=_matches(params, config, index, batch, documents),
   )
   weights = select(scores, candidates.where)
   return Ranking(
     candidates=candidates, docid=docid, scores=scores, weights=weights
-  )
-
-
-def _vectors(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  documents: jax.Array,
-) -> jax.Array:
-  """Vectors float32[B, K, D] of documents."""
-  if query_encoder.make(config.query_encoder).published:
-    # Documents are rows of the node table.
-    return query_encoder.normalise(params['id_decoder']['table'][documents])
-  return query_encoder.embed_documents(
-    params['query_encoder'], index.tokens[documents]
-  )
-
-
-def _matches(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  batch: types.Batch,
-  documents: jax.Array,
-) -> jax.Array:
-  """Lexical scores float32[B, K] of documents."""
-  if index.lexicon is not None:
-    return lexical.score(*_words(index, batch.words), documents)
-  return ranker.lexical(
-    params['ranker'],
-    config.ranker,
-    batch.query,
-    index.tokens[documents],
-    mean_length=index.mean_length,
   )
 
 

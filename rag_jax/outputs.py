@@ -4,6 +4,7 @@ results.json              all measures with intervals, and their provenance
 answers-SPLIT.jsonl       one line per question: candidates, answer, measures
 run-SPLIT-SYSTEM.trec     the ranking of a system, in TREC format
 qrels-SPLIT.trec          the gold documents with their relevance grades
+docid-paths-SPLIT.jsonl   why a document won or lost; for the page report.html
 config.json               the configuration of the evaluated experiment
 
 Training writes them into its workdir. An evaluation writes them into a new
@@ -23,7 +24,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rag_jax import config as configs
-from rag_jax import evaluate, files, provenance, report, signals, store, trec
+from rag_jax import (
+  console,
+  evaluate,
+  explain,
+  files,
+  provenance,
+  report,
+  signals,
+  store,
+  trec,
+)
 from rag_jax import system as systems
 from rag_jax import workdir as workdirs
 
@@ -76,6 +87,7 @@ def run_evaluation(
       if isinstance(error, OSError):
         raise _unwritable(folder, error) from error
       raise
+  save_paths(folder, found)
   return folder
 
 
@@ -117,6 +129,26 @@ def save(
     raise _unwritable(folder, error) from error
 
 
+def save_paths(folder: pathlib.Path, evaluation: evaluate.Evaluation) -> None:
+  """Writes docid-paths-SPLIT.jsonl of each split, unless `train.report` is off.
+
+  It comes after `save`: a file that cannot be written is a note, since the
+  results are kept already.
+  """
+  system = evaluation.system
+  if not system.config.train.report:
+    return
+  try:
+    for own in evaluation.splits:
+      found = explain.paths(system, own.questions, own.answers)
+      lines = (json.dumps(x, ensure_ascii=False) + '\n' for x in found)
+      files.write(paths_path(folder, own.split), ''.join(lines))
+  except OSError as error:
+    console.note(
+      f'docid paths are not written to {str(folder)!r} ({files.reason(error)})'
+    )
+
+
 def new_folder(workdir: pathlib.Path) -> pathlib.Path:
   """Makes the next folder for an evaluation: 001, 002 and so on.
 
@@ -143,6 +175,11 @@ def new_folder(workdir: pathlib.Path) -> pathlib.Path:
 def answers_path(folder: pathlib.Path, split: str) -> pathlib.Path:
   """Path of the answers file of a split."""
   return folder / f'answers-{slug(split)}.jsonl'
+
+
+def paths_path(folder: pathlib.Path, split: str) -> pathlib.Path:
+  """Path of the file with the docid paths of a split."""
+  return folder / f'docid-paths-{slug(split)}.jsonl'
 
 
 def slug(name: str) -> str:

@@ -39,6 +39,7 @@ from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline
 from rag_jax.index import index as indexes
+from rag_jax.page import build
 
 UNTRAINED = 'results-untrained.json'  # in the workdir: results before training
 LENGTH_STEP = 32  # tokens; lengths are rounded up to it, for fewer compilations
@@ -90,6 +91,9 @@ def run(
     changes = store.changes(workdir)
     with signals.deferred():
       outputs.save(workdir, found, made | {'config_changes': changes})
+    outputs.save_paths(workdir, found)
+    if config.train.report:
+      build.add(workdir)
   return found.results
 
 

@@ -142,13 +142,33 @@ def apply(
     >>> apply(params, config, docid=zero, vector=vector, lexical=zero).round(3)
     Array([[2.5 , 1.25]], dtype=float32)
   """
+  total = jnp.zeros_like(docid)
+  for part in parts(
+    params, config, docid=docid, vector=vector, lexical=lexical
+  ).values():
+    total = total + part
+  return total
+
+
+def parts(
+  params: dict[str, jax.Array],
+  config: RankerConfig,
+  *,
+  docid: jax.Array,
+  vector: jax.Array,
+  lexical: jax.Array,
+) -> dict[str, jax.Array]:
+  """What each signal that is on adds to the score: float32[B, K], nats.
+
+  Arguments as for `apply`, which returns their sum.
+  """
   signals = {'docid': docid, 'vector': vector, 'lexical': lexical}
   weights = jnp.exp(params['log_signal_weight'])
-  total = jnp.zeros_like(docid)
-  for weight, name in zip(weights, SIGNALS, strict=True):
-    if getattr(config, f'{name}_weight') > 0:
-      total = total + weight * signals[name]
-  return total
+  return {
+    name: weight * signals[name]
+    for weight, name in zip(weights, SIGNALS, strict=True)
+    if getattr(config, f'{name}_weight') > 0
+  }
 
 
 def lexical_growth(

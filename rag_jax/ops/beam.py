@@ -40,12 +40,14 @@ from rag_jax.ops import (
   edge_scores,
   masking,
   reads,
+  teacher_forcing,
 )
 from rag_jax.ops import trie as tries
 
 SCORINGS = beam_arguments.SCORINGS
 check_scoring = beam_arguments.check_scoring
 take = reads.take
+reorder = reads.reorder
 
 StepFn = Callable[[Any, Any, tries.Frontier], tuple[jax.Array, Any]]
 
@@ -194,37 +196,13 @@ def score(
   plain = allowed is None and lookahead is None and not logits
   if scoring == 'absolute' and plain:
     return _score_last(params, cache, trie, codes, step_fn)
-  batch_size, count, _ = codes.shape
+  batch_size = len(codes)
   lookahead = edge_scores.check_lookahead(lookahead, batch_size, trie)
   flags = beam_arguments.allow(trie, allowed, batch_size)
-  codes = codes.astype(jnp.int32)
-  beams = tries.root(batch_size)
-  scores = jnp.zeros((batch_size, 1))
-  exists = jnp.ones((batch_size, count), bool)
-  for level in range(edge_scores.levels(trie, scoring)):
-    frontier = tries.expand(trie, level, beams, allowed=flags)
-    edges, cache = step_fn(params, cache, frontier)
-    totals = edge_scores.accumulate(
-      scores, edges, frontier, beams, lookahead, scoring, logits
-    )
-    first, _ = tries.span(trie, level, beams)
-    everything = (totals, frontier.tokens, frontier.where, first, beams, cache)
-    if level == 0:  # the root is scored once and shared by all documents
-      everything = reorder(
-        everything, jnp.zeros((batch_size, count), jnp.int32)
-      )
-    totals, tokens, where, first, beams, cache = everything
-    own = codes[..., level]
-    same = (tokens == own[..., None]) & where
-    same = same | (beams.ended[..., None] & where)
-    offset = jnp.argmax(same, axis=-1)
-    exists = exists & same.any(-1)
-    scores = reads.take(totals, offset[..., None])[..., 0]
-    if level < trie.depth:
-      beams = tries.descend(trie, level, beams, first + offset, own)
-    else:
-      beams = dataclasses.replace(beams, codes=own)
-  return jnp.where(exists, scores, masking.NEG_INF)
+  *_, last = teacher_forcing.steps(
+    params, cache, trie, codes, step_fn, flags, lookahead, scoring, logits
+  )
+  return jnp.where(last.exists, last.scores, masking.NEG_INF)
 
 
 def _score_last(
@@ -359,14 +337,6 @@ def beam_mass(candidates: types.Candidates) -> jax.Array:
   left out of the beam. In nats.
   """
   return jax.nn.logsumexp(candidates.scores, axis=-1)
-
-
-def reorder(cache: Any, parents: jax.Array) -> Any:
-  """Gathers the beams of a cache by int32[B, K] parents."""
-  rows = jnp.arange(parents.shape[0])[:, None]
-  return jax.tree.map(
-    lambda x: x.at[rows, parents].get(mode='promise_in_bounds'), cache
-  )
 
 
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

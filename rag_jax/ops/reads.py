@@ -6,6 +6,7 @@ however little of it, and to wake one takes longer than what a few beams need.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,14 @@ def take(x: jax.Array, index: jax.Array) -> jax.Array:
 def count(size: int, ndim: int) -> jax.Array:
   """0 to size - 1 along the last of so many axes."""
   return jnp.arange(size).reshape((1,) * (ndim - 1) + (size,))
+
+
+def reorder(cache: Any, parents: jax.Array) -> Any:
+  """Gathers the beams of a cache by int32[B, K] parents."""
+  rows = jnp.arange(parents.shape[0])[:, None]
+  return jax.tree.map(
+    lambda x: x.at[rows, parents].get(mode='promise_in_bounds'), cache
+  )
 
 
 def slices(x: jax.Array, start: jax.Array, width: int) -> jax.Array:

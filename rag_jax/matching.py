@@ -1,0 +1,94 @@
+"""Matches of questions with documents: by vector and by words.
+
+`signals` are those of the ranker, `lookahead` those of the beam search.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import model, types
+from rag_jax.components import query_encoder, ranker
+from rag_jax.index import index as indexes
+from rag_jax.ops import lexical
+from rag_jax.ops import trie as tries
+
+Params = model.Params
+
+
+def lookahead(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  words: jax.Array | None,
+) -> jax.Array | None:
+  """Lookahead scores: weighted best BM25 below each node, [B, num_nodes]."""
+  if not config.search.lexical_weight:
+    return None
+  lexicon, words = _words(index, words)
+  matches = lexical.score_all(lexicon, words)
+  ahead = config.search.lexical_weight * tries.max_below(index.trie, matches)
+  if config.search.learned_lexical_weight:
+    ahead *= ranker.lexical_growth(params['ranker'], config.ranker)
+  return ahead
+
+
+def signals(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> dict[str, jax.Array]:
+  """The ranker's signals beside the docid's, float32[B, K] each."""
+  vectors = _vectors(params, config, index, documents)
+  return {
+    'vector': jnp.einsum('bd,bkd->bk', encoding.vector, vectors),
+    'lexical': _matches(params, config, index, batch, documents),
+  }
+
+
+def _vectors(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  documents: jax.Array,
+) -> jax.Array:
+  """Vectors float32[B, K, D] of documents."""
+  if query_encoder.make(config.query_encoder).published:
+    # Documents are rows of the node table.
+    return query_encoder.normalise(params['id_decoder']['table'][documents])
+  return query_encoder.embed_documents(
+    params['query_encoder'], index.tokens[documents]
+  )
+
+
+def _matches(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  documents: jax.Array,
+) -> jax.Array:
+  """Lexical scores float32[B, K] of documents."""
+  if index.lexicon is not None:
+    return lexical.score(*_words(index, batch.words), documents)
+  return ranker.lexical(
+    params['ranker'],
+    config.ranker,
+    batch.query,
+    index.tokens[documents],
+    mean_length=index.mean_length,
+  )
+
+
+def _words(
+  index: indexes.Index, words: jax.Array | None
+) -> tuple[lexical.Lexicon, jax.Array]:
+  """The lexicon and the words of the queries; a ValueError without them."""
+  if index.lexicon is None or words is None:
+    raise ValueError(
+      'search.lexical_weight needs the words of questions and documents, got '
+      'none. Set --config.data.max_query_words=16.'
+    )
+  return index.lexicon, lexical.with_pairs(index.lexicon, words)
