@@ -102,6 +102,7 @@ def tiny_values(tiny_folder):
       'log_every': 1,
       'checkpoint_every': 2,
       'eval_batch_size': 8,
+      'report': False,  # one test has it: it takes time to compile
     },
     'stages': {
       'joint': {
