@@ -37,7 +37,8 @@ def workdir(tiny_values, tmp_path_factory):
   from rag_jax import train
 
   folder = tmp_path_factory.mktemp('cli') / 'run'
-  train.run(configs.build(tiny_values), folder)
+  values = tiny_values | {'train': tiny_values['train'] | {'report': True}}
+  train.run(configs.build(values), folder)
   return folder
 
 
@@ -85,6 +86,33 @@ def test_a_workdir_needs_no_config_flag(workdir):
   assert 'dev (8 questions)' in output
   _, errors = run('train', f'--workdir={workdir}', '--config.seed=4', code=1)
   assert 'holds an experiment with seed=0, got 4' in errors
+
+
+def test_a_run_ends_with_a_page(workdir):
+  """Also checks the paths of its docids against the answers file."""
+  text = (workdir / 'report.html').read_text()
+  assert (
+    text.count('<script') == 2 and 'http' not in text.split('<body>')[0][200:]
+  )
+  lines = (workdir / 'docid-paths-dev.jsonl').read_text().splitlines()
+  answers = (workdir / 'answers-dev.jsonl').read_text().splitlines()
+  for line, answer in zip(
+    map(json.loads, lines), map(json.loads, answers), strict=True
+  ):
+    found = {own['document']['id']: own for own in answer['candidates']}
+    gold = set(answer['gold_documents'])
+    named = [own['document'] for own in line['paths']]
+    assert answer['document']['id'] == named[0] and gold & set(named)
+    for own in line['paths']:
+      if own['document'] not in found:
+        continue
+      candidate = found[own['document']]
+      total = own['levels'][-1]['score']
+      assert total == pytest.approx(candidate['log_probability'], abs=1e-3)
+      score = sum(own['parts'].values())
+      assert score == pytest.approx(candidate['score'], abs=1e-3)
+      codes = [level['code'] for level in own['levels']]
+      assert codes == candidate['codes'][: len(codes)]
 
 
 def test_evaluate_keeps_the_files_of_training(workdir):

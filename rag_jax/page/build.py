@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rag_jax import compare, console, files
+from rag_jax import compare, console, files, outputs
 from rag_jax.page import questions, runs
 
 FILE, SEVERAL = 'report.html', 'report-compare.html'
@@ -98,12 +98,20 @@ def page(folders: Sequence[pathlib.Path]) -> str:
 
 def _names(folders: Sequence[pathlib.Path]) -> list[str]:
   """The shortest ends of the paths that tell the runs apart."""
-  parts = [folder.absolute().parts for folder in folders]
-  for depth in range(1, max(map(len, parts)) + 1):
-    names = ['/'.join(own[-depth:]) for own in parts]
+  parts, own = [], []
+  for folder in folders:
+    path = folder.absolute()
+    inside = path.parent.name == outputs.EVALUATIONS
+    own.append(2 if inside else 1)  # of an evaluation: facts/001
+    parts.append([x for x in path.parts if x != outputs.EVALUATIONS])
+  for more in range(max(map(len, parts))):
+    names = [
+      '/'.join(part[-(depth + more) :])
+      for part, depth in zip(parts, own, strict=True)
+    ]
     if len(set(names)) == len(names):
       return names
-  return [f'{"/".join(own)} ({i})' for i, own in enumerate(parts, 1)]
+  return [f'{"/".join(part)} ({i})' for i, part in enumerate(parts, 1)]
 
 
 def _differences(

@@ -38,7 +38,7 @@ def risk_coverage(
   return [
     (
       round((end + 1) / count, 4),
-      round(errors[end] / (end + 1), 4),
+      round(int(errors[end]) / (end + 1), 4),
       float(f'{sorted_confidence[end]:.6g}'),
     )
     for end in ends.tolist()

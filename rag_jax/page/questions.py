@@ -174,8 +174,8 @@ def _candidates(
         [
           place,
           documents.place(corpus, document['id'], document['title'], text=read),
-          _round(own['log_probability']),
-          _round(own['score']),
+          _round(own['log_probability'], 2),
+          _round(own['score'], 2),
           _round(own['weight']),
           int(read),
           _round(own.get('left_out')),
@@ -194,9 +194,9 @@ def _path(
     'levels': [
       [
         level['code'],
-        _round(level['score']),
+        _round(level['score'], 2),
         level['rank'],
-        [[code, _round(score)] for code, score in level['best']],
+        [[code, _round(score, 2)] for code, score in level['best']],
       ]
       for level in path['levels']
     ],
@@ -246,6 +246,6 @@ def _rounded(value: Any) -> Any:
   return _round(value) if isinstance(value, float) else value
 
 
-def _round(value: float | None) -> float | None:
-  """Three digits after the point, which is what the page shows."""
-  return None if value is None else round(value, 3)
+def _round(value: float | None, digits: int = 3) -> float | None:
+  """As many digits after the point as the page needs."""
+  return None if value is None else round(value, digits)

@@ -55,7 +55,7 @@ def fate(line: Line, known: Mapping[str, int]) -> str:
     'not retrieved', 'not chosen' (retrieved, but not read), 'read wrongly' or
     'read'.
   """
-  gold = [name for name in line['gold_documents']]
+  gold = list(line['gold_documents'])
   if not gold:
     return 'none'
   found = gold_candidates(line)
@@ -103,7 +103,8 @@ def why(
   if kind == 'read wrongly':
     return _read_wrongly(line, place, candidate, titles)
   first = 'has the largest weight' if place == 0 else f'is number {place + 1}'
-  end = f'The gold document {name} {first} ({candidate["weight"]:.2f})'
+  weight = f'{candidate["weight"]:.2f}'
+  end = f'The gold document {name} {first} (weight {weight})'
   if line['abstained']:
     return f'{end}, but the system abstained{_confidence(line)}.'
   return f'{end}, and the answer is {outcome(line)}.'.replace(

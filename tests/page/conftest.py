@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -26,28 +27,27 @@ class Browser:
   """One tab; keeps every console message, exception and request."""
 
   def __init__(self, program, folder):
-    from_us, to_us = os.pipe(), os.pipe()
-
-    def connect():  # the browser reads from 3 and writes to 4
-      for source, target in ((from_us[0], 3), (to_us[1], 4)):
-        os.dup2(source, target)
-
-    # Above 4, so that the two can be moved to their places.
-    high = [os.dup(fd) if fd < 5 else fd for fd in (*from_us, *to_us)]
-    from_us, to_us = high[:2], high[2:]
+    (from_us, ours), (theirs, to_us) = os.pipe(), os.pipe()
+    # Another Python moves the pipes to where the browser has them: a process
+    # with threads of JAX must not run code after a fork.
+    start = (
+      'import os, sys; r, w = [os.dup(int(x)) for x in sys.argv[1:3]]; '
+      'os.dup2(r, 3); os.dup2(w, 4); os.set_inheritable(3, True); '
+      'os.set_inheritable(4, True); os.execv(sys.argv[3], sys.argv[3:])'
+    )
     self._process = subprocess.Popen(
-      [program, *FLAGS, f'--user-data-dir={folder}', 'about:blank'],
+      [sys.executable, '-c', start, str(from_us), str(to_us), program]
+      + [*FLAGS, f'--user-data-dir={folder}', 'about:blank'],
       stdin=subprocess.DEVNULL,
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
-      preexec_fn=connect,
-      pass_fds=(3, 4),
+      pass_fds=(from_us, to_us),
       start_new_session=True,
     )
-    os.close(from_us[0])
-    os.close(to_us[1])
-    self._out = os.fdopen(from_us[1], 'wb', buffering=0)
-    self._in = os.fdopen(to_us[0], 'rb', buffering=0)
+    os.close(from_us)
+    os.close(to_us)
+    self._out = os.fdopen(ours, 'wb', buffering=0)
+    self._in = os.fdopen(theirs, 'rb', buffering=0)
     self._buffer, self._number, self._session = b'', 0, None
     self.problems, self.requests = [], []
     targets = self.call('Target.getTargets')['targetInfos']
@@ -167,3 +167,148 @@ def browser():
     found = Browser(program, folder)
     yield found
     found.close()
+
+
+CODES = ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+TITLES = ('Cats', 'Dogs', 'Owls', 'Bees', '<i>Foxes</i>')
+EVIL = '</script><script>window.evil = 1</script><img src=x onerror="evil = 1">'
+
+
+def line_of(
+  row, *, answer, gold, order, read=1, split='dev', abstained=False, **more
+):
+  """A line of an answers file; `order` = rows of the candidates."""
+  right = answer == str(gold)
+  return {
+    'id': f'q{row}/{split}',
+    'question': f'Which animal has number {gold}, asked {row}?',
+    'gold_answers': [str(gold)],
+    'gold_documents': {f'd{gold}': 1},
+    'answerable': True,
+    'answer': '' if abstained else answer,
+    'probability': 0.9 - row / 20,
+    'abstained': abstained,
+    'document': {'id': f'd{order[0]}', 'title': TITLES[order[0]]},
+    'span': [0, 3],
+    'candidates': [
+      {
+        'document': {'id': f'd{own}', 'title': TITLES[own]},
+        'codes': list(CODES[own]),
+        'log_probability': -0.5 - place,
+        'score': 2.0 - place,
+        'weight': float(place == 0),
+        'read': place < read,
+        'left_out': 0.7 - place if place < read else None,
+      }
+      for place, own in enumerate(order)
+    ],
+    'score': 0.95 - row / 10,
+    'certified': row < 5,
+    'best': answer,
+    'best_right': right,
+    'measures': {
+      'answers': {'EM': float(right and not abstained), 'F1': float(right)},
+      'after ranker': {'Hits@1': float(order[0] == gold)},
+    },
+  } | more
+
+
+def paths_of(line):
+  """Its line of a file of docid paths."""
+  gold = int(next(iter(line['gold_documents']))[1:])
+  named = dict.fromkeys([line['candidates'][0]['document']['id'], f'd{gold}'])
+  paths = []
+  for name in named:
+    first, second = CODES[int(name[1:])]
+    best = [[0, -0.2], [1, -2.0], [2, -3.0]]
+    score = dict(best)[first]
+    level = {'code': first, 'score': score, 'rank': first + 1, 'best': best}
+    end = {'code': second, 'score': score - 0.7, 'rank': 1}
+    end['best'] = [[second, score - 0.7], [1 - second, score - 0.8]]
+    parts = {'docid': -0.1 * first, 'vector': 1.0, 'lexical': 0.5 - first}
+    paths.append({'document': name, 'parts': parts, 'levels': [level, end]})
+  return {'id': line['id'], 'paths': paths}
+
+
+def write_run(folder, write_lines, lines, *, confident=True):
+  """The files of a run on five documents, one of which holds HTML."""
+  import gzip
+
+  from rag_jax import store, types
+  from rag_jax.index import index as indexes
+
+  folder.mkdir(parents=True)
+  write_lines(folder / 'answers-dev.jsonl', lines)
+  write_lines(folder / 'docid-paths-dev.jsonl', map(paths_of, lines))
+  documents = [
+    types.Document(
+      id=f'd{row}',
+      title=title,
+      text=f'The number is {row}. {EVIL if row == 4 else "Plain text."}',
+    )
+    for row, title in enumerate(TITLES)
+  ]
+  packed = store.pack_documents(documents)
+  assert gzip.decompress(packed)
+  (folder / 'documents.jsonl.gz').write_bytes(packed)
+  import numpy as np
+
+  indexes.write(folder / 'index.npz', {'codes': np.array(CODES)})
+  exact = [line['measures']['answers']['EM'] for line in lines]
+  row = {'split': 'dev', 'system': 'answers', 'metric': 'EM'}
+  row |= {'value': sum(exact) / len(exact), 'low': 0.2, 'high': 0.8}
+  results = {
+    'provenance': {'version': '1', 'command': 'rag-jax train', 'packages': {}},
+    'results': [row | {'count': len(lines)}],
+    'warnings': ['The beam mass is low.'],
+  }
+  (folder / 'results.json').write_text(json.dumps(results))
+  config = {'search': {'scoring': 'log_softmax', 'beam_size': 3}}
+  (folder / 'config.json').write_text(json.dumps(config))
+  write_lines(
+    folder / 'metrics.jsonl',
+    [
+      {'step': s, 'split': 'train', 'loss': 2.0 / s, 'gradient_norm/ranker': s}
+      for s in (1, 2, 3)
+    ],
+  )
+  if confident:
+    certificate = {
+      'alpha': 0.05,
+      'delta': 0.05,
+      'promises': True,
+      'threshold': 0.55,
+      'share_answered': 0.625,
+      'answered': 5,
+      'wrong': 1,
+      'questions': 8,
+      'assumes': "questions like those of the split 'calibration'",
+      'tests': [{'threshold': 0.55, 'answered': 5, 'wrong': 1, 'p': 0.04}],
+    }
+    (folder / 'certificate.json').write_text(json.dumps(certificate))
+    calibrator = {'features': ['margin'], 'weights': [1.5], 'split': 'x'}
+    calibrator |= {'fitted_on': 8, 'held_out': {'scores': [0.5], 'right': [1]}}
+    (folder / 'calibrator.json').write_text(json.dumps(calibrator))
+  return folder
+
+
+@pytest.fixture(scope='session')
+def two_runs(tmp_path_factory, write_lines):
+  """Two runs on the same eight questions; only the first has a certificate."""
+  folder = tmp_path_factory.mktemp('pages')
+  first = [
+    line_of(0, answer='0', gold=0, order=[0, 1, 2]),
+    line_of(1, answer='2', gold=1, order=[1, 2, 0]),  # read wrongly
+    line_of(2, answer='0', gold=1, order=[0, 1, 2]),  # not chosen
+    line_of(3, answer='0', gold=3, order=[0, 1, 2]),  # not retrieved
+    line_of(4, answer='4', gold=4, order=[4, 1, 2]),
+    line_of(5, answer='4', gold=4, order=[4, 1, 2], abstained=True),
+    line_of(6, answer='2', gold=2, order=[2, 1, 0]),
+    line_of(7, answer='', gold=2, order=[2, 1, 0], gold_documents={}),
+  ]
+  other = [dict(line) for line in first]
+  other[0] = line_of(0, answer='1', gold=0, order=[1, 0, 2])
+  return (
+    write_run(folder / 'one', write_lines, first),
+    write_run(folder / 'two', write_lines, other, confident=False),
+  )

@@ -102,5 +102,5 @@ function runLabel(run) {
 }
 
 function percent(value) {
-  return `${(100 * value).toFixed(1)}%`;
+  return `${Number((100 * value).toFixed(1))}%`;
 }

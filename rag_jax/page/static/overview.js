@@ -96,7 +96,7 @@ function differenceTable(pair, first) {
       rowHead(`${row[1]} ${row[2]} `, el('small', {}, row[0])),
       short(row[3][0]), short(row[3][1]), signed(row[4]),
       el('td', { class: 'nowrap' }, whisker(row[4], row[5], row[6], most),
-        el('small', {}, `${signed(row[5])} ${signed(row[6])}`)),
+        el('small', {}, `${signed(row[5])} to ${signed(row[6])}`)),
       row[7] < 0.0005 ? '<.001' : short(row[7]),
       `${row[8]} / ${row[9]}`,
     ]), { class: 'numbers' });
