@@ -54,7 +54,9 @@ def config(published_values, tiny_folder, tmp_path, write_tokenizer):
   own = {'kind': 't5', 'weights': str(folder), 'max_answer_tokens': 5}
   joint = {'steps': 2, 'batch_size': 8, 'learning_rate': 1e-3}
   joint |= {'losses': {'answer': 1.0}}
+  ranker = {'operator': 'softmax', 'docid_weight': 0.1, 'vector_weight': 10.0}
   values = published_values | {'reader': own, 'stages': {'joint': joint}}
+  values |= {'ranker': ranker}
   return pretrained.complete(configs.build(values))
 
 
@@ -83,6 +85,9 @@ def test_the_answer_trains_search_and_reader(config, tmp_path):
   assert all(jax.tree.leaves(moved))
   trained = system.params['query_encoder']['bert']['block_1']
   assert (before.query_encoder['block_1']['qkv'] != trained['qkv']).any()
+  lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  for part in ('query_encoder', 'id_decoder'):  # the node table
+    assert json.loads(lines[-1])[f'gradient_norm/{part}'] > 0
   questions = prepared.dataset.splits['dev']
   found = evaluate.run(system, compiled.answer, questions)
   assert found.tokens.shape == (8, 5)
