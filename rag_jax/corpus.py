@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import readers, types
+from rag_jax import console, readers, types
 from rag_jax.data import assemble, pipeline, text_io, tokenizers, words
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
@@ -125,6 +125,7 @@ def complete(
   index: indexes.Index,
   *,
   reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
+  notes: bool = False,
 ) -> tuple[indexes.Index, words.Vocabulary | None]:
   """Rebuilds the fields of an index that are derived from its documents.
 
@@ -134,6 +135,7 @@ def complete(
     tokenizer: tokenizer of the documents.
     index: an index with docids and tokens.
     reader_tokenizer: tokenizer of a reader that does not use that of the data.
+    notes: whether to print how many documents were truncated for the reader.
 
   Returns:
     The index with `lexicon` (BM25 weights), `special_tokens` (around a query)
@@ -145,9 +147,8 @@ def complete(
     index = dataclasses.replace(
       index, special_tokens=jnp.asarray(special_tokens, jnp.int32)
     )
-  index = dataclasses.replace(
-    index, reader_tokens=reader_passages(config, documents, reader_tokenizer)
-  )
+  passages = reader_passages(config, documents, reader_tokenizer, notes=notes)
+  index = dataclasses.replace(index, reader_tokens=passages)
   if not config.data.max_query_words:
     return index, None
   texts = words.document_texts(
@@ -168,19 +169,26 @@ def reader_passages(
   config: configs.Config,
   documents: Sequence[types.Document | None],
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
+  *,
+  notes: bool = False,
 ) -> jax.Array | None:
   """Passages in the reader's own tokens, int32[N, P'].
 
-  None for a reader that uses the tokens of the data.
+  None for a reader that uses the tokens of the data. With `notes`, it prints
+  how many documents were truncated.
   """
   text = readers.make(config.reader).text_inputs
   if text is None or reader_tokenizer is None:
     return None
-  passages, _ = text.passages(
-    reader_tokenizer,
-    _present(documents),
-    max_tokens=config.data.max_document_tokens + text.overhead,
+  most = config.data.max_document_tokens
+  passages, truncated = text.passages(
+    reader_tokenizer, _present(documents), max_tokens=most + text.overhead
   )
+  if notes and truncated:
+    console.note(
+      f'{truncated} of {len(documents)} documents are truncated for the '
+      f'reader, to {most} of its own tokens (--config.data.max_document_tokens).'
+    )
   return jnp.asarray(passages)
 
 

@@ -267,7 +267,7 @@ def stage_questions(
   with_documents = dataclasses.replace(
     index,
     reader_tokens=corpus.reader_passages(
-      system.config, everything, system.reader_tokenizer
+      system.config, everything, system.reader_tokenizer, notes=True
     ),
   )
   holder = dataclasses.replace(

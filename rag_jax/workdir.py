@@ -182,6 +182,7 @@ def prepare(
     tokenizer,
     _with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
+    notes=True,
   )
   system = systems.System(
     config=config,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import rag_jax
-from rag_jax import compiled, evaluate, pretrained, train
+from rag_jax import compiled, corpus, evaluate, pretrained, train
 from rag_jax import config as configs
+from rag_jax import types as data_types
 from rag_jax import workdir as workdirs
 from rag_jax.data import formats, pipeline
 from rag_jax.nn import t5, t5_weights, weights
@@ -122,6 +123,21 @@ def test_equal_tokenizers_share_their_tokens(config):
   assert pretrained.load(same)[1] is None
   trained = with_tokenizer(alone, '')  # a tokenizer trained on the data
   assert pretrained.load(trained)[1] is not None
+
+
+def test_documents_truncated_for_the_reader_are_counted(config, capsys):
+  own = pretrained.load(config)[1]
+  data = dataclasses.replace(config.data, max_document_tokens=3)
+  short = dataclasses.replace(config, data=data)
+  documents = [
+    data_types.Document(id='a', text='red cat'),
+    data_types.Document(id='b', text='red cat and a blue dog and an owl'),
+  ]
+  corpus.reader_passages(short, documents, own)
+  assert not capsys.readouterr().err
+  corpus.reader_passages(short, documents, own, notes=True)
+  text = capsys.readouterr().err
+  assert '1 of 2 documents are truncated for the reader, to 3 of its' in text
 
 
 def test_a_tokenizer_larger_than_the_embedding_raises_an_error(
