@@ -186,8 +186,8 @@ def reader_passages(
   )
   if notes and truncated:
     console.note(
-      f'{truncated} of {len(documents)} documents are truncated for the '
-      f'reader, to {most} of its own tokens (--config.data.max_document_tokens).'
+      f'{truncated} of {len(documents)} documents are truncated to {most} '
+      "tokens of the reader's own tokenizer (--config.data.max_document_tokens)."
     )
   return jnp.asarray(passages)
 

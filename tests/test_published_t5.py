@@ -137,7 +137,7 @@ def test_documents_truncated_for_the_reader_are_counted(config, capsys):
   assert not capsys.readouterr().err
   corpus.reader_passages(short, documents, own, notes=True)
   text = capsys.readouterr().err
-  assert '1 of 2 documents are truncated for the reader, to 3 of its' in text
+  assert '1 of 2 documents are truncated to 3 tokens of the reader' in text
 
 
 def test_a_tokenizer_larger_than_the_embedding_raises_an_error(
