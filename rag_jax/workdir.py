@@ -335,7 +335,8 @@ def _notes(
     yield (
       f'{truncated} of {count} documents are truncated to '
       f'{config.data.max_document_tokens} tokens '
-      '(--config.data.max_document_tokens).'
+      '(--config.data.max_document_tokens); --config.data.passage_words=120 '
+      'cuts documents into passages instead.'
     )
   if config.search.beam_size > count:
     yield (
