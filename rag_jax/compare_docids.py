@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import files, model, pretrained, workdir
+from rag_jax import files, measures, model, pretrained, trec, workdir
 from rag_jax.data import pipeline
 from rag_jax.index import docids, statistics
 
@@ -42,6 +42,8 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
       'questions by rag-jax train --config=zero_shot.'
     )
   questions = questions[:SAMPLE]
+  groups = trec.groups(dataset.documents)
+  gold, _ = measures.gold(questions, rows, groups)
   tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
   vectors = workdir.document_vectors(
     config,
@@ -62,16 +64,18 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   found = statistics.compare(
     vectors,
     np.asarray(queries),
-    np.asarray(tokens.gold),
+    gold,
     [dataclasses.replace(config.docid, scheme=name) for name in docids.SCHEMES],
     titles=[document.title for document in dataset.documents],
     seed=config.seed,
+    groups=groups,
   )
   found += statistics.ngrams(
     np.asarray(encoded.tokens),
     vectors,
     np.asarray(queries),
-    np.asarray(tokens.gold),
+    gold,
+    groups=groups,
   )
   note = f'{split}: {len(questions)} questions, untrained vectors'
   return f'{statistics.table(found)}\n\n{note}\n{_save(found, folder)}'

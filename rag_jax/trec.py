@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from rag_jax import types
+from rag_jax.ops import grouping
 
 # White space and control characters, and '%' before two hexadecimal digits.
 _UNSAFE = re.compile(r'[\s\x00-\x1f\x7f]|%(?=[0-9A-Fa-f]{2})')
@@ -91,20 +92,11 @@ def by_document(run: Run, groups: np.ndarray | None, *, depth: int = 0) -> Run:
   """
   if groups is None:
     return run
-  count, width = run.rows.shape
-  own = np.where(run.where, groups[np.where(run.where, run.rows, 0)], -1)
-  order = np.argsort(own, axis=1, kind='stable')
-  ordered = np.take_along_axis(own, order, axis=1)
-  is_first = np.ones((count, width), bool)
-  is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-  kept = np.zeros((count, width), bool)
-  np.put_along_axis(kept, order, is_first & (ordered >= 0), axis=1)
-  places = np.argsort(~kept, axis=1, kind='stable')[:, : depth or width]
-  where = np.take_along_axis(kept, places, axis=1)
+  rows, places = grouping.by_group(np.where(run.where, run.rows, -1), groups)
+  kept = slice(depth or None)
+  scores = np.take_along_axis(run.scores, places, axis=1)
   return Run(
-    rows=np.where(where, np.take_along_axis(own, places, axis=1), -1),
-    scores=np.take_along_axis(run.scores, places, axis=1),
-    where=where,
+    rows=rows[:, kept], scores=scores[:, kept], where=rows[:, kept] >= 0
   )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax.index import docids, ngram_ids
-from rag_jax.ops import beam, docid_layout, docid_order
+from rag_jax.ops import beam, docid_layout, docid_order, grouping
 from rag_jax.ops import trie as tries
 
 MODES = ('absolute', 'log_softmax', 'inner_product')
@@ -195,6 +195,7 @@ def compare(
   beam_size: int = 50,
   depths: tuple[int, ...] = (1, 10, 50),
   seed: int = 0,
+  groups: np.ndarray | None = None,
 ) -> list[Row]:
   """Compares docid schemes on the same documents by zero-shot search.
 
@@ -207,6 +208,8 @@ def compare(
     beam_size: of the search.
     depths: k of Hits@k.
     seed: of the schemes.
+    groups: int[N], the document of each row, if rows are passages; `gold` has
+      documents then.
 
   Returns:
     One row per scheme and mode.
@@ -236,7 +239,7 @@ def compare(
           mode=mode,
           seconds=seconds,
           statistics=found,
-          hits=_hits(documents, gold, depths),
+          hits=_hits(documents, gold, depths, groups),
         )
       )
   return rows
@@ -252,6 +255,7 @@ def ngrams(
   num_keys: int = 8,
   beam_size: int = 50,
   depths: tuple[int, ...] = (1, 10, 50),
+  groups: np.ndarray | None = None,
 ) -> list[Row]:
   """Like `compare`, for n-gram keys, of which a document has several.
 
@@ -264,6 +268,7 @@ def ngrams(
     num_keys: approximate number of evenly spaced keys per document.
     beam_size: documents to retrieve; the beam holds twice as many keys.
     depths: k of Hits@k.
+    groups: as in `compare`.
 
   Returns:
     One row per mode. Collisions are counted among keys; `documents` is the
@@ -294,15 +299,20 @@ def ngrams(
         mode=mode,
         seconds=seconds,
         statistics=found,
-        hits=_hits(documents, gold, depths),
+        hits=_hits(documents, gold, depths, groups),
       )
     )
   return rows
 
 
 def _hits(
-  documents: np.ndarray, gold: np.ndarray, depths: tuple[int, ...]
+  documents: np.ndarray,
+  gold: np.ndarray,
+  depths: tuple[int, ...],
+  groups: np.ndarray | None,
 ) -> dict[int, float]:
+  if groups is not None:
+    documents, _ = grouping.by_group(documents, groups)
   same = (documents[:, :, None] == gold[:, None]) & (gold >= 0)[:, None]
   hit = same.any(-1)
   return {k: float(hit[:, :k].any(1).mean()) for k in depths}

@@ -19,7 +19,7 @@ def pieces(text, **sizes):
 
 
 @hypothesis.given(WORDS, st.integers(1, 9), st.integers(0, 8))
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=200, deadline=None)
 def test_no_character_is_lost(text, words, overlap):
   spans = passages.cut(text, words=words, overlap=min(overlap, words - 1))
   shown = {i for i, c in enumerate(text) if not c.isspace()}
