@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -46,6 +47,11 @@ flags
       ask: one question, instead of standard input
   --json
       ask: print each answer as a line of JSON
+  --init_from=FOLDER
+      train: workdir of a run whose weights a new run starts from
+  --continue_from=FOLDER
+      train: workdir of a run to continue in a copy, with more steps or another
+      learning rate
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
   --to=PATH
@@ -76,6 +82,12 @@ _QUESTION = flags.DEFINE_string(
 _JSON = flags.DEFINE_bool('json', False, 'ask: print answers as lines of JSON.')
 _GRID = flags.DEFINE_multi_string(
   'grid', [], 'sweep: FIELD=VALUE,VALUE; repeat for more fields.'
+)
+_INIT_FROM = flags.DEFINE_string(
+  'init_from', None, 'train: workdir of a run whose weights to start from.'
+)
+_CONTINUE_FROM = flags.DEFINE_string(
+  'continue_from', None, 'train: workdir of a run to continue in a copy.'
 )
 _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
@@ -109,8 +121,11 @@ def _parse(argv: list[str]) -> list[str]:
       if argument[0] == '-' and field.startswith('config.'):
         configs.check_field(field.removeprefix('config.'))
     workdir = _take(argv, 'workdir')[1] or f'runs/{configs.Config().name}'
+    source = _take(argv, 'continue_from')[1]
     if not name and (pathlib.Path(workdir) / 'config.json').exists():
       values = experiment_files.saved(workdir)
+    elif not name and source:
+      values = experiment_files.saved(source)
     else:
       values = experiment_files.load(name or QUICKSTART)
     config_flags.DEFINE_config_dict('config', values, sys_argv=argv)
@@ -228,6 +243,7 @@ def _command(mode: str, arguments: list[str]) -> None:
   if mode in ('train', 'sweep'):
     signals.set_hint('run the same command to resume')
   store.check_local(_WORKDIR.value or '')
+  _set_start(mode)
   config = pretrained.complete(configs.build(flags.FLAGS['config'].value))
   name = config.name + ('-docids' if mode == 'compare-docids' else '')
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
@@ -245,10 +261,26 @@ def _command(mode: str, arguments: list[str]) -> None:
     _use(mode, config, workdir)
 
 
+def _set_start(mode: str) -> None:
+  """Sets `config.init_from` by its flag; checks the commands of both flags."""
+  if _INIT_FROM.value and mode not in ('train', 'sweep', 'compare-docids'):
+    sys.exit(f'error: {mode} has no --init_from. Leave out this flag.')
+  if _CONTINUE_FROM.value and mode != 'train':
+    sys.exit(f'error: {mode} has no --continue_from. Leave out this flag.')
+  if _INIT_FROM.value:
+    values: Any = flags.FLAGS['config'].value
+    values['init_from'] = str(pathlib.Path(_INIT_FROM.value).resolve())
+
+
 def _train(config, workdir: pathlib.Path) -> None:
   from rag_jax import report, train
 
-  train.run(config, workdir, show=report.show)
+  train.run(
+    config,
+    workdir,
+    show=report.show,
+    continue_from=_CONTINUE_FROM.value or '',
+  )
   print(f'\nresults: {workdir / "results.json"}')
   _print_page(workdir)
 

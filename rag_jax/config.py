@@ -82,6 +82,8 @@ class Config:
   # name of the experiment; the default workdir is runs/NAME
   name: str = 'facts'
   seed: int = 0  # seed of parameters, batches and docids
+  # workdir of a run whose weights to start from; '' = none
+  init_from: str = ''
   data: pipeline.DataConfig = pipeline.DataConfig()
   docid: docids.DocidConfig = docids.DocidConfig()
   query_encoder: encoders.QueryEncoderConfig = encoders.QueryEncoderConfig()
@@ -139,6 +141,7 @@ MAY_CHANGE_UNFINISHED = ('learning_rate', 'steps')
 MAY_CHANGE_IN_USE = (
   *MAY_CHANGE,
   *MAY_CHANGE_WITH_SAME_DATA,
+  'init_from',
   'search.beam_size',
   'search.read_size',
 )

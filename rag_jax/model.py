@@ -101,11 +101,15 @@ class ModelConfig:
 
 @flax.struct.dataclass
 class Pretrained:
-  """Published (pretrained) weights; None = train from scratch."""
+  """Weights to start from; None and {} = random initial parameters."""
 
-  query_encoder: Params | None = None
-  reader: Params | None = None
+  query_encoder: Params | None = None  # published
+  reader: Params | None = None  # published
   vectors: jax.Array | None = None  # float32[N, D], documents by the encoder
+  # component -> parameters of another run, see `starts`
+  start: Params = flax.struct.field(default_factory=dict)
+  # float32[N, D], documents by its encoder, if that is a published one
+  start_vectors: jax.Array | None = None
 
 
 def init(
@@ -123,7 +127,7 @@ def init(
     config: the model.
     index: the corpus.
     vocab_size: number of token ids.
-    pretrained: published weights to start from.
+    pretrained: weights to start from.
 
   Returns:
     Component name -> its parameters.
@@ -133,37 +137,47 @@ def init(
   frequency = query_encoder.inverse_document_frequency(
     index.tokens, vocab_size=vocab_size
   )
-  encoder = query_encoder.init(
+  start = dict(pretrained.start)
+  encoder = start.pop('query_encoder', None) or query_encoder.init(
     keys[0],
     config.query_encoder,
     vocab_size=vocab_size,
     token_weights=frequency,
     pretrained=pretrained.query_encoder,
   )
-  vectors = pretrained.vectors
+  vectors = pretrained.start_vectors
+  if vectors is None:
+    vectors = pretrained.vectors
   if vectors is None:
     vectors = query_encoder.embed_corpus(encoder, index.tokens)
-  return {
+  decoder = id_decoder.init(
+    keys[1],
+    config.id_decoder,
+    trie=index.trie,
+    codes=index.codes,
+    document_vectors=vectors,
+  )
+  initial = {
     'query_encoder': encoder,
-    'id_decoder': id_decoder.init(
-      keys[1],
-      config.id_decoder,
-      trie=index.trie,
-      codes=index.codes,
-      document_vectors=vectors,
-    ),
+    'id_decoder': decoder | start.pop('id_decoder', {}),
     'ranker': ranker.init(config.ranker, token_weights=frequency),
     'reader': readers.make(config.reader).init(
       keys[2], vocab_size=vocab_size, pretrained=pretrained.reader
     ),
   }
+  return initial | start
 
 
 def document_vectors(
-  rng: jax.Array, config: ModelConfig, tokens: jax.Array, *, vocab_size: int
+  rng: jax.Array,
+  config: ModelConfig,
+  tokens: jax.Array,
+  *,
+  vocab_size: int,
+  pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Document vectors float32[N, D] of `init`, for assigning docids."""
-  encoder = _untrained_encoder(rng, config, tokens, vocab_size)
+  encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.embed_corpus(encoder, tokens)
 
 
@@ -177,17 +191,19 @@ def embed(
   pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Query vectors float32[B, D] by the initial encoder of `init`."""
-  encoder = _untrained_encoder(rng, config, tokens, vocab_size, pretrained)
+  encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.apply(encoder, config.query_encoder, query).vector
 
 
-def _untrained_encoder(
+def _initial_encoder(
   rng: jax.Array,
   config: ModelConfig,
   tokens: jax.Array,
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
+  if pretrained and 'query_encoder' in pretrained.start:
+    return pretrained.start['query_encoder']
   frequency = None
   # A published encoder does not use token weights.
   if not query_encoder.make(config.query_encoder).published:

@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import console, model, readers, types
+from rag_jax import console, model, readers, starts, types
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, tokenizers
 from rag_jax.nn import bert_weights, published, weights
@@ -107,7 +107,13 @@ def _reader_tokenizer(
 def tokenizer(
   config: configs.Config, dataset: types.Dataset
 ) -> hf_tokenizers.Tokenizer:
-  """The tokenizer: `data.tokenizer`, or trained on the data if that is ''."""
+  """The tokenizer of an experiment.
+
+  It is that of the run `init_from`, else `data.tokenizer`, else trained on the
+  data.
+  """
+  if config.init_from:
+    return starts.tokenizer(config)
   if not config.data.tokenizer:
     return pipeline.train_tokenizer(dataset, config.data)
   return _published_tokenizer(config)

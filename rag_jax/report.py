@@ -15,6 +15,8 @@ import numpy as np
 
 from rag_jax import console, files, tensorboard
 
+METRICS = 'metrics.jsonl'  # in a workdir: records of training
+UNTRAINED = 'results-untrained.json'  # in a workdir: results before training
 SAMPLES = 1000  # bootstrap resamples
 WIDTH = 80  # width of the table, characters
 CELL = 12  # width of one cell, such as .922 .90-.94, characters
@@ -280,7 +282,7 @@ class MetricsWriter:
     Raises:
       ValueError: if the file cannot be written.
     """
-    self._path = pathlib.Path(workdir) / 'metrics.jsonl'
+    self._path = pathlib.Path(workdir) / METRICS
     try:
       files.write(self._path, _kept(self._path, start_step, is_measured))
       # Without a buffer, which would be written again after an error.

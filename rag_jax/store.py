@@ -172,7 +172,11 @@ def claim(
 
 
 def check(
-  workdir: pathlib.Path, config: configs.Config, *, resumes: bool = False
+  workdir: pathlib.Path,
+  config: configs.Config,
+  *,
+  resumes: bool = False,
+  extends: bool = False,
 ) -> list[dict[str, Any]]:
   """Checks that a workdir is new or has this experiment; writes nothing.
 
@@ -180,6 +184,8 @@ def check(
     workdir: the folder.
     config: the experiment.
     resumes: as in `claim`.
+    extends: whether also the last stage may change after its last step, to
+      more steps.
 
   Returns:
     The changes that `claim` writes: step, field, was, now.
@@ -205,7 +211,7 @@ def check(
   for name, was, value in _differences(workdir, config):
     if name in configs.MAY_CHANGE:
       continue
-    if not resumes or not _may_resume(workdir, name, value, done):
+    if not resumes or not _may_resume(workdir, name, value, done, extends):
       raise _another(workdir, name, was, value)
     found.append({'step': done, 'field': name, 'was': was, 'now': value})
   return found
@@ -279,7 +285,7 @@ def check_index(
 
 
 def _may_resume(
-  workdir: pathlib.Path, name: str, value: Any, done: int
+  workdir: pathlib.Path, name: str, value: Any, done: int, extends: bool
 ) -> bool:
   """Whether a field may change in the middle of a run.
 
@@ -288,6 +294,7 @@ def _may_resume(
     name: dotted name of the field.
     value: its new value.
     done: number of steps of the run so far.
+    extends: as in `check`.
   """
   if name in configs.MAY_CHANGE_WITH_SAME_DATA:
     return True
@@ -297,11 +304,12 @@ def _may_resume(
   ):
     return False
   first = 0
-  for stage, steps in _stage_steps(_read(workdir / CONFIG)):
+  stages = _stage_steps(_read(workdir / CONFIG))
+  for number, (stage, steps) in enumerate(stages, start=1):
     if f'{STAGES}.{stage}' == group:
       if not done:
         return True
-      if done >= first + steps:
+      if done >= first + steps and not (extends and number == len(stages)):
         return False
       return field != 'steps' or value > max(done - first, 0)
     first += steps

@@ -15,6 +15,7 @@ import numpy as np
 from rag_jax import (
   checkpoint,
   console,
+  continued,
   curriculum,
   evaluate,
   keeper,
@@ -41,7 +42,6 @@ from rag_jax.data import pipeline
 from rag_jax.index import index as indexes
 from rag_jax.page import build
 
-UNTRAINED = 'results-untrained.json'  # in the workdir: results before training
 LENGTH_STEP = 32  # tokens; lengths are rounded up to it, for fewer compilations
 
 
@@ -50,6 +50,8 @@ def run(
   workdir: str | os.PathLike[str],
   *,
   show: outputs.Show | None = None,
+  init_from: str | os.PathLike[str] = '',
+  continue_from: str | os.PathLike[str] = '',
 ) -> list[report.Result]:
   """Trains an experiment to its last step and evaluates it.
 
@@ -60,6 +62,9 @@ def run(
     config: the experiment.
     workdir: folder for index, checkpoints, metrics and results.
     show: called with the results before they are written.
+    init_from: workdir of a run whose weights to start from, see `starts`; the
+      same as `config.init_from`.
+    continue_from: workdir of a run to continue in a copy, see `continued`.
 
   Returns:
     The results, which are also in `workdir/results.json`; see `outputs` for the
@@ -71,11 +76,15 @@ def run(
   """
   began = time.monotonic()
   configs.check(config)
+  if init_from:
+    config = dataclasses.replace(config, init_from=os.fspath(init_from))
   config = pretrained.complete(config)
   store.check_local(workdir)
   workdir = pathlib.Path(workdir)
   check_devices(config)
   stage_data = curriculum.load_stage_data(config)
+  if continue_from:
+    continued.copy(config, continue_from, workdir)
   with lock.hold(workdir):
     prepared = workdirs.open(config, workdir)
     system = fit(config, prepared, workdir, stage_data=stage_data)
@@ -269,7 +278,7 @@ def _measure_untrained(
     results = evaluate.measure_search(system, prepared.dataset)
   else:
     return
-  report.save_results(workdir / UNTRAINED, results)
+  report.save_results(workdir / report.UNTRAINED, results)
 
 
 def _measure_if_due(
@@ -293,7 +302,7 @@ def _measure_if_due(
 
 def _untrained_results(workdir: pathlib.Path) -> list[report.Result]:
   """The results before training, if there are any."""
-  path = workdir / UNTRAINED
+  path = workdir / report.UNTRAINED
   if not path.exists():
     return []
   try:

@@ -21,6 +21,7 @@ from rag_jax import (
   lock,
   model,
   pretrained,
+  starts,
   store,
   types,
 )
@@ -153,17 +154,24 @@ def prepare(
     tokenizer = pretrained.tokenizer(config, dataset)
   else:
     tokenizer = read(paths[0], tokenizers.load)
+  source = None
+  trained = checkpoint.steps(workdir / store.CHECKPOINTS)
+  if config.init_from and writes and not trained:
+    source = starts.read(config)
+    weights = starts.with_components(
+      source, config, weights, vocab_size=tokenizer.get_vocab_size()
+    )
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
     console.note(note)
   weights, index, quantiser = _index(
-    config, dataset, weights, workdir, tokenizer, encoded.tokens
+    config, dataset, weights, workdir, tokenizer, encoded.tokens, source
   )
+  if source:
+    weights = starts.with_decoder(source, config, weights, index)
+    console.note(starts.note(source, config, weights.start))
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
-    raise ValueError(
-      f'data.path {config.data.path!r} holds other documents than the index '
-      f'in {str(workdir)!r}. Use another --workdir, or the original data.'
-    )
+    raise _other_documents(config, workdir)
   if writes:
     _check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
@@ -225,16 +233,24 @@ def _index(
   workdir: pathlib.Path,
   tokenizer: hf_tokenizers.Tokenizer,
   tokens: np.ndarray,
+  source: starts.Source | None,
 ) -> tuple[model.Pretrained, indexes.Index, docids.Quantiser]:
-  """Published weights with document vectors, the index and its quantiser."""
+  """Weights with document vectors, the index and its quantiser."""
   path = workdir / store.INDEX
   is_published = weights.query_encoder is not None
-  if is_published or not path.exists():
-    vectors = document_vectors(
-      config, dataset.documents, tokenizer, tokens, weights, workdir.parent
-    )
+  arguments = config, dataset.documents, tokenizer, tokens
+  same = source and starts.has_docids(source, config, weights, tokens)
+  if is_published or not (path.exists() or same):
+    vectors = document_vectors(*arguments, weights, workdir.parent)
   if is_published:
     weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
+  if source and same:
+    return weights, source.index, source.quantiser
+  if is_published and 'query_encoder' in weights.start:
+    trained = weights.start['query_encoder']['bert']
+    own = dataclasses.replace(weights, query_encoder=trained)
+    vectors = document_vectors(*arguments, own, workdir.parent)
+    weights = dataclasses.replace(weights, start_vectors=jnp.asarray(vectors))
   if path.exists():
     return weights, *read(path, indexes.load)
   index, quantiser = indexes.build(
@@ -254,6 +270,24 @@ def _questions_hash(config: configs.Config, dataset: types.Dataset) -> str:
     fields = dataclasses.asdict(question)
     digest.update(json.dumps(fields, sort_keys=True).encode())
   return digest.hexdigest()
+
+
+def check_same_data(
+  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
+) -> None:
+  """Raises a ValueError if a run has other documents or training questions."""
+  if store.load_documents(workdir) != dataset.documents:
+    raise _other_documents(config, workdir)
+  _check_questions(config, dataset, workdir)
+
+
+def _other_documents(
+  config: configs.Config, workdir: pathlib.Path
+) -> ValueError:
+  return ValueError(
+    f'data.path {config.data.path!r} holds other documents than the index '
+    f'in {str(workdir)!r}. Use another --workdir, or the original data.'
+  )
 
 
 def _check_questions(
@@ -310,6 +344,7 @@ def document_vectors(
       config.model,
       jnp.asarray(tokens),
       vocab_size=tokenizer.get_vocab_size(),
+      pretrained=weights,
     )
     return np.asarray(vectors)
   texts = corpus.with_special_tokens(config, tokenizer, documents)
