@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import files, measures, model, pretrained, trec, workdir
+from rag_jax import (
+  files,
+  measures,
+  model,
+  pretrained,
+  starts,
+  trec,
+  workdir,
+)
 from rag_jax.data import pipeline
 from rag_jax.index import docids, statistics
 
@@ -32,6 +40,9 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   split = next(iter(pipeline.check_splits(dataset, config.data)), '')
   tokenizer = pretrained.tokenizer(config, dataset)
   weights, _ = pretrained.load(config)
+  if config.init_from:
+    source, size = starts.read(config), tokenizer.get_vocab_size()
+    weights = starts.with_components(source, config, weights, vocab_size=size)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
   questions = [q for q in dataset.splits.get(split, ()) if q.document_ids]

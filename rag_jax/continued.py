@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 
-from rag_jax import checkpoint, console, files, lock, report, store
+from rag_jax import checkpoint, console, files, lock, report, same_data, store
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 
@@ -112,7 +112,7 @@ def _check(
       raise ValueError(
         f'workdir {str(source)!r} has no finished checkpoint. Train it first.'
       )
-    workdirs.check_same_data(config, workdirs.load_data(config), source)
+    same_data.check(config, workdirs.load_data(config), source)
   except ValueError as error:
     raise ValueError(f'continue_from: {error}') from error
   if found.step >= config.steps:

@@ -1,8 +1,6 @@
 """Prepares a workdir for training: data, tokenizer, index and weights."""
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -17,10 +15,10 @@ from rag_jax import (
   checkpoint,
   console,
   corpus,
-  files,
   lock,
   model,
   pretrained,
+  same_data,
   starts,
   store,
   types,
@@ -171,9 +169,9 @@ def prepare(
     weights = starts.with_decoder(source, config, weights, index)
     console.note(starts.note(source, config, weights.start))
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
-    raise _other_documents(config, workdir)
+    raise same_data.other_documents(config, workdir)
   if writes:
-    _check_questions(config, dataset, workdir)
+    same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
     try:
       if made_tokenizer:
@@ -181,7 +179,10 @@ def prepare(
       if made_index:
         indexes.save(index, quantiser, paths[1])
         index, quantiser = indexes.load(paths[1])
-      _save_data(config, dataset, workdir, reader_tokenizer)
+      store.save_documents(dataset.documents, workdir)
+      if reader_tokenizer is not None:
+        tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
+      same_data.save(dataset, config, workdir)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
   index, vocabulary = corpus.complete(
@@ -241,15 +242,15 @@ def _index(
   arguments = config, dataset.documents, tokenizer, tokens
   same = source and starts.has_docids(source, config, weights, tokens)
   if is_published or not (path.exists() or same):
-    vectors = document_vectors(*arguments, weights, workdir.parent)
+    published = dataclasses.replace(weights, start={})
+    first = published if is_published else weights
+    vectors = document_vectors(*arguments, first, workdir.parent)
   if is_published:
     weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
   if source and same:
     return weights, source.index, source.quantiser
   if is_published and 'query_encoder' in weights.start:
-    trained = weights.start['query_encoder']['bert']
-    own = dataclasses.replace(weights, query_encoder=trained)
-    vectors = document_vectors(*arguments, own, workdir.parent)
+    vectors = document_vectors(*arguments, weights, workdir.parent)
     weights = dataclasses.replace(weights, start_vectors=jnp.asarray(vectors))
   if path.exists():
     return weights, *read(path, indexes.load)
@@ -261,67 +262,6 @@ def _index(
     titles=[document.title for document in dataset.documents],
   )
   return weights, index, quantiser
-
-
-def _questions_hash(config: configs.Config, dataset: types.Dataset) -> str:
-  """SHA-256 of the training questions, in order."""
-  digest = hashlib.sha256()
-  for question in dataset.splits.get(config.data.train_split, ()):
-    fields = dataclasses.asdict(question)
-    digest.update(json.dumps(fields, sort_keys=True).encode())
-  return digest.hexdigest()
-
-
-def check_same_data(
-  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
-) -> None:
-  """Raises a ValueError if a run has other documents or training questions."""
-  if store.load_documents(workdir) != dataset.documents:
-    raise _other_documents(config, workdir)
-  _check_questions(config, dataset, workdir)
-
-
-def _other_documents(
-  config: configs.Config, workdir: pathlib.Path
-) -> ValueError:
-  return ValueError(
-    f'data.path {config.data.path!r} holds other documents than the index '
-    f'in {str(workdir)!r}. Use another --workdir, or the original data.'
-  )
-
-
-def _check_questions(
-  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
-) -> None:
-  """Raises a ValueError if a run goes on with other training questions."""
-  path = workdir / store.DATA
-  if not path.exists() or not checkpoint.steps(workdir / store.CHECKPOINTS):
-    return
-  try:
-    stored = json.loads(path.read_text(encoding='utf-8'))['train_questions']
-  except (ValueError, KeyError, TypeError) as error:
-    remedy = 'Delete it, if data.path is unchanged; it is made again.'
-    raise store.damaged(path, type(error).__name__, remedy) from error
-  if stored != _questions_hash(config, dataset):
-    raise ValueError(
-      f'data.path {config.data.path!r} holds other training questions than '
-      f'those that the run in {str(workdir)!r} began with. Use another '
-      '--workdir, or the original data.'
-    )
-
-
-def _save_data(
-  config: configs.Config,
-  dataset: types.Dataset,
-  workdir: pathlib.Path,
-  reader_tokenizer: hf_tokenizers.Tokenizer | None,
-) -> None:
-  """Writes documents, tokenizer of the reader, and hash of the questions."""
-  store.save_documents(dataset.documents, workdir)
-  if reader_tokenizer is not None:
-    tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
-  values = {'train_questions': _questions_hash(config, dataset)}
-  files.write(workdir / store.DATA, json.dumps(values) + '\n')
 
 
 def document_vectors(
@@ -336,7 +276,8 @@ def document_vectors(
 
   A published encoder encodes the texts, up to `data.max_vector_tokens` and with
   special tokens, and caches the vectors in `folder`/vectors. Otherwise the
-  initial encoder of the model encodes `tokens`, int32[N, P].
+  initial encoder of the model encodes `tokens`, int32[N, P]. Weights of another
+  run take the place of either.
   """
   if weights.query_encoder is None:
     vectors = model.document_vectors(
@@ -348,8 +289,9 @@ def document_vectors(
     )
     return np.asarray(vectors)
   texts = corpus.with_special_tokens(config, tokenizer, documents)
+  start = weights.start.get('query_encoder')
   return encoding.encode(
-    weights.query_encoder,
+    weights.query_encoder if start is None else start['bert'],
     query_encoder.bert_config(config.query_encoder),
     texts,
     folder=folder / 'vectors',

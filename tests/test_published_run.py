@@ -13,6 +13,8 @@ from rag_jax import (
   compiled,
   evaluate,
   step,
+  store,
+  train,
   types,
 )
 from rag_jax import config as configs
@@ -225,6 +227,26 @@ def test_compare_docids_uses_published_vectors(values, tmp_path, monkeypatch):
   assert 'residual_kmeans' in text
   vectors = np.load(next((tmp_path / 'vectors').glob('*.npy')))
   assert vectors.shape == (48, 16)
+
+
+def test_a_start_encodes_documents_with_the_trained_encoder(
+  values, run, tmp_path
+):
+  other = {
+    'docid': values['docid'] | {'branching': 4},
+    'init_from': str(run[1]),
+  }
+  config = configs.build(values | other)
+  folder = tmp_path / 'run'
+  prepared = workdirs.open(config, folder)
+  ours, published = (
+    prepared.pretrained.start_vectors,
+    (prepared.pretrained.vectors),
+  )
+  assert np.abs(ours - published).max() > 1e-4  # the run has trained it
+  state, _ = train.restore(config, prepared, folder / store.CHECKPOINTS)
+  table = state.params['id_decoder']['table'][: len(ours)]
+  np.testing.assert_allclose(table, ours, atol=1e-6)
 
 
 def test_published_weights_need_their_tokenizer(values):

@@ -1,0 +1,65 @@
+"""Checks that a run keeps its documents and training questions."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+from rag_jax import checkpoint, files, store, types
+from rag_jax import config as configs
+
+
+def _questions_hash(config: configs.Config, dataset: types.Dataset) -> str:
+  """SHA-256 of the training questions, in order."""
+  digest = hashlib.sha256()
+  for question in dataset.splits.get(config.data.train_split, ()):
+    fields = dataclasses.asdict(question)
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+  return digest.hexdigest()
+
+
+def check(
+  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
+) -> None:
+  """Raises a ValueError if a run has other documents or training questions."""
+  if store.load_documents(workdir) != dataset.documents:
+    raise other_documents(config, workdir)
+  check_questions(config, dataset, workdir)
+
+
+def other_documents(
+  config: configs.Config, workdir: pathlib.Path
+) -> ValueError:
+  """The error that a run has other documents."""
+  return ValueError(
+    f'data.path {config.data.path!r} holds other documents than the index '
+    f'in {str(workdir)!r}. Use another --workdir, or the original data.'
+  )
+
+
+def check_questions(
+  config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
+) -> None:
+  """Raises a ValueError if a run goes on with other training questions."""
+  path = workdir / store.DATA
+  if not path.exists() or not checkpoint.steps(workdir / store.CHECKPOINTS):
+    return
+  try:
+    stored = json.loads(path.read_text(encoding='utf-8'))['train_questions']
+  except (ValueError, KeyError, TypeError) as error:
+    remedy = 'Delete it, if data.path is unchanged; it is made again.'
+    raise store.damaged(path, type(error).__name__, remedy) from error
+  if stored != _questions_hash(config, dataset):
+    raise ValueError(
+      f'data.path {config.data.path!r} holds other training questions than '
+      f'those that the run in {str(workdir)!r} began with. Use another '
+      '--workdir, or the original data.'
+    )
+
+
+def save(
+  dataset: types.Dataset, config: configs.Config, workdir: pathlib.Path
+) -> None:
+  """Writes the hash of the training questions."""
+  values = {'train_questions': _questions_hash(config, dataset)}
+  files.write(workdir / store.DATA, json.dumps(values) + '\n')
