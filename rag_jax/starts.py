@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import checkpoint, model, readers, store
+from rag_jax import checkpoint, model, store
 from rag_jax import config as configs
-from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.data import tokenizers
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
@@ -110,28 +109,16 @@ def with_components(
   Returns:
     The weights with these components in `start`.
   """
-
-  def initial(rng):
-    frequency = jnp.ones(vocab_size)
-    return {
-      'query_encoder': query_encoder.init(
-        rng,
-        config.query_encoder,
-        vocab_size=vocab_size,
-        token_weights=frequency,
-        pretrained=weights.query_encoder,
-      ),
-      'ranker': ranker.init(config.ranker, token_weights=frequency),
-      'reader': readers.make(config.reader).init(
-        rng, vocab_size=vocab_size, pretrained=weights.reader
-      ),
-    }
-
-  wanted = jax.eval_shape(initial, jax.random.key(0))
+  # The shapes of these components do not depend on the corpus.
+  one = indexes.from_codes(np.ones((1, 1), np.int32), np.zeros((1, 1), int))
+  vectors = jnp.zeros((1, config.query_encoder.width))
+  own = dataclasses.replace(weights, vectors=vectors)
+  wanted = _shapes(config, own, one, vocab_size)
   start = {
     name: source.params[name]
     for name, shapes in wanted.items()
-    if _same(shapes, source.params[name])
+    if name != 'id_decoder'
+    and _same(shapes, source.params[name])
     and not differences(source, config, name)
   }
   return dataclasses.replace(weights, start=start)
@@ -176,17 +163,8 @@ def with_decoder(
   if differences(source, config, 'id_decoder'):
     return weights
   own = source.params['id_decoder']
-  width = config.query_encoder.width
-  vectors = jax.ShapeDtypeStruct((len(index.tokens), width), jnp.float32)
-  wanted = jax.eval_shape(
-    lambda rng, trie, codes, vectors: id_decoder.init(
-      rng, config.id_decoder, trie=trie, codes=codes, document_vectors=vectors
-    ),
-    jax.random.key(0),
-    index.trie,
-    index.codes,
-    vectors,
-  )
+  size = len(source.params['ranker']['log_token_weight'])
+  wanted = _shapes(config, weights, index, size)['id_decoder']
   same_index = store.fingerprint(source.index) == store.fingerprint(index)
   parts = {
     name: own[name]
@@ -245,6 +223,22 @@ def differences(
     if differs:
       found.append(f'{component}.{field.name} is {a!r} here, {b!r} there')
   return found
+
+
+def _shapes(
+  config: configs.Config,
+  weights: model.Pretrained,
+  index: indexes.Index,
+  vocab_size: int,
+) -> model.Params:
+  """Shapes of the initial parameters of all components."""
+
+  def initial(rng, index, weights):
+    return model.init(
+      rng, config.model, index, vocab_size=vocab_size, pretrained=weights
+    )
+
+  return jax.eval_shape(initial, jax.random.key(0), index, weights)
 
 
 def _same(shapes: Any, params: Any) -> bool:
