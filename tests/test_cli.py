@@ -194,6 +194,10 @@ def test_an_exported_bert_can_be_loaded(published_system, tmp_path):
   from rag_jax.nn import bert_weights, weights
 
   export.export(published_system, tmp_path / 'out')
+  table = np.asarray(published_system.params['id_decoder']['table'])[:48]
+  unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+  vectors = np.load(tmp_path / 'out' / 'vectors.npy')
+  np.testing.assert_allclose(vectors, unit, atol=1e-6)
   for component in ('query_encoder', 'reader'):
     folder = tmp_path / 'out' / f'{component}-bert'
     state = weights.read(folder / 'model.safetensors')

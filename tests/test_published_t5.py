@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 import rag_jax
-from rag_jax import compiled, corpus, evaluate, pretrained, train
+from rag_jax import (
+  compiled,
+  corpus,
+  evaluate,
+  export,
+  pretrained,
+  readers,
+  train,
+)
 from rag_jax import config as configs
 from rag_jax import types as data_types
 from rag_jax import workdir as workdirs
@@ -113,6 +121,17 @@ def test_the_answer_trains_search_and_reader(config, tmp_path):
   np.testing.assert_array_equal(loaded.index.passages, index.passages)
   again = loaded.encode(questions)
   np.testing.assert_array_equal(again.reader_query, encoded.reader_query)
+  # The exported folder is published weights again.
+  export.export(system, tmp_path / 'out')
+  folder = str(tmp_path / 'out' / 'reader-t5')
+  exported = dataclasses.replace(config.reader, weights=folder)
+  params = readers.make(exported).load().params
+  jax.tree.map(
+    np.testing.assert_array_equal, params, system.params['reader']['t5']
+  )
+  assert json.loads(
+    (tmp_path / 'out' / 'reader-t5' / 'tokenizer.json').read_text()
+  )
 
 
 def test_equal_tokenizers_share_their_tokens(config):
