@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import huge_pages
+from rag_jax import host_memory
 from rag_jax.ops import beam, docid_order
 from rag_jax.ops import trie as tries
 
@@ -396,5 +396,5 @@ def main():
 
 
 if __name__ == '__main__':
-  huge_pages.use()
+  host_memory.use_huge_pages()
   main()

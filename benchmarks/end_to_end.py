@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import curriculum, evaluate, huge_pages, keeper, report, train
+from rag_jax import curriculum, evaluate, host_memory, keeper, report, train
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
 
@@ -157,5 +157,5 @@ def main():
 
 
 if __name__ == '__main__':
-  huge_pages.use()
+  host_memory.use_huge_pages()
   main()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import huge_pages
+from rag_jax import host_memory
 from rag_jax.index import docids, live, node_table
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
@@ -123,5 +123,5 @@ def main():
 
 
 if __name__ == '__main__':
-  huge_pages.use()
+  host_memory.use_huge_pages()
   main()

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rag_jax import huge_pages
+from rag_jax import host_memory
 from rag_jax.nn import bert, bert_weights, t5, t5_weights
 
 RATE = 1e-3  # learning rate
@@ -227,5 +227,5 @@ def main():
 
 
 if __name__ == '__main__':
-  huge_pages.use()  # affects both sides, through malloc
+  host_memory.use_huge_pages()  # affects both sides, through malloc
   main()

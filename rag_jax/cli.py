@@ -96,9 +96,9 @@ _TO = flags.DEFINE_string(
 
 def main() -> None:
   """Runs the command of `sys.argv`; the entry point of `rag-jax`."""
-  from rag_jax import huge_pages, signals
+  from rag_jax import host_memory, signals
 
-  huge_pages.use()
+  host_memory.use_huge_pages()
   signals.install()
   with _one_line_errors():
     app.run(_run, flags_parser=_parse)

@@ -16,6 +16,8 @@ from rag_jax.data import assemble, pipeline, text_io, tokenizers, words
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
 
+BLOCK = 4096  # documents whose words are padded to the same length
+
 Texts = Iterable[str | Mapping[str, Any] | types.Document]
 
 
@@ -156,7 +158,10 @@ def complete(
   )
   vocabulary = words.build(texts, language=config.data.language)
   lexicon = lexical.build(
-    words.encode(vocabulary, texts),
+    (
+      words.encode(vocabulary, texts[first : first + BLOCK])
+      for first in range(0, len(texts), BLOCK)
+    ),
     vocab_size=vocabulary.size,
     k1=config.data.bm25_k1,
     b=config.data.bm25_b,

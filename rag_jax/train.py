@@ -18,6 +18,7 @@ from rag_jax import (
   continued,
   curriculum,
   evaluate,
+  host_memory,
   keeper,
   lock,
   objective,
@@ -143,6 +144,7 @@ def fit(
         state = start_stage(state, config, stage)
       if fresh := next_state is None or place == 0:
         files.compiling()
+        host_memory.release()
         shown.compiling(name)
         questions, index = material[name](state.params)
         next_state = step_function(config, stage, questions, index)
@@ -150,6 +152,7 @@ def fit(
       state, sums = next_state(state, place)
       if fresh:
         jax.block_until_ready(sums)
+        host_memory.release()
         shown.compiled(step + 1)
         files.compiled()
       ends = place + 1 == stage.steps

@@ -28,6 +28,7 @@ from rag_jax import types
 from rag_jax.ops import scripts
 
 PAD = types.PAD
+CHUNK = 65_536  # texts whose words are in memory at once
 NONE = 'none'  # the language without stems and stop words
 LANGUAGES = (NONE, *Stemmer.algorithms())
 
@@ -90,8 +91,11 @@ def build(
     >>> build(['The dogs sleep.', 'a sleeping cat']).ids
     {'cat': 1, 'dog': 2, 'sleep': 3}
   """
-  found = sorted(set().union(*split(texts, stem=stem, language=language)))
-  ids = {word: i + 1 for i, word in enumerate(found)}
+  found: set[str] = set()
+  for first in range(0, len(texts), CHUNK):
+    part = texts[first : first + CHUNK]
+    found.update(*split(part, stem=stem, language=language))
+  ids = {word: i + 1 for i, word in enumerate(sorted(found))}
   return Vocabulary(ids, stem, language)
 
 

@@ -9,6 +9,7 @@ words too, which tells a phrase from its words alone.
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ class Lexicon:
 
 
 def build(
-  words: np.ndarray,
+  words: np.ndarray | Iterator[np.ndarray],
   *,
   vocab_size: int,
   k1: float = 1.2,
@@ -66,7 +67,8 @@ def build(
 
   Args:
     words: int[N, W], the words of each document as often as they occur; their
-      order counts for pairs only; 0 = padding.
+      order counts for pairs only; 0 = padding. Or an iterator of such arrays,
+      each with its own W, so that a long document does not widen all others.
     vocab_size: V, one more than the largest word.
     k1: how soon more of the same word stops counting; at least 0.
     b: how much long documents are held back, 0 to 1.
@@ -95,11 +97,15 @@ def build(
     raise ValueError(
       f'pair_weight must be at least 0, got {pair_weight}. 0 leaves pairs out.'
     )
+  blocks = words if isinstance(words, Iterator) else iter([words])
+  size = vocab_size
+  if pair_weight:
+    blocks = (np.asarray(_add_pairs(own, vocab_size)) for own in blocks)
+    size += PAIR_BUCKETS
+  counts = _join([count(own, vocab_size=size) for own in blocks])
+  lexicon = weigh(counts, k1=k1, b=b)
   if not pair_weight:
-    return weigh(count(words, vocab_size=vocab_size), k1=k1, b=b)
-  both = np.asarray(_add_pairs(words, vocab_size))
-  size = vocab_size + PAIR_BUCKETS
-  lexicon = weigh(count(both, vocab_size=size), k1=k1, b=b)
+    return lexicon
   start = int(lexicon.first[vocab_size])
   return dataclasses.replace(
     lexicon,
@@ -167,6 +173,29 @@ def count(words: np.ndarray, *, vocab_size: int) -> Counts:
   frequency = np.bincount(own, minlength=vocab_size)
   first = np.concatenate([[0], np.cumsum(frequency)])
   return Counts(first, documents, times, (words != 0).sum(axis=1))
+
+
+def _join(blocks: Sequence[Counts]) -> Counts:
+  """The counts of documents that come in blocks, in order."""
+  if len(blocks) == 1:
+    return blocks[0]
+  if not blocks:
+    raise ValueError(
+      'a lexicon needs at least 1 document, got 0. '
+      'Give words of a document or more.'
+    )
+  frequency = np.stack([np.diff(own.first) for own in blocks])
+  before = np.cumsum([0, *(len(own.lengths) for own in blocks)])
+  number = np.arange(frequency.shape[1])
+  own = np.concatenate([np.repeat(number, f) for f in frequency])
+  order = np.argsort(own, kind='stable')  # by word, then by block
+  documents = [c.documents + b for c, b in zip(blocks, before, strict=False)]
+  return Counts(
+    np.concatenate([[0], np.cumsum(frequency.sum(axis=0))]),
+    np.concatenate(documents)[order],
+    np.concatenate([c.times for c in blocks])[order],
+    np.concatenate([c.lengths for c in blocks]),
+  )
 
 
 def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:

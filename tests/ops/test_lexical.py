@@ -46,6 +46,20 @@ def test_score_is_the_formula():
   np.testing.assert_allclose(scores, [[idf / (1 + norm), 0], [0, 0]], 1e-6)
 
 
+@pytest.mark.parametrize('pair_weight', [0.0, 0.5])
+def test_blocks_of_documents_give_the_same_lexicon(pair_weight):
+  words = corpus(4, 40)
+  words[:16, 9:] = 0
+  blocks = iter([words[:16, :9], words[16:17], words[17:]])
+  options = {'vocab_size': 50, 'pair_weight': pair_weight}
+  found = lexical.build(blocks, **options)
+  jax.tree.map(
+    np.testing.assert_array_equal, found, lexical.build(words, **options)
+  )
+  with pytest.raises(ValueError, match='at least 1 document, got 0'):
+    lexical.build(iter([]), vocab_size=50)
+
+
 @pytest.mark.parametrize('k1, b', [(1.2, 0.75), (0.9, 0.4), (2.0, 0.0)])
 @pytest.mark.parametrize('count', [3, 900])
 def test_all_scores_equal_those_of_loops(k1, b, count):
