@@ -1,4 +1,4 @@
-"""Weights and config.json of a T5 or a language model in the form of Hugging Face."""
+"""Weights and config.json of T5 and language models in published form."""
 
 from typing import Any
 
