@@ -125,12 +125,22 @@ def test_evaluate_keeps_the_files_of_training(workdir):
 
 
 def test_export_writes_documents_and_safetensors(workdir, tmp_path):
+  import numpy as np
   import safetensors.numpy
+
+  import rag_jax
+  from rag_jax.components import query_encoder
 
   output, _ = run('export', f'--workdir={workdir}', f'--to={tmp_path / "out"}')
   assert 'documents.jsonl' in output
   lines = (tmp_path / 'out' / 'documents.jsonl').read_text().splitlines()
   assert len(lines) == 48
+  vectors = np.load(tmp_path / 'out' / 'vectors.npy')
+  system = rag_jax.load(workdir)
+  wanted = query_encoder.embed_documents(
+    system.params['query_encoder'], system.index.tokens
+  )
+  np.testing.assert_allclose(vectors, wanted, atol=1e-6)
   codes = {tuple(json.loads(line)['codes']) for line in lines}
   assert len(codes) == 48
   params = safetensors.numpy.load_file(tmp_path / 'out' / 'reader.safetensors')
