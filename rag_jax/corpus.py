@@ -192,7 +192,8 @@ def reader_passages(
   if notes and truncated:
     console.note(
       f'{truncated} of {len(documents)} documents are truncated to {most} '
-      "tokens of the reader's own tokenizer (--config.data.max_document_tokens)."
+      "tokens of the reader's own tokenizer "
+      '(--config.data.max_document_tokens).'
     )
   return jnp.asarray(passages)
 
