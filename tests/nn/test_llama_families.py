@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +162,29 @@ def test_what_is_not_supported_is_refused_by_name(
   with pytest.raises(ValueError, match=words) as error:
     llama_config.read(tmp_path)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('family', ['llama', 'gemma3'])  # one file, shards
+def test_a_repository_on_the_hub_is_downloaded(
+  folders, tmp_path, monkeypatch, family
+):
+  """Each file comes alone, into a cache that begins empty."""
+  folder, found = folders[family]
+  cache = tmp_path / 'cache'
+
+  def hf_hub_download(name, filename):
+    assert name == f'maker/{family}'
+    if not (folder / filename).exists():
+      raise FileNotFoundError(filename)
+    cache.mkdir(exist_ok=True)
+    return shutil.copy(folder / filename, cache / filename)
+
+  hub = types.SimpleNamespace(hf_hub_download=hf_hub_download)
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
+  loaded = llama_weights.load(f'maker/{family}')
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, found.params)
+  ours = llama_weights.describe(f'maker/{family}')
+  assert ours[2:] == llama_weights.describe(folder)[2:]
 
 
 def test_an_adapter_is_refused(folders, tmp_path):
