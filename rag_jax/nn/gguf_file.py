@@ -167,8 +167,8 @@ class _Fields:
       options['local_rope_base'] = take(
         'rope.freq_base_swa', _LOCAL_BASE, float
       )
-      if layers == _LARGEST:
-        options['query_scale'] = (width / heads) ** -0.5
+      size = width / heads if layers == _LARGEST else head_size
+      options['query_scale'] = size**-0.5
     with gguf_tokenizer.naming(self.path):
       return llama.LlamaConfig(
         vocab_size=self.vocab_size(),
