@@ -132,7 +132,12 @@ MAY_CHANGE = (
 )
 # Where the same documents and training questions lie; `workdir.open` compares
 # them with those that the run began with.
-MAY_CHANGE_WITH_SAME_DATA = ('data.path', 'data.format')
+MAY_CHANGE_WITH_SAME_DATA = (
+  'data.path',
+  'data.format',
+  'data.fields',
+  'data.on_dangling',
+)
 # Fields of a stage that is not finished: the steps so far have happened, and
 # only those to come depend on the new value.
 MAY_CHANGE_UNFINISHED = ('learning_rate', 'steps')

@@ -135,7 +135,7 @@ def fit(
   files = keeper.Keeper(config, workdir, start, notes, index_id)
   next_state = None
   with files, progress.Progress(config.steps, start) as shown:
-    if start == 0:
+    if start == 0 and config.steps:
       _measure_untrained(state, config, prepared, files.writer, workdir)
     elif not notes.get('measured', True):
       _measure(prepared.trained(state.params), prepared, files.writer, start)

@@ -241,7 +241,12 @@ def test_missing_file_in_a_folder(tmp_path, name):
 
 def test_missing_qrels(tmp_path):
   (_beir(tmp_path) / 'qrels' / 'train.tsv').unlink()
-  _fails(tmp_path, 'no qrels/*.tsv')
+  dataset = formats.load(tmp_path)
+  assert [q.id for q in dataset.splits['test']] == ['q1', 'q2', 'q3']
+  assert not any(q.document_ids for q in dataset.splits['test'])
+  assert 'no qrels/*.tsv, so no gold documents' in dataset.notes[0]
+  (tmp_path / 'queries.jsonl').unlink()
+  assert formats.load(tmp_path).splits == {}
 
 
 @pytest.mark.parametrize('keep', [0.5, 0.99])

@@ -268,6 +268,7 @@ def test_kilt(tmp_path):
   refused(tmp_path, "document '7'", 'kilt_knowledgesource.json')
   assert not every(formats.load(tmp_path, on_dangling='skip'))[0].document_ids
   refused(tmp_path / 'nq-dev-kilt.jsonl', 'kilt_knowledge', format='kilt')
+  refused(tmp_path / 'nq-dev-kilt.jsonl', 'Add kilt_knowledgesource.json')
 
 
 HOTPOT = {

@@ -10,16 +10,23 @@ _METADATA = ('answers', 'answer_patterns', 'answerable')
 
 
 def read(folder: pathlib.Path, options: base.Options) -> base.Content:
-  """Reads a BEIR folder; each qrels file is a split."""
+  """Reads a BEIR folder; each qrels file is a split.
+
+  Without judgements, all queries are the split 'test', without gold documents.
+  Without queries there are no questions.
+  """
   corpus = base.need(folder, 'corpus.jsonl')
   documents = base.read_documents(corpus, '_id', options)
+  files = text_files.find_all(folder / 'qrels', '*.tsv')
+  if not files and not text_files.find(folder, 'queries.jsonl'):
+    return base.Content(documents=documents)
   source = base.need(folder, 'queries.jsonl')
   questions = read_queries(source, options)
-  files = text_files.find_all(folder / 'qrels', '*.tsv')
   if not files:
-    raise ValueError(
-      f'data.path {str(folder)!r} holds no qrels/*.tsv. Add one file per '
-      'split with the columns query-id, corpus-id and score.'
+    return base.Content(
+      documents=documents,
+      splits={'test': list(questions.values())},
+      notes=[f'{str(folder)!r} holds no qrels/*.tsv, so no gold documents.'],
     )
   references = base.References(options)
   known = {document.id for document in documents}

@@ -178,6 +178,12 @@ def _kind(
     return kind
   if not options.fields:  # a misspelt field would make it another kind
     text_io.check_names(record, [field for field, _ in KINDS.values()], where)
+  if {'input', 'output'} <= record.keys():
+    raise ValueError(
+      f'{where} is of KILT, whose pages are in a file of their own. Add '
+      'kilt_knowledgesource.json to the folder, and set --config.data.path to '
+      'the folder.'
+    )
   for name, (field, _) in KINDS.items():
     if options.names.get(field, field) in record:
       return name
