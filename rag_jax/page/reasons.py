@@ -12,6 +12,8 @@ SIGNALS = {'docid': 'docid', 'vector': 'vector', 'lexical': 'words'}
 def outcome(line: Line) -> str:
   """'right', 'wrong', 'abstained', or 'unknown' without gold answers.
 
+  To abstain is right for a question without an answer.
+
   Without a trained reader, an answer counts as right if the document with the
   largest weight is a gold document.
 
@@ -24,7 +26,7 @@ def outcome(line: Line) -> str:
     hit = measures.get('after ranker', {}).get('Hits@1')
     return 'unknown' if hit is None else ('right' if hit else 'wrong')
   if line['abstained']:
-    return 'abstained'
+    return 'abstained' if line['answerable'] else 'right'
   exact = measures['answers'].get('EM')
   return 'unknown' if exact is None else ('right' if exact else 'wrong')
 
@@ -39,8 +41,8 @@ def gold_candidates(line: Line) -> list[tuple[int, Line]]:
 
 
 def was_read(candidate: Line) -> bool:
-  """Whether the reader has read a candidate: marked, or of positive weight."""
-  return bool(candidate.get('read', candidate['weight'] > 0))
+  """Whether a candidate was read, with a weight above 0."""
+  return bool(candidate.get('read', True) and candidate['weight'] > 0)
 
 
 def fate(line: Line, known: Mapping[str, int]) -> str:
@@ -52,7 +54,8 @@ def fate(line: Line, known: Mapping[str, int]) -> str:
 
   Returns:
     'none' (no gold document is known), 'missing' (none is in the index),
-    'not retrieved', 'not chosen' (retrieved, but not read), 'read wrongly' or
+    'not retrieved', 'not chosen' (retrieved, but not read or
+    with weight 0), 'read wrongly' or
     'read'.
   """
   gold = list(line['gold_documents'])

@@ -11,7 +11,7 @@ from rag_jax import changes, outputs, store
 from rag_jax.index import index as indexes
 from rag_jax.page import curves, questions, reasons
 
-MOST = 2000  # questions on the page, per run
+MOST = 2400  # questions on the page, per run
 ALL = 'all splits'
 CERTIFICATE, CALIBRATOR = 'certificate.json', 'calibrator.json'
 

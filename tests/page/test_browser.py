@@ -44,7 +44,7 @@ def test_see_why_the_gold_document_lost(page):
 
 
 def test_compare_two_runs(page):
-  assert 'answers EM' in page.text('#view-overview')
+  assert 'EM' in page.text('.tile')
   assert 'Differences: two against one' in page.text('#view-overview')
   page.click('Questions', 'nav')
   page.click('one right, two not')

@@ -47,10 +47,15 @@ def test_without_a_reader_the_first_document_decides(lines):
     assert reasons.outcome(line) == expected
 
 
-def test_a_positive_weight_is_read_where_the_file_does_not_say():
+def test_to_abstain_is_right_without_an_answer(lines):
+  assert reasons.outcome(lines[5] | {'answerable': False}) == 'right'
+
+
+def test_what_is_read_has_a_weight():
   assert reasons.was_read({'weight': 0.1})
-  assert not reasons.was_read({'weight': 0.0})
-  assert reasons.was_read({'weight': 0.0, 'read': True})
+  assert reasons.was_read({'weight': 0.1, 'read': True})
+  assert not reasons.was_read({'weight': 0.1, 'read': False})
+  assert not reasons.was_read({'weight': 0.0, 'read': True})
 
 
 def test_not_retrieved_names_the_level_that_costs_most(lines, paths):

@@ -116,8 +116,8 @@ function calibratorBox(run) {
   const most = Math.max(...rows.map((row) => Math.abs(row[1])), 1e-9);
   return el('div', {},
     data.runs.length > 1 ? el('h3', {}, runLabel(run)) : null,
-    note(`Fitted on ${own.fitted_on} questions of the split `
-      + `'${own.split}'. Weights of standardised features, nats.`),
+    note(own.fitted_on ? `Fitted on ${own.fitted_on} questions of the split `
+      + `'${own.split}'. ` : '', 'Weights of standardised features, nats.'),
     table(['feature', 'weight'], rows.map(([name, weight]) =>
       [rowHead(name), bar(weight, -most, most, weight < 0 ? 'minus' : '')])));
 }

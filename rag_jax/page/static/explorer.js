@@ -9,7 +9,7 @@ const OUTCOMES = [
 const FATES = [
   ['', 'any'],
   ['not retrieved', 'not retrieved', 'the search did not find it'],
-  ['not chosen', 'retrieved but not chosen', 'found, but the reader did not read it'],
+  ['not chosen', 'retrieved but not chosen', 'found, but not read, or with weight 0'],
   ['read wrongly', 'read wrongly', 'the reader read it; the answer is wrong'],
 ];
 const SIGNS = { right: '✓', wrong: '✗', abstained: '–', unknown: '?' };
@@ -38,7 +38,9 @@ function inPair(question) {
 
 function matches(question, words) {
   if (state.split && question.split !== state.split) return false;
-  if (state.outcome && question.outcome !== state.outcome) return false;
+  const fits = state.outcome === 'abstained' ? question.abstained
+    : !state.outcome || question.outcome === state.outcome;
+  if (!fits) return false;
   if (state.fate && question.fate !== state.fate) return false;
   if (state.pair && data.runs.length > 1 && !inPair(question)) return false;
   if (!words.length) return true;

@@ -40,7 +40,7 @@ function tiles(run) {
     return el('div', { class: 'tile' },
       el('h3', {}, split, ' ', el('small', {}, `${rows[0][6]} questions`)),
       el('dl', {}, rows.map((row) => el('div', {},
-        el('dt', {}, row[1] === 'after ranker' ? row[2] : `${row[1]} ${row[2]}`),
+        el('dt', {}, row[2]),
         el('dd', {}, el('b', {}, short(row[3])),
           el('small', {}, `${short(row[4], 2)}–${short(row[5], 2)}`))))));
   });
@@ -129,13 +129,13 @@ function provenance(run) {
     ['command', made.command],
     ['date', made.date],
     ['seconds', made.seconds],
-    ['version', `${made.version} (${commit})`],
+    ['version', made.version && `${made.version} (${commit})`],
     ['seed', made.seed],
     ['data', made.data && `${made.data.path}: ${made.data.documents} documents, `
       + `SHA-256 ${made.data.sha256.slice(0, 16)}...`],
     ['devices', made.devices && `${made.devices.count} ${made.devices.kind}`],
-    ['platform', `Python ${made.python}, ${made.platform}`],
-    ['packages', Object.entries(made.packages || {})
+    ['platform', made.python && `Python ${made.python}, ${made.platform}`],
+    ['packages', made.packages && Object.entries(made.packages)
       .map(([name, version]) => `${name} ${version}`).join(', ')],
   ];
   const config = Object.entries(run.config);

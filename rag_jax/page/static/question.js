@@ -128,7 +128,7 @@ function featureTable(question) {
 function verdict(run, question) {
   const words = {
     right: 'right', wrong: 'wrong', unknown: 'no gold answer is known',
-    abstained: question.answerable ? 'abstained' : 'abstained, rightly',
+    abstained: 'abstained',
   };
   const best = question.abstained && question.best
     ? `no answer (best: ${question.best})` : answerText(question);
