@@ -54,11 +54,12 @@ def paths(
   found, parts = dataclasses.replace(system, config=config).run(
     compiled.paths, asked, batch_size=config.train.eval_batch_size
   )
+  codes = np.asarray(system.index.codes)
   for row, question in enumerate(questions):
     yield {
       'id': question.id,
       'paths': [
-        _path(system, name, found, parts, (row, place))
+        _path(name, codes[system.rows[name]], found, parts, (row, place))
         for place, name in enumerate(names[row])
       ],
     }
@@ -76,18 +77,17 @@ def _documents(
 
 
 def _path(
-  system: systems.System,
   name: str,
+  codes: np.ndarray,
   found: teacher_forcing.Paths,
   parts: dict[str, jax.Array],
   place: tuple[int, int],
 ) -> dict[str, Any]:
-  """One document of one question; `place` is its place in the arrays."""
+  """One document with its docid; `place` is its place in the arrays."""
   own: teacher_forcing.Paths = jax.tree.map(lambda x: x[place], found)
-  codes = np.asarray(system.index.codes[system.rows[name]]).tolist()
   levels = [
     {
-      'code': codes[level],
+      'code': int(codes[level]),
       'score': _round(own.own[level]),
       'rank': int(own.rank[level]) + 1,
       'best': [

@@ -241,7 +241,7 @@ def below(
 
 def _rounded(value: Any) -> Any:
   """A value with all its numbers rounded."""
-  if isinstance(value, Mapping):
+  if isinstance(value, dict):
     return {name: _rounded(own) for name, own in value.items()}
   return _round(value) if isinstance(value, float) else value
 
