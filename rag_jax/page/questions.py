@@ -8,7 +8,7 @@ from rag_jax import types
 from rag_jax.page import reasons
 
 Line = Mapping[str, Any]  # of answers-SPLIT.jsonl
-CANDIDATES = 10  # shown per question, beside those that were read or are gold
+CANDIDATES = 8  # shown per question, beside those that were read or are gold
 TEXT = 6000  # characters of a document that are shown
 EXAMPLES = 3  # documents that stand for all below a prefix of a docid
 COPIED = ('certified', 'kind', 'best', 'grounding', 'features')  # if present

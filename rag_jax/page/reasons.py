@@ -87,6 +87,8 @@ def why(
     scoring: `search.scoring` of the experiment.
     known: ids of the documents in the index.
   """
+  if not line['answerable']:
+    return _without_answer(line, titles)
   kind = fate(line, known)
   if kind == 'none':
     return 'The data name no gold document for this question.'
@@ -112,6 +114,20 @@ def why(
     return f'{end}, but the system abstained{_confidence(line)}.'
   return f'{end}, and the answer is {outcome(line)}.'.replace(
     ', and the answer is unknown', ''
+  )
+
+
+def _without_answer(line: Line, titles: Mapping[str, str]) -> str:
+  """The sentence on a question that has no answer."""
+  if line['abstained']:
+    return (
+      f'The question has no answer: the system abstained{_confidence(line)}.'
+    )
+  cited = line['document']
+  source = '' if cited is None else f' from {_name(cited["id"], titles)}'
+  return (
+    f'The question has no answer, but the system answered "{line["answer"]}"'
+    f'{source}{_confidence(line)}.'
   )
 
 

@@ -101,6 +101,14 @@ def test_other_sentences(lines):
   )
   assert why(lines[5]).endswith('the system abstained at confidence 0.45.')
   assert why(lines[7]) == 'The data name no gold document for this question.'
+  none = {'answerable': False}
+  assert why(lines[5] | none).endswith(
+    'the system abstained at confidence 0.45.'
+  )
+  assert why(lines[4] | none) == (
+    'The question has no answer, but the system answered "4" from "E" at '
+    'confidence 0.55.'
+  )
   gone = {'d0': 0}
   assert why(lines[3], known=gone) == (
     'The gold document "D" is not in the index.'
