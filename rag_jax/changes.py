@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,8 +153,16 @@ def save(
   documents: Sequence[types.Document | None],
   params: model.Params,
   path: pathlib.Path,
+  checkpoint: str = '',
 ) -> None:
   """Writes a changed corpus and the decoder's table as one file, atomically.
+
+  Args:
+    live: the changed index.
+    documents: its documents by row.
+    params: parameters with the changed table.
+    path: the file.
+    checkpoint: identity of the checkpoint that all other parameters are from.
 
   Raises:
     ValueError: if another process writes into the workdir, or has changed its
@@ -163,6 +172,7 @@ def save(
   tables = table if isinstance(table, (tuple, list)) else (table,)
   packed = np.frombuffer(store.pack_documents(documents), np.uint8)
   extra = {f'table_{i}': np.asarray(part) for i, part in enumerate(tables)}
+  extra |= {'documents': packed, 'checkpoint': np.asarray(checkpoint)}
   with lock.hold(path.parent, wait=LOCK_WAIT):
     known = _known.get(path.resolve())
     if known is not None and _version(path) not in known:
@@ -171,7 +181,7 @@ def save(
         'Load the system again with rag_jax.load, and repeat the change.'
       )
     try:
-      live_store.save(live, path, extra | {'documents': packed})
+      live_store.save(live, path, extra)
     except OSError as error:
       raise lock.unwritable(path.parent, error) from error
     remember(path)
@@ -205,21 +215,29 @@ def documents_and_codes(
 
 
 def load(
-  path: pathlib.Path, params: model.Params
+  path: pathlib.Path, params: model.Params, checkpoint: str = ''
 ) -> tuple[live_indexes.LiveIndex, store.Documents, model.Params]:
   """Reads a file of `save`, and puts its table into the parameters.
 
   Raises:
-    ValueError: if the file is damaged.
+    ValueError: if the file is damaged, or was made with the parameters of
+      another checkpoint.
   """
   try:
     live, extra = live_store.load(path)
     documents = store.unpack_documents(extra.pop('documents').tobytes())
-  except (ValueError, KeyError, TypeError) as error:
+    made = str(extra.pop('checkpoint'))
+  except (ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
     raise ValueError(
       f'{str(path)!r} is damaged. Delete it to go back to the documents of '
       'training, and add and delete documents again.'
     ) from error
+  if made != checkpoint:
+    raise ValueError(
+      f'{str(path)!r} belongs to the checkpoint of {made}, but that of '
+      f'{checkpoint} is the newest that is whole. Copy the former back, or '
+      'move this file away to go back to the documents of training.'
+    )
   tables = [jnp.asarray(extra[f'table_{i}']) for i in range(len(extra))]
   decoder = params['id_decoder']
   many = isinstance(decoder['table'], (tuple, list))

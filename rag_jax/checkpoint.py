@@ -279,6 +279,12 @@ def _read(folder: pathlib.Path, step: int, parts: Parts) -> Loaded:
   return Loaded(step, found, notes)
 
 
+def identity(step: int, params: Any) -> str:
+  """What tells a checkpoint apart: its step and a CRC-32 of its parameters."""
+  checksums = {name: _checksum(array) for name, array in named(params).items()}
+  return f'step {step} ({_text_checksum(checksums):08x})'
+
+
 def named(tree: Any) -> dict[str, np.ndarray]:
   """Arrays of a pytree on the host by names such as 'reader/out/kernel'.
 

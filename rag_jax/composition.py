@@ -4,6 +4,7 @@ Operator, marginal, losses and estimator are chosen independently. Each
 incompatible combination raises one error that names a remedy.
 """
 
+import re
 from typing import Any
 
 from rag_jax import objective, readers
@@ -20,6 +21,23 @@ RELEVANCE = 'scores the relevance of passages'
 def reader_of(config: Any) -> base.Reader:
   """The reader of an experiment."""
   return readers.make(config.reader)
+
+
+def check_parts(config: Any) -> None:
+  """Raises a ValueError if the name or frozen layers cannot be used."""
+  if not re.fullmatch('[^\0-\x1f\ud800-\udfff]+', config.name):
+    raise ValueError(
+      'name must be the name of a folder, without control characters, got '
+      f'{config.name!r}. Set --config.name.'
+    )
+  for part in ('query_encoder', 'reader'):
+    own = getattr(config, part)
+    if own.frozen_layers > (own.num_layers if own.weights else 0):
+      raise ValueError(
+        f'{part}.frozen_layers must be at most the {own.num_layers} layers of '
+        f'published weights, got {own.frozen_layers} with '
+        f'{part}.weights={own.weights!r}. Set --config.{part}.frozen_layers=0.'
+      )
 
 
 def check(config: Any, name: str, stage: stages.Stage) -> None:
@@ -70,6 +88,13 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
         '--config.search.scoring=log_softmax or '
         f'--config.{field}.losses.{loss}=0.'
       )
+  if stage.weight('prefix_margin') and config.search.scoring == 'absolute':
+    raise ValueError(
+      f'{field}.losses.prefix_margin adds up the scores of a docid, but the '
+      "search takes that of the last node alone, got search.scoring='absolute'."
+      ' Set --config.search.scoring=log_softmax or '
+      f'--config.{field}.losses.prefix_margin=0.'
+    )
   if stage.weight('indexing') and not config.pseudo_queries.batch_size:
     raise ValueError(
       f'{field}.losses.indexing needs pseudo-queries, got '

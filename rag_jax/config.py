@@ -48,6 +48,8 @@ class TrainConfig:
   log_every: int = 50  # steps between records in metrics.jsonl
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # checkpoints that are kept
+  # limit of the estimated memory, in GiB; 0 = what the machine has
+  max_memory_gib: float = 0.0
   evaluate_every: int = 0  # steps between evaluations; 0 = only at the end
   # also score every document, to measure the beam's regret
   evaluate_exact: bool = False
@@ -61,7 +63,10 @@ class TrainConfig:
     sizes = ('eval_batch_size', 'accumulate', 'log_every')
     for name, least in (
       *((name, 1) for name in (*sizes, 'checkpoint_every', 'keep_checkpoints')),
-      *((name, 0) for name in ('evaluate_every', 'head_lr_multiplier')),
+      *(
+        (name, 0)
+        for name in ('evaluate_every', 'head_lr_multiplier', 'max_memory_gib')
+      ),
     ):
       if getattr(self, name) < least:
         raise ValueError(
@@ -125,6 +130,7 @@ MAY_CHANGE = (
   'train.eval_batch_size',
   'train.evaluate_exact',
   'train.report',
+  'train.max_memory_gib',
   'reader.abstention_threshold',  # compared with a probability at the end
   'data.eval_splits',
   'data.eval_questions',
@@ -296,6 +302,7 @@ def _stage(name: str, fields: dict[str, Any]) -> training.Stage:
 
 def _check(config: Config) -> None:
   """Raises a ValueError on incompatible values of different parts."""
+  composition.check_parts(config)
   for part in ('query_encoder', 'reader'):
     weights = getattr(config, part).weights
     if not weights or config.data.tokenizer:

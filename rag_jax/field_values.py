@@ -3,10 +3,38 @@
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from typing import Any
 
 MOST = 2**31 - 1  # largest int32
+# Magnitudes of numbers that float32 holds, with room for products.
+SMALLEST, LARGEST = 1e-30, 1e30
+# Fields whose part does not check them: least and largest value. An open
+# interval starts above 0.
+OPEN = SMALLEST
+RANGES = {
+  'seed': (0, MOST),
+  'data.max_vector_tokens': (3, MOST),  # [CLS], a token and [SEP]
+  'data.bm25_k1': (0, LARGEST),
+  'data.bm25_b': (0, 1),
+  'docid.hidden_dims': (1, MOST),
+  'query_encoder.frozen_layers': (0, MOST),
+  'id_decoder.scale': (OPEN, LARGEST),
+  'ranker.saturation': (OPEN, LARGEST),
+  'ranker.length_norm': (0, 1),
+  'reader.frozen_layers': (0, MOST),
+  'reader.rope_base': (OPEN, LARGEST),
+  'reader.epsilon': (OPEN, LARGEST),
+  'reader.end_token': (0, MOST),
+  'pseudo_queries.batch_size': (0, MOST),
+  'pseudo_queries.min_tokens': (1, MOST),
+  'train.warmup_steps': (0, MOST),
+  'train.weight_decay': (0, LARGEST),
+  'train.clip_norm': (OPEN, LARGEST),
+  'stages.STAGE.margin': (0, LARGEST),
+}
+_STAGE = re.compile(r'^stages\.[^.]+\.')
 
 
 def cast(value: Any, field: dataclasses.Field, name: str) -> Any:
@@ -26,11 +54,32 @@ def cast(value: Any, field: dataclasses.Field, name: str) -> Any:
   start = field.default
   if isinstance(start, tuple) and isinstance(value, (list, tuple)):
     kind = typing.get_args(field.type)[0]
-    return tuple(
+    items = tuple(
       number(item, kind, f'{name}[{i}]', flag=name)
       for i, item in enumerate(value)
     )
-  return number(value, type(start), name, flag=name)
+    for item in items:
+      _check_range(item, name)
+    return items
+  found = number(value, type(start), name, flag=name)
+  _check_range(found, name)
+  return found
+
+
+def _check_range(value: Any, name: str) -> None:
+  """Raises a ValueError if a value is outside the range of its field."""
+  key = _STAGE.sub('stages.STAGE.', name)
+  if key not in RANGES or isinstance(value, str):
+    return
+  least, most = RANGES[key]
+  if least <= value <= most:
+    return
+  wanted = f'at least {least}' if least != OPEN else 'above 0'
+  if most == 1:
+    wanted = f'from {least} to {most}'
+  raise ValueError(
+    f'{name} must be {wanted}, got {value!r}. Set --config.{name}.'
+  )
 
 
 def number(value: Any, kind: type, name: str, *, flag: str) -> Any:
@@ -44,6 +93,13 @@ def number(value: Any, kind: type, name: str, *, flag: str) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     raise ValueError(
       f'{name} must be a finite number, got {value!r}. Set --config.{flag}.'
+    )
+  if (
+    isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST
+  ):
+    raise ValueError(
+      f'{name} must be 0 or from {SMALLEST:g} to {LARGEST:g} in magnitude, got '
+      f'{value!r}. Set --config.{flag}.'
     )
   if isinstance(value, int) and abs(value) > MOST:
     raise ValueError(

@@ -32,7 +32,7 @@ class Keeper:
     workdir: pathlib.Path,
     start: int,
     notes: Mapping[str, Any],
-    index: int,
+    files: Mapping[str, int],
   ):
     """Opens the files of a run.
 
@@ -41,12 +41,12 @@ class Keeper:
       workdir: folder of the run.
       start: steps done.
       notes: values of the checkpoint that the run resumes from.
-      index: `store.fingerprint` of the index.
+      files: `fingerprints.of` the files of the run.
     """
     self.writer = report.MetricsWriter(
       workdir, start, is_measured=notes.get('measured', True)
     )
-    self._config, self._index = config, index
+    self._config, self._files = config, dict(files)
     self._checkpointer = checkpoint.open(
       workdir / store.CHECKPOINTS, keep=config.train.keep_checkpoints
     )
@@ -133,7 +133,7 @@ class Keeper:
     notes = {
       'totals': self._totals,
       'measured': is_measured,
-      'index': self._index,
+      'files': self._files,
     }
     checkpoint.save(
       self._checkpointer, step, saved(state), notes, remedy=remedy(stage)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from rag_jax import (
   changes,
   checkpoint,
+  console,
   corpus,
+  fingerprints,
   model,
   objective,
   pretrained,
@@ -57,16 +59,24 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
       path / store.READER_TOKENIZER, tokenizers.load
     )
   found = _checkpoint(path)
+  if found.step < config.steps:
+    console.note(
+      f'the run in {str(path)!r} has {found.step} of {config.steps} steps'
+    )
   params = found.parts['params']
+  identity = checkpoint.identity(found.step, params)
   live = None
   changes.remember(path / store.LIVE)
   if (path / store.LIVE).exists():
-    live, documents, params = changes.load(path / store.LIVE, params)
+    live, documents, params = changes.load(path / store.LIVE, params, identity)
     index, quantiser = live.index, live.quantiser
   else:
     documents = store.load_documents(path)
     index, quantiser = workdirs.read(path / store.INDEX, indexes.load)
-    store.check_index(path, index, found)
+  values = fingerprints.of(index, tokenizer, reader_tokenizer, documents)
+  if live is not None:  # `changes.load` has compared the checkpoint
+    del values[store.INDEX], values[store.DOCUMENTS]
+  fingerprints.check(path, values, found)
   index, vocabulary = corpus.complete(
     config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer
   )
@@ -81,6 +91,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     quantiser=quantiser,
     live=live,
     workdir=path,
+    checkpoint=identity,
     has_reader=config.trains_with(objective.READER_LOSSES),
   )
 

@@ -33,7 +33,8 @@ def other_documents(
   """The error that a run has other documents."""
   return ValueError(
     f'data.path {config.data.path!r} holds other documents than the index '
-    f'in {str(workdir)!r}. Use another --workdir, or the original data.'
+    f'in {str(workdir)!r}, or its {store.TOKENIZER} is not that of the run. '
+    'Use another --workdir, or the original files.'
   )
 
 

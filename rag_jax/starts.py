@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import checkpoint, model, store
+from rag_jax import checkpoint, fingerprints, model, store
 from rag_jax import config as configs
 from rag_jax.data import tokenizers
 from rag_jax.index import docids
@@ -55,7 +55,8 @@ def read(config: configs.Config) -> Source:
         f'workdir {str(path)!r} has no finished checkpoint. Train it first.'
       )
     index, quantiser = indexes.load(path / store.INDEX)
-    store.check_index(path, index, found)
+    own = {store.INDEX: fingerprints.of_index(index)}
+    fingerprints.check(path, own, found)
   except ValueError as error:
     raise ValueError(f'init_from: {error}') from error
   return Source(
@@ -165,7 +166,8 @@ def with_decoder(
   own = source.params['id_decoder']
   size = len(source.params['ranker']['log_token_weight'])
   wanted = _shapes(config, weights, index, size)['id_decoder']
-  same_index = store.fingerprint(source.index) == store.fingerprint(index)
+  found = fingerprints.of_index(index)
+  same_index = fingerprints.of_index(source.index) == found
   parts = {
     name: own[name]
     for name, shapes in wanted.items()

@@ -22,11 +22,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from rag_jax import checkpoint, console, files, lock, types
 from rag_jax import config as configs
-from rag_jax.index import index as indexes
+from rag_jax.data import text_files
 
 Documents = tuple[types.Document | None, ...]  # None = an empty row
 CONFIG = 'config.json'
@@ -262,28 +260,6 @@ def damaged(path: pathlib.Path, error: object, remedy: str) -> ValueError:
   return ValueError(f'{str(path)!r} is damaged ({reason}). {remedy}')
 
 
-def fingerprint(index: indexes.Index) -> int:
-  """CRC-32 of the tokens and docids of an index, which parameters belong to."""
-  tokens = np.ascontiguousarray(index.tokens, np.int32)
-  codes = np.ascontiguousarray(index.codes, np.int32)
-  shape = f'{tokens.shape}{codes.shape}'.encode()
-  return zlib.crc32(
-    codes.tobytes(), zlib.crc32(tokens.tobytes(), zlib.crc32(shape))
-  )
-
-
-def check_index(
-  workdir: pathlib.Path, index: indexes.Index, found: checkpoint.Loaded
-) -> None:
-  """Raises a ValueError if a checkpoint was made with another index."""
-  if found.notes.get('index', fingerprint(index)) != fingerprint(index):
-    raise ValueError(
-      f'{str(workdir / INDEX)!r} is not the index that the checkpoint of step '
-      f'{found.step} was trained with. Copy the original file over it, or use '
-      'another --workdir.'
-    )
-
-
 def _may_resume(
   workdir: pathlib.Path, name: str, value: Any, done: int, extends: bool
 ) -> bool:
@@ -349,9 +325,11 @@ def _another(
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
-    values = json.loads(path.read_text(encoding='utf-8'))
+    values = json.loads(
+      path.read_text(encoding='utf-8'), object_pairs_hook=text_files.distinct
+    )
     values.get(STAGES, {}).items()
-  except (ValueError, AttributeError) as error:
+  except (OSError, ValueError, AttributeError, RecursionError) as error:
     raise damaged(path, error, CONFIG_REMEDY) from error
   return values
 

@@ -55,6 +55,7 @@ class System:
     quantiser: the quantiser that assigns docids to new documents.
     live: the index with spare capacity, after the first addition or deletion.
     workdir: folder to save changes to; None = keep them in memory.
+    checkpoint: identity of the checkpoint that the parameters are from.
     has_reader: whether a reader was trained.
   """
 
@@ -68,6 +69,7 @@ class System:
   quantiser: docids.Quantiser = dataclasses.field(default_factory=dict)
   live: live_indexes.LiveIndex | None = None
   workdir: pathlib.Path | None = None
+  checkpoint: str = ''
   has_reader: bool = True
 
   @functools.cached_property
@@ -318,7 +320,8 @@ class System:
       reader_tokenizer=self.reader_tokenizer,
     )
     if self.workdir is not None:
-      changes.save(live, documents, params, self.workdir / store.LIVE)
+      path = self.workdir / store.LIVE
+      changes.save(live, documents, params, path, self.checkpoint)
     return dataclasses.replace(
       self,
       documents=documents,

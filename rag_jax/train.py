@@ -18,6 +18,7 @@ from rag_jax import (
   continued,
   curriculum,
   evaluate,
+  fingerprints,
   host_memory,
   keeper,
   lock,
@@ -131,8 +132,7 @@ def fit(
   state, notes = restore(config, prepared, workdir / store.CHECKPOINTS)
   start = int(state.step)
   _check_unchanged(config, workdir, start)
-  index_id = store.fingerprint(prepared.index)
-  files = keeper.Keeper(config, workdir, start, notes, index_id)
+  files = keeper.Keeper(config, workdir, start, notes, prepared.fingerprints)
   next_state = None
   with files, progress.Progress(config.steps, start) as shown:
     if start == 0 and config.steps:
@@ -164,7 +164,10 @@ def fit(
       files.step(state, step + 1, name, is_last=ends, is_measured=measured)
     if config.steps == 0:
       files.step(state, 0, '', is_last=True)
-  return prepared.trained(state.params)
+  identity = checkpoint.identity(config.steps, state.params)
+  return dataclasses.replace(
+    prepared.trained(state.params), checkpoint=identity
+  )
 
 
 def restore(
@@ -189,7 +192,7 @@ def restore(
   )
   if found is None:
     return jax.jit(initial(0))(*args), {}
-  store.check_index(folder.parent, prepared.index, found)
+  fingerprints.check(folder.parent, prepared.fingerprints, found)
   checkpoint.set_aside(folder, found.step)
   state = steps.State(params=found.parts['params'], **found.parts['training'])
   return state, found.notes

@@ -1,6 +1,7 @@
 """Prepares a workdir for training: data, tokenizer, index and weights."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -15,7 +16,9 @@ from rag_jax import (
   checkpoint,
   console,
   corpus,
+  fingerprints,
   lock,
+  memory,
   model,
   pretrained,
   same_data,
@@ -53,6 +56,17 @@ class Prepared:
     """Number of token ids."""
     return self.system.tokenizer.get_vocab_size()
 
+  @functools.cached_property
+  def fingerprints(self) -> dict[str, int]:
+    """What tells apart the files that a checkpoint belongs to."""
+    system = self.system
+    return fingerprints.of(
+      system.index,
+      system.tokenizer,
+      system.reader_tokenizer,
+      system.documents,
+    )
+
   def trained(self, params: model.Params) -> systems.System:
     """The system with these parameters."""
     return dataclasses.replace(self.system, params=params)
@@ -89,6 +103,7 @@ def open(
   ):
     pipeline.check_training(dataset, config.data)
   weights, reader_tokenizer = pretrained.load(config)
+  memory.check(config, memory.corpus(dataset, weights))
   return prepare(
     config, dataset, weights, workdir, reader_tokenizer, writes=writes
   )

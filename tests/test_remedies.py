@@ -81,6 +81,11 @@ CASES = [
     )
     for loss in ('docid', 'indexing', 'docid_posterior')
   ),
+  (
+    'losses.prefix_margin',
+    "'absolute'",
+    losses('prefix_margin', 'answer') | {'search.scoring': 'absolute'},
+  ),
   *(
     (
       f'losses.{loss}',

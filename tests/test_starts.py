@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax import checkpoint, continued, curriculum, keeper, store, train
+from rag_jax import (
+  checkpoint,
+  continued,
+  curriculum,
+  fingerprints,
+  keeper,
+  store,
+  train,
+)
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder
@@ -41,7 +49,7 @@ def source(build, tmp_path_factory):
   params = jax.tree.map(lambda x: x + 0.25, state.params)
   state = dataclasses.replace(state, params=params, step=jnp.int32(4))
   saving = checkpoint.open(folder / store.CHECKPOINTS)
-  notes = {'index': store.fingerprint(prepared.index)}
+  notes = {'files': prepared.fingerprints}
   checkpoint.save(saving, 4, keeper.saved(state), notes)
   checkpoint.close(saving)
   return folder
@@ -85,9 +93,9 @@ class TestInitFrom:
     [line] = [x for x in capfd.readouterr().err.split('\n') if note in x]
     assert 'not taken over' not in line
     # With another seed, the docids would be others.
-    index = store.fingerprint(prepared.index)
+    index = fingerprints.of_index(prepared.index)
     own = workdirs.open(build(), source, writes=False)
-    assert index == store.fingerprint(own.index)
+    assert index == fingerprints.of_index(own.index)
     assert contents(source) == before
     assert store.read_config(tmp_path / 'run').init_from == str(source)
 

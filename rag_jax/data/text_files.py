@@ -21,6 +21,7 @@ _GZIP = 31  # the parameter of zlib for this format
 # memory to a thousandth. The first number of bytes is always fine.
 _MIN_BOMB, _MAX_RATIO = 64 * 2**20, 100
 _PIECE = 2**16  # bytes at a time
+_SAMPLE = 2**28  # unpacked bytes from which the rest of a file is estimated
 _ZST_PIECE = 2**10  # one such piece may unpack to 32 MiB
 
 
@@ -123,12 +124,24 @@ def _check_size(
 ) -> None:
   """Raises a ValueError if a packed file holds too much.
 
+  To unpack all of a file of many GiB would take a minute. So it is refused as
+  soon as two samples in a row say that the whole exceeds the limit.
+
   Args:
     path: the file.
     max_gib: as in `open`.
     sizes: bytes read and bytes unpacked so far, while the file is unpacked.
   """
+  size, last_packed, last_count, over = path.stat().st_size, 0, 0, 0
   for packed, count in sizes:
+    if count - last_count >= _SAMPLE:
+      ratio = (count - last_count) / max(packed - last_packed, 1)
+      last_packed, last_count = packed, count
+      estimate = count + ratio * (size - packed)
+      over = over + 1 if estimate > max_gib * _GIB else 0
+      if over == 2:
+        when = f' once it is unpacked (about {estimate / _GIB:.0f} GiB)'
+        raise _too_large(path, max_gib, when)
     if count > max_gib * _GIB:
       raise _too_large(path, max_gib, ' once it is unpacked')
     if count > max(_MIN_BOMB, _MAX_RATIO * packed):
@@ -265,9 +278,19 @@ def _decode(data: bytes, path: pathlib.Path, first_line: int) -> str:
     ) from error
 
 
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The object of these fields; a ValueError if one occurs twice."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f'field {twice!r} occurs twice in an object')
+  return found
+
+
 def _parse(text: str, path: pathlib.Path, first_line: int) -> Any:
   try:
-    return json.loads(text, parse_float=Number)
+    return json.loads(text, parse_float=Number, object_pairs_hook=distinct)
   except (ValueError, RecursionError) as error:
     line, problem = first_line, 'nested too deeply'
     if isinstance(error, json.JSONDecodeError):
