@@ -63,6 +63,37 @@ def test_a_gz_that_unpacks_to_gigabytes(tmp_path):
   refused(f'formats.load({str(path)!r})', r'100 times its size.* gunzip if it')
 
 
+def test_a_gz_above_the_limit_is_refused_by_samples(tmp_path, monkeypatch):
+  """Long before all of it is unpacked; a sound file of one size is read."""
+  unpacked = 2**24
+  line = json.dumps({'id': 'a', 'text': os.urandom(2**12).hex() * 64}) + '\n'
+  text = line * (unpacked // len(line))
+  path = tmp_path / 'documents.jsonl.gz'
+  path.write_bytes(gzip.compress(text.encode(), 1))
+  monkeypatch.setattr(text_files, '_SAMPLE', 2**20)
+  monkeypatch.setattr(text_files, '_MIN_BOMB', 2**30)
+  counted = []
+  sizes = text_files._gzip_sizes
+
+  def count(own):
+    for packed, size in sizes(own):
+      counted.append(size)
+      yield packed, size
+
+  monkeypatch.setattr(text_files, '_gzip_sizes', count)
+  with pytest.raises(ValueError, match=r'unpacked \(about 0 GiB\), the limit'):
+    list(text_files.read_json_lines(path, unpacked / 2 / GIB))
+  assert counted[-1] < 2**23
+  assert list(text_files.read_json_lines(path, 1.05 * unpacked / GIB))
+
+
+def test_a_field_that_occurs_twice(tmp_path):
+  path = tmp_path / 'documents.jsonl'
+  path.write_text('{"id": "a", "text": "one", "text": "two"}\n')
+  with pytest.raises(ValueError, match="line 1 .*field 'text' occurs twice"):
+    formats.load(tmp_path)
+
+
 def test_many_small_members_of_a_gz_count_together(tmp_path):
   member = gzip.compress(b' ' * 2**20)
   path = tmp_path / 'x.json.gz'

@@ -201,7 +201,7 @@ class TestDamagedFiles:
     codes[[0, 1]] = codes[[1, 0]]
     other = indexes.from_codes(np.asarray(index.tokens), codes)
     indexes.save(other, quantiser, run / store.INDEX)
-    refused(rag_jax.load, run, match='index.npz.*is not the index that')
+    refused(rag_jax.load, run, match='index.npz.*is not the file that')
 
   def test_results(self, config, run):
     self.damage(run / 'results.json')

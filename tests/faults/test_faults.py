@@ -36,7 +36,7 @@ def count(most):
 class Command:
   """`rag-jax` as a process, whose standard error goes to a file."""
 
-  def __init__(self, folder, *arguments):
+  def __init__(self, folder, *arguments, paths=()):
     folder.mkdir(exist_ok=True)
     self.path = folder / f'{arguments[0]}-{time.monotonic_ns()}.err'
     with self.path.open('w') as file:
@@ -44,7 +44,11 @@ class Command:
         [sys.executable, '-m', 'rag_jax', *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=file,
-        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+        env=os.environ
+        | {
+          'JAX_PLATFORMS': 'cpu',
+          'PYTHONPATH': os.pathsep.join(map(str, (*paths, ROOT))),
+        },
       )
 
   @property
@@ -96,14 +100,15 @@ def outcome(workdir):
 
 @pytest.fixture(scope='module')
 def train(tiny_file):
-  def start(workdir, *flags):
+  def start(workdir, *flags, folder=None, paths=()):
     return Command(
-      workdir.parent,
+      folder or workdir.parent,
       'train',
       f'--config={tiny_file}',
       f'--workdir={workdir}',
       *FLAGS,
       *flags,
+      paths=paths,
     )
 
   return start
@@ -225,7 +230,7 @@ def test_a_signal_during_compilation_ends_within_two_seconds(
 def test_others_read_while_it_trains(train, whole, tmp_path, mode):
   own = [QUESTION] if mode == 'ask' else []
   codes = []
-  for number in range(count(10)):
+  for number in range(count(5)):  # each is two pairs of processes
     workdir = tmp_path / str(number)
     codes.append(read_meanwhile(train, workdir, mode, *own))
     assert outcome(workdir) == outcome(whole)
@@ -241,6 +246,61 @@ def test_two_seeds_share_a_cache(train, tmp_path, monkeypatch):
   assert alone.wait() == 0
   assert outcome(tmp_path / '1') == outcome(tmp_path / 'alone')
   assert outcome(tmp_path / '0') != outcome(tmp_path / '1')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """Mounts an empty disk of some KiB; a function that changes its size."""
+  place = tmp_path / 'disk'
+  place.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o']
+  made = shutil.which('mount') and not os.geteuid()
+  if not made or subprocess.call(
+    [*mount, 'size=64k', 'none', place], stderr=subprocess.DEVNULL
+  ):
+    pytest.skip('needs root and tmpfs, to mount a small disk')
+
+  def resize(size):
+    subprocess.check_call([*mount, f'remount,size={size}k', 'none', place])
+    return place
+
+  yield resize
+  subprocess.call(['umount', '-l', place])
+
+
+@pytest.mark.skipif(not LONG, reason='RAG_JAX_FAULTS=long')
+@pytest.mark.parametrize('board', [True, False])
+@pytest.mark.parametrize('size', [16, 128, 400, 700, 1000])
+def test_a_full_disk_is_one_line_and_no_loss(
+  train, whole, tmp_path, small_disk, size, board
+):
+  paths = []
+  if not board:
+    (tmp_path / 'hidden').mkdir()
+    (tmp_path / 'hidden' / 'tensorboardX.py').write_text('raise ImportError')
+    paths = [tmp_path / 'hidden']
+  workdir = small_disk(size) / 'run'
+  first = train(workdir, folder=tmp_path, paths=paths)
+  assert first.wait(timeout=120) == 1, first.said
+  [line] = [own for own in first.said.splitlines() if own.startswith('error')]
+  assert line == first.last_line
+  assert 'No space left on device' in line and 'ree' in line
+  small_disk(64 * 1024)
+  second = train(workdir, folder=tmp_path, paths=paths)
+  assert second.wait() == 0, second.said
+  assert outcome(workdir) == outcome(whole)
+
+
+@pytest.mark.skipif(not LONG, reason='RAG_JAX_FAULTS=long')
+def test_evaluations_at_once(train, whole, tmp_path):
+  run = shutil.copytree(whole, tmp_path / 'run')
+  both = [Command(tmp_path, 'evaluate', f'--workdir={run}') for _ in range(2)]
+  assert [own.wait() for own in both] == [0, 0]
+  found = [
+    json.loads(path.read_text())['results']
+    for path in sorted(run.glob('evaluations/*/results.json'))
+  ]
+  assert found == [outcome(whole)[3]] * 2
 
 
 def test_no_flipped_bit_of_a_run_loads_as_another_run(whole, tmp_path):
