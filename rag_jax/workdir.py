@@ -324,11 +324,13 @@ def _notes(
   """Notes for the user about truncation, beam size and labels."""
   count = len(dataset.documents)
   if truncated:
+    remedy = '--config.data.passage_words=120 cuts documents into passages'
+    if any(document.parent for document in dataset.documents):
+      remedy = 'a smaller --config.data.passage_words makes passages shorter'
     yield (
       f'{truncated} of {count} documents are truncated to '
       f'{config.data.max_document_tokens} tokens '
-      '(--config.data.max_document_tokens); --config.data.passage_words=120 '
-      'cuts documents into passages instead.'
+      f'(--config.data.max_document_tokens); {remedy} instead.'
     )
   if config.search.beam_size > count:
     yield (
