@@ -359,7 +359,7 @@ import rag_jax
 from rag_jax import config as configs
 from rag_jax import optimizer, types
 from rag_jax import step as steps
-from rag_jax.data import pipeline
+from rag_jax.data import batches
 
 small = {'num_layers': 1, 'num_heads': 2, 'mlp_dim': 32}
 experiment = configs.build(
@@ -400,7 +400,7 @@ questions = [
   types.Question(id='2', text='what is the capital of Peru', answers=('Lima',)),
   types.Question(id='3', text='how many moons has Mars', answers=('two',)),
 ]
-[batch] = pipeline.eval_batches(system.encode(questions), batch_size=4)
+[batch] = batches.eval_batches(system.encode(questions), batch_size=4)
 [(_, stage)] = experiment.stages
 state = steps.State(
   step=jnp.zeros((), jnp.int32),

@@ -22,7 +22,6 @@ def get_config(control=''):
   values = config.default()
   values.name = 'answer_only'
   values.data.max_document_tokens = 128
-  values.data.max_query_tokens = 18
   values.data.eval_splits = ('test_phrasing',)
   values.search.beam_size = 64
   values.search.read_size = 4

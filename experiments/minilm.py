@@ -11,11 +11,10 @@ def model():
   values = config.default()
   values.data.path = ''  # set --config.data.path
   values.data.tokenizer = MINILM
-  values.data.max_query_tokens = 18
   values.data.max_document_tokens = 192
   values.data.max_vector_tokens = 192
   values.data.max_answer_tokens = 24
-  values.data.max_query_words = 12
+  values.data.lexicon = True
   values.data.update(bm25_k1=1.6, bm25_b=0.6, title_weight=3)
   values.docid.update(scheme='residual_kmeans', codebook_size=256, num_levels=3)
   values.query_encoder.update(SIZES, weights=MINILM, frozen_layers=2)
@@ -32,7 +31,5 @@ def model():
 
 
 def squad_data(values):
-  """Sets query lengths and BM25 constants for SQuAD."""
-  values.data.max_query_tokens = 32
-  values.data.max_query_words = 20
+  """Sets BM25 constants for SQuAD."""
   values.data.update(bm25_k1=1.2, bm25_b=0.75, title_weight=1, pair_weight=0.3)

@@ -11,7 +11,6 @@ from rag_jax import config
 def get_config():
   values = config.default()
   values.data.max_document_tokens = 128
-  values.data.max_query_tokens = 18
   values.search.beam_size = 24
   values.search.read_size = 2
   values.reader.num_layers = 1

@@ -64,6 +64,7 @@ class Answer:
     span: start and end (exclusive) of the answer in `document.text`,
       characters; None if the answer was generated or is in the title.
     candidates: the retrieved documents, largest weight first.
+    notes: what of the question was not used, if anything.
   """
 
   question: str
@@ -73,6 +74,7 @@ class Answer:
   document: types.Document | None
   span: tuple[int, int] | None
   candidates: tuple[Candidate, ...]
+  notes: tuple[str, ...] = ()
 
   def to_dict(self, *, text: bool = True) -> dict[str, Any]:
     """The answer as JSON-serialisable values.
@@ -93,7 +95,7 @@ class Answer:
       {'question': 'Who sleeps?', 'answer': 'cat', 'probability': 0.75,
        'abstained': False,
        'document': {'id': 'a', 'title': '', 'text': 'A cat sleeps.'},
-       'span': [2, 5], 'candidates': []}
+       'span': [2, 5], 'candidates': [], 'notes': []}
     """
     cited = self.document
     return {
@@ -104,7 +106,21 @@ class Answer:
       'document': None if cited is None else _document(cited, text),
       'span': None if self.span is None else list(self.span),
       'candidates': [c.to_dict(text=text) for c in self.candidates],
+      'notes': list(self.notes),
     }
+
+
+def unanswered(question: str, candidates: tuple[Candidate, ...]) -> Answer:
+  """The answer of a system without a trained reader."""
+  return Answer(
+    question=question,
+    text='',
+    probability=0.0,
+    abstained=True,
+    document=None,
+    span=None,
+    candidates=candidates,
+  )
 
 
 def _document(document: types.Document, text: bool) -> dict[str, str]:

@@ -69,6 +69,7 @@ def replies(
 def show(answer: answers.Answer) -> str:
   """Formats one answer with its documents and their weights."""
   lines = [f'question  {answer.question}']
+  lines += [f'note      {note}' for note in answer.notes]
   chance = f'{answer.probability:.2f}'
   if answer.document is None:
     lines.append('answer    none; no reader was trained')

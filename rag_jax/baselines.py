@@ -16,7 +16,7 @@ import numpy as np
 
 from rag_jax import types
 from rag_jax.data import words as lexical_words
-from rag_jax.ops import lexical
+from rag_jax.ops import checks, lexical
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)  # default: DEBUG
 
@@ -26,7 +26,6 @@ TITLE_WEIGHTS = (1, 2, 3, 5)
 HYBRID_WEIGHTS = (0.0, *(2.0 ** (i / 2) for i in range(-20, 7)))
 
 _CHUNK = 64  # queries scored at a time; bounds the memory
-_QUIET = {'show_progress': False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +79,15 @@ def bm25_index(
     Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and
     Beyond, 2009; Lù, BM25S, 2024.
   """
+  wrong = [d for d in documents if not isinstance(d, types.Document)]
+  if wrong:
+    raise ValueError(
+      f'documents must be a list of Document, got {wrong[0]!r}. Pass '
+      'rag_jax.corpus.as_documents(texts).'
+    )
   if not documents:
     raise ValueError(
-      'BM25 needs at least 1 document, got 0. '
-      'Set --config.data.path to data with documents.'
+      'BM25 needs at least 1 document, got 0. Set --config.data.path to more.'
     )
   if k1 < 0 or not 0 <= b <= 1 or title_weight < 0:
     raise ValueError(
@@ -94,7 +98,8 @@ def bm25_index(
   retriever = bm25s.BM25(k1=k1, b=b)
   words = lexical_words.split(texts, stem=stem, language=language)
   # bm25s rejects a corpus without words: index one empty word instead.
-  retriever.index(words if any(words) else [[''], *words[1:]], **_QUIET)
+  words = words if any(words) else [[''], *words[1:]]
+  retriever.index(words, show_progress=False)
   return Bm25Index(retriever, len(documents), stem, language)
 
 
@@ -116,6 +121,7 @@ def bm25_search(
   Raises:
     ValueError: if k is below 1.
   """
+  queries = checks.strings(queries, 'queries')
   return _search(
     lambda rows: _found(bm25_scores(index, queries[rows])), len(queries), k
   )
@@ -170,9 +176,8 @@ def tune_bm25(
   queries, gold = _sample(queries, gold, sample, seed)
   titles = [document.title for document in documents]
   texts = [document.text for document in documents]
-  vocabulary = lexical_words.build(
-    [*titles, *texts], stem=stem, language=language
-  )
+  every = [*titles, *texts]
+  vocabulary = lexical_words.build(every, stem=stem, language=language)
   title, text, query = (
     lexical_words.encode(vocabulary, part) for part in (titles, texts, queries)
   )
@@ -219,6 +224,7 @@ def dense_search(
     >>> dense_search(vectors, np.array([[0.1, 0.9]]), k=2)[0].tolist()
     [[1, 0]]
   """
+  _check_vectors(vectors, queries)
   return _search(lambda rows: queries[rows] @ vectors.T, len(queries), k)
 
 
@@ -249,6 +255,8 @@ def hybrid_search(
   Raises:
     ValueError: if k is below 1.
   """
+  queries = checks.strings(queries, 'queries')
+  _check_vectors(vectors, query_vectors)
 
   def scores(rows):
     dense = query_vectors[rows] @ vectors.T
@@ -295,6 +303,16 @@ def tune_hybrid(
       for weight in HYBRID_WEIGHTS
     ]
   return HYBRID_WEIGHTS[int(totals.argmax())]
+
+
+def _check_vectors(vectors: np.ndarray, queries: np.ndarray) -> None:
+  """Raises a ValueError unless these are vectors [N, D] and [n, D]."""
+  ours, theirs = np.shape(vectors), np.shape(queries)
+  if not len(ours) == len(theirs) == 2 or ours[1] != theirs[1]:
+    raise ValueError(
+      f'dense search needs vectors [N, D] and [n, D], got {ours} and {theirs}. '
+      'Pass a row a document and a row a query.'
+    )
 
 
 def _search(

@@ -242,7 +242,7 @@ def _command(mode: str, arguments: list[str]) -> None:
 
   if mode in ('train', 'sweep'):
     signals.set_hint('run the same command to resume')
-  store.check_local(_WORKDIR.value or '')
+  store.local(_WORKDIR.value or '')
   _set_start(mode)
   config = pretrained.complete(configs.build(flags.FLAGS['config'].value))
   name = config.name + ('-docids' if mode == 'compare-docids' else '')

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import jax.numpy as jnp
@@ -9,21 +10,24 @@ import numpy as np
 
 from rag_jax import config as configs
 from rag_jax import (
+  console,
   files,
   measures,
   model,
   pretrained,
+  queries,
   starts,
+  store,
   trec,
   workdir,
 )
-from rag_jax.data import pipeline
+from rag_jax.data import batches, pipeline
 from rag_jax.index import docids, statistics
 
 SAMPLE = 500  # maximum number of questions
 
 
-def run(config: configs.Config, folder: pathlib.Path) -> str:
+def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
   """Assigns docids by every scheme and measures retrieval, without training.
 
   Args:
@@ -36,6 +40,8 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   Raises:
     ValueError: if the data is invalid, or no question has a gold document.
   """
+  configs.check(config)
+  folder = store.local(folder)
   dataset = workdir.load_data(config)
   split = next(iter(pipeline.check_splits(dataset, config.data)), '')
   tokenizer = pretrained.tokenizer(config, dataset)
@@ -53,9 +59,19 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
       'questions by rag-jax train --config=zero_shot.'
     )
   questions = questions[:SAMPLE]
+  shown = workdir.notes(config, dataset, tokenizer, encoded)
+  for note in (*dataset.notes, *shown):
+    console.note(note)
   groups = trec.groups(dataset.documents)
   gold, _ = measures.gold(questions, rows, groups)
-  tokens = pipeline.encode_questions(tokenizer, questions, rows, config.data)
+  tokens = batches.encode_questions(
+    tokenizer,
+    questions,
+    rows,
+    config.data,
+    max_tokens=queries.limit(config),
+    targets=False,
+  )
   vectors = workdir.document_vectors(
     config,
     dataset.documents,
@@ -64,7 +80,7 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
     weights,
     folder.parent,
   )
-  queries = model.embed(
+  embedded = model.embed(
     workdir.init_key(config),
     config.model,
     jnp.asarray(encoded.tokens),
@@ -74,7 +90,7 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   )
   found = statistics.compare(
     vectors,
-    np.asarray(queries),
+    np.asarray(embedded),
     gold,
     [dataclasses.replace(config.docid, scheme=name) for name in docids.SCHEMES],
     titles=[document.title for document in dataset.documents],
@@ -84,7 +100,7 @@ def run(config: configs.Config, folder: pathlib.Path) -> str:
   found += statistics.ngrams(
     np.asarray(encoded.tokens),
     vectors,
-    np.asarray(queries),
+    np.asarray(embedded),
     gold,
     groups=groups,
   )

@@ -159,7 +159,7 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
       'False. Set --config.reader.null_document=True.'
     )
   size = stage.read_size or config.search.read_size
-  gold = config.data.max_gold
+  gold = max(config.data.max_gold, 1)
   adds_gold = stage.candidates == 'beam+gold'
   if stage.weight('null_document') and adds_gold and size <= gold:
     raise ValueError(

@@ -17,7 +17,7 @@ from rag_jax import stage as training
 from rag_jax.components import id_decoder as decoders
 from rag_jax.components import query_encoder as encoders
 from rag_jax.components import ranker as rankers
-from rag_jax.data import pipeline
+from rag_jax.data import pipeline, widths
 from rag_jax.index import docids
 from rag_jax.index import pseudo_queries as crops
 from rag_jax.readers import base as readers
@@ -312,10 +312,18 @@ def _check(config: Config) -> None:
         f'{part}.weights {weights!r} need their own tokenizer, got '
         f"data.tokenizer=''. Set --config.data.tokenizer={weights}."
       )
-  if config.search.lexical_weight and not config.data.max_query_words:
+  if config.search.lexical_weight and not config.data.lexicon:
     raise ValueError(
-      'search.lexical_weight needs whole words, got data.max_query_words=0. '
-      'Set --config.data.max_query_words=16.'
+      'search.lexical_weight needs whole words, got data.lexicon=False. '
+      'Set --config.data.lexicon=True.'
+    )
+  room = models.query_limit(config.model, config.data.max_document_tokens)
+  if room < widths.LEAST:
+    most = config.data.max_document_tokens + room - widths.LEAST
+    raise ValueError(
+      f'data.max_document_tokens must leave {widths.LEAST} of the positions of '
+      f'the reader to a question, got {config.data.max_document_tokens}. Set '
+      f'--config.data.max_document_tokens={most}.'
     )
   if config.data.max_answer_tokens > config.reader.max_answer_tokens:
     raise ValueError(

@@ -99,7 +99,7 @@ def as_questions(texts: Sequence[str]) -> list[types.Question]:
       f'questions must be a list of texts, got the text {texts!r}. '
       f'Pass [{texts!r}].'
     )
-  if not isinstance(texts, Iterable):
+  if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
     raise ValueError(
       f'questions must be a list of texts, got {texts!r}. Pass a list.'
     )
@@ -151,7 +151,7 @@ def complete(
     )
   passages = reader_passages(config, documents, reader_tokenizer, notes=notes)
   index = dataclasses.replace(index, reader_tokens=passages)
-  if not config.data.max_query_words:
+  if not config.data.lexicon:
     return index, None
   texts = words.document_texts(
     _present(documents), title_weight=config.data.title_weight
@@ -167,6 +167,8 @@ def complete(
     b=config.data.bm25_b,
     pair_weight=config.data.pair_weight,
   )
+  counts = np.diff(np.asarray(lexicon.first))[: vocabulary.size]
+  vocabulary = dataclasses.replace(vocabulary, counts=counts)
   return dataclasses.replace(index, lexicon=lexicon), vocabulary
 
 

@@ -29,11 +29,11 @@ from rag_jax import config as configs
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
-from rag_jax.data import formats, pipeline
+from rag_jax.data import batches, formats, pipeline
 from rag_jax.index import index as indexes
 from rag_jax.readers import spans
 
-Material = tuple[pipeline.Questions, indexes.Index]  # to train a stage on
+Material = tuple[batches.Questions, indexes.Index]  # to train a stage on
 
 
 def prepare(
@@ -79,7 +79,7 @@ def prepare(
 
 
 def _unchanged(
-  questions: pipeline.Questions, index: indexes.Index, params: model.Params
+  questions: batches.Questions, index: indexes.Index, params: model.Params
 ) -> Material:
   del params
   return questions, index
@@ -87,33 +87,35 @@ def _unchanged(
 
 def _with_negative(
   config: configs.Config,
-  questions: pipeline.Questions,
+  questions: batches.Questions,
   index: indexes.Index,
   params: model.Params,
 ) -> Material:
   return with_negative(config, params, questions, index), index
 
 
-def training_questions(prepared: workdirs.Prepared) -> pipeline.Questions:
-  """The training questions of the experiment, as arrays."""
-  config = prepared.system.config
-  return prepared.system.encode(
-    pipeline.train_questions(prepared.dataset, config.data)
-  )
+def training_questions(prepared: workdirs.Prepared) -> batches.Questions:
+  """The training questions of the experiment, as arrays; prints notes."""
+  data = prepared.system.config.data
+  questions = pipeline.train_questions(prepared.dataset, data)
+  encoded = prepared.system.encode(questions, max_tokens=data.max_query_tokens)
+  for note in batches.notes(questions, encoded, data):
+    console.note(note)
+  return encoded
 
 
-def labelled(questions: pipeline.Questions) -> pipeline.Questions:
+def labelled(questions: batches.Questions) -> batches.Questions:
   """The questions with gold documents; all questions if there are none."""
   rows = np.flatnonzero((questions.gold >= 0).any(axis=1))
-  return pipeline.keep(questions, rows) if rows.size else questions
+  return batches.keep(questions, rows) if rows.size else questions
 
 
 def answered(
   name: str,
   config: configs.Config,
-  questions: pipeline.Questions,
+  questions: batches.Questions,
   index: indexes.Index,
-) -> pipeline.Questions:
+) -> batches.Questions:
   """The questions that their gold documents answer.
 
   For an extractive reader, a gold document must contain an answer word for
@@ -138,8 +140,8 @@ def answered(
       found = spans.find_answers(tokens[batch.gold], answers).any((2, 3))
     return (found & (batch.gold >= 0)).any(1) & batch.where
 
-  batches = pipeline.eval_batches(questions, batch_size=256)
-  parts = [np.asarray(holds(index.passages, batch)) for batch in batches]
+  parts_of = batches.eval_batches(questions, batch_size=256)
+  parts = [np.asarray(holds(index.passages, batch)) for batch in parts_of]
   rows = np.flatnonzero(np.concatenate(parts))
   if not rows.size:
     raise ValueError(
@@ -148,15 +150,15 @@ def answered(
       'for word in a gold document, got none. '
       f'Set --config.stages.{name}.steps=0.'
     )
-  return pipeline.keep(questions, rows)
+  return batches.keep(questions, rows)
 
 
 def with_negative(
   config: configs.Config,
   params: model.Params,
-  questions: pipeline.Questions,
+  questions: batches.Questions,
   index: indexes.Index,
-) -> pipeline.Questions:
+) -> batches.Questions:
   """Adds a hard negative to each question: the best document that is not gold.
 
   Search and ranker choose it. If the index has `gold_nodes`, only documents
@@ -188,8 +190,8 @@ def with_negative(
     return jnp.where(best.where, best.documents, -1)[:, 0]
 
   # A fixed batch size: a resumed run must find the same negatives.
-  batches = pipeline.eval_batches(questions, batch_size=32)
-  rows = np.concatenate([find(params, batch, index) for batch in batches])
+  parts = batches.eval_batches(questions, batch_size=32)
+  rows = np.concatenate([find(params, batch, index) for batch in parts])
   return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 
 
@@ -274,7 +276,8 @@ def stage_questions(
     system, documents=(None,) * len(corpus_tokens) + tuple(documents)
   )
   try:
-    found = answered(name, system.config, holder.encode(chosen), with_documents)
+    own = holder.encode(chosen, max_tokens=data.max_query_tokens)
+    found = answered(name, system.config, own, with_documents)
   except ValueError as error:
     raise ValueError(
       f'{field} {stage.data!r} must have documents that contain an answer word '
@@ -286,6 +289,7 @@ def stage_questions(
     f'{len(found.query)} of {len(chosen)} questions have an answer in their '
     'documents.'
   )
-  for note in (*stage_data.notes, counts):
+  cuts = batches.notes(chosen, own, data)
+  for note in (*stage_data.notes, counts, *cuts):
     console.note(f'{field}: {note}')
   return found, with_documents

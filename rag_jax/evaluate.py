@@ -186,10 +186,12 @@ def run(
   system: systems.System,
   function: compiled.Function,
   questions: Sequence[types.Question],
+  *,
+  gold: np.ndarray | None = None,
 ):
   """`System.run` in batches of `train.eval_batch_size`."""
   size = system.config.train.eval_batch_size
-  return system.run(function, questions, batch_size=size)
+  return system.run(function, questions, gold=gold, batch_size=size)
 
 
 def splits(
@@ -206,7 +208,11 @@ def _from_gold(
   system: systems.System, questions: Sequence[types.Question]
 ) -> measures.Values:
   """Measures of answers that the reader gives from the gold documents."""
-  read = run(system, compiled.answer_from_gold, questions)
+  gold, _ = measures.gold(questions, system.rows)
+  # Powers of two, so that splits share a compiled function.
+  width = 1 << (gold.shape[1] - 1).bit_length()
+  gold = np.pad(gold, ((0, 0), (0, width - gold.shape[1])), constant_values=-1)
+  read = run(system, compiled.answer_from_gold, questions, gold=gold)
   texts = [
     None if system.abstains(read, row) else system.text(read, row)[0]
     for row in range(len(questions))

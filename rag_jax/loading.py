@@ -43,13 +43,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
   Raises:
     ValueError: if the workdir has no trained run, or a run of another version.
   """
-  if not isinstance(workdir, (str, os.PathLike)):
-    raise ValueError(
-      f'workdir must be a path, got {workdir!r}. Pass the folder of a trained '
-      "run, such as 'runs/facts'."
-    )
-  store.check_local(workdir)
-  path = pathlib.Path(workdir)
+  path = store.local(workdir)
   config = store.read_config(path)
   store.check_trained(path)
   tokenizer = workdirs.read(path / store.TOKENIZER, tokenizers.load)
@@ -143,6 +137,8 @@ def from_documents(
   weights, reader_tokenizer = pretrained.load(config)
   tokenizer = pretrained.tokenizer(config, dataset)
   encoded = pipeline.encode_documents(tokenizer, rows, config.data)
+  if note := pipeline.truncation_note(encoded, rows, config.data):
+    console.note(note)
   with tempfile.TemporaryDirectory() as folder:
     vectors = workdirs.document_vectors(
       config, rows, tokenizer, encoded.tokens, weights, pathlib.Path(folder)
@@ -192,9 +188,8 @@ def search_config(count: int, encoder: str = '') -> configs.Config:
     'name': 'documents',
     'data': {
       'tokenizer': encoder,
-      'max_query_tokens': 32,
       'max_document_tokens': 192,
-      'max_query_words': 16,
+      'lexicon': True,
     },
     'search': {
       'beam_size': min(64, max(count, 4)),

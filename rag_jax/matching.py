@@ -89,6 +89,6 @@ def _words(
   if index.lexicon is None or words is None:
     raise ValueError(
       'search.lexical_weight needs the words of questions and documents, got '
-      'none. Set --config.data.max_query_words=16.'
+      'none. Set --config.data.lexicon=True.'
     )
   return index.lexicon, lexical.with_pairs(index.lexicon, words)

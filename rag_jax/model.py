@@ -8,6 +8,7 @@ import jax
 
 from rag_jax import readers
 from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax.data import widths
 from rag_jax.index import index as indexes
 from rag_jax.index import pseudo_queries
 from rag_jax.nn import transformer
@@ -97,6 +98,22 @@ class ModelConfig:
         'three above 0 and --config.ranker.docid_weight=0, or '
         '--config.search.learned_lexical_weight=False.'
       )
+
+
+def query_limit(config: ModelConfig, document_tokens: int) -> int:
+  """Maximum tokens of a question that encoder and reader take.
+
+  Args:
+    config: the model.
+    document_tokens: maximum tokens of a document.
+  """
+  most = widths.LIMIT
+  if query_encoder.make(config.query_encoder).published:
+    most = query_encoder.bert_config(config.query_encoder).max_positions
+  if config.reader.kind == 'bert':  # encodes a question with a document
+    positions = query_encoder.bert_config(config.reader).max_positions
+    most = min(most, positions - document_tokens)
+  return most
 
 
 @flax.struct.dataclass

@@ -148,8 +148,7 @@ def claim(
     ValueError: if the folder has another experiment or unrelated files; then
       nothing is written.
   """
-  check_local(workdir)
-  workdir = pathlib.Path(workdir)
+  workdir = local(workdir)
   changed = check(workdir, config, resumes=resumes)
   if (workdir / CONFIG).exists() and not changed:
     return
@@ -191,7 +190,7 @@ def check(
   Raises:
     ValueError: if the folder has another experiment or unrelated files.
   """
-  check_local(workdir)
+  workdir = local(workdir)
   path = workdir / CONFIG
   if not path.exists():
     if workdir.exists() and not workdir.is_dir():
@@ -222,20 +221,30 @@ def check_use(workdir: pathlib.Path, config: configs.Config) -> None:
     ValueError: if it has no checkpoint, or a field differs that is not in
       `config.MAY_CHANGE_IN_USE`.
   """
-  check_local(workdir)
+  workdir = local(workdir)
   check_trained(workdir)
   for name, was, value in _differences(workdir, config):
     if name not in configs.MAY_CHANGE_IN_USE:
       raise _another(workdir, name, was, value)
 
 
-def check_local(workdir: str | os.PathLike[str]) -> None:
-  """Raises a ValueError if a workdir is an address such as gs://bucket/run."""
+def local(workdir: str | os.PathLike[str]) -> pathlib.Path:
+  """A workdir as a path.
+
+  Raises:
+    ValueError: if it is no path, or an address such as gs://bucket/run.
+  """
+  if not isinstance(workdir, (str, os.PathLike)):
+    raise ValueError(
+      f'workdir must be a path, got {workdir!r}. Pass the folder of a run, '
+      "such as 'runs/facts'."
+    )
   if re.match(r'[A-Za-z][\w+.-]+:/', str(workdir)):
     raise ValueError(
       f'workdir {str(workdir)!r} is no local folder. Set --workdir to a folder '
       'of this machine, and copy the finished run to its place.'
     )
+  return pathlib.Path(workdir)
 
 
 def changes(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ workdir that the system was loaded from.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,21 +23,21 @@ from rag_jax import (
   answers,
   changes,
   compiled,
+  console,
   corpus,
   forward,
   model,
+  queries,
   readers,
   store,
   types,
 )
 from rag_jax import config as configs
-from rag_jax.data import pipeline, text_io, tokenizers, words
+from rag_jax.data import batches, pipeline, text_io, tokenizers, words
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 from rag_jax.readers import base
-
-SIZES = (1, 8, 64)  # batch sizes; each is compiled once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,15 +100,15 @@ class System:
     Raises:
       ValueError: if a question is blank or no text, or an id is unknown.
     """
-    if not self.has_reader:
-      found = self.search(questions, allowed=allowed)
-      return [
-        _no_answer(text, candidates)
-        for text, candidates in zip(questions, found, strict=True)
-      ]
     texts = corpus.as_questions(questions)
-    found = self.run(compiled.answer, texts, allowed=allowed)
-    return [self.answer(texts[i].text, found, i) for i in range(len(texts))]
+    encoded = self.encode(texts, targets=False)
+    function = compiled.answer if self.has_reader else compiled.rank
+    found = self._run(function, encoded, allowed=allowed)
+    given = [self.answer(text.text, found, i) for i, text in enumerate(texts)]
+    for i in np.flatnonzero(encoded.cut):
+      note = queries.cut_note(self.config, encoded.cut[[i]])
+      given[i] = dataclasses.replace(given[i], notes=(note,))
+    return given
 
   def search(
     self,
@@ -128,44 +128,39 @@ class System:
     Raises:
       ValueError: if a question is blank or no text, or an id is unknown.
     """
-    texts = corpus.as_questions(questions)
-    found = self.run(compiled.rank, texts, allowed=allowed)
-    return [self._candidates(found, i) for i in range(len(texts))]
+    encoded = self._encode_and_note(questions)
+    found = self._run(compiled.rank, encoded, allowed=allowed)
+    return [self._candidates(found, i) for i in range(len(encoded.query))]
 
   def embed(self, texts: Sequence[str]) -> np.ndarray:
     """Vectors of questions by the query encoder, float32[n, D], unit length."""
-    return self.run(compiled.vector, corpus.as_questions(texts))
+    return self._run(compiled.vector, self._encode_and_note(texts))
 
-  def encode(self, questions: Sequence[types.Question]) -> pipeline.Questions:
-    """Tokenises questions, answers and gold documents to arrays."""
-    encoded = pipeline.encode_questions(
-      self.tokenizer, questions, self.rows, self.config.data, self.vocabulary
-    )
-    reader_text = readers.make(self.config.reader).text_inputs
-    if reader_text is None or self.reader_tokenizer is None:
-      return encoded
-    data = self.config.data
-    return dataclasses.replace(
-      encoded,
-      reader_query=reader_text.questions(
-        self.reader_tokenizer,
-        [question.text for question in questions],
-        max_tokens=data.max_query_tokens + reader_text.overhead,
-      ),
-      reader_answers=reader_text.answers(
-        self.reader_tokenizer,
-        [question.answers for question in questions],
-        max_answers=data.max_answers,
-        max_tokens=data.max_answer_tokens,
-      ),
+  def encode(
+    self,
+    questions: Sequence[types.Question],
+    *,
+    max_tokens: int = 0,
+    targets: bool = True,
+  ) -> batches.Questions:
+    """Tokenises questions, answers and gold documents; see `queries.encode`."""
+    return queries.encode(
+      self.config,
+      questions,
+      self.rows,
+      tokenizer=self.tokenizer,
+      reader_tokenizer=self.reader_tokenizer,
+      vocabulary=self.vocabulary,
+      max_tokens=max_tokens,
+      targets=targets,
     )
 
   def run(
     self,
-    function: Callable[[model.ModelConfig], Callable[..., Any]],
+    function: queries.Function,
     questions: Sequence[types.Question],
     *,
-    allowed: Iterable[str] | None = None,
+    gold: np.ndarray | None = None,
     batch_size: int = 0,
   ) -> Any:
     """Runs a function of the module `compiled` over questions, in batches.
@@ -174,30 +169,51 @@ class System:
       function: model configuration -> function (params, batch, index, allowed)
         -> pytree of arrays with one row per question.
       questions: n questions.
-      allowed: ids of the documents that may be returned; None = all.
-      batch_size: questions per batch; 0 = the smallest sufficient of `SIZES`.
+      gold: int32[n, G], rows of documents for a function that reads them; -1 =
+        none.
+      batch_size: questions per batch; 0 = the smallest sufficient of
+        `queries.SIZES`.
 
     Returns:
       The pytree with n rows, on the host.
     """
-    count = len(questions)
-    size = batch_size or next((s for s in SIZES if s >= count), SIZES[-1])
-    compiled = function(self.config.model)
-    mask = self._mask(allowed)
-    batches = pipeline.eval_batches(self.encode(questions), batch_size=size)
-    parts = [
-      jax.device_get(compiled(self.params, batch, self.index, mask))
-      for batch in batches
-    ]
-    whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    return jax.tree.map(lambda x: x[:count], whole)
+    encoded = self.encode(questions, targets=False)
+    if gold is not None:
+      encoded = dataclasses.replace(encoded, gold=gold)
+    return self._run(function, encoded, batch_size=batch_size)
+
+  def _run(
+    self,
+    function: queries.Function,
+    encoded: batches.Questions,
+    *,
+    allowed: Iterable[str] | None = None,
+    batch_size: int = 0,
+  ) -> Any:
+    """`run`, of questions as arrays and with the ids of allowed documents."""
+    return queries.run(
+      self.config,
+      function,
+      self.params,
+      encoded,
+      self.index,
+      allowed=self._mask(allowed),
+      batch_size=batch_size,
+    )
+
+  def _encode_and_note(self, texts: Sequence[str]) -> batches.Questions:
+    """Questions as arrays; prints a note if some are cut."""
+    encoded = self.encode(corpus.as_questions(texts), targets=False)
+    if note := queries.cut_note(self.config, encoded.cut):
+      console.note(note)
+    return encoded
 
   def answer(
     self, question: str, found: forward.Answer, row: int
   ) -> answers.Answer:
     """One answer of a batch as plain values."""
     if not self.has_reader:
-      return _no_answer(question, self._candidates(found, row))
+      return answers.unanswered(question, self._candidates(found, row))
     document = self._document(int(found.read[row]))
     text, span = self.text(found, row)
     abstained = self.abstains(found, row)
@@ -260,9 +276,10 @@ class System:
         f'document {known[0]!r} is in the system already. Delete it first, or '
         'change the id of the new one.'
       )
-    tokens = pipeline.encode_documents(
-      self.tokenizer, new, self.config.data
-    ).tokens
+    encoded = pipeline.encode_documents(self.tokenizer, new, self.config.data)
+    if note := pipeline.truncation_note(encoded, new, self.config.data):
+      console.note(note)
+    tokens = encoded.tokens
     titles = [document.title for document in new]
     live, params = self._with_capacity(len(new))
     vectors = changes.vectors(self.config, self.tokenizer, params, new, tokens)
@@ -367,10 +384,9 @@ class System:
     return jnp.asarray(mask)
 
   def _rows_of(self, ids: Iterable[str], *, what: str) -> list[int]:
-    if isinstance(ids, str):
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
       raise ValueError(
-        f'{what} must be a list of document ids, got the text {ids!r}. '
-        f'Pass [{ids!r}].'
+        f'{what} must be a list of document ids, got {ids!r}. Pass [{ids!r}].'
       )
     found = list(ids)
     unknown = [name for name in found if name not in self.rows]
@@ -381,18 +397,3 @@ class System:
         f'such as {next(iter(self.rows))!r}.'
       )
     return [self.rows[name] for name in found]
-
-
-def _no_answer(
-  question: str, candidates: tuple[answers.Candidate, ...]
-) -> answers.Answer:
-  """The answer of a system without a trained reader."""
-  return answers.Answer(
-    question=question,
-    text='',
-    probability=0.0,
-    abstained=True,
-    document=None,
-    span=None,
-    candidates=candidates,
-  )

@@ -29,6 +29,7 @@ from rag_jax import (
   pretrained,
   progress,
   provenance,
+  queries,
   report,
   signals,
   store,
@@ -40,7 +41,7 @@ from rag_jax import step as steps
 from rag_jax import system as systems
 from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder
-from rag_jax.data import pipeline
+from rag_jax.data import batches
 from rag_jax.index import index as indexes
 from rag_jax.page import build
 
@@ -81,8 +82,7 @@ def run(
   if init_from:
     config = dataclasses.replace(config, init_from=os.fspath(init_from))
   config = pretrained.complete(config)
-  store.check_local(workdir)
-  workdir = pathlib.Path(workdir)
+  workdir = store.local(workdir)
   check_devices(config)
   stage_data = curriculum.load_stage_data(config)
   if continue_from:
@@ -218,7 +218,7 @@ def start_stage(
 def step_function(
   config: configs.Config,
   stage: stages.Stage,
-  questions: pipeline.Questions,
+  questions: batches.Questions,
   index: indexes.Index,
 ) -> Callable[[steps.State, int], tuple[steps.State, objective.Sums]]:
   """Makes the function (state, step within the stage) -> (next state, sums).
@@ -236,13 +236,14 @@ def step_function(
     return parallel.compile_step(step, mode=config.train.parallel)
 
   options = {'batch_size': stage.batch_size, 'seed': config.seed}
+  options['prompt'] = queries.prompt(config)
   if stage.searches:
-    batches = pipeline.train_batches(questions, **options)
-    return lambda state, place: compiled(stage)(state, batches[place], index)
+    found = batches.train_batches(questions, **options)
+    return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
   lengths = np.asarray((index.passages != types.PAD).sum(axis=1))
-  reading = pipeline.reading_batches(questions, lengths, **options)
+  reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
 
   def next_state(state, place):

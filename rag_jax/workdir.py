@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -21,6 +22,7 @@ from rag_jax import (
   memory,
   model,
   pretrained,
+  queries,
   same_data,
   starts,
   store,
@@ -73,7 +75,10 @@ class Prepared:
 
 
 def open(
-  config: configs.Config, workdir: pathlib.Path, *, writes: bool = True
+  config: configs.Config,
+  workdir: str | os.PathLike[str],
+  *,
+  writes: bool = True,
 ) -> Prepared:
   """Loads the data, and builds or loads tokenizer and index of the workdir.
 
@@ -93,6 +98,8 @@ def open(
   Raises:
     ValueError: if the data is invalid, or the workdir has another experiment.
   """
+  workdir = store.local(workdir)
+  configs.check(config)
   if writes:
     store.check(workdir, config, resumes=True)
   else:
@@ -175,7 +182,10 @@ def prepare(
       source, config, weights, vocab_size=tokenizer.get_vocab_size()
     )
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
-  for note in (*dataset.notes, *_notes(config, dataset, encoded.truncated)):
+  for note in (
+    *dataset.notes,
+    *notes(config, dataset, tokenizer, encoded),
+  ):
     console.note(note)
   weights, index, quantiser = _index(
     config, dataset, weights, workdir, tokenizer, encoded.tokens, source
@@ -318,26 +328,34 @@ def init_key(config: configs.Config) -> jax.Array:
   return jax.random.key(config.seed)
 
 
-def _notes(
-  config: configs.Config, dataset: types.Dataset, truncated: int
+def notes(
+  config: configs.Config,
+  dataset: types.Dataset,
+  tokenizer: hf_tokenizers.Tokenizer,
+  encoded: tokenizers.Encoded,
 ) -> Iterator[str]:
-  """Notes for the user about truncation, beam size and labels."""
+  """Notes for the user about truncation, beam size and labels.
+
+  Args:
+    config: the experiment.
+    dataset: the data.
+    tokenizer: tokenizer of questions and documents.
+    encoded: the documents as tokens.
+  """
   count = len(dataset.documents)
-  if truncated:
-    remedy = '--config.data.passage_words=120 cuts documents into passages'
-    if any(document.parent for document in dataset.documents):
-      remedy = 'a smaller --config.data.passage_words makes passages shorter'
-    yield (
-      f'{truncated} of {count} documents are truncated to '
-      f'{config.data.max_document_tokens} tokens '
-      f'(--config.data.max_document_tokens); {remedy} instead.'
-    )
+  if note := pipeline.truncation_note(
+    encoded, dataset.documents, config.data
+  ):
+    yield note
   if config.search.beam_size > count:
     yield (
       f'search.beam_size is {config.search.beam_size}, but there are only '
       f'{count} documents; the rest of the beam is masked.'
     )
   measured = pipeline.check_splits(dataset, config.data)
+  yield from queries.notes(
+    config, tokenizer, {name: dataset.splits[name] for name in measured}
+  )
   if not measured:
     yield 'the data has no questions: nothing is trained and measured.'
   if config.steps and config.data.train_split in measured:

@@ -88,7 +88,6 @@ def tiny_values(tiny_folder):
       'path': str(tiny_folder),
       'vocab_size': 320,
       'max_document_tokens': 24,
-      'max_query_tokens': 10,
       'max_answer_tokens': 4,
     },
     'docid': {'branching': 8, 'leaf_size': 8},
@@ -284,7 +283,7 @@ def published_values(tiny_values, published_bert):
     | {
       'tokenizer': published_bert,
       'max_vector_tokens': 24,
-      'max_query_words': 6,
+      'lexicon': True,
     },
     'query_encoder': sizes,
     'id_decoder': {'num_layers': 0},

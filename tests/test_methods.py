@@ -145,7 +145,7 @@ def shrink(values, folder, language_model):
   values = values.unlock().copy_and_resolve_references()
   causal = values.reader.kind == 'causal'
   values.data.update(path=str(folder), vocab_size=320, eval_splits=())
-  values.data.update(max_query_tokens=10, max_answer_tokens=4)
+  values.data.max_answer_tokens = 4
   # A prompt takes 64 tokens of a subword model, and more where each is a byte.
   values.data.max_document_tokens = 160 if causal else 24
   values.docid.update(branching=8, codebook_size=8, leaf_size=8, num_levels=2)
@@ -158,7 +158,6 @@ def shrink(values, folder, language_model):
     values.reader.max_answer_tokens = 24
   if causal:
     values.reader.weights = language_model
-    values.data.max_query_tokens = 80
   values.search.update(beam_size=6, read_size=min(values.search.read_size, 3))
   values.pseudo_queries.batch_size = 8
   values.train.warmup_steps = 1

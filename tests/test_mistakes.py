@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 import rag_jax
+from rag_jax import baselines, compare_docids, experiment_files, train, types
 from rag_jax import config as configs
-from rag_jax import experiment_files, train
+from rag_jax import workdir as workdirs
+from rag_jax.data import tokenizers, words
+from rag_jax.ops import losses
+from rag_jax.ops import trie as tries
 
 DOCUMENTS = ['A cat sleeps.', 'Dogs bark at night.', 'Fish swim in the sea.']
+BM25 = baselines.bm25_index([types.Document(id='a', text='A cat.')])
+TOKENIZER = tokenizers.train(DOCUMENTS, vocab_size=300)
+TRIE = tries.build(np.array([[0, 1], [1, 0]]))
 NOWHERE = pathlib.Path('/proc/nothing/run')  # not writable
 
 
@@ -38,6 +45,11 @@ OF_SYSTEM = {
   ),
   'delete, an id': (lambda s: s.delete('0'), r"Pass \['0'\]"),
   'delete, all': (lambda s: s.delete(list(s.rows)), 'Keep at least one'),
+  'ask, a mapping': (lambda s: s.ask({'q': 'x'}), 'Pass a list'),
+  'search, a path': (lambda s: s.search(pathlib.Path('x')), 'Pass a list'),
+  'allowed, rows': (lambda s: s.search(['x'], allowed=[1]), "such as '0'"),
+  'allowed, a number': (lambda s: s.search(['x'], allowed=1), r'Pass \[1\]'),
+  'delete, a number': (lambda s: s.delete(1), r'Pass \[1\]'),
   'with_config, a dict': (lambda s: s.with_config({}), 'config.build'),
 }
 OTHERS = {
@@ -73,6 +85,75 @@ OTHERS = {
   'train, a folder that cannot be written': (
     lambda: train.run(configs.Config(), NOWHERE),
     'cannot be written .*Set --workdir to a ',
+  ),
+  'train, no workdir': (
+    lambda: train.run(configs.Config(), None),
+    "workdir must be a path, got None.*such as 'runs/facts'",
+  ),
+  'open, a number for a workdir': (
+    lambda: workdirs.open(configs.Config(), 3),
+    'workdir must be a path, got 3',
+  ),
+  'compare docids, no folder': (
+    lambda: compare_docids.run(configs.Config(), None),
+    'workdir must be a path, got None',
+  ),
+  'compare docids, a dict': (
+    lambda: compare_docids.run({}, 'runs/x'),
+    'Pass rag_jax.config.build',
+  ),
+  'BM25, texts for documents': (
+    lambda: baselines.bm25_index(DOCUMENTS),
+    r'as_documents\(texts\)',
+  ),
+  'BM25, a text for queries': (
+    lambda: baselines.bm25_search(BM25, 'a cat', k=1),
+    r"Pass \['a cat'\]",
+  ),
+  'BM25 scores, a text': (
+    lambda: baselines.bm25_scores(BM25, 'a cat'),
+    r"Pass \['a cat'\]",
+  ),
+  'dense search, one vector': (
+    lambda: baselines.dense_search(np.ones((3, 4)), np.ones(4), k=1),
+    r'got \(3, 4\) and \(4,\). Pass a row',
+  ),
+  'dense search, another width': (
+    lambda: baselines.dense_search(np.ones((3, 4)), np.ones((1, 5)), k=1),
+    r'got \(3, 4\) and \(1, 5\)',
+  ),
+  'words of a text': (lambda: words.build('a cat'), r"Pass \['a cat'\]"),
+  'tokens of a text': (
+    lambda: tokenizers.encode(TOKENIZER, 'a cat', max_tokens=4),
+    r"Pass \['a cat'\]",
+  ),
+  'tokenizer of a text': (
+    lambda: tokenizers.train('a cat', vocab_size=300),
+    r"Pass \['a cat'\]",
+  ),
+  'trie, rows for an allow-list': (
+    lambda: tries.allow(TRIE, np.array([1])),
+    'allowed must be bool',
+  ),
+  'trie, an allow-list of another length': (
+    lambda: tries.allow(TRIE, np.array([True])),
+    r'allowed must be bool\[2\]',
+  ),
+  'trie, codes that are too large': (
+    lambda: tries.build(np.array([[2**31, 0], [0, 1]])),
+    r'codes must be below 2\*\*31 - 1, got 2147483648',
+  ),
+  'trie, codes that wrap around to small ones': (
+    lambda: tries.build(np.array([[2**32 + 1, 0], [0, 1]])),
+    'got 4294967297',
+  ),
+  'Fenchel-Young loss, labels for weights': (
+    lambda: losses.fenchel_young(np.ones((2, 3), np.float32), np.ones(2, int)),
+    'targets must be floating point, got int',
+  ),
+  'Fenchel-Young loss, labels as floats': (
+    lambda: losses.fenchel_young(np.ones((2, 3)), np.array([2.0, 0.0])),
+    'one_hot',
   ),
   'load an experiment, a saved configuration': (
     lambda: experiment_files.load('runs/facts/config.json'),

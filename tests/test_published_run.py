@@ -262,6 +262,6 @@ def test_sizes_that_differ_from_the_weights_raise_an_error(values, tmp_path):
 
 
 def test_lookahead_scores_need_query_words(values, tmp_path):
-  other = values | {'data': values['data'] | {'max_query_words': 0}}
-  with pytest.raises(ValueError, match='data.max_query_words'):
+  other = values | {'data': values['data'] | {'lexicon': False}}
+  with pytest.raises(ValueError, match='data.lexicon'):
     configs.build(other)

@@ -20,7 +20,7 @@ from rag_jax import (
 from rag_jax import config as configs
 from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
-from rag_jax.data import pipeline
+from rag_jax.data import batches as batching
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_documents_never_gold_in_training_are_no_negatives(
   config, _, _ = run
   params = system.params
   questions = system.encode(prepared.dataset.splits['train'])
-  batch = pipeline.take(questions, np.arange(4))
+  batch = batching.take(batching.keep(questions, np.arange(4)))
   index, count = prepared.index, len(prepared.index.tokens)
   stages = dict(config.stages)
   # With softmax every document has weight.
@@ -151,7 +151,7 @@ def test_the_reader_learns_relevance_from_hard_negatives(run, prepared, system):
     assert negative == next(others)
 
   lengths = np.asarray((index.tokens != 0).sum(axis=1))
-  batches = pipeline.reading_batches(own, lengths, batch_size=4, seed=0)
+  batches = batching.reading_batches(own, lengths, batch_size=4, seed=0)
   batch, longest = batches[0]
   rows = np.column_stack([batch.gold, batch.negative])
   assert longest == lengths[rows].max()
@@ -237,7 +237,7 @@ def test_gold_documents_have_equal_weights_with_a_reranking_reader(
 ):
   config, _, _ = run
   questions = system.encode(prepared.dataset.splits['train'])
-  batch = pipeline.take(questions, np.arange(4))
+  batch = batching.take(batching.keep(questions, np.arange(4)))
   batch = dataclasses.replace(
     batch,
     gold=jnp.column_stack([batch.gold[:, 0], batch.gold[::-1, 0]]),

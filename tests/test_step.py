@@ -11,7 +11,7 @@ from rag_jax import config as configs
 from rag_jax import keeper, objective, optimizer, parallel
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
-from rag_jax.data import pipeline
+from rag_jax.data import batches as batching
 from rag_jax.readers import base
 
 LOSSES = {'answer': 1.0, 'docid': 1.0, 'ranking': 1.0}
@@ -37,7 +37,7 @@ def prepared(config, tmp_path_factory):
 def batches(stage, prepared):
   questions = prepared.system.encode(prepared.dataset.splits['train'])
   size = stage.batch_size
-  return pipeline.train_batches(questions, batch_size=size, seed=0)
+  return batching.train_batches(questions, batch_size=size, seed=0)
 
 
 @pytest.fixture(scope='module')

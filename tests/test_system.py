@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import rag_jax
+from rag_jax import ask, train, types
 from rag_jax import config as configs
-from rag_jax import train, types
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
 
@@ -39,7 +39,7 @@ def trained(tiny_values, tiny_folder, tmp_path_factory):
       values['id_decoder'] = values['id_decoder'] | {'num_layers': 0}
       values['search'] = values['search'] | {'lexical_weight': 2.0}
       values['search'] |= {'scoring': 'absolute'}
-      values['data'] |= {'max_query_words': 8}
+      values['data'] |= {'lexicon': True}
     config = configs.build(values)
     train.fit(config, workdirs.open(config, run), run)
     shutil.rmtree(data)
@@ -62,6 +62,39 @@ def any_copy(request, trained, tmp_path):
 @pytest.fixture(scope='module')
 def system(trained):
   return rag_jax.load(trained('node_table'))
+
+
+class TestLongQuestions:
+  """The end of a question counts, and others of a batch do not."""
+
+  POLITE = 'Dear machine, could you please be so very kind as to tell me this: '
+
+  def test_answers_are_the_same_alone_and_beside_long_questions(self, system):
+    asked = [QUESTION, self.POLITE * 3 + QUESTION]
+    together = system.ask(asked)
+    for text, answer in zip(asked, together, strict=True):
+      [alone] = system.ask([text])
+      assert alone.text == answer.text
+      assert alone.probability == pytest.approx(answer.probability, abs=1e-5)
+      assert [c.document.id for c in alone.candidates] == [
+        c.document.id for c in answer.candidates
+      ]
+      assert alone.notes == answer.notes == ()
+    vectors = system.embed([*asked, self.POLITE * 3 + 'Why?'])
+    np.testing.assert_allclose(vectors[:1], system.embed(asked[:1]), atol=1e-5)
+    assert abs(vectors[1] - vectors[2]).max() > 1e-3  # the end is read
+
+  def test_what_the_model_does_not_take_is_said(self, system, capsys):
+    short, long = system.ask([QUESTION, self.POLITE * 99])
+    assert short.notes == ()
+    [note] = long.notes
+    assert note == (
+      '1 of 1 questions cut after 512 tokens, as many as the model takes.'
+    )
+    assert long.to_dict()['notes'] == [note]
+    assert f'note      {note}' in ask.show(long)
+    system.search([QUESTION, self.POLITE * 99])
+    assert '1 of 2 questions cut' in capsys.readouterr().err
 
 
 class TestAsk:

@@ -37,7 +37,7 @@ class RankerConfig:
   # initial weight of the inner product of vectors; 0 = off
   vector_weight: float = 5.0
   lexical_weight: float = 0.3  # initial weight of BM25; 0 = off
-  # k1 of the token BM25, used if `data.max_query_words` is 0
+  # k1 of the token BM25, used if `data.lexicon` is False
   saturation: float = 1.2
   length_norm: float = 0.5  # b of the token BM25
 

@@ -1,26 +1,14 @@
-"""Tokenises questions and documents on the host and makes batches (Grain).
-
-Batch number s depends only on the seed and s, so that a run resumes at a step
-without saved pipeline state.
-"""
+"""The configuration of the data, documents as tokens, and the splits used."""
 
 import dataclasses
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
-import grain
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import types
 from rag_jax.data import text_files, text_io, tokenizers, words
 from rag_jax.data.sources import base
-
-POOL = 16  # batches per pool; questions are sorted by length within a pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,19 +38,20 @@ class DataConfig:
   # evaluation questions per split, evenly spaced; 0 = all
   eval_questions: int = 0
   vocab_size: int = 8000  # vocabulary size of the trained tokenizer
-  max_query_tokens: int = 24  # maximum tokens per question
+  # maximum tokens per training question; 0 = as many as the encoder takes
+  max_query_tokens: int = 0
   max_document_tokens: int = 176  # maximum tokens per document
-  max_answers: int = 3  # maximum answers per question
+  max_answers: int = 3  # maximum answers per training question
   # maximum tokens per answer; longer ones are no training targets
   max_answer_tokens: int = 12
-  max_gold: int = 1  # maximum gold documents per question
+  # maximum gold documents per training question; 0 = all, up to 32
+  max_gold: int = 0
   # training questions that keep their gold documents; 0 = all
   labelled_questions: int = 0
   tokenizer: str = ''  # published tokenizer; '' = trained on the data
   # maximum tokens per document for a published encoder
   max_vector_tokens: int = 192
-  # maximum words per question for BM25 in the search; 0 = no BM25 there
-  max_query_words: int = 0
+  lexicon: bool = False  # whether search and ranker use BM25 of whole words
   # stemmer and stop words of BM25; 'none' for a language that has none
   language: str = 'english'
   bm25_k1: float = 1.2  # BM25's k1, in the search and in the baseline
@@ -82,41 +71,20 @@ class DataConfig:
     """Raises a ValueError on a value out of range."""
     tokenizers.check_vocab_size(self.vocab_size)
     words.check_language(self.language)
-    for name in (
-      'max_query_tokens',
-      'max_document_tokens',
-      'max_answers',
-      'max_answer_tokens',
-      'max_gold',
-    ):
+    for name in ('max_document_tokens', 'max_answers', 'max_answer_tokens'):
       if getattr(self, name) < 1:
         raise ValueError(
           f'data.{name} must be at least 1, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
     self.reading  # noqa: B018  # checks its fields
-    counts = ('eval_questions', 'labelled_questions', 'max_query_words')
-    for name in (*counts, 'title_weight', 'pair_weight'):
+    counts = ('eval_questions', 'labelled_questions', 'max_query_tokens')
+    for name in (*counts, 'max_gold', 'title_weight', 'pair_weight'):
       if getattr(self, name) < 0:
         raise ValueError(
           f'data.{name} must be at least 0, got {getattr(self, name)}. '
           f'Set --config.data.{name}.'
         )
-
-
-@flax.struct.dataclass
-class Questions:
-  """A split as arrays, one row per question."""
-
-  query: np.ndarray  # int32[n, Q]
-  answers: np.ndarray  # int32[n, M, A]
-  gold: np.ndarray  # int32[n, G], -1 = none
-  words: np.ndarray | None = None  # int32[n, W], whole words for BM25
-  answerable: np.ndarray | None = None  # bool[n]; None = all answerable
-  negative: np.ndarray | None = None  # int32[n], a hard negative; -1 = none
-  # In the tokens of the reader, if it has its own tokenizer.
-  reader_query: np.ndarray | None = None  # int32[n, Q']
-  reader_answers: np.ndarray | None = None  # int32[n, M, A']
 
 
 def train_tokenizer(
@@ -150,55 +118,21 @@ def encode_documents(
   )
 
 
-def encode_questions(
-  tokenizer: hf_tokenizers.Tokenizer,
-  questions: Sequence[types.Question],
-  rows: dict[str, int],
+def truncation_note(
+  encoded: tokenizers.Encoded,
+  documents: Sequence[types.Document],
   config: DataConfig,
-  vocabulary: words.Vocabulary | None = None,
-) -> Questions:
-  """Tokenises questions.
-
-  Args:
-    tokenizer: the tokenizer of the documents.
-    questions: the questions of a split.
-    rows: document id -> row in the corpus.
-    config: maximum lengths.
-    vocabulary: the words of the BM25 index, if there is one.
-
-  Returns:
-    The split as arrays. An answer longer than `max_answer_tokens` is all
-    padding: it is no training target, but evaluation still accepts it.
-  """
-  count = len(questions)
-  texts = [q.text for q in questions]
-  query = tokenizers.encode(
-    tokenizer,
-    texts,
-    max_tokens=config.max_query_tokens,
-    with_special_tokens=True,
-  ).tokens
-  answers = tokenizers.encode_targets(
-    tokenizer,
-    [question.answers for question in questions],
-    max_answers=config.max_answers,
-    max_tokens=config.max_answer_tokens,
-  )
-  gold = np.full((count, config.max_gold), -1, np.int32)
-  for i, question in enumerate(questions):
-    for j, name in enumerate(question.document_ids[: config.max_gold]):
-      gold[i, j] = rows.get(name, -1)  # -1 = deleted from the index
-  whole_words = None
-  if vocabulary is not None:
-    whole_words = words.encode(
-      vocabulary, texts, max_words=config.max_query_words
-    )
-  return Questions(
-    query=query,
-    answers=answers,
-    gold=gold,
-    words=whole_words,
-    answerable=np.asarray([q.answerable for q in questions], bool),
+) -> str:
+  """The note on documents of `encode_documents` that lose their end, or ''."""
+  if not encoded.truncated:
+    return ''
+  remedy = '--config.data.passage_words=120 cuts documents into passages'
+  if any(document.parent for document in documents):
+    remedy = 'a smaller --config.data.passage_words makes passages shorter'
+  return (
+    f'{encoded.truncated} of {len(documents)} documents are truncated to '
+    f'{config.max_document_tokens} tokens (--config.data.max_document_tokens); '
+    f'{remedy} instead.'
   )
 
 
@@ -235,91 +169,6 @@ def spread(rows: Sequence[Any], count: int) -> Sequence[Any]:
   if not 0 < count < total:
     return rows
   return [rows[i * total // count] for i in range(count)]
-
-
-def train_batches(
-  questions: Questions, *, batch_size: int, seed: int
-) -> grain.MapDataset:
-  """Infinite shuffled batches; element s is the batch of step s."""
-  source = grain.MapDataset.source(np.arange(len(questions.query)))
-  return (
-    source.seed(seed)
-    .shuffle()
-    .repeat()
-    .batch(batch_size)
-    .map(lambda rows: take(questions, np.asarray(rows)))
-  )
-
-
-def reading_batches(
-  questions: Questions,
-  lengths: np.ndarray,
-  *,
-  batch_size: int,
-  seed: int,
-) -> grain.MapDataset:
-  """Infinite shuffled batches, bucketed by document length.
-
-  Questions are shuffled and cut into pools of `POOL` batches. Each pool is
-  sorted by document length and its batches are shuffled. A batch thus has
-  little padding, and batches differ between epochs.
-
-  Args:
-    questions: a split; questions without a gold document are dropped.
-    lengths: int[N], tokens of each document.
-    batch_size: B.
-    seed: seed of the order.
-
-  Returns:
-    Element s is (batch, tokens of its longest gold or hard negative document);
-    it depends only on the seed and s.
-  """
-  gold = questions.gold
-  documents = gold
-  if questions.negative is not None:
-    documents = np.column_stack([gold, questions.negative])
-  longest = np.where(documents >= 0, lengths[documents], 0).max(axis=1)
-  pools = (
-    grain.MapDataset.source(np.flatnonzero((gold >= 0).any(axis=1)))
-    .seed(seed)
-    .shuffle()
-    .repeat()
-    .batch(batch_size * POOL)
-  )
-
-  def pick(number):
-    pool, place = divmod(int(number), POOL)
-    rows = np.asarray(pools[pool])
-    rows = rows[np.argsort(longest[rows], kind='stable')]
-    rows = rows.reshape(-1, batch_size)
-    order = np.random.default_rng((seed, pool)).permutation(len(rows))
-    rows = rows[order[place]]
-    return take(questions, rows), int(longest[rows].max())
-
-  return grain.MapDataset.range(sys.maxsize).map(pick)
-
-
-def eval_batches(
-  questions: Questions, *, batch_size: int
-) -> Iterator[types.Batch]:
-  """Yields every question once, in order; the last batch is padded."""
-  count = len(questions.query)
-  for start in range(0, count, batch_size):
-    rows = np.arange(start, start + batch_size)
-    batch = take(questions, np.minimum(rows, count - 1))
-    yield dataclasses.replace(batch, where=jnp.asarray(rows < count))
-
-
-def keep(questions: Questions, rows: np.ndarray) -> Questions:
-  """Selects rows of a split."""
-  return jax.tree.map(lambda x: x[rows], questions)
-
-
-def take(questions: Questions, rows: np.ndarray) -> types.Batch:
-  """Selects rows of a split as a batch."""
-  selected = jax.tree.map(jnp.asarray, keep(questions, rows))
-  where = jnp.ones(len(rows), bool)
-  return types.Batch(where=where, **vars(selected))
 
 
 def span(

@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from rag_jax import files, types
 from rag_jax.data import sentence_pieces, tokenizer_checks
+from rag_jax.ops import checks
 
 PAD, BOS, EOS, SEP, MASK = types.PAD, 1, 2, 3, 4
 SPECIAL = ['[PAD]', '[BOS]', '[EOS]', '[SEP]', '[MASK]']
@@ -39,6 +40,7 @@ class Encoded:
 
   tokens: np.ndarray  # int32[n, max_tokens], 0 = padding
   truncated: int  # number of truncated texts
+  cut: np.ndarray  # bool[n], which texts are truncated
 
 
 def train(
@@ -64,6 +66,8 @@ def train(
     Units, 2016.
   """
   check_vocab_size(vocab_size)
+  if isinstance(texts, str):
+    texts = checks.strings(texts, 'texts')  # raises
   tokenizer = hf.Tokenizer(models.BPE())
   steps = [normalizers.NFKC(), normalizers.Lowercase()]
   tokenizer.normalizer = normalizers.Sequence(steps[: 1 + lowercase])
@@ -133,17 +137,17 @@ def encode(
   if room < 1:
     raise ValueError(
       f'max_tokens must be at least {1 + added}, got {max_tokens}. '
-      'Set --config.data.max_document_tokens, max_query_tokens or '
-      'max_answer_tokens.'
+      'Set --config.data.max_document_tokens or max_answer_tokens.'
     )
+  texts = checks.strings(texts, 'texts')
   tokens = np.zeros((len(texts), max_tokens), np.int32)
-  truncated = 0
+  cut = np.zeros(len(texts), bool)
   for row, encoding in enumerate(_encodings(tokenizer, texts, room)):
     ids = encoding.ids
-    truncated += len(ids) > room
+    cut[row] = len(ids) > room
     ids = before + ids[:room] + after
     tokens[row, : len(ids)] = ids
-  return Encoded(tokens, truncated)
+  return Encoded(tokens, int(cut.sum()), cut)
 
 
 def encode_targets(

@@ -25,7 +25,7 @@ import Stemmer
 from bm25s import stopwords
 
 from rag_jax import types
-from rag_jax.ops import scripts
+from rag_jax.ops import checks, scripts
 
 PAD = types.PAD
 CHUNK = 65_536  # texts whose words are in memory at once
@@ -58,6 +58,8 @@ class Vocabulary:
   ids: dict[str, int]
   stem: bool  # whether words are stemmed
   language: str = 'english'  # of the stemmer and the stop words
+  # int[V], documents that have each word, if they have been counted
+  counts: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
   @property
   def size(self) -> int:
@@ -104,7 +106,6 @@ def encode(
   texts: Sequence[str],
   *,
   max_words: int | None = None,
-  counts: np.ndarray | None = None,
 ) -> np.ndarray:
   """Converts texts to word ids, in order and with repetitions.
 
@@ -112,9 +113,8 @@ def encode(
     vocabulary: from `build`; unknown words are dropped.
     texts: n texts.
     max_words: maximum number of known words that are kept of a text; None = no
-      maximum.
-    counts: int[V], documents that have each word. Of a longer text the rarest
-      words are kept, those with the largest weight in BM25; None = the first.
+      maximum. Of a longer text the rarest words are kept, those with the
+      largest weight in BM25; the first, if they have not been counted.
 
   Returns:
     int32[n, W], 0 = padding; W is the number of words of the longest text.
@@ -134,7 +134,9 @@ def encode(
     )
   ids = vocabulary.ids
   rows = [
-    _rarest([ids[word] for word in text if word in ids], max_words, counts)
+    _rarest(
+      [ids[word] for word in text if word in ids], max_words, vocabulary.counts
+    )
     for text in split(texts, stem=vocabulary.stem, language=vocabulary.language)
   ]
   width = max(map(len, rows), default=0)
@@ -185,6 +187,7 @@ def split(
     Character bigrams: Nie et al., On the Use of Words and N-grams for Chinese
     Information Retrieval, 2000.
   """
+  texts = checks.strings(texts, 'texts')
   terms = _Terms(language, stem)
   found = []
   for text in texts:

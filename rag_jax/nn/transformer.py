@@ -127,16 +127,23 @@ class Attention(nn.Module):
   num_heads: int
 
   @nn.compact
-  def __call__(self, x, memory, where, *, rotary=False, bias=None):
-    """Attention from x [B, T, W] to memory [B, S, W]; returns [B, T, W]."""
+  def __call__(
+    self, x, memory, where, *, rotary=False, positions=None, bias=None
+  ):
+    """Attention from x [B, T, W] to memory [B, S, W]; returns [B, T, W].
+
+    `positions` int32[T] are those of the rotary embedding of self-attention;
+    None = 0, 1, ...
+    """
     width = x.shape[-1]
     shape = (self.num_heads, width // self.num_heads)
     query = nn.DenseGeneral(shape, use_bias=False, name='query')(x)
     key = nn.DenseGeneral(shape, use_bias=False, name='key')(memory)
     value = nn.DenseGeneral(shape, use_bias=False, name='value')(memory)
     if rotary:
-      query = rotate(query, jnp.arange(x.shape[1]))
-      key = rotate(key, jnp.arange(memory.shape[1]))
+      if positions is None:
+        positions = jnp.arange(x.shape[1])
+      query, key = rotate(query, positions), rotate(key, positions)
     weights = attention_weights(query, key, where, bias)
     self.sow('intermediates', 'weights', weights)
     out = _mix(weights, value)
@@ -184,11 +191,11 @@ class EncoderBlock(nn.Module):
   mlp_dim: int
 
   @nn.compact
-  def __call__(self, x, where):
+  def __call__(self, x, where, positions=None):
     """Maps x [B, T, W] under where bool[B, T] to [B, T, W]."""
     normed = nn.RMSNorm(name='attention_norm')(x)
     x = x + Attention(self.num_heads, name='attention')(
-      normed, normed, where[:, None], rotary=True
+      normed, normed, where[:, None], rotary=True, positions=positions
     )
     normed = nn.RMSNorm(name='hidden_norm')(x)
     return x + FeedForward(self.mlp_dim, name='feed_forward')(normed)
@@ -202,11 +209,14 @@ class Encoder(nn.Module):
   mlp_dim: int
 
   @nn.compact
-  def __call__(self, x, where):
-    """Maps x [B, T, W] under where bool[B, T] to [B, T, W]."""
+  def __call__(self, x, where, positions=None):
+    """Maps x [B, T, W] under where bool[B, T] to [B, T, W].
+
+    `positions` int32[T] are those of the tokens; None = 0, 1, ...
+    """
     for layer in range(self.num_layers):
       x = EncoderBlock(self.num_heads, self.mlp_dim, name=f'block_{layer}')(
-        x, where
+        x, where, positions
       )
     return nn.RMSNorm(name='norm')(x)
 

@@ -27,27 +27,15 @@ def check_scoring(scoring: str, *, logits: bool = True) -> None:
 
 def check_allowed(trie: tries.Trie, allowed: Any, batch_size: Any) -> jax.Array:
   """An allow-list as a mask over documents, or a ValueError."""
-  given, allowed = allowed, checks.mask(allowed, name='allowed')
-  assert allowed is not None
-  if not isinstance(given, jax.core.Tracer):  # an array may become one
-    empty = ~np.atleast_2d(np.asarray(given)).any(axis=1)
+  found = checks.allowed(allowed, trie.num_documents, batch_size)
+  if not isinstance(allowed, jax.core.Tracer):  # an array may become one
+    empty = ~np.atleast_2d(np.asarray(allowed)).any(axis=1)
     if empty.any():
       raise ValueError(
         f'allowed must hold a document for every query, got none for query '
         f'{int(np.argmax(empty))}. Leave it out to allow all.'
       )
-  count = trie.num_documents
-  fits = allowed.shape[-1:] == (count,) and (
-    allowed.ndim == 1
-    or (allowed.ndim == 2 and allowed.shape[0] in (1, batch_size))
-  )
-  if not fits:
-    raise ValueError(
-      f'allowed must be bool[{count}] or bool[{batch_size}, {count}], a truth '
-      f'value a document, got {list(allowed.shape)}. '
-      'Make it with jnp.zeros(N, bool).at[rows].set(True).'
-    )
-  return allowed
+  return found
 
 
 def allow(

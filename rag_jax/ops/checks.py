@@ -7,7 +7,7 @@ arrays as well; float64 becomes float32 where x64 is off, as in JAX.
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -70,6 +70,49 @@ def mask(
         'Give one truth value a score.'
       )
   return where
+
+
+def allowed(given: Any, count: int, batch_size: Any = None) -> jax.Array:
+  """An allow-list as a mask over `count` documents, or a ValueError.
+
+  Args:
+    given: bool[N] or bool[B, N], True = this document may be returned.
+    count: N.
+    batch_size: B; None = any.
+  """
+  found = mask(given, name='allowed')
+  assert found is not None
+  rows = found.shape[0] if batch_size is None else batch_size
+  fits = found.shape[-1:] == (count,) and (
+    found.ndim == 1 or (found.ndim == 2 and found.shape[0] in (1, rows))
+  )
+  if not fits:
+    raise ValueError(
+      f'allowed must be bool[{count}] or bool[{batch_size or "B"}, {count}], a '
+      f'truth value a document, got {list(found.shape)}. '
+      'Make it with jnp.zeros(N, bool).at[rows].set(True).'
+    )
+  return found
+
+
+def strings(values: Any, name: str) -> list[str]:
+  """A list of strings; a string is none, though Python can walk it."""
+  if isinstance(values, str):
+    raise ValueError(
+      f'{name} must be a list of strings, got the string {values!r}. '
+      f'Pass [{values!r}].'
+    )
+  if not isinstance(values, Iterable) or isinstance(values, Mapping):
+    raise ValueError(
+      f'{name} must be a list of strings, got {values!r}. Pass a list.'
+    )
+  values = list(values)
+  for value in values:
+    if not isinstance(value, str):
+      raise ValueError(
+        f'{name} must hold strings, got {value!r}. Pass str({value!r}).'
+      )
+  return values
 
 
 def together(**arrays: Any) -> tuple[int, ...]:

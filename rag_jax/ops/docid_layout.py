@@ -60,6 +60,10 @@ def lay_out(codes: np.ndarray, *, where: np.ndarray | None = None) -> Layout:
     raise ValueError(
       f'codes must be at least 0, got {codes.min()}. Number codes from 0.'
     )
+  if codes.max() >= 2**31 - 1:  # one more than a code is stored, as int32
+    raise ValueError(
+      f'codes must be below 2**31 - 1, got {codes.max()}. Number codes from 0.'
+    )
   if where is not None:
     where = np.asarray(where)
     if where.dtype != bool or where.shape != codes.shape[:1]:

@@ -11,12 +11,12 @@ import functools
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import regex
 
-from rag_jax.ops import scripts
+from rag_jax.ops import checks, scripts
 
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
 # Besides ASCII, that of Chinese and Japanese and its wide forms.
@@ -66,7 +66,9 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     Text, 2016.
   """
   own = normalise(_string('prediction', prediction))
-  return float(any(own == normalise(x) for x in _strings('answers', answers)))
+  return float(
+    any(own == normalise(x) for x in checks.strings(answers, 'answers'))
+  )
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
@@ -91,7 +93,7 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     Extractive Question Answering, 2020.
   """
   prediction = _string('prediction', prediction)
-  values = [_overlap(prediction, x) for x in _strings('answers', answers)]
+  values = [_overlap(prediction, x) for x in checks.strings(answers, 'answers')]
   return max(values, default=0.0)
 
 
@@ -149,7 +151,7 @@ def rouge(
     reference = [reference]
   score, cut = _kind(kind), _stemmer(stem)
   scores = []
-  for text in _strings('reference', reference):
+  for text in checks.strings(reference, 'reference'):
     common, ours, theirs = score(prediction, text, cut)
     precision = common / ours if ours else 0.0
     recall = common / theirs if theirs else 0.0
@@ -266,26 +268,6 @@ def _string(name: str, value: Any) -> str:
       f'{name} must be a string, got {value!r}. Pass one text a call.'
     )
   return value
-
-
-def _strings(name: str, values: Any) -> list[str]:
-  """A list of strings; a string is none, though Python can walk it."""
-  if isinstance(values, str):
-    raise ValueError(
-      f'{name} must be a list of strings, got the string {values!r}. '
-      f'Pass [{values!r}].'
-    )
-  if not isinstance(values, Iterable):
-    raise ValueError(
-      f'{name} must be a list of strings, got {values!r}. Pass a list.'
-    )
-  values = list(values)
-  for value in values:
-    if not isinstance(value, str):
-      raise ValueError(
-        f'{name} must hold strings, got {value!r}. Pass str({value!r}).'
-      )
-  return values
 
 
 def _grams(words: Sequence[str], size: int) -> collections.Counter:

@@ -287,6 +287,7 @@ def allow(trie: Trie, allowed: jax.Array) -> tuple[jax.Array, ...]:
   Returns:
     D x bool[1 or B, n[d + 1] + C], True = an allowed document is below it.
   """
+  allowed = checks.allowed(allowed, trie.num_documents)
   in_order = jnp.atleast_2d(allowed)[:, trie.documents]
   flags: list[jax.Array] = []
   for depth in range(trie.depth, 0, -1):

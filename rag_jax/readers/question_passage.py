@@ -7,6 +7,11 @@ from rag_jax import types
 from rag_jax.nn import transformer
 from rag_jax.readers import base
 
+# Position of the first token of a passage, about the length of a question.
+# The end of a longer question shares its positions with the passage, and is
+# told from it by the segment.
+PASSAGE_START = 18
+
 
 class Encoder(nn.Module):
   """Encodes question + passage.
@@ -33,20 +38,33 @@ class Encoder(nn.Module):
     )
 
   def encode(self, query, passages):
-    """Encodes [B, Q] and [B, K, P]: states [B, K, Q + P, W], and tokens."""
-    batch, count, _ = passages.shape
+    """Encodes [B, Q] and [B, K, P]: states [B, K, Q + P, W], and tokens.
+
+    The padding of a question changes nothing: no window reaches from it to the
+    passage, and the first token of a passage always has the same position.
+    """
+    batch, count, length = passages.shape
     query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
     shared = (passages[..., None] == query[:, :, None]).any(-1)
-    segments = jnp.concatenate(
-      [jnp.zeros_like(query), jnp.where(shared, 2, 1)], axis=-1
-    )
+    parts = []
+    for tokens, segments in (
+      (query, jnp.zeros_like(query)),
+      (passages, jnp.where(shared, 2, 1)),
+    ):
+      x = self.embedding(tokens) + self.segment(segments)
+      parts.append(
+        self.window(jnp.where((tokens != types.PAD)[..., None], x, 0))
+      )
+    x = jnp.concatenate(parts, axis=2)
     tokens = jnp.concatenate([query, passages], axis=-1)
     where = tokens != types.PAD
-    x = self.embedding(tokens) + self.segment(segments)
-    x = self.window(jnp.where(where[..., None], x, 0))
+    positions = jnp.concatenate(
+      [jnp.arange(query.shape[-1]), PASSAGE_START + jnp.arange(length)]
+    )
     flat = self.encoder(
       x.reshape(batch * count, -1, x.shape[-1]),
       where.reshape(batch * count, -1),
+      positions,
     )
     return flat.reshape(x.shape), tokens
 

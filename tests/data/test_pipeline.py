@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rag_jax import types
+from rag_jax.data import batches as batching
 from rag_jax.data import pipeline
 
 COUNT, SIZE = 200, 4
@@ -15,10 +16,11 @@ COUNT, SIZE = 200, 4
 def questions():
   gold = np.arange(COUNT)[:, None] % 50
   gold[7] = -1
-  return pipeline.Questions(
+  return batching.Questions(
     query=np.arange(1, COUNT + 1)[:, None].astype(np.int32),
     answers=np.ones((COUNT, 1, 1), np.int32),
     gold=gold.astype(np.int32),
+    cut=np.zeros(COUNT, bool),
   )
 
 
@@ -44,7 +46,7 @@ def test_kept_labels_are_spread_over_all_labelled_questions():
 
 
 def draw(questions, lengths, seed=0, count=96):
-  batches = pipeline.reading_batches(
+  batches = batching.reading_batches(
     questions, lengths, batch_size=SIZE, seed=seed
   )
   return [batches[i] for i in range(count)]
@@ -69,7 +71,7 @@ def test_batches_of_a_pool_are_shuffled(questions):
   gold = np.arange(count)[:, None].astype(np.int32)
   distinct = dataclasses.replace(questions, gold=gold)
   lengths = np.random.default_rng(0).permutation(np.arange(10, 10 + count))
-  pool = pipeline.POOL
+  pool = batching.POOL
   assert 2 * pool * SIZE < count
   found = {}
   for seed in (0, 1):
@@ -113,7 +115,7 @@ def test_each_question_occurs_once_per_epoch(questions):
 
 def test_batches_depend_only_on_seed_and_number(questions):
   lengths = np.random.default_rng(0).integers(10, 200, 50)
-  again = pipeline.reading_batches(questions, lengths, batch_size=SIZE, seed=0)
+  again = batching.reading_batches(questions, lengths, batch_size=SIZE, seed=0)
   ours = draw(questions, lengths)
   for number in (5, 90, 17):
     np.testing.assert_array_equal(again[number][0].query, ours[number][0].query)

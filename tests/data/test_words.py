@@ -1,5 +1,7 @@
 """Tests for rag_jax.data.words."""
 
+import dataclasses
+
 import bm25s
 import numpy as np
 import pytest
@@ -34,8 +36,9 @@ def test_encode_keeps_order_and_repetitions_and_drops_unknown_words():
 def test_of_a_long_text_the_rarest_known_words_are_kept_in_their_order():
   vocabulary = words.build(['cat dog fish'])  # 1, 2, 3
   texts = ['unknown words never count: cat fish dog cat', 'dog']
-  options = {'max_words': 3, 'counts': np.array([0, 5, 1, 2])}
-  found = words.encode(vocabulary, texts, **options)
+  counts = np.array([0, 5, 1, 2])
+  counted = dataclasses.replace(vocabulary, counts=counts)
+  found = words.encode(counted, texts, max_words=3)
   assert found.tolist() == [[1, 3, 2], [2, 0, 0]]
   found = words.encode(vocabulary, texts, max_words=2)  # without counts
   assert found[0].tolist() == [1, 3]

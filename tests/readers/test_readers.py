@@ -1,5 +1,8 @@
 """`readers.make`: supported kinds and errors."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rag_jax import readers
@@ -108,3 +111,28 @@ def test_heads_must_divide_the_width_only_without_a_head_size():
   assert make(**minimal('t5'), num_heads=6)
   with pytest.raises(ValueError, match='reader.num_heads must split width 128'):
     make(**minimal('bert'), num_heads=6)
+
+
+@pytest.mark.parametrize('kind', ['extractive', 'fid'])
+def test_padding_of_the_question_changes_nothing(kind, texts):
+  small = {'width': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
+  reader = make(kind=kind, max_answer_tokens=3, **small)
+  params = jax.jit(reader.init, static_argnames='vocab_size')(
+    jax.random.key(0), vocab_size=40
+  )
+
+  @jax.jit
+  def read(query, passages):
+    memory = reader.read(params, query, passages)
+    likelihood = reader.log_likelihood(params, memory, passages[:, 0, None, :2])
+    weights = jnp.full(passages.shape[:2], 1 / 3)
+    written = reader.answer(params, memory, weights, weights > 0)
+    return likelihood, written
+
+  query, passages = texts  # one question fills the array, the other does not
+  narrow = read(query, passages)
+  wide = read(jnp.pad(query, ((0, 0), (0, 43))), passages)
+  for ours, theirs in zip(
+    jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True
+  ):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
