@@ -60,7 +60,9 @@ def fenchel_young(
   scores = checks.floats(scores)
   targets = checks.floats(targets, 'targets')
   where = checks.mask(where, scores.shape)
-  if checks.together(scores=scores, targets=targets) != scores.shape:
+  if targets.shape[-1:] != scores.shape[-1:] or (
+    checks.together(scores=scores, targets=targets) != scores.shape
+  ):
     raise ValueError(
       f'targets must be weights of the shape of scores {scores.shape}, got '
       f'{targets.shape}. Turn labels into weights with jax.nn.one_hot.'
@@ -80,12 +82,10 @@ def fenchel_young(
     axis = checks.axis_of(-1, scores.ndim)
     k = checks.k_of(options.pop('k', None), scores.shape[axis])
   if options:
-    raise ValueError(
-      f'{operator} has no option {", ".join(options)}. Leave it out.'
-    )
+    names = ', '.join(options)
+    raise ValueError(f'{operator} has no option {names}. Leave it out.')
   fixed = alpha if isinstance(alpha, float) else None
-  if fixed is not None:
-    alpha = None
+  alpha = alpha if fixed is None else None
   return regularisers.fenchel_young(
     scores, targets, where, alpha, operator, fixed, k
   )
