@@ -44,9 +44,7 @@ def copy(
       fields, or no steps to come, or if the workdir is not new. Nothing is
       written then.
   """
-  for folder in (source, workdir):
-    store.check_local(folder)
-  source, workdir = pathlib.Path(source), pathlib.Path(workdir)
+  source, workdir = store.local(source), store.local(workdir)
   if _is_copy(source, workdir):
     return
   step, changed = _check(config, source, workdir)

@@ -126,10 +126,7 @@ def check_trained(workdir: pathlib.Path) -> None:
 
 
 def claim(
-  workdir: str | os.PathLike[str],
-  config: configs.Config,
-  *,
-  resumes: bool = False,
+  workdir: pathlib.Path, config: configs.Config, *, resumes: bool = False
 ) -> None:
   """Writes config.json of a new workdir; checks that of an existing one.
 
@@ -229,11 +226,7 @@ def check_use(workdir: pathlib.Path, config: configs.Config) -> None:
 
 
 def local(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """A workdir as a path.
-
-  Raises:
-    ValueError: if it is no path, or an address such as gs://bucket/run.
-  """
+  """A workdir as a path; a ValueError if it is an address, or no path."""
   if not isinstance(workdir, (str, os.PathLike)):
     raise ValueError(
       f'workdir must be a path, got {workdir!r}. Pass the folder of a run, '
