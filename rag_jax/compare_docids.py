@@ -19,6 +19,7 @@ from rag_jax import (
   starts,
   store,
   trec,
+  types,
   workdir,
 )
 from rag_jax.data import batches, pipeline
@@ -43,7 +44,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
   configs.check(config)
   folder = store.local(folder)
   dataset = workdir.load_data(config)
-  split = next(iter(pipeline.check_splits(dataset, config.data)), '')
+  split, questions = _questions(config, dataset)
   tokenizer = pretrained.tokenizer(config, dataset)
   weights, _ = pretrained.load(config)
   if config.init_from:
@@ -51,14 +52,6 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     weights = starts.with_components(source, config, weights, vocab_size=size)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
-  questions = [q for q in dataset.splits.get(split, ()) if q.document_ids]
-  if not questions:
-    raise ValueError(
-      f'split {split!r} must have questions with gold documents, got none. '
-      'Set --config.data.eval_splits to a split that has, or search without '
-      'questions by rag-jax train --config=zero_shot.'
-    )
-  questions = questions[:SAMPLE]
   shown = workdir.notes(config, dataset, tokenizer, encoded)
   for note in (*dataset.notes, *shown):
     console.note(note)
@@ -106,6 +99,21 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
   )
   note = f'{split}: {len(questions)} questions, untrained vectors'
   return f'{statistics.table(found)}\n\n{note}\n{_save(found, folder)}'
+
+
+def _questions(
+  config: configs.Config, dataset: types.Dataset
+) -> tuple[str, list[types.Question]]:
+  """The first split that is measured, and questions with gold documents."""
+  split = next(iter(pipeline.check_splits(dataset, config.data)), '')
+  questions = [q for q in dataset.splits.get(split, ()) if q.document_ids]
+  if not questions:
+    raise ValueError(
+      f'split {split!r} must have questions with gold documents, got none. '
+      'Set --config.data.eval_splits to a split that has, or search without '
+      'questions by rag-jax train --config=zero_shot.'
+    )
+  return split, questions[:SAMPLE]
 
 
 def _save(rows: list[statistics.Row], folder: pathlib.Path) -> str:
