@@ -319,11 +319,10 @@ def _check(config: Config) -> None:
     )
   room = models.query_limit(config.model, config.data.max_document_tokens)
   if room < widths.LEAST:
-    most = config.data.max_document_tokens + room - widths.LEAST
+    name, got = 'data.max_document_tokens', config.data.max_document_tokens
     raise ValueError(
-      f'data.max_document_tokens must leave {widths.LEAST} of the positions of '
-      f'the reader to a question, got {config.data.max_document_tokens}. Set '
-      f'--config.data.max_document_tokens={most}.'
+      f'{name} must leave {widths.LEAST} positions of a reader to a question, '
+      f'got {got}. Set --config.{name}={got + room - widths.LEAST}.'
     )
   if config.data.max_answer_tokens > config.reader.max_answer_tokens:
     raise ValueError(

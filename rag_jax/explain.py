@@ -6,7 +6,6 @@ for each of them, the score of every code of its docid with the best other codes
 at that level, and the parts of its score by the ranker.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,14 +44,12 @@ def paths(
     for question, answer in zip(questions, given, strict=True)
   ]
   # `compiled.paths` takes the documents in the place of gold documents.
-  asked = [
-    dataclasses.replace(question, document_ids=tuple(own), grades=())
-    for question, own in zip(questions, names, strict=True)
-  ]
-  data = dataclasses.replace(system.config.data, max_gold=MOST)
-  config = dataclasses.replace(system.config, data=data)
-  found, parts = dataclasses.replace(system, config=config).run(
-    compiled.paths, asked, batch_size=config.train.eval_batch_size
+  gold = np.full((len(questions), MOST), -1, np.int32)
+  for rows, own in zip(gold, names, strict=True):
+    rows[: len(own)] = [system.rows[name] for name in own]
+  size = system.config.train.eval_batch_size
+  found, parts = system.run(
+    compiled.paths, questions, gold=gold, batch_size=size
   )
   codes = np.asarray(system.index.codes)
   for row, question in enumerate(questions):

@@ -8,7 +8,6 @@ documents but not the trie. The compiled steps of five experiments took 0.99 to
 refused would not have fitted.
 """
 
-import dataclasses
 import math
 import os
 import pathlib
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 
 from rag_jax import config as configs
-from rag_jax import model, types
+from rag_jax import sizes
 from rag_jax import stage as stages
 
 GIB = 2**30
@@ -30,41 +29,7 @@ TITLE = 20  # characters
 STATE = 4  # parameter, its gradient and Adam's two moments
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Corpus:
-  """What the estimate needs to know of the data.
-
-  Attributes:
-    documents: number of documents.
-    questions: number of questions of all splits.
-    characters: number of characters of all texts, which bounds a vocabulary.
-    encoder: parameters of a published query encoder; 0 = none.
-    reader: parameters of a published reader; 0 = none.
-  """
-
-  documents: int
-  questions: int
-  characters: int
-  encoder: int = 0
-  reader: int = 0
-
-
-def corpus(dataset: types.Dataset, pretrained: model.Pretrained) -> Corpus:
-  """The sizes of a corpus and of published weights."""
-  return Corpus(
-    documents=len(dataset.documents),
-    questions=sum(map(len, dataset.splits.values())),
-    characters=sum(len(d.title) + len(d.text) for d in dataset.documents),
-    encoder=_count(pretrained.query_encoder),
-    reader=_count(pretrained.reader),
-  )
-
-
-def _count(params: model.Params | None) -> int:
-  return sum(x.size for x in jax.tree.leaves(params))
-
-
-def check(config: configs.Config, corpus: Corpus) -> None:
+def check(config: configs.Config, corpus: sizes.Corpus) -> None:
   """Raises a ValueError if an experiment needs more memory than there is.
 
   Args:
@@ -104,7 +69,7 @@ def available() -> float:
   return min(sizes)
 
 
-def estimate(config: configs.Config, corpus: Corpus) -> float:
+def estimate(config: configs.Config, corpus: sizes.Corpus) -> float:
   """Bytes that an experiment needs, the most of all stages and evaluation.
 
   Args:
@@ -115,7 +80,7 @@ def estimate(config: configs.Config, corpus: Corpus) -> float:
     The estimate; the program itself and its compilation need about 1 GiB more.
 
   Example:
-    >>> corpus = Corpus(documents=1000, questions=100, characters=10**6)
+    >>> corpus = sizes.Corpus(documents=1000, questions=100, characters=10**6)
     >>> round(estimate(configs.Config(), corpus) / GIB, 1)
     0.4
   """
@@ -128,7 +93,9 @@ def estimate(config: configs.Config, corpus: Corpus) -> float:
     + _levels(config, corpus)
   )
   titles = TITLE * data.title_weight * corpus.documents  # texts of BM25
-  question = data.max_query_tokens + data.max_query_words + data.max_gold
+  question = 2 * corpus.question_tokens(config.data) + corpus.gold_documents(
+    config.data
+  )
   question += data.max_answers * data.max_answer_tokens
   fixed = titles + FLOAT * (
     corpus.documents * row + corpus.questions * question
@@ -146,7 +113,7 @@ def estimate(config: configs.Config, corpus: Corpus) -> float:
 
 
 def parameters(
-  config: configs.Config, corpus: Corpus
+  config: configs.Config, corpus: sizes.Corpus
 ) -> tuple[float, float, float]:
   """Numbers of parameters: query encoder, ID decoder and reader."""
   width, vocabulary = config.query_encoder.width, _vocabulary(config, corpus)
@@ -167,7 +134,7 @@ def parameters(
   return encoder, decoder, reader
 
 
-def _quantiser(config: configs.Config, corpus: Corpus) -> float:
+def _quantiser(config: configs.Config, corpus: sizes.Corpus) -> float:
   """Parameters and activations of the training of docids."""
   docid = config.docid
   codes = min(docid.num_codes, corpus.documents)
@@ -189,20 +156,20 @@ def _layers(part: Any, width: int, *, attentions: int = 1) -> float:
   return float(part.num_layers) * each
 
 
-def _vocabulary(config: configs.Config, corpus: Corpus) -> int:
+def _vocabulary(config: configs.Config, corpus: sizes.Corpus) -> int:
   """An upper bound of the number of token ids."""
   if config.data.tokenizer:
     return 32_000
   return min(config.data.vocab_size, corpus.characters + 300)
 
 
-def _nodes(config: configs.Config, corpus: Corpus) -> float:
+def _nodes(config: configs.Config, corpus: sizes.Corpus) -> float:
   """Nodes of the trie: the documents, and prefixes that some of them share."""
   shared = 0.2 if config.docid.scheme == 'hierarchical_kmeans' else 0.5
   return (1 + shared) * corpus.documents
 
 
-def _levels(config: configs.Config, corpus: Corpus) -> int:
+def _levels(config: configs.Config, corpus: sizes.Corpus) -> int:
   docid = config.docid
   if docid.scheme == 'hierarchical_kmeans':
     clusters = max(corpus.documents / docid.leaf_size, 1)
@@ -211,7 +178,7 @@ def _levels(config: configs.Config, corpus: Corpus) -> int:
   return 1 + (0 if docid.scheme == 'atomic' else docid.num_levels)
 
 
-def _children(config: configs.Config, corpus: Corpus) -> int:
+def _children(config: configs.Config, corpus: sizes.Corpus) -> int:
   docid = config.docid
   most = max(docid.num_codes, docid.leaf_size)
   return min(most, corpus.documents)
@@ -234,7 +201,9 @@ def _activations(
   return FLOAT * tokens * (each * min(kept, part.num_layers) + 2 * width)
 
 
-def _step(config: configs.Config, corpus: Corpus, stage: stages.Stage) -> float:
+def _step(
+  config: configs.Config, corpus: sizes.Corpus, stage: stages.Stage
+) -> float:
   """Bytes of the largest terms of a training step."""
   parts = config.train.accumulate
   if jax.default_backend() != 'cpu':  # devices with memory of their own
@@ -244,11 +213,13 @@ def _step(config: configs.Config, corpus: Corpus, stage: stages.Stage) -> float:
   size = stage.read_size or config.search.read_size
   beam = 0.0
   if stage.searches:
-    beam = config.search.beam_size + config.data.max_gold
+    beam = config.search.beam_size + corpus.gold_documents(config.data)
     if stage.candidates == 'all':
       beam = corpus.documents
   else:
-    size = config.data.max_gold + (stage.candidates == 'gold+negative')
+    size = corpus.gold_documents(config.data) + (
+      stage.candidates == 'gold+negative'
+    )
   total = _search(config, corpus, questions, beam, keeps=True)
   if 'indexing' in losses:
     crops = config.pseudo_queries.batch_size / parts
@@ -260,7 +231,7 @@ def _step(config: configs.Config, corpus: Corpus, stage: stages.Stage) -> float:
   return total
 
 
-def _evaluation(config: configs.Config, corpus: Corpus) -> float:
+def _evaluation(config: configs.Config, corpus: sizes.Corpus) -> float:
   """Bytes of the largest terms of one batch of evaluation."""
   questions, search = config.train.eval_batch_size, config.search
   tokens = config.data.max_document_tokens
@@ -271,19 +242,19 @@ def _evaluation(config: configs.Config, corpus: Corpus) -> float:
 
 def _search(
   config: configs.Config,
-  corpus: Corpus,
+  corpus: sizes.Corpus,
   questions: float,
   beam: float,
   *,
   keeps: bool,
 ) -> float:
   """Bytes to encode questions, to search with a beam and to score it."""
-  data, encoder = config.data, config.query_encoder
+  encoder, tokens = config.query_encoder, corpus.question_tokens(config.data)
   width = encoder.width
   total = _activations(
     encoder,
-    questions * data.max_query_tokens,
-    data.max_query_tokens,
+    questions * tokens,
+    tokens,
     width=width,
     keeps=keeps,
   )
@@ -298,7 +269,7 @@ def _search(
     total += _activations(
       config.id_decoder,
       prefixes * steps,
-      levels + data.max_query_tokens,
+      levels + tokens,
       width=width,
       keeps=keeps,
     )
@@ -309,7 +280,7 @@ def _search(
 
 def _reading(
   config: configs.Config,
-  corpus: Corpus,
+  corpus: sizes.Corpus,
   passages: float,
   length: int,
   *,
@@ -317,7 +288,7 @@ def _reading(
 ) -> float:
   """Bytes to read passages, each with its question, and to score answers."""
   data, reader = config.data, config.reader
-  keys = length + data.max_query_tokens
+  keys = length + corpus.question_tokens(config.data)
   width = reader.width
   total = _activations(reader, passages * keys, keys, width=width, keeps=keeps)
   if reader.kind in ('extractive', 'fid'):
@@ -336,7 +307,7 @@ def _fused(config: configs.Config) -> int:
 
 
 def _remedy(
-  config: configs.Config, corpus: Corpus, limit: float
+  config: configs.Config, corpus: sizes.Corpus, limit: float
 ) -> tuple[str, Any, Any] | None:
   """The size that is farthest above its default, and one that is enough."""
   found = []

@@ -24,6 +24,7 @@ from rag_jax import (
   pretrained,
   queries,
   same_data,
+  sizes,
   starts,
   store,
   types,
@@ -110,7 +111,7 @@ def open(
   ):
     pipeline.check_training(dataset, config.data)
   weights, reader_tokenizer = pretrained.load(config)
-  memory.check(config, memory.corpus(dataset, weights))
+  memory.check(config, sizes.of(dataset, weights))
   return prepare(
     config, dataset, weights, workdir, reader_tokenizer, writes=writes
   )
@@ -343,9 +344,7 @@ def notes(
     encoded: the documents as tokens.
   """
   count = len(dataset.documents)
-  if note := pipeline.truncation_note(
-    encoded, dataset.documents, config.data
-  ):
+  if note := pipeline.truncation_note(encoded, dataset.documents, config.data):
     yield note
   if config.search.beam_size > count:
     yield (

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import curriculum, experiment_files, memory, model, types
+from rag_jax import curriculum, experiment_files, memory, model, sizes, types
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
-from rag_jax.data import pipeline
+from rag_jax.data import batches
 
-CORPUS = memory.Corpus(documents=500, questions=900, characters=200_000)
-BIG = memory.Corpus(
+CORPUS = sizes.Corpus(documents=500, questions=900, characters=200_000)
+BIG = sizes.Corpus(
   documents=110_000,
   questions=80_000,
   characters=10**8,
@@ -53,8 +53,6 @@ CASES = (
   {'reader__num_layers': HUGE},
   {'id_decoder__mlp_dim': HUGE},
   {'data__max_document_tokens': HUGE},
-  {'data__max_query_tokens': HUGE},
-  {'data__max_gold': HUGE},
   {'search__beam_size': HUGE},
   {'pseudo_queries__batch_size': HUGE},
   {'train__eval_batch_size': HUGE},
@@ -87,7 +85,7 @@ def test_both_remedies_work(fields):
 
 def test_a_corpus_that_is_too_large_is_the_cause():
   values = changed(train__max_memory_gib=0.01)
-  corpus = memory.Corpus(documents=10**8, questions=0, characters=10**9)
+  corpus = sizes.Corpus(documents=10**8, questions=0, characters=10**9)
   with pytest.raises(ValueError, match=r'^data\.path .*a smaller corpus'):
     memory.check(configs.build(values), corpus)
 
@@ -119,7 +117,7 @@ def test_the_estimate_is_near_a_compiled_step(tiny_values, tmp_path):
   config = configs.build(values)
   prepared = workdirs.open(config, tmp_path / 'run')
   questions = curriculum.training_questions(prepared)
-  [batch] = pipeline.train_batches(questions, batch_size=64, seed=0)[:1]
+  [batch] = batches.train_batches(questions, batch_size=64, seed=0)[:1]
   [(_, stage)] = config.stages
   init = functools.partial(steps.init_state, config, stage)
   vocab = jnp.zeros(prepared.vocab_size)
@@ -129,14 +127,14 @@ def test_the_estimate_is_near_a_compiled_step(tiny_values, tmp_path):
   compiled = jax.jit(step).lower(state, batch, prepared.index).compile()
   found = compiled.memory_analysis()
   used = found.temp_size_in_bytes + found.argument_size_in_bytes
-  corpus = memory.corpus(prepared.dataset, prepared.pretrained)
+  corpus = sizes.of(prepared.dataset, prepared.pretrained)
   assert 0.5 < memory.estimate(config, corpus) / used < 2
 
 
 def test_published_weights_count():
   dataset = types.Dataset(documents=(), splits={})
   weights = model.Pretrained(reader={'a': jnp.zeros((3, 4)), 'b': jnp.ones(5)})
-  assert memory.corpus(dataset, weights).reader == 17
+  assert sizes.of(dataset, weights).reader == 17
 
 
 def test_one_item_of_several_is_lowered():
