@@ -52,8 +52,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     weights = starts.with_components(source, config, weights, vocab_size=size)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
-  shown = workdir.notes(config, dataset, tokenizer, encoded)
-  for note in (*dataset.notes, *shown):
+  for note in workdir.notes(config, dataset, tokenizer, encoded):
     console.note(note)
   groups = trec.groups(dataset.documents)
   gold, _ = measures.gold(questions, rows, groups)

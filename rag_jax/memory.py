@@ -82,7 +82,7 @@ def estimate(config: configs.Config, corpus: sizes.Corpus) -> float:
   Example:
     >>> corpus = sizes.Corpus(documents=1000, questions=100, characters=10**6)
     >>> round(estimate(configs.Config(), corpus) / GIB, 1)
-    0.4
+    1.0
   """
   encoder, decoder, reader = parameters(config, corpus)
   named = {'query_encoder': encoder, 'id_decoder': decoder, 'reader': reader}

@@ -183,10 +183,7 @@ def prepare(
       source, config, weights, vocab_size=tokenizer.get_vocab_size()
     )
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
-  for note in (
-    *dataset.notes,
-    *notes(config, dataset, tokenizer, encoded),
-  ):
+  for note in notes(config, dataset, tokenizer, encoded):
     console.note(note)
   weights, index, quantiser = _index(
     config, dataset, weights, workdir, tokenizer, encoded.tokens, source
@@ -335,7 +332,7 @@ def notes(
   tokenizer: hf_tokenizers.Tokenizer,
   encoded: tokenizers.Encoded,
 ) -> Iterator[str]:
-  """Notes for the user about truncation, beam size and labels.
+  """Notes for the user about the data, truncation, beam size and labels.
 
   Args:
     config: the experiment.
@@ -343,6 +340,7 @@ def notes(
     tokenizer: tokenizer of questions and documents.
     encoded: the documents as tokens.
   """
+  yield from dataset.notes
   count = len(dataset.documents)
   if note := pipeline.truncation_note(encoded, dataset.documents, config.data):
     yield note
