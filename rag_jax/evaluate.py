@@ -231,7 +231,9 @@ def _subsets(
   questions: Sequence[types.Question],
 ) -> dict[str, np.ndarray]:
   """Name -> bool[n]: the split itself, and the subsets of `evaluate`."""
-  training = pipeline.train_questions(dataset, system.config.data)
+  training: Sequence[types.Question] = ()
+  if system.config.steps:
+    training = pipeline.train_questions(dataset, system.config.data)
   groups = trec.groups(dataset.documents)
   rows = {document.id: i for i, document in enumerate(dataset.documents)}
   trained = set(measures.gold(training, rows, groups)[0].ravel().tolist()) - {
