@@ -353,6 +353,13 @@ def notes(
   yield from queries.notes(
     config, tokenizer, {name: dataset.splits[name] for name in measured}
   )
+  yield from _split_notes(config, dataset, measured)
+
+
+def _split_notes(
+  config: configs.Config, dataset: types.Dataset, measured: Sequence[str]
+) -> Iterator[str]:
+  """Notes on the splits that are measured and trained on, and on labels."""
   if not measured:
     yield 'the data has no questions: nothing is trained and measured.'
   if config.steps and config.data.train_split in measured:

@@ -125,13 +125,12 @@ def test_few_training_questions_and_measured_ones_are_noted(values):
   dataset = types.Dataset(
     documents=(DOCUMENT,), splits={'train': (QUESTION,) * 14}
   )
-  notes = ' '.join(workdir._notes(config, dataset, 1))
+  notes = ' '.join(workdir._split_notes(config, dataset, ['train']))
   assert '14 training questions teach a query encoder and a reader' in notes
   assert "split 'train' is measured, but also trained on" in notes
-  assert '--config.data.passage_words=120 cuts' in notes
   many = {'train': (QUESTION,) * 200, 'dev': (QUESTION,)}
   dataset = types.Dataset(documents=(DOCUMENT,), splits=many)
-  assert 'teach' not in ' '.join(workdir._notes(config, dataset, 0))
+  assert 'teach' not in ' '.join(workdir._split_notes(config, dataset, ['dev']))
 
 
 def test_hits_of_schemes_count_documents():
