@@ -92,7 +92,7 @@ class Baselines:
 
   def _vectors(self, questions: Sequence[types.Question]) -> np.ndarray:
     """Vectors of questions by the published encoder before fine-tuning."""
-    params = {'query_encoder': {'bert': self._pretrained.query_encoder}}
+    params = {'query_encoder': self._pretrained.query_encoder}
     system = dataclasses.replace(self._system, params=params)
     size = system.config.train.eval_batch_size
     return system.run(compiled.vector, questions, batch_size=size)

@@ -112,7 +112,8 @@ def update_node_table(
   if config.id_decoder.output != 'node_table':
     return params
   decoder = params['id_decoder']
-  table = node_table.update(decoder['table'], change, vectors)
+  unit = query_encoder.is_unit(config.query_encoder)
+  table = node_table.update(decoder['table'], change, vectors, unit=unit)
   return params | {'id_decoder': decoder | {'table': table}}
 
 
@@ -143,7 +144,7 @@ def _without_derived_fields(index: indexes.Index) -> indexes.Index:
     index,
     lexicon=None,
     gold_nodes=None,
-    special_tokens=None,
+    around_query=None,
     reader_tokens=None,
   )
 

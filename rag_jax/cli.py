@@ -238,13 +238,13 @@ def _command(mode: str, arguments: list[str]) -> None:
     given = [_WORKDIR.value] if _WORKDIR.value else []
     print(f'page: {_shown(build.write([*given, *arguments], _TO.value))}')
     return
-  from rag_jax import pretrained, signals, store
+  from rag_jax import signals, store
 
   if mode in ('train', 'sweep'):
     signals.set_hint('run the same command to resume')
   store.local(_WORKDIR.value or '')
   _set_start(mode)
-  config = pretrained.complete(configs.build(flags.FLAGS['config'].value))
+  config = configs.build(flags.FLAGS['config'].value)
   name = config.name + ('-docids' if mode == 'compare-docids' else '')
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
   if mode == 'train':
@@ -287,8 +287,9 @@ def _train(config, workdir: pathlib.Path) -> None:
 
 def _use(mode: str, config, workdir: pathlib.Path) -> None:
   """Runs a command that needs a trained workdir."""
-  from rag_jax import store
+  from rag_jax import pretrained, store
 
+  config = pretrained.filled(config, workdir)
   store.check_use(workdir, config)  # raises an error for another experiment
   if mode == 'export' and not _TO.value:
     sys.exit('error: export needs a folder. Set --to=FOLDER.')

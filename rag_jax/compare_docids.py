@@ -22,6 +22,7 @@ from rag_jax import (
   types,
   workdir,
 )
+from rag_jax.components import query_encoder
 from rag_jax.data import batches, pipeline
 from rag_jax.index import docids, statistics
 
@@ -43,6 +44,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
   """
   configs.check(config)
   folder = store.local(folder)
+  config = pretrained.complete(config)
   dataset = workdir.load_data(config)
   split, questions = _questions(config, dataset)
   tokenizer = pretrained.tokenizer(config, dataset)
@@ -80,6 +82,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     vocab_size=tokenizer.get_vocab_size(),
     pretrained=weights,
   )
+  unit = query_encoder.is_unit(config.query_encoder)
   found = statistics.compare(
     vectors,
     np.asarray(embedded),
@@ -88,6 +91,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     titles=[document.title for document in dataset.documents],
     seed=config.seed,
     groups=groups,
+    unit=unit,
   )
   found += statistics.ngrams(
     np.asarray(encoded.tokens),
@@ -95,6 +99,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     np.asarray(embedded),
     gold,
     groups=groups,
+    unit=unit,
   )
   note = f'{split}: {len(questions)} questions, untrained vectors'
   return f'{statistics.table(found)}\n\n{note}\n{_save(found, folder)}'

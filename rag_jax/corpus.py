@@ -12,7 +12,13 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import console, readers, types
-from rag_jax.data import assemble, pipeline, text_io, tokenizers, words
+from rag_jax.data import (
+  assemble,
+  encoder_input,
+  pipeline,
+  text_io,
+  words,
+)
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
 
@@ -140,15 +146,14 @@ def complete(
     notes: whether to print how many documents were truncated for the reader.
 
   Returns:
-    The index with `lexicon` (BM25 weights), `special_tokens` (around a query)
-    and `reader_tokens` (passages for the reader), each if it is needed; and the
-    vocabulary of the lexicon or None.
+    The index with `lexicon` (BM25 weights), `around_query` (special tokens and
+    prompt) and `reader_tokens` (passages for the reader), each if it is needed;
+    and the vocabulary of the lexicon or None.
   """
-  special_tokens = sum(tokenizers.special_tokens(tokenizer), [])
-  if len(special_tokens) == 2:
-    index = dataclasses.replace(
-      index, special_tokens=jnp.asarray(special_tokens, jnp.int32)
-    )
+  around = encoder_input.around_query(tokenizer, config.data.query_prompt)
+  if any(around):
+    before, after = (jnp.asarray(part, jnp.int32) for part in around)
+    index = dataclasses.replace(index, around_query=(before, after))
   passages = reader_passages(config, documents, reader_tokenizer, notes=notes)
   index = dataclasses.replace(index, reader_tokens=passages)
   if not config.data.lexicon:
@@ -214,8 +219,10 @@ def with_special_tokens(
   documents: Sequence[types.Document],
 ) -> np.ndarray:
   """Documents as input of a published encoder, int32[N, T]."""
-  texts = [pipeline.document_text(document) for document in documents]
-  size = config.data.max_vector_tokens
-  return tokenizers.encode(
-    tokenizer, texts, max_tokens=size, with_special_tokens=True
-  ).tokens
+  data = config.data
+  return encoder_input.documents(
+    tokenizer,
+    [pipeline.document_text(document) for document in documents],
+    document_prompt=data.document_prompt,
+    max_tokens=data.max_vector_tokens,
+  )

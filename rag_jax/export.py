@@ -1,15 +1,17 @@
 """Export of a system to common formats.
 
 The exported folder has the documents with their docids, the tokenizer, the
-parameters of each component as safetensors, and each BERT, T5 and Llama in the
-form that `transformers` and the fields `query_encoder.weights` and
-`reader.weights` read. `vectors.npy` has the vectors of the documents.
+parameters of each component as safetensors, and each published encoder, T5 and
+language model in the form that `transformers`, `sentence-transformers` and the
+fields `query_encoder.weights` and `reader.weights` read. `vectors.npy` has the
+vectors of the documents.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +20,16 @@ from rag_jax import checkpoint, console, files
 from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
-from rag_jax.data import tokenizers
-from rag_jax.nn import bert_weights, llama, published_form, t5, weights
+from rag_jax.data import tokenizer_files, tokenizers
+from rag_jax.nn import (
+  encoders,
+  llama,
+  published,
+  published_form,
+  sentence_folder,
+  t5,
+  weights,
+)
 from rag_jax.readers import language_models
 
 
@@ -34,11 +44,11 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
     The written files, one per line: `documents.jsonl` (id, title, text and
     codes of each document), `config.json`, `tokenizer.json`,
     `COMPONENT.safetensors` with parameters under names such as
-    'encoder/block_0/attention/query/kernel', for a component that contains
-    a BERT the folder `COMPONENT-bert` in Hugging Face format, for a T5 or Llama
-    `reader-t5` or `reader-llama`, and `vectors.npy`, float32[n, D], the vectors
-    that the search compares with the query's, a row for each line of
-    `documents.jsonl`.
+    'encoder/block_0/attention/query/kernel', for a component on the weights of
+    a published encoder the folder `COMPONENT-FAMILY`, such as `reader-bert`, in
+    Hugging Face format, for a T5 or Llama `reader-t5` or `reader-llama`, and
+    `vectors.npy`, float32[n, D], the vectors that the search compares with the
+    query's, a row for each line of `documents.jsonl`.
 
   Raises:
     ValueError: if the folder is not empty.
@@ -59,7 +69,8 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
   for name, params in system.params.items():
     weights.write(path / f'{name}.safetensors', checkpoint.named(params))
     if isinstance(params, dict) and 'bert' in params:
-      _write_bert(system, name, path / f'{name}-bert')
+      family = getattr(system.config, name).architecture.family or 'bert'
+      _write_encoder(system, name, path / f'{name}-{family}')
   _write_reader(system, path)
   written = sorted(p for p in path.rglob('*') if p.is_file())
   return '\n'.join(
@@ -74,7 +85,7 @@ def vectors(system: systems.System) -> np.ndarray:
   config, params = system.config.query_encoder, system.params
   if query_encoder.make(config).published:
     table = np.asarray(params['id_decoder']['table'])[rows]
-    return np.asarray(query_encoder.normalise(jnp.asarray(table)))
+    return np.asarray(query_encoder.comparable(config, jnp.asarray(table)))
   tokens = jnp.asarray(np.asarray(system.index.tokens)[rows])
   found = query_encoder.embed_corpus(params['query_encoder'], tokens)
   return np.asarray(found)
@@ -120,17 +131,40 @@ def _write_documents(system: systems.System, path: pathlib.Path) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + '\n')
 
 
-def _write_bert(
+def _write_encoder(
   system: systems.System, component: str, folder: pathlib.Path
 ) -> None:
-  """Writes a component's BERT in Hugging Face format."""
-  params = system.params[component]['bert']
-  sizes = query_encoder.bert_config(getattr(system.config, component))
-  config = bert_weights.with_table_sizes(sizes, params)
+  """Writes a component's encoder in Hugging Face format."""
+  config = getattr(system.config, component)
+  params = system.params[component]
+  state, about = encoders.publish(params['bert'], config)
   folder.mkdir()
-  state = bert_weights.to_state_dict(params, config)
-  weights.write(folder / 'model.safetensors', state)
-  text = json.dumps(weights.bert_description(config), indent=2) + '\n'
-  files.write(folder / 'config.json', text)
+  weights.write(folder / published.WEIGHTS, state)
+  _write_json(folder / 'config.json', about)
+  pad = max(config.architecture.pad_token, 0)
   own = system.reader_tokenizer if component == 'reader' else None
-  tokenizers.save(own or system.tokenizer, folder / 'tokenizer.json')
+  text = tokenizer_files.restored(own or system.tokenizer, pad)
+  files.write(folder / 'tokenizer.json', text)
+  name = tokenizer_files.name_of(text, pad)
+  _write_json(folder / 'tokenizer_config.json', {'pad_token': name})
+  if component == 'query_encoder':
+    _write_modules(system.config, params.get('dense', {}), folder)
+
+
+def _write_modules(
+  config: configs.Config, dense: dict[str, Any], folder: pathlib.Path
+) -> None:
+  """Writes how vectors are made, in the form of sentence-transformers."""
+  described = sentence_folder.describe(config.query_encoder, config.data, dense)
+  for name, values in described.items():
+    (folder / name).parent.mkdir(exist_ok=True)
+    _write_json(folder / name, values)
+  for number, layer in enumerate(dense.values()):
+    state = {'linear.weight': np.asarray(layer['kernel']).T}
+    if 'bias' in layer:
+      state['linear.bias'] = np.asarray(layer['bias'])
+    weights.write(folder / f'{number + 2}_Dense' / published.WEIGHTS, state)
+
+
+def _write_json(path: pathlib.Path, values: Any) -> None:
+  files.write(path, json.dumps(values, indent=2) + '\n')

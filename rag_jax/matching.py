@@ -57,7 +57,8 @@ def _vectors(
   """Vectors float32[B, K, D] of documents."""
   if query_encoder.make(config.query_encoder).published:
     # Documents are rows of the node table.
-    return query_encoder.normalise(params['id_decoder']['table'][documents])
+    table = params['id_decoder']['table']
+    return query_encoder.comparable(config.query_encoder, table[documents])
   return query_encoder.embed_documents(
     params['query_encoder'], index.tokens[documents]
   )

@@ -69,7 +69,9 @@ class ModelConfig:
     """Raises a ValueError on incompatible values."""
     width = self.query_encoder.width
     transformer.check_heads('query_encoder', width, self.query_encoder)
-    transformer.check_heads('id_decoder', width, self.id_decoder)
+    if self.id_decoder.num_layers:
+      vector_width = query_encoder.vector_width(self.query_encoder)
+      transformer.check_heads('id_decoder', vector_width, self.id_decoder)
     readers.make(self.reader)  # checks the options of its kind
     encoder = query_encoder.make(self.query_encoder)
     if encoder.documents is None and self.id_decoder.output != 'node_table':
@@ -83,6 +85,13 @@ class ModelConfig:
 
   def _check_lexical(self) -> None:
     """Raises a ValueError if the ranker learns no lexical-to-vector ratio."""
+    if not query_encoder.is_unit(self.query_encoder):
+      raise ValueError(
+        'search.learned_lexical_weight needs vectors of unit length, got '
+        "query_encoder.similarity='dot'. Set "
+        '--config.search.learned_lexical_weight=False or '
+        '--config.query_encoder.similarity=cosine.'
+      )
     docid_weight = self.ranker.docid_weight
     weights = {
       'search.lexical_weight': self.search.lexical_weight,
@@ -120,7 +129,8 @@ def query_limit(config: ModelConfig, document_tokens: int) -> int:
 class Pretrained:
   """Weights to start from; None and {} = random initial parameters."""
 
-  query_encoder: Params | None = None  # published
+  # published: 'bert', of any family, and 'dense'
+  query_encoder: Params | None = None
   reader: Params | None = None  # published
   vectors: jax.Array | None = None  # float32[N, D], documents by the encoder
   # component -> parameters of another run, see `starts`
@@ -167,17 +177,23 @@ def init(
     vectors = pretrained.vectors
   if vectors is None:
     vectors = query_encoder.embed_corpus(encoder, index.tokens)
+  unit = query_encoder.is_unit(config.query_encoder)
+  scale = 1.0 if unit else id_decoder.mean_square(vectors)
   decoder = id_decoder.init(
     keys[1],
     config.id_decoder,
     trie=index.trie,
     codes=index.codes,
     document_vectors=vectors,
+    memory_width=config.query_encoder.width,
+    unit=unit,
   )
   initial = {
     'query_encoder': encoder,
     'id_decoder': decoder | start.pop('id_decoder', {}),
-    'ranker': ranker.init(config.ranker, token_weights=frequency),
+    'ranker': ranker.init(
+      config.ranker, token_weights=frequency, vector_scale=scale
+    ),
     'reader': readers.make(config.reader).init(
       keys[2], vocab_size=vocab_size, pretrained=pretrained.reader
     ),

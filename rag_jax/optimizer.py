@@ -16,6 +16,10 @@ from rag_jax import stage as stages
 from rag_jax.readers import base
 
 COMPONENTS = stages.COMPONENTS
+# Parameters of an encoder that all layers build on.
+_EMBEDDINGS = frozenset(
+  ('embedding', 'positions', 'segments', 'norm', 'norm_bias', 'relative')
+)
 
 
 def make(
@@ -78,11 +82,9 @@ def _trainable(
       continue
     if not sizes.frozen_layers:
       continue
-    trained = {
-      f'block_{i}' for i in range(sizes.frozen_layers, sizes.num_layers)
-    }
+    frozen = _EMBEDDINGS | {f'block_{i}' for i in range(sizes.frozen_layers)}
     mask[part]['bert'] = {
-      name: jax.tree.map(lambda _, trains=name in trained: trains, leaf)
+      name: jax.tree.map(lambda _, trains=name not in frozen: trains, leaf)
       for name, leaf in params[part]['bert'].items()
     }
   return mask

@@ -1,46 +1,112 @@
-"""Reads and checks the published weights and tokenizer of an experiment."""
+"""Reads and checks the published weights and tokenizer of an experiment.
 
-import contextlib
+`complete` fills in what the folder of the weights says, so that the
+configuration in a workdir is whole; `load` reads the weights.
+"""
+
 import dataclasses
+import pathlib
 from typing import Any
 
 import tokenizers as hf_tokenizers
 
+from rag_jax import completion, console, model, readers, starts, store, types
 from rag_jax import config as configs
-from rag_jax import console, model, readers, starts, types
 from rag_jax.components import query_encoder
-from rag_jax.data import pipeline, tokenizers
-from rag_jax.nn import bert_weights, published, weights
+from rag_jax.data import (
+  pipeline,
+  tokenizer_files,
+  tokenizers,
+)
+from rag_jax.nn import (
+  encoders,
+  published,
+  sentence_folder,
+)
 from rag_jax.readers import base
 
-# Files with a tokenizer, the first that exists.
-_TOKENIZERS = ('tokenizer.json', 'spiece.model')
+# Fields that published weights determine, where they are at their defaults.
+FROM_WEIGHTS = {
+  'query_encoder': (
+    *encoders.SIZES,
+    'pooling',
+    'similarity',
+    'dense',
+    'vector_width',
+    'architecture',
+  ),
+  'reader': (
+    *encoders.SIZES,
+    'between',
+    'after',
+    'relevance_state',
+    'architecture',
+    'rope_base',
+    'epsilon',
+    'end_token',
+    'prompt',
+    'language_model',
+  ),
+  'data': ('max_vector_tokens', 'query_prompt', 'document_prompt'),
+}
 
 
 def complete(config: configs.Config) -> configs.Config:
-  """Fills in the fields of the reader that its published weights determine.
+  """Fills in the fields that the published weights determine.
 
-  Prints a note for a field that had another value than its default.
-
-  Args:
-    config: the experiment; that of a trained run is complete already.
+  Fields at their defaults get the values of the folder of the weights: sizes
+  and architecture, pooling, similarity, dense layers, prompts and lengths. It
+  prints what a user should know, and returns a complete configuration as it is.
 
   Raises:
-    ValueError: if the weights cannot be read.
+    ValueError: if a field has another value than the weights, or the folder
+      says what is not supported here.
   """
+  if config.query_encoder.weights and not _is_complete(config.query_encoder):
+    config = completion.encoder(config)
+  if config.reader.kind == 'bert' and not _is_complete(config.reader):
+    config = dataclasses.replace(config, reader=completion.reader(config))
   reader = readers.make(config.reader)
-  if reader.published_fields is None:
+  if reader.published_fields is not None:
+    found = reader.published_fields()
+    for name, value in found.items():
+      was = getattr(config.reader, name)
+      if was not in (value, getattr(base.ReaderConfig, name)):
+        console.note(
+          f'reader.{name} is {value!r} as in {config.reader.weights!r}, not '
+          f'{was!r}'
+        )
+    own = dataclasses.replace(config.reader, **found)
+    config = dataclasses.replace(config, reader=own)
+  _ = config.model  # checks that sizes fit together
+  return config
+
+
+def filled(config: configs.Config, workdir: pathlib.Path) -> configs.Config:
+  """Fills in the same fields from the config.json of a workdir.
+
+  It does not need the weights.
+
+  Args:
+    config: the experiment.
+    workdir: its workdir, trained or not.
+  """
+  if not (workdir / store.CONFIG).exists():
     return config
-  found = reader.published_fields()
-  for name, value in found.items():
-    was = getattr(config.reader, name)
-    if was not in (value, getattr(base.ReaderConfig, name)):
-      console.note(
-        f'reader.{name} is {value!r} as in {config.reader.weights!r}, not '
-        f'{was!r}'
+  stored, parts = store.read_config(workdir), {}
+  for part, names in FROM_WEIGHTS.items():
+    ours, theirs = getattr(config, part), getattr(stored, part)
+    owner = 'query_encoder' if part == 'data' else part
+    source = getattr(config, owner).weights
+    if source and source == getattr(stored, owner).weights:
+      parts[part] = completion.with_defaults(
+        ours, {n: getattr(theirs, n) for n in names}
       )
-  own = dataclasses.replace(config.reader, **found)
-  return dataclasses.replace(config, reader=own)
+  return dataclasses.replace(config, **parts)
+
+
+def _is_complete(part: Any) -> bool:
+  return bool(part.architecture.family)
 
 
 def load(
@@ -59,14 +125,19 @@ def load(
   found: dict[str, Any] = {}
   own_tokenizer = None
   if query_encoder.make(config.query_encoder).published:
-    found['query_encoder'] = _load_encoder(config.query_encoder)
-    _check_vocabulary(config, 'query_encoder', found['query_encoder'])
+    found['query_encoder'] = _load_encoder(config)
   reader = readers.make(config.reader)
   if reader.load is not None:
     loaded = reader.load()
     found['reader'], own_tokenizer = loaded.params, loaded.tokenizer
     if own_tokenizer is None:
       own_tokenizer = _reader_tokenizer(config, reader, loaded.params)
+      if reader.points:
+        pad = tokenizer_files.pad_token(
+          completion.reader_tokenizer_file(config)
+        )
+        body = encoders.renumber(loaded.params['bert'], pad)
+        found['reader'] = loaded.params | {'bert': body}
   return model.Pretrained(**found), own_tokenizer
 
 
@@ -78,15 +149,11 @@ def _reader_tokenizer(
   It is None if `data.tokenizer` is the same, or if there is none beside the
   weights; then the reader uses `data.tokenizer`, which must fit.
   """
-  source = config.reader.weights
-  own = None
-  for name in _TOKENIZERS:
-    if own is None:
-      with contextlib.suppress(ValueError):
-        path = published.resolve(source, name)
-        own = tokenizers.load_published(path)
-  if own is not None:
-    _check_fits('reader', source, own, source, params)
+  source, path = config.reader.weights, None
+  own, table = None, params['bert'] if reader.points else params
+  if path := published.own_tokenizer(source):
+    own = tokenizers.load_published(path)
+    _check_fits('reader', source, own, source, table)
     _check_end(own, source, reader, source)
     if not config.data.tokenizer:
       return own
@@ -99,7 +166,8 @@ def _reader_tokenizer(
   data = _published_tokenizer(config)
   if own is not None:
     return None if own.to_str() == data.to_str() else own
-  _check_fits('reader', source, data, config.data.tokenizer, params)
+  _note_unchecked(config, 'reader')
+  _check_fits('reader', source, data, config.data.tokenizer, table)
   _check_end(data, config.data.tokenizer, reader, source)
   return None
 
@@ -119,37 +187,59 @@ def tokenizer(
   return _published_tokenizer(config)
 
 
-def encoder_sizes(source: str) -> dict[str, int]:
-  """The sizes of a published encoder, as fields of `query_encoder`."""
-  path = published.resolve(source, 'model.safetensors')
-  sizes = weights.bert_config(path.parent)
-  names = ('width', 'num_layers', 'num_heads', 'mlp_dim')
-  return {name: getattr(sizes, name) for name in names}
+def _load_encoder(config: configs.Config) -> model.Params:
+  """The parameters of the query encoder."""
+  ours = config.query_encoder
+  folder = published.folder(ours.weights)
+  sizes, architecture = encoders.read_config(folder)
+  base.check_sizes('query_encoder', ours, sizes)
+  params, state = encoders.load(folder, sizes, architecture)
+  if 'qa_outputs.weight' in state:
+    console.note(
+      f'qa_outputs of query_encoder.weights {ours.weights!r} is not used: a '
+      'query encoder points at no answers (--config.reader.weights).'
+    )
+  _check_same_tokenizer(config, params)
+  path = published.tokenizer(config.data.tokenizer)
+  found = {'bert': encoders.renumber(params, tokenizer_files.pad_token(path))}
+  if ours.dense:
+    said = sentence_folder.read(folder, width=sizes.width)
+    found['dense'] = sentence_folder.load_dense(folder, said)
+  return found
 
 
-def _load_encoder(config: query_encoder.QueryEncoderConfig) -> model.Params:
-  path = published.resolve(config.weights, 'model.safetensors')
-  sizes = weights.bert_config(path.parent)
-  base.check_sizes('query_encoder', config, sizes)
-  return bert_weights.from_state_dict(weights.read(path), sizes)
+def _check_same_tokenizer(config: configs.Config, params: model.Params) -> None:
+  """Raises a ValueError if `data.tokenizer` is not that of the encoder."""
+  source, given = config.query_encoder.weights, config.data.tokenizer
+  data = _published_tokenizer(config)
+  _check_fits('query_encoder', source, data, given, params)
+  path, own = published.tokenizer(given), published.own_tokenizer(source)
+  if own is None:
+    _note_unchecked(config, 'query_encoder')
+  elif not own.samefile(path) and (
+    what := tokenizer_files.difference(path, own)
+  ):
+    raise ValueError(
+      f'data.tokenizer must be that of query_encoder.weights {source!r}, got '
+      f'{given!r}: {what}. Set --config.data.tokenizer={source}.'
+    )
+
+
+def _note_unchecked(config: configs.Config, part: str) -> None:
+  console.note(
+    f'{part}.weights {getattr(config, part).weights!r} hold no tokenizer, so '
+    f'that data.tokenizer {config.data.tokenizer!r} is not compared with '
+    'theirs.'
+  )
 
 
 def _published_tokenizer(config: configs.Config) -> hf_tokenizers.Tokenizer:
-  path = published.resolve(config.data.tokenizer, 'tokenizer.json')
-  return tokenizers.load_published(path)
-
-
-def _check_vocabulary(
-  config: configs.Config, part: str, params: model.Params
-) -> None:
-  """Raises a ValueError if the embedding has fewer rows than the tokenizer."""
-  _check_fits(
-    part,
-    getattr(config, part).weights,
-    _published_tokenizer(config),
-    config.data.tokenizer,
-    params,
-  )
+  lowercase = False
+  if source := config.query_encoder.weights:
+    folder = published.folder(source)
+    lowercase = sentence_folder.lowercases(folder)
+  path = published.tokenizer(config.data.tokenizer)
+  return tokenizers.load_published(path, lowercase=lowercase)
 
 
 def _check_fits(part, weights, tokenizer, source, params):

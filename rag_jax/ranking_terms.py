@@ -217,7 +217,7 @@ def indexing(trace: Trace) -> Sum:
     trace.index.tokens,
     positions,
     max_tokens=trace.batch.query.shape[1],
-    special_tokens=trace.index.special_tokens,
+    around=trace.index.around_query,
     log_token_weight=jax.lax.stop_gradient(
       trace.params['ranker']['log_token_weight']
     ),

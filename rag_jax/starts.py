@@ -16,6 +16,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import checkpoint, fingerprints, model, store
 from rag_jax import config as configs
+from rag_jax.components import query_encoder
 from rag_jax.data import tokenizers
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
@@ -112,7 +113,8 @@ def with_components(
   """
   # The shapes of these components do not depend on the corpus.
   one = indexes.from_codes(np.ones((1, 1), np.int32), np.zeros((1, 1), int))
-  vectors = jnp.zeros((1, config.query_encoder.width))
+  width = query_encoder.vector_width(config.query_encoder)
+  vectors = jnp.zeros((1, width))
   own = dataclasses.replace(weights, vectors=vectors)
   wanted = _shapes(config, own, one, vocab_size)
   start = {

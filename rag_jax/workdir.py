@@ -101,6 +101,7 @@ def open(
   """
   workdir = store.local(workdir)
   configs.check(config)
+  config = pretrained.complete(config)
   if writes:
     store.check(workdir, config, resumes=True)
   else:
@@ -314,8 +315,8 @@ def document_vectors(
   texts = corpus.with_special_tokens(config, tokenizer, documents)
   start = weights.start.get('query_encoder')
   return encoding.encode(
-    weights.query_encoder if start is None else start['bert'],
-    query_encoder.bert_config(config.query_encoder),
+    weights.query_encoder if start is None else start,
+    config.query_encoder,
     texts,
     folder=folder / 'vectors',
   )

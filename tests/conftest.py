@@ -1,5 +1,6 @@
 import atexit
 import collections
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -196,7 +197,7 @@ def write_tokenizer():
   import tokenizers as hf
   from tokenizers import models, normalizers, pre_tokenizers, processors
 
-  def write(path, texts, *, special, template, size=200):
+  def write(path, texts, *, special, template, size=200, doubled=False):
     normalizer = normalizers.BertNormalizer()
     splitter = pre_tokenizers.BertPreTokenizer()
     # The trainer of `tokenizers` is not deterministic.
@@ -214,13 +215,132 @@ def write_tokenizer():
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
     tokenizer.add_special_tokens([*special, '[UNK]'])
+    single = [*template[:-1], '$A', template[-1]]
+    doubled = [template[-1]] if doubled else []
+    second = ['$B:1', f'{template[-1]}:1']
     tokenizer.post_processor = processors.TemplateProcessing(
-      single=' '.join([*template[:-1], '$A', template[-1]]),
+      single=' '.join(single),
+      pair=' '.join([*single, *doubled, *second]),
       special_tokens=[(t, tokenizer.token_to_id(t)) for t in template],
     )
     tokenizer.save(str(path))
 
   return write
+
+
+@pytest.fixture(scope='session')
+def write_encoder(write_tokenizer):
+  """Writes a folder with a small random encoder of any family.
+
+  Its arrays are drawn from a NumPy seed in the order of their names, so that
+  tests can hold what other implementations compute from them.
+  """
+  from rag_jax.nn import (
+    bert,
+    bert_weights,
+    encoders,
+    modernbert,
+    modernbert_weights,
+    weights,
+  )
+
+  sizes = {'width': 8, 'num_layers': 3, 'num_heads': 2, 'mlp_dim': 12}
+  sizes |= {'vocab_size': 60, 'max_positions': 40}
+  texts = [
+    'red green blue',
+    'cat dog owl',
+    'which one is it?',
+    'query passage:',
+  ]
+
+  def shapes_of(family, fields):
+    if family == 'modernbert':
+      window = {'window': 4, 'global_every': 2, 'local_rope_base': 100.0}
+      config = modernbert.ModernBertConfig(**sizes | window | fields)
+      blocks = ('qkv', 'out', 'up', 'down', 'hidden_norm', 'norm')
+      table = modernbert_weights._table(config)
+      assert set(table['block_1']) == set(blocks)
+      return modernbert_weights.describe(config) | {'pad_token_id': 3}, table
+    names = bert_weights.FAMILIES[family]
+    config = bert.BertConfig(**sizes | {'num_segments': 1 + (family == 'bert')})
+    config = dataclasses.replace(config, **dict(names.fixed), **fields)
+    pad = int(bert_weights.is_shifted(family))
+    skip = bert_weights.skipped(names, pad)
+    longer = dataclasses.replace(config, max_positions=40 + skip)
+    about = bert_weights.describe(config, family, pad)
+    return about, bert_weights._table(longer, names)
+
+  def write(folder, family='bert', *, kind='', seed=0, said=None, **fields):
+    folder.mkdir(parents=True, exist_ok=True)
+    about, table = shapes_of(family, fields)
+    shapes = {
+      name: shape
+      for entry in jax.tree.leaves(
+        table, is_leaf=lambda x: hasattr(x, 'shapes')
+      )
+      for name, shape in entry.shapes.items()
+    }
+    prefix = modernbert_weights.PREFIX
+    if family in bert_weights.FAMILIES:
+      prefix = bert_weights.FAMILIES[family].prefix
+    prefix = prefix if kind else ''
+    shapes = {prefix + name: shape for name, shape in shapes.items()}
+    shapes |= HEADS.get(kind, {})
+    rng = np.random.default_rng(seed)
+    state = {
+      name: rng.normal(
+        float('norm' in name.lower() and name.endswith('weight')), 0.4, shape
+      ).astype(np.float32)
+      for name, shape in sorted(shapes.items())
+    }
+    weights.write(folder / 'model.safetensors', state)
+    architectures = {'architectures': [kind or 'Model']}
+    labels = {'num_labels': 1} if 'Sequence' in kind else {}
+    (folder / 'config.json').write_text(
+      json.dumps(about | architectures | labels)
+    )
+    special = ['[PAD]', '[CLS]', '[SEP]']
+    if bert_weights.is_shifted(family):
+      special = ['[CLS]', '[PAD]', '[SEP]']  # padding is token 1
+    elif family == 'modernbert':
+      special = ['[CLS]', '[SEP]', '[UNK]', '[PAD]']
+    write_tokenizer(
+      folder / 'tokenizer.json',
+      texts,
+      special=special,
+      template=['[CLS]', '[SEP]'],
+      size=60,
+      doubled=bert_weights.is_shifted(family),
+    )
+    for name, values in (said or {}).items():
+      (folder / name).parent.mkdir(exist_ok=True)
+      (folder / name).write_text(json.dumps(values))
+    return str(folder)
+
+  assert set(encoders.FAMILIES) == {*bert_weights.FAMILIES, 'modernbert'}
+  return write
+
+
+def _linear(name, outputs, inputs=8, bias=True):
+  shapes = {f'{name}.weight': (outputs, inputs), f'{name}.bias': (outputs,)}
+  return shapes if bias else {f'{name}.weight': (outputs, inputs)}
+
+
+_ROBERTA = _linear('classifier.dense', 8) | _linear('classifier.out_proj', 1)
+_MODERN = _linear('head.dense', 8, bias=False) | {'head.norm.weight': (8,)}
+HEADS = {
+  'BertForQuestionAnswering': _linear('qa_outputs', 2),
+  'BertForSequenceClassification': _linear('bert.pooler.dense', 8)
+  | _linear('classifier', 1),
+  'RobertaForSequenceClassification': _ROBERTA,
+  'XLMRobertaForQuestionAnswering': _linear('qa_outputs', 2),
+  'MPNetForSequenceClassification': _ROBERTA,
+  'DistilBertForSequenceClassification': _linear('pre_classifier', 8)
+  | _linear('classifier', 1),
+  'ElectraForSequenceClassification': _ROBERTA,
+  'ModernBertForQuestionAnswering': _MODERN | _linear('classifier', 2),
+  'ModernBertForSequenceClassification': _MODERN | _linear('classifier', 1),
+}
 
 
 @pytest.fixture(scope='session')

@@ -201,7 +201,7 @@ def test_an_exported_bert_can_be_loaded(published_system, tmp_path):
   import numpy as np
 
   from rag_jax import export
-  from rag_jax.nn import bert_weights, weights
+  from rag_jax.nn import encoders
 
   export.export(published_system, tmp_path / 'out')
   table = np.asarray(published_system.params['id_decoder']['table'])[:48]
@@ -210,8 +210,7 @@ def test_an_exported_bert_can_be_loaded(published_system, tmp_path):
   np.testing.assert_allclose(vectors, unit, atol=1e-6)
   for component in ('query_encoder', 'reader'):
     folder = tmp_path / 'out' / f'{component}-bert'
-    state = weights.read(folder / 'model.safetensors')
-    found = bert_weights.from_state_dict(state, weights.bert_config(folder))
+    found, _ = encoders.load(folder, *encoders.read_config(folder))
     own = published_system.params[component]['bert']
     assert found.keys() == own.keys()
     for name in ('embedding', 'positions'):

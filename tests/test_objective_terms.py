@@ -35,7 +35,8 @@ def initialise(config):
       mlp_dim=16,
       max_positions=32,
     )
-    pretrained = jax.jit(bert.init, static_argnums=1)(jax.random.key(2), sizes)
+    own = jax.jit(bert.init, static_argnums=1)(jax.random.key(2), sizes)
+    pretrained = {'bert': own}
   if config.reader.kind == 'causal':
     sizes = llama.LlamaConfig(
       vocab_size=VOCAB,

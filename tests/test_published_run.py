@@ -78,8 +78,10 @@ def test_the_untrained_search_equals_the_exact_hybrid(run, prepared):
   sizes = bert.BertConfig(
     width=16, num_layers=2, num_heads=2, mlp_dim=16, vocab_size=200
   )
-  states = bert.apply(prepared.pretrained.query_encoder, sizes, encoded.query)
-  query = bert.mean_pool(states, encoded.query != 0)
+  params = prepared.pretrained.query_encoder['bert']
+  states = bert.apply(params, sizes, encoded.query)
+  query = (states * (encoded.query != 0)[..., None]).sum(1)
+  query /= np.linalg.norm(query, axis=1, keepdims=True)
 
   scores = config.id_decoder.scale * query @ prepared.pretrained.vectors.T
   scores += 0.3 * lexical.score_all(prepared.index.lexicon, encoded.words)

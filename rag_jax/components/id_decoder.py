@@ -8,6 +8,10 @@ exp(log_scale[level]) * cos(h, U[c]), where U has one row per node
 or one row per level and code (`codebook`, whose memory does not grow with the
 corpus). An untrained node table is a zero-shot hierarchical dense search.
 
+With vectors of any length (`query_encoder.similarity` 'dot'), nothing is
+normalised: h = query vector + residual, U[c] starts as the mean of the document
+vectors below c, and the score is exp(log_scale[level]) * h . U[c].
+
 With num_layers = 0, h is the query vector: scores do not depend on the prefix,
 and one product per query scores all nodes.
 """
@@ -90,6 +94,8 @@ def init(
   trie: tries.Trie,
   codes: jax.Array,
   document_vectors: jax.Array,
+  memory_width: int | None = None,
+  unit: bool = True,
 ) -> dict[str, Any]:
   """Initialises the parameters for one trie.
 
@@ -98,8 +104,10 @@ def init(
     config: sizes.
     trie: the docids.
     codes: int[N, L], the docid of each document.
-    document_vectors: float32[N, D], unit length; the output table is
-      initialised to their normalised sums.
+    document_vectors: float32[N, D]; the output table is initialised to their
+      sums, normalised, or to their means if `unit` is False.
+    memory_width: W, width of the token states of a query; default D.
+    unit: whether the vectors have unit length.
 
   Returns:
     A pytree of plain dicts; `table` is float32[num_nodes, D], or for a
@@ -110,8 +118,9 @@ def init(
   if config.num_layers:
     where = jnp.ones((1, 1), bool)
     step = jnp.zeros((1, 1, width))
+    memory = jnp.zeros((1, 1, memory_width or width))
     cache = initial_cache(config, 1, width)
-    network = _Network(config).init(rng, step, cache, step, where)['params']
+    network = _Network(config).init(rng, step, cache, memory, where)['params']
   table: Any
   if config.output == 'codebook':
     table = tuple(
@@ -121,13 +130,32 @@ def init(
       for level, size in enumerate(trie.num_values)
     )
   else:
-    table = query_encoder.normalise(tries.sum_below(trie, document_vectors))
+    table = tries.sum_below(trie, document_vectors)
+    if unit:
+      table = query_encoder.normalise(table)
+    else:
+      ones = jnp.ones(len(document_vectors))
+      table /= jnp.maximum(tries.sum_below(trie, ones), 1)[:, None]
+  scale = jnp.log(config.scale)
+  if not unit:
+    scale -= jnp.log(mean_square(document_vectors))
   return {
     'network': network,
     'table': table,
-    'log_scale': jnp.full(trie.length, jnp.log(config.scale), jnp.float32),
+    'log_scale': jnp.full(trie.length, scale, jnp.float32),
     'start': jnp.zeros(width),
   }
+
+
+def mean_square(vectors: jax.Array) -> jax.Array:
+  """Mean squared length of the vectors float[N, D] that are not zero.
+
+  It takes the place of 1 as the scale of a dot product, so that scores are as
+  large as with cosines.
+  """
+  square = jnp.square(vectors).sum(-1)
+  total = square.sum() / jnp.maximum((square > 0).sum(), 1)
+  return jnp.maximum(total, 1e-12)
 
 
 def initial_cache(
@@ -160,43 +188,47 @@ def apply(
   scale = jnp.exp(decoder['log_scale'][level])
   if not config.num_layers:
     # Equal at all levels, so that XLA computes the product once.
-    cosines = _all_cosines(encoding.vector, decoder['table'])  # [B, num_nodes]
-    rows = frontier.children.reshape(len(cosines), -1)
-    edges = beam.take(cosines, rows).reshape(frontier.children.shape)
+    products = _all_products(encoding.vector, decoder['table'], encoding.unit)
+    rows = frontier.children.reshape(len(products), -1)
+    edges = beam.take(products, rows).reshape(frontier.children.shape)
     return edges * scale, cache
   state, cache = states(params, cache, frontier, config=config)
   if config.output == 'codebook':
-    cosines = _cosines(state, decoder['table'][level], frontier.tokens)
+    table, rows = decoder['table'][level], frontier.tokens
   else:
-    cosines = _cosines(state, decoder['table'], frontier.children)
-  return cosines * scale, cache
+    table, rows = decoder['table'], frontier.children
+  return _products(state, table, rows, encoding.unit) * scale, cache
 
 
-def _cosines(states: jax.Array, table: jax.Array, rows: jax.Array) -> jax.Array:
-  """Cosines of states with the requested rows of a table.
+def _products(
+  states: jax.Array, table: jax.Array, rows: jax.Array, unit: bool
+) -> jax.Array:
+  """Products of states with the requested rows of a table.
 
   Args:
-    states: float32[B, K, D], unit length.
+    states: float32[B, K, D].
     table: float32[n, D], rows of any length.
     rows: int32[B, K, C], the requested rows.
+    unit: whether states have unit length; then the products are cosines.
 
   Returns:
     float32[B, K, C].
   """
   if len(table) <= MAX_PRODUCT_RATIO * rows.shape[-1]:
-    return beam.take(_all_cosines(states, table), rows)
+    return beam.take(_all_products(states, table, unit), rows)
   vectors = table[rows]  # [B, K, C, D]
   products = jnp.einsum('bkd,bkcd->bkc', states, vectors)
-  return products * query_encoder.inverse_norm(vectors)
+  return products * query_encoder.inverse_norm(vectors) if unit else products
 
 
-def _all_cosines(states: jax.Array, table: jax.Array) -> jax.Array:
-  """Cosines of unit vectors float32[..., D] with all rows [n, D]: [..., n].
+def _all_products(states: jax.Array, table: jax.Array, unit: bool) -> jax.Array:
+  """Products of states float32[..., D] with all rows [n, D]: [..., n].
 
   Normalising the products instead of the rows avoids a copy of the table and of
   its gradient.
   """
-  return (states @ table.T) * query_encoder.inverse_norm(table)
+  products = states @ table.T
+  return products * query_encoder.inverse_norm(table) if unit else products
 
 
 def states(
@@ -215,7 +247,8 @@ def states(
     config: sizes, as given to `init`.
 
   Returns:
-    float32[B, K, D], unit length, and the cache after this step.
+    float32[B, K, D], of unit length if the query vectors are, and the cache
+    after this step.
   """
   decoder, encoding = params
   table = decoder['table']
@@ -243,7 +276,8 @@ def states(
     encoding.memory,
     encoding.where,
   )
-  return query_encoder.normalise(encoding.vector[:, None] + residual), cache
+  state = encoding.vector[:, None] + residual
+  return query_encoder.normalise(state) if encoding.unit else state, cache
 
 
 def level_log_likelihood(
@@ -287,7 +321,7 @@ def level_log_likelihood(
     scale = jnp.exp(decoder['log_scale'][frontier.level])
     if not config.num_layers:  # one state per query, equal at all levels
       state = state[:, :1]
-    scores = scale * _all_cosines(state, decoder['table'])
+    scores = scale * _all_products(state, decoder['table'], encoding.unit)
     scores = jnp.broadcast_to(scores, (*codes.shape[:2], trie.num_nodes))
     level = frontier.level + 1
     negatives = (depth == level) | (is_leaf & (depth > 0) & (depth < level))

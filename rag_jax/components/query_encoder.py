@@ -6,7 +6,8 @@ inverse document frequency and the residual to zero, so that the untrained
 encoder is a compressed lexical search. Documents are embedded by the same
 weighted sum in every training step, so document vectors are never stale.
 
-BERT encoder (with `weights`): the vector is the mean of the last states.
+Published encoder (with `weights`): the vector is pooled from the last states,
+as the folder of the weights says, by default their mean at unit length.
 Documents are encoded once, before training. Their vectors initialise the node
 table, whose rows are then trained as parameters.
 """
@@ -22,7 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import bert, transformer
+from rag_jax.nn import encoders, pooling, transformer
+
+SIMILARITIES = ('cosine', 'dot')
 
 BLOCK = 1024  # documents of a corpus that are embedded or counted at a time
 STEP = 16  # tokens of each document in `embed_corpus` at a time
@@ -30,25 +33,60 @@ STEP = 16  # tokens of each document in `embed_corpus` at a time
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryEncoderConfig:
-  """Sizes of the query encoder; with `weights`, those of the BERT."""
+  """The query encoder.
+
+  With `weights`, sizes that are left at their defaults are those of the
+  weights; `pretrained.complete` fills them in.
+  """
 
   width: int = 128  # width of vectors and token states
   num_layers: int = 1  # transformer layers over the question
   num_heads: int = 4  # attention heads
   mlp_dim: int = 256  # width inside a feed-forward layer
-  weights: str = ''  # pretrained BERT weights; '' = none
-  frozen_layers: int = 0  # frozen lowest layers of a BERT
-  # recompute a BERT's states in the backward pass, to save memory
+  weights: str = ''  # pretrained weights of an encoder; '' = none
+  frozen_layers: int = 0  # frozen lowest layers of pretrained weights
+  # recompute states of pretrained weights in the backward pass, to save memory
   remat: bool = False
+  # vector of a text: 'mean', 'cls', 'max', 'last_token', 'weighted_mean' or
+  # 'mean_sqrt_length' of the token states; '' = as the weights
+  pooling: str = ''
+  # similarity of vectors: 'cosine' or 'dot'; '' = as the weights
+  similarity: str = ''
+  # activations of dense layers after the pooling; () = as the weights
+  dense: tuple[str, ...] = ()
+  # width of vectors after dense layers; 0 = as the weights, or `width`
+  vector_width: int = 0
+  architecture: encoders.Architecture = encoders.Architecture()
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on an unknown pooling or similarity."""
+    for name, values in (
+      ('pooling', pooling.POOLINGS),
+      ('similarity', SIMILARITIES),
+    ):
+      if getattr(self, name) not in ('', *values):
+        raise ValueError(
+          f'query_encoder.{name} must be one of {", ".join(values)}, got '
+          f'{getattr(self, name)!r}. Set --config.query_encoder.{name}, or '
+          "leave it '', as in the weights."
+        )
+    if self.similarity == 'dot' and not self.weights:
+      raise ValueError(
+        "query_encoder.similarity='dot' needs published weights, got "
+        "query_encoder.weights=''. Set "
+        '--config.query_encoder.similarity=cosine.'
+      )
 
 
 @flax.struct.dataclass
 class Encoding:
   """Encoded queries."""
 
-  vector: jax.Array  # float32[B, D], unit length
-  memory: jax.Array  # float32[B, Q, D], token states
+  vector: jax.Array  # float32[B, D]
+  memory: jax.Array  # float32[B, Q, W], token states
   where: jax.Array  # bool[B, Q], False = padding
+  # whether vectors have unit length, so that dot products are cosines
+  unit: bool = flax.struct.field(pytree_node=False, default=True)
 
 
 class _Network(nn.Module):
@@ -83,11 +121,11 @@ class Encoder(NamedTuple):
 
 
 def make(config: QueryEncoderConfig) -> Encoder:
-  """Makes the BERT encoder if `config.weights` is set, else the bag encoder."""
+  """A published encoder if `config.weights` is set, else the bag encoder."""
   if config.weights:
     return Encoder(
-      init=lambda rng, *, pretrained=None, **_: {'bert': pretrained},
-      apply=functools.partial(_apply_bert, config),
+      init=lambda rng, *, pretrained=None, **_: pretrained,
+      apply=functools.partial(_apply_published, config),
       documents=None,
       published=True,
     )
@@ -115,7 +153,8 @@ def init(
     vocab_size: number of token ids.
     token_weights: float32[vocab_size], positive; initial token weights, usually
       `inverse_document_frequency`. None = 1 for all tokens.
-    pretrained: the published weights, if `config.weights` is set.
+    pretrained: if `config.weights` is set, the published weights: 'bert' of any
+      family, and 'dense' if there are dense layers.
 
   Returns:
     A pytree of plain dicts.
@@ -150,19 +189,43 @@ def apply(
   return make(config).apply(params, tokens)
 
 
-def _apply_bert(
+def _apply_published(
   config: QueryEncoderConfig, params: dict[str, Any], tokens: jax.Array
 ) -> Encoding:
   where = tokens != types.PAD
-  memory = bert.apply(
+  memory = encoders.apply(
     params['bert'],
-    bert_config(config),
+    encoders.body(config),
     tokens,
     frozen_layers=config.frozen_layers,
   )
+  unit, kind = is_unit(config), config.pooling or 'mean'
+  if unit and not config.dense and kind == 'mean':
+    kind = 'sum'  # of the same direction
+  vector = pooling.pool(memory, where, kind)
+  if config.dense:
+    vector = pooling.dense(params['dense'], config.dense, vector)
   return Encoding(
-    vector=bert.mean_pool(memory, where), memory=memory, where=where
+    vector=comparable(config, vector),
+    memory=memory,
+    where=where,
+    unit=unit,
   )
+
+
+def is_unit(config: QueryEncoderConfig) -> bool:
+  """Whether vectors have unit length, so that dot products are cosines."""
+  return config.similarity != 'dot'
+
+
+def comparable(config: QueryEncoderConfig, x: jax.Array) -> jax.Array:
+  """Vectors float32[..., D] as they are compared: of unit length, or as is."""
+  return normalise(x) if is_unit(config) else x
+
+
+def vector_width(config: QueryEncoderConfig) -> int:
+  """D, the width of vectors; states may have another width."""
+  return config.vector_width or config.width
 
 
 def _init_bag(
@@ -198,17 +261,6 @@ def _apply_bag(
   weights = _token_weights(params, tokens)
   pooled = jnp.einsum('bq,bqd->bd', weights, embedded + residual)
   return Encoding(vector=normalise(pooled), memory=memory, where=where)
-
-
-def bert_config(config: Any) -> bert.BertConfig:
-  """The BERT configuration of a query encoder or reader."""
-  return bert.BertConfig(
-    width=config.width,
-    num_layers=config.num_layers,
-    num_heads=config.num_heads,
-    mlp_dim=config.mlp_dim,
-    remat=config.remat,
-  )
 
 
 def embed_documents(params: dict[str, Any], tokens: jax.Array) -> jax.Array:

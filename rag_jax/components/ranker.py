@@ -60,7 +60,10 @@ class RankerConfig:
 
 
 def init(
-  config: RankerConfig, *, token_weights: jax.Array
+  config: RankerConfig,
+  *,
+  token_weights: jax.Array,
+  vector_scale: jax.Array | float = 1.0,
 ) -> dict[str, jax.Array]:
   """Initialises the parameters.
 
@@ -68,15 +71,19 @@ def init(
     config: initial weights of the signals.
     token_weights: float32[vocab_size], positive; initial token weights of BM25,
       usually the inverse document frequency.
+    vector_scale: float[], size of a large inner product of vectors, by which
+      the weight of that signal is divided; 1 = vectors of unit length.
 
   Returns:
     A pytree of plain dicts.
   """
+  weights = jnp.log(
+    jnp.array([max(getattr(config, f'{n}_weight'), 1e-9) for n in SIGNALS])
+  )
+  is_vector = jnp.array([name == 'vector' for name in SIGNALS])
   return {
     'log_token_weight': jnp.log(jnp.maximum(token_weights, 1e-3)),
-    'log_signal_weight': jnp.log(
-      jnp.array([max(getattr(config, f'{n}_weight'), 1e-9) for n in SIGNALS])
-    ),
+    'log_signal_weight': weights - is_vector * jnp.log(vector_scale),
   }
 
 
@@ -128,7 +135,7 @@ def apply(
     params: parameters from `init`.
     config: signals whose initial weight is 0 are off.
     docid: float32[B, K], log-probabilities of the docids, nats.
-    vector: float32[B, K], inner products of unit vectors.
+    vector: float32[B, K], inner products of vectors.
     lexical: float32[B, K], from `lexical`.
 
   Returns:

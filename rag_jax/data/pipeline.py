@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers as hf_tokenizers
 
 from rag_jax import types
-from rag_jax.data import text_files, text_io, tokenizers, words
+from rag_jax.data import encoder_input, text_files, text_io, tokenizers, words
 from rag_jax.data.sources import base
 
 
@@ -49,8 +49,12 @@ class DataConfig:
   # training questions that keep their gold documents; 0 = all
   labelled_questions: int = 0
   tokenizer: str = ''  # published tokenizer; '' = trained on the data
-  # maximum tokens per document for a published encoder
-  max_vector_tokens: int = 192
+  # maximum tokens of a document's vector; 0 = what the encoder takes, up to 512
+  max_vector_tokens: int = 0
+  # text before questions for a published encoder; 'auto' = as its folder says
+  query_prompt: str = encoder_input.AUTO
+  # text before documents for a published encoder; 'auto' = as its folder says
+  document_prompt: str = encoder_input.AUTO
   lexicon: bool = False  # whether search and ranker use BM25 of whole words
   # stemmer and stop words of BM25; 'none' for a language that has none
   language: str = 'english'

@@ -16,7 +16,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from rag_jax import files, types
-from rag_jax.data import sentence_pieces, tokenizer_checks
+from rag_jax.data import sentence_pieces, tokenizer_checks, tokenizer_files
 from rag_jax.ops import checks
 
 PAD, BOS, EOS, SEP, MASK = types.PAD, 1, 2, 3, 4
@@ -169,10 +169,10 @@ def encode_targets(
     int32[n, M, A], 0 = padding.
   """
   found = np.zeros((len(answers), max_answers, max_tokens), np.int32)
-  texts, places = [], []
+  texts, places, before = [], [], lead(tokenizer)
   for i, accepted in enumerate(answers):
     for j, text in enumerate(accepted[:max_answers]):
-      texts.append(text)
+      texts.append(before + text)
       places.append((i, j))
   if texts:
     encoded = encode(tokenizer, texts, max_tokens=max_tokens + 1).tokens
@@ -184,9 +184,25 @@ def encode_targets(
 
 def special_tokens(tokenizer: hf.Tokenizer) -> tuple[list[int], list[int]]:
   """Special tokens before and after a text; none for a trained tokenizer."""
-  ids = tokenizer.encode('', add_special_tokens=True).ids
-  half = len(ids) // 2
-  return ids[:half], ids[half:]
+  encoding = tokenizer.encode('a', add_special_tokens=True)
+  added = encoding.special_tokens_mask
+  if 0 not in added:  # no token for this text
+    return encoding.ids, []
+  first = added.index(0)
+  last = len(added) - added[::-1].index(0)
+  return encoding.ids[:first], encoding.ids[last:]
+
+
+def lead(tokenizer: hf.Tokenizer) -> str:
+  """What gives a text the tokens that it has inside another text: '' or ' '.
+
+  Byte-level tokenizers, as of RoBERTa, have other tokens for a word at the
+  start of a text than for the same word after a space.
+  """
+  plain, spaced = (
+    tokenizer.encode(text, add_special_tokens=False).ids for text in ('a', ' a')
+  )
+  return ' ' if plain != spaced and len(plain) == len(spaced) else ''
 
 
 def offsets(tokenizer: hf.Tokenizer, text: str, *, max_tokens: int) -> Array:
@@ -250,13 +266,19 @@ def load(path: str | os.PathLike[str]) -> hf.Tokenizer:
 
 
 def load_published(
-  path: str | os.PathLike[str], *, vocab_size: int | None = None
+  path: str | os.PathLike[str],
+  *,
+  vocab_size: int | None = None,
+  lowercase: bool = False,
 ) -> hf.Tokenizer:
   """Reads the tokenizer of a pretrained model.
 
   Normalisation is as in the file. Padding and truncation settings of the file
   are dropped, because `encode` does both. The name of a special token in a text
   is plain text; `tokenizer.token_to_id('[CLS]')` gives the id of the token.
+
+  If another token than 0 is the padding, both change places, see
+  `tokenizer_files`.
 
   With WordPiece (BERT), the tokens of an answer of whole words are a contiguous
   subsequence of its document's tokens. With SentencePiece (T5), this holds only
@@ -265,10 +287,11 @@ def load_published(
   Args:
     path: a tokenizer.json, or a spiece.model (requires sentencepiece).
     vocab_size: rows of the model's embedding; every token id must be below it.
+    lowercase: whether to lower-case texts, if the file does not say so.
 
   Raises:
-    ValueError: if the file is missing or damaged, if token 0 (padding here) is
-      not a special token, or if a token id is not below `vocab_size`.
+    ValueError: if the file is missing or damaged, if it names no padding, or if
+      a token id is not below `vocab_size`.
   """
   path = pathlib.Path(path)
   if path.suffix == '.model' and path.is_file():
@@ -277,6 +300,8 @@ def load_published(
   else:
     remedy = 'Give the tokenizer.json or spiece.model of a published model.'
     tokenizer = _read(path, missing=remedy, damaged=remedy)
+    if pad := tokenizer_files.pad_token(path):
+      tokenizer = tokenizer_files.renumber(tokenizer, path, pad)
   tokenizer.no_truncation()
   tokenizer.no_padding()
   first = tokenizer.get_added_tokens_decoder().get(PAD)
@@ -284,10 +309,13 @@ def load_published(
     raise ValueError(
       f'token {PAD} of {str(path)!r} must be a special token, since it is the '
       f'padding here, got {tokenizer.id_to_token(PAD)!r}. Give the tokenizer '
-      'of a BERT or T5.'
+      'of a BERT or T5, or add its pad_token to tokenizer_config.json.'
     )
   if isinstance(tokenizer.model, models.Unigram):
     sentence_pieces.split_special_names(tokenizer)
+  if lowercase:
+    steps = [normalizers.Lowercase(), tokenizer.normalizer]
+    tokenizer.normalizer = normalizers.Sequence([s for s in steps if s])
   last, count = max(tokenizer.get_vocab().values()), tokenizer.get_vocab_size()
   if last >= (count if vocab_size is None else vocab_size):
     kind = (

@@ -1,9 +1,9 @@
 """Encodes a corpus with a pretrained encoder and caches the vectors on disk.
 
 Encoding is the slowest part of preparing a corpus. An interrupted run resumes.
-The name of the cached file is a hash of the weights and of all tokens, so a
-change of either encodes the corpus again. Runs may share the cache, see
-`vector_cache`.
+The name of the cached file is a hash of the weights, of the pooling and of all
+tokens, so a change of any encodes the corpus again. Runs may share the cache,
+see `vector_cache`.
 """
 
 import contextlib
@@ -17,8 +17,9 @@ import numpy as np
 import tqdm
 
 from rag_jax import types
+from rag_jax.components import query_encoder
 from rag_jax.index import vector_cache
-from rag_jax.nn import bert
+from rag_jax.nn import encoders
 
 BATCH = 32  # texts per step
 STEP = 16  # lengths are padded to a multiple, to limit compilations
@@ -26,7 +27,7 @@ STEP = 16  # lengths are padded to a multiple, to limit compilations
 
 def encode(
   params: dict[str, Any],
-  config: bert.BertConfig,
+  config: query_encoder.QueryEncoderConfig,
   tokens: np.ndarray,
   *,
   folder: str | os.PathLike[str],
@@ -36,20 +37,20 @@ def encode(
   Cached vectors with a wrong shape or checksum are encoded again, with a note.
 
   Args:
-    params: weights of the encoder, see `bert`.
+    params: parameters of the query encoder, with published weights.
     config: its configuration.
     tokens: int32[N, T], texts with their special tokens, 0 = padding.
     folder: the cache; created if missing.
 
   Returns:
-    float32[N, W], mean-pooled and of unit length.
+    float32[N, D].
 
   Raises:
     ValueError: if the folder cannot be written.
   """
   key = _key(params, config, tokens)
   path = pathlib.Path(folder) / f'{key[:24]}.npy'
-  shape = (len(tokens), config.width)
+  shape = (len(tokens), query_encoder.vector_width(config))
   if path.exists():
     vectors = vector_cache.load(path, key, shape)
     if vectors is not None:
@@ -75,16 +76,16 @@ def _encode(params, config, tokens, partial):
   order = np.argsort(lengths, kind='stable')  # batches of similar length
   starts = range(0, len(tokens), BATCH)
   sizes = [min(BATCH, len(tokens) - first) for first in starts]
-  vectors = np.zeros((len(tokens), config.width), np.float32)
+  size = query_encoder.vector_width(config)
+  vectors = np.zeros((len(tokens), size), np.float32)
   start = 0
-  for batch in partial.read(sizes, config.width):
+  for batch in partial.read(sizes, size):
     vectors[order[start : start + len(batch)]] = batch
     start += len(batch)
 
   @jax.jit
   def run(params, tokens):
-    states = bert.apply(params, config, tokens)
-    return bert.mean_pool(states, tokens != types.PAD)
+    return query_encoder.apply(params, config, tokens).vector
 
   with tqdm.tqdm(
     total=len(tokens), initial=start, unit='text', desc='encode', miniters=BATCH
@@ -101,7 +102,8 @@ def _encode(params, config, tokens, partial):
 
 
 def _key(params, config, tokens) -> str:
-  digest = hashlib.sha256(repr(config).encode())
+  how = encoders.body(config), config.pooling, config.similarity, config.dense
+  digest = hashlib.sha256(repr(how).encode())
   for leaf in jax.tree.leaves(params):
     digest.update(np.asarray(leaf).tobytes())
   digest.update(str(tokens.shape).encode())

@@ -41,8 +41,9 @@ class Index:
   # bool[num_nodes], documents first: the node is a gold document of a training
   # question, or an ancestor of one.
   gold_nodes: jax.Array | None = None
-  # int32[2], special tokens before and after a query.
-  special_tokens: jax.Array | None = None
+  # int32[b] and int32[a], tokens before and after a query: special tokens, and
+  # those of a prompt.
+  around_query: tuple[jax.Array, jax.Array] | None = None
   # int32[N, P'], documents in the reader's vocabulary, if it has another one.
   reader_tokens: jax.Array | None = None
 

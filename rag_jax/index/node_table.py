@@ -182,6 +182,7 @@ def update(
   vectors: np.ndarray | None = None,
   *,
   donate: bool = False,
+  unit: bool = True,
 ) -> jax.Array:
   """Applies a change of the index to its node table.
 
@@ -189,16 +190,18 @@ def update(
     table: float[num_nodes, D].
     change: from `live.add` or `live.delete`. Apply several changes in the order
       in which they were made.
-    vectors: float32[M, D], vectors of the added documents, unit length; None
-      after a deletion.
+    vectors: float32[M, D], vectors of the added documents; None after a
+      deletion.
     donate: whether to overwrite the memory of `table` instead of copying it;
       `table` must not be used afterwards.
+    unit: whether vectors have unit length.
 
   Returns:
     A new table. Added documents get their vectors, new inner nodes the unit
     mean of the documents below them. Nodes that gain or lose documents are
     rotated, see the module's docstring; a zero row is set to the unit mean.
-    All other rows are unchanged.
+    All other rows are unchanged. If `unit` is False, means are no unit means,
+    and nodes are moved instead of rotated.
 
   Raises:
     ValueError: if the table has fewer rows than the index, or there is not one
@@ -242,6 +245,7 @@ def update(
     padded((change.rotated, size), (change.counts, 0), (sample, size)),
     padded((change.changed, size), (change.changed_owners, size)),
     jnp.float32(change.sign),
+    unit=unit,
   )
 
 
@@ -302,14 +306,24 @@ def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
   return np.concatenate(parts).astype(np.int32)
 
 
-def _apply(table, added, nodes, below, rotated, changed, sign):
+def _apply(table, added, nodes, below, rotated, changed, sign, *, unit):
   documents, vectors = added
   table = table.at[documents].set(vectors.astype(table.dtype), mode='drop')
   (nodes,) = nodes
-  means = query_encoder.normalise(_sums(table, *below, len(nodes)))
+  if unit:
+    means = query_encoder.normalise(_sums(table, *below, len(nodes)))
+  else:
+    total, count = _totals(table, *below, len(nodes))
+    means = total / jnp.maximum(count, 1)
   table = table.at[nodes].set(means.astype(table.dtype), mode='drop')
   rows, counts, sample = rotated
   old = _get(table, rows)
+  if not unit:
+    total, count = _totals(table, *changed, len(rows))
+    before = jnp.where(sign > 0, counts[:, None], counts[:, None] + count)
+    after = jnp.maximum(before + sign * count, 1)
+    new = (before * old + sign * total) / after
+    return table.at[rows].set(new.astype(table.dtype), mode='drop')
   # A scan over the sample: gathering all of it would set the peak memory.
   total, _ = jax.lax.scan(
     lambda total, row: (total + query_encoder.normalise(_get(table, row)), ()),
@@ -357,10 +371,17 @@ def _sums(table, rows, owners, count):
   return jax.ops.segment_sum(units, owners, count)
 
 
+def _totals(table, rows, owners, count):
+  """Sums of the rows per owner, float32[count, D], and their numbers."""
+  real = (rows < len(table)).astype(jnp.float32)[:, None]
+  total = jax.ops.segment_sum(_get(table, rows), owners, count)
+  return total, jax.ops.segment_sum(real, owners, count)
+
+
 def _get(table, rows):
   """Rows as float32; padding, past the end of the table, gives zeros."""
   return table.at[rows].get(mode='fill', fill_value=0).astype(jnp.float32)
 
 
-_update = jax.jit(_apply)
-_update_in_place = jax.jit(_apply, donate_argnums=0)
+_update = jax.jit(_apply, static_argnames='unit')
+_update_in_place = jax.jit(_apply, static_argnames='unit', donate_argnums=0)

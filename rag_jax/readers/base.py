@@ -18,8 +18,10 @@ import numpy as np
 import tokenizers as hf
 
 from rag_jax import types
+from rag_jax.nn import encoders
 
-PUBLISHED = ('bert', 't5', 'llama')  # parameter groups with pretrained weights
+# Parameter groups with pretrained weights; 'bert' is an encoder of any family.
+PUBLISHED = ('bert', 'dense', 't5', 'llama')
 NEVER = 1e9  # abstention threshold, nats: never abstain
 
 Params = dict[str, Any]
@@ -62,6 +64,15 @@ class ReaderConfig:
   prompt: str = ''
   # 'causal': further options of the language model, read from the weights
   language_model: str = ''
+  # 'bert': special tokens between question and passage, besides those that end
+  # a question; () = as the weights
+  between: tuple[int, ...] = ()
+  # 'bert': special tokens after a passage; () = as the weights
+  after: tuple[int, ...] = ()
+  # 'bert': state that a published relevance head reads, 'cls' or 'mean'; '' =
+  # as the weights, or no such head
+  relevance_state: str = ''
+  architecture: encoders.Architecture = encoders.Architecture()
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -252,15 +263,33 @@ def check_sizes(
     sizes: the sizes of the weights.
     names: fields to compare.
   """
-  for name in names:
-    wanted = getattr(sizes, name)
-    # Tolerance, because a file may store a number in lower precision.
-    if not math.isclose(getattr(ours, name), wanted, rel_tol=1e-6):
-      raise ValueError(
-        f'{part}.{name} must be {wanted} as in the weights '
-        f'{ours.weights!r}, got {getattr(ours, name)}. '
-        f'Set --config.{part}.{name}={wanted}.'
-      )
+  # Tolerance, because a file may store a number in lower precision.
+  check_fields(part, ours, {name: getattr(sizes, name) for name in names})
+
+
+def check_fields(part: str, ours: Any, wanted: dict[str, Any]) -> None:
+  """Raises a ValueError if a field is not as the published weights want it.
+
+  Args:
+    part: name of the component, for the message.
+    ours: its configuration.
+    wanted: name -> value.
+  """
+  for name, value in wanted.items():
+    own = getattr(ours, name)
+    number = isinstance(value, float) or isinstance(own, float)
+    if not (math.isclose(own, value, rel_tol=1e-6) if number else own == value):
+      raise other_value(part, name, ours, value, own)
+
+
+def other_value(
+  part: str, name: str, ours: Any, wanted: Any, own: Any
+) -> ValueError:
+  """The error that a field is not as the published weights want it."""
+  return ValueError(
+    f'{part}.{name} must be {wanted} as in the weights {ours.weights!r}, got '
+    f'{own}. Set --config.{part}.{name}={wanted}.'
+  )
 
 
 def with_end(tokens: jax.Array, end: int) -> jax.Array:

@@ -1,11 +1,14 @@
-"""The extractive reader on a pretrained BERT (cross-encoder).
+"""The extractive reader on a pretrained encoder of any family (cross-encoder).
 
-The BERT encodes question and passage as a text pair; a linear head predicts the
-start and end of the answer span. The relevance of a passage is a linear
+The encoder encodes question and passage as a text pair; a linear head predicts
+the start and end of the answer span. The relevance of a passage is a linear
 function of the mean question state, plus `span_relevance` times the score of
 its best span. With `reranks`, the relevance is added to the scores of the
 ranker. With `null_document`, an empty null document of relevance 0 (REALM)
 competes with the passages.
+
+Published heads are used: that of a model for question answering points at the
+answer, and that of a cross-encoder gives the relevance.
 """
 
 import functools
@@ -14,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rag_jax import types
-from rag_jax.components import query_encoder
-from rag_jax.nn import bert, bert_weights, published, transformer, weights
+from rag_jax import console, types
+from rag_jax.nn import encoders, heads, published, transformer
 from rag_jax.ops import masking
 from rag_jax.readers import base, plain_text, spans
 
@@ -31,9 +33,9 @@ def make(config: base.ReaderConfig) -> base.Reader:
   ) -> base.Params:
     del vocab_size
     return {
-      'bert': pretrained,
       'pointer': 0.02 * jax.random.normal(rng, (config.width, 2)),
       'relevance': jnp.zeros(config.width),
+      **(pretrained or {}),
     }
 
   def read(
@@ -62,35 +64,51 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 def _load(config):
   """Loads `config.weights`; see `base.Reader`."""
-  folder = published.resolve(config.weights, 'model.safetensors').parent
-  sizes = weights.bert_config(folder)
+  folder = published.folder(config.weights)
+  sizes, architecture = encoders.read_config(folder)
   base.check_sizes('reader', config, sizes)
-  state = weights.read(folder / 'model.safetensors')
-  return base.Published(bert_weights.from_state_dict(state, sizes))
+  params, state = encoders.load(folder, sizes, architecture)
+  family, kind = architecture.family, encoders.kind(folder)
+  relevance, problem = heads.relevance(state, family, kind)
+  if problem:
+    console.note(
+      f'the relevance head of reader.weights {config.weights!r} is not used: '
+      f'{problem}.'
+    )
+  pointer = heads.pointer(state, family, kind)
+  return base.Published({'bert': params} | pointer | relevance)
 
 
 def _point(params, config, query, passages):
   """Span logits float32[B, K, P, 2] and relevance float32[B, K]."""
   batch, count, length = passages.shape
-  query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
-  tokens = jnp.concatenate([query, passages], axis=-1)
-  tokens = tokens.reshape(batch * count, -1)
+  tokens, first = _pairs(config, query, passages)
   where = tokens != types.PAD
-  is_passage = jnp.arange(tokens.shape[-1]) >= query.shape[-1]
-  states = bert.apply(
+  is_passage = jnp.arange(tokens.shape[-1]) >= first
+  states = encoders.apply(
     params['bert'],
-    query_encoder.bert_config(config),
+    encoders.body(config),
     tokens,
     segments=jnp.broadcast_to(is_passage.astype(jnp.int32), tokens.shape),
+    where=where,
     # Padding between question and passage takes up no position.
     positions=jnp.maximum(jnp.cumsum(where, axis=1) - 1, 0),
     frozen_layers=config.frozen_layers,
   )
-  logits = states[:, -length:] @ params['pointer']
-  logits = logits.reshape(batch, count, length, 2)
-  question = (where & ~is_passage)[..., None]
-  mean = (states * question).sum(1) / jnp.maximum(question.sum(1), 1)
-  relevance = (mean @ params['relevance']).reshape(batch, count)
+  family = config.architecture.family
+  pointed = states[:, first : first + length]
+  if 'pointer_head' in params:
+    pointed = heads.transform(params['pointer_head'], family, pointed)
+  logits = (pointed @ params['pointer']).reshape(batch, count, length, 2)
+  if isinstance(params['relevance'], dict):
+    state = states[:, 0]
+    if config.relevance_state == 'mean':
+      state = _mean(states, where)
+    relevance = heads.score(params['relevance'], family, state)
+  else:
+    asked = jnp.arange(tokens.shape[-1]) < query.shape[-1]
+    relevance = _mean(states, where & asked) @ params['relevance']
+  relevance = relevance.reshape(batch, count)
   if config.span_relevance:
     real = jnp.where(
       (passages != types.PAD)[..., None], logits, masking.NEG_INF
@@ -98,3 +116,25 @@ def _point(params, config, query, passages):
     best = spans.best_spans(real, max_tokens=config.max_answer_tokens).score
     relevance += config.span_relevance * best
   return logits, relevance
+
+
+def _pairs(config, query, passages):
+  """Text pairs int32[B K, T], and the place of the first passage token."""
+  batch, count, _ = passages.shape
+
+  def repeated(tokens):
+    tokens = jnp.asarray(tokens, query.dtype)
+    return jnp.broadcast_to(tokens, (batch, count, tokens.shape[-1]))
+
+  before = [repeated(query[:, None])]
+  before += [repeated(config.between)] if config.between else []
+  after = [repeated(config.after)] if config.after else []
+  tokens = jnp.concatenate([*before, passages, *after], axis=-1)
+  first = sum(part.shape[-1] for part in before)
+  return tokens.reshape(batch * count, -1), first
+
+
+def _mean(states, where):
+  """The mean state of the tokens in a mask, float32[B, W]."""
+  where = where[..., None]
+  return (states * where).sum(1) / jnp.maximum(where.sum(1), 1)

@@ -68,10 +68,10 @@ def _published_fields(config):
 
 def _load(config):
   """Loads `config.weights`; see `base.Reader`."""
-  folder = published.resolve(config.weights, 'model.safetensors').parent
+  folder = published.folder(config.weights)
   sizes = weight_files.t5_config(folder)
   base.check_sizes('reader', config, sizes)
-  state = weight_files.read(folder / 'model.safetensors')
+  state = weight_files.read(folder)
   params = t5_weights.from_state_dict(state, sizes)
   supported = t5.sizes(params, num_heads=sizes.num_heads)
   for name in ('epsilon', 'max_distance'):

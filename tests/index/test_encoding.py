@@ -1,6 +1,7 @@
 """Tests for rag_jax.index.encoding and rag_jax.index.vector_cache."""
 
 import concurrent.futures
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -12,17 +13,21 @@ import jax
 import numpy as np
 import pytest
 
+from rag_jax.components import query_encoder
 from rag_jax.index import encoding, vector_cache
-from rag_jax.nn import bert
+from rag_jax.nn import bert, encoders, pooling
 
-CONFIG = bert.BertConfig(
-  vocab_size=30, width=8, num_layers=1, num_heads=2, mlp_dim=8, max_positions=40
+CONFIG = query_encoder.QueryEncoderConfig(
+  weights='tiny', width=8, num_layers=1, num_heads=2, mlp_dim=8
+)
+SIZES = dataclasses.replace(
+  encoders.body(CONFIG), vocab_size=30, max_positions=40
 )
 
 
 @pytest.fixture(scope='module')
 def params():
-  return bert.init(jax.random.key(0), CONFIG)
+  return {'bert': bert.init(jax.random.key(0), SIZES)}
 
 
 @pytest.fixture(scope='module')
@@ -38,8 +43,8 @@ def test_batching_and_padding_do_not_change_a_vector(params, tokens, tmp_path):
   found = encoding.encode(params, CONFIG, tokens, folder=tmp_path)
   for row in (0, 33, 69):
     text = tokens[row : row + 1, : (tokens[row] != 0).sum()]
-    states = bert.apply(params, CONFIG, text)
-    expected = bert.mean_pool(states, text != 0)[0]
+    mean = bert.apply(params['bert'], SIZES, text).mean(1)[0]
+    expected = mean / np.linalg.norm(mean)
     np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
@@ -55,14 +60,14 @@ def test_other_texts_and_other_weights_are_cached_separately(
 ):
   encoding.encode(params, CONFIG, tokens, folder=tmp_path)
   encoding.encode(params, CONFIG, tokens[:-1], folder=tmp_path)
-  other = bert.init(jax.random.key(1), CONFIG)
+  other = {'bert': bert.init(jax.random.key(1), SIZES)}
   encoding.encode(other, CONFIG, tokens, folder=tmp_path)
   assert len(list(tmp_path.glob('*.npy'))) == 3
 
 
 def _stop_at_the_third_batch(monkeypatch):
   """The third batch is interrupted; returns what the first ones were."""
-  pooled, steps = bert.mean_pool, []
+  pooled, steps = pooling.pool, []
 
   def stop(*args):
     steps.append(None)
@@ -70,7 +75,7 @@ def _stop_at_the_third_batch(monkeypatch):
       raise KeyboardInterrupt
     return pooled(*args)
 
-  monkeypatch.setattr(bert, 'mean_pool', stop)
+  monkeypatch.setattr(pooling, 'pool', stop)
   # Without padding of lengths, every step has a new shape and is traced.
   monkeypatch.setattr(encoding, 'STEP', 1)
   return steps
@@ -232,12 +237,16 @@ def test_runs_that_start_together_share_the_cache(
 
 
 PROGRAM = """
-import sys, jax, numpy as np
+import dataclasses, sys, jax, numpy as np
+from rag_jax.components import query_encoder
 from rag_jax.index import encoding, vector_cache
-from rag_jax.nn import bert
+from rag_jax.nn import bert, encoders
 
-config = bert.BertConfig(
-  vocab_size=30, width=8, num_layers=1, num_heads=2, mlp_dim=8, max_positions=40
+config = query_encoder.QueryEncoderConfig(
+  weights='tiny', width=8, num_layers=1, num_heads=2, mlp_dim=8
+)
+sizes = dataclasses.replace(
+  encoders.body(config), vocab_size=30, max_positions=40
 )
 if sys.argv[2] == 'waits':
   real = vector_cache.Partial.append
@@ -247,7 +256,7 @@ if sys.argv[2] == 'waits':
     sys.stdin.readline()
   vector_cache.Partial.append = append
 tokens = np.load(sys.argv[3])
-params = bert.init(jax.random.key(0), config)
+params = {'bert': bert.init(jax.random.key(0), sizes)}
 encoding.encode(params, config, tokens, folder=sys.argv[1])
 print('done', flush=True)
 """

@@ -165,7 +165,7 @@ def test_a_live_index_holds_the_documents_of_the_index(scheme):
   np.testing.assert_array_equal(ours.index.tokens[:COUNT], index.tokens)
   np.testing.assert_array_equal(ours.codes[:COUNT][alive], index.codes[alive])
   np.testing.assert_allclose(ours.index.mean_length, index.mean_length)
-  optional = ('lexicon', 'gold_nodes', 'special_tokens')
+  optional = ('lexicon', 'gold_nodes', 'around_query')
   assert [getattr(ours.index, name) for name in optional] == [None] * 3
 
 

@@ -101,11 +101,11 @@ def test_prevent_fusion_is_the_identity():
   for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
     most = float(jnp.finfo(dtype).max)
     x = jnp.array([0.1, -0.0, most, -jnp.inf, jnp.nan, 3e-5], dtype)
-    y = jax.jit(bert._prevent_fusion)(x)
+    y = jax.jit(bert.prevent_fusion)(x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y.astype(jnp.float32), x.astype(jnp.float32))
     assert (
-      jax.grad(lambda x: bert._prevent_fusion(x).sum())(x).tolist() == [1] * 6
+      jax.grad(lambda x: bert.prevent_fusion(x).sum())(x).tolist() == [1] * 6
     )
 
 
@@ -162,24 +162,6 @@ def test_remat_changes_no_gradient():
     strict=True,
   ):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def test_mean_pool_equals_numpy():
-  states = np.random.default_rng(0).normal(size=(3, 4, 5))
-  where = np.arange(4) < np.array([[4], [2], [0]])
-  pooled = bert.mean_pool(jnp.asarray(states), jnp.asarray(where))
-  for row in (0, 1):
-    mean = states[row][where[row]].mean(0)
-    np.testing.assert_allclose(
-      pooled[row], mean / np.linalg.norm(mean), atol=1e-6
-    )
-  assert not pooled[2].any()
-
-
-def test_mean_pool_of_an_empty_row_has_a_finite_gradient():
-  where = jnp.zeros((1, 4), bool)
-  gradient = jax.grad(lambda x: bert.mean_pool(x, where).sum())
-  assert not gradient(jnp.ones((1, 4, 5))).any()
 
 
 def test_errors_name_the_field_the_value_and_the_remedy():

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rag_jax import readers
-from rag_jax.components import query_encoder
-from rag_jax.nn import bert, bert_weights, weights
+from rag_jax.nn import bert, bert_weights, encoders, weights
 from rag_jax.ops import losses, masking
 from rag_jax.readers import base
 
@@ -26,12 +25,12 @@ def bert_reader(**options):
   config = config_of(**options)
   reader = readers.make(config)
   sizes = dataclasses.replace(
-    query_encoder.bert_config(config), vocab_size=VOCAB, max_positions=32
+    encoders.body(config), vocab_size=VOCAB, max_positions=32
   )
   params = reader.init(
     jax.random.key(1),
     vocab_size=VOCAB,
-    pretrained=bert.init(jax.random.key(0), sizes),
+    pretrained={'bert': bert.init(jax.random.key(0), sizes)},
   )
   params['relevance'] = jnp.linspace(-1, 1, 16)
   return params, reader, config
@@ -60,7 +59,7 @@ def test_spans_and_relevance_equal_those_of_bert_on_a_text_pair(texts):
   segments = jnp.asarray([[0] * 3 + [1] * passage.shape[1]])
   states = bert.apply(
     params['bert'],
-    query_encoder.bert_config(config),
+    encoders.body(config),
     tokens,
     segments=segments,
   )
@@ -86,7 +85,7 @@ def test_relevance_includes_the_score_of_the_best_span(texts):
   tokens = jnp.concatenate([question, passage], axis=1)
   states = bert.apply(
     params['bert'],
-    query_encoder.bert_config(config),
+    encoders.body(config),
     tokens,
     segments=(jnp.arange(12) >= 3)[None].astype(int),
   )
@@ -158,7 +157,7 @@ class TestLoad:
   def folder(self, tmp_path):
     """A tiny BERT in the files of Hugging Face."""
     sizes = dataclasses.replace(
-      query_encoder.bert_config(config_of()), vocab_size=VOCAB, max_positions=32
+      encoders.body(config_of()), vocab_size=VOCAB, max_positions=32
     )
     params = bert.init(jax.random.key(0), sizes)
     weights.write(
@@ -176,7 +175,7 @@ class TestLoad:
     path, params = folder
     found = readers.make(config_of(weights=path)).load()
     assert found.tokenizer is None
-    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    jax.tree.map(np.testing.assert_array_equal, found.params, {'bert': params})
 
   def test_a_size_mismatch_raises(self, folder):
     path, _ = folder
