@@ -146,7 +146,9 @@ def _write_encoder(
   text = tokenizer_files.restored(own or system.tokenizer, pad)
   files.write(folder / 'tokenizer.json', text)
   name = tokenizer_files.name_of(text, pad)
-  _write_json(folder / 'tokenizer_config.json', {'pad_token': name})
+  # transformers takes the class and the padding from here.
+  about = {'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': name}
+  _write_json(folder / 'tokenizer_config.json', about)
   if component == 'query_encoder':
     _write_modules(system.config, params.get('dense', {}), folder)
 

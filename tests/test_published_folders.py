@@ -337,9 +337,25 @@ def test_the_tokenizer_must_be_that_of_the_weights(write_encoder, tmp_path):
   message = "data.tokenizer must be that of query_encoder.weights .*'red' has"
   with pytest.raises(ValueError, match=message):
     pretrained.load(config)
+  # A reader may have a tokenizer of its own.
   reader = {'kind': 'bert', 'weights': other}
-  with pytest.raises(ValueError, match='that of reader.weights'):
-    pretrained.load(complete(folder, reader=reader))
+  data = {'max_query_tokens': 12, 'max_document_tokens': 20}
+  _, own = pretrained.load(complete(folder, reader=reader, data=data))
+  assert own.token_to_id('red') == words['red']
+  data = {'max_query_tokens': 12, 'max_document_tokens': 29}
+  message = 'at most 40 tokens.* got 41 .*max_document_tokens=28'
+  with pytest.raises(ValueError, match=message):
+    complete(folder, reader=reader, data=data)
+
+
+def test_a_folder_without_a_tokenizer_is_a_note(
+  write_encoder, tmp_path, capsys
+):
+  folder = write_encoder(tmp_path / 'a', said=said())
+  other = write_encoder(tmp_path / 'b', said=said())
+  (tmp_path / 'b' / 'tokenizer.json').unlink()
+  pretrained.load(complete(other, data={'tokenizer': folder}))
+  assert 'hold no tokenizer' in capsys.readouterr().err
 
 
 def test_lower_case_is_honoured(write_encoder, tmp_path):

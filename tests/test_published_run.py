@@ -12,6 +12,7 @@ from rag_jax import (
   compare_docids,
   compiled,
   evaluate,
+  pretrained,
   step,
   store,
   train,
@@ -249,6 +250,16 @@ def test_a_start_encodes_documents_with_the_trained_encoder(
   state, _ = train.restore(config, prepared, folder / store.CHECKPOINTS)
   table = state.params['id_decoder']['table'][: len(ours)]
   np.testing.assert_allclose(table, ours, atol=1e-6)
+
+
+def test_a_workdir_holds_what_the_weights_say(run):
+  config, workdir, _ = run
+  found = pretrained.filled(config, workdir)
+  assert found == store.read_config(workdir) == pretrained.complete(config)
+  assert found.query_encoder.architecture.family == 'bert'
+  assert found.query_encoder.pooling == 'mean'
+  assert found.data.query_prompt == ''
+  assert pretrained.filled(config, workdir / 'no such folder') == config
 
 
 def test_published_weights_need_their_tokenizer(values):

@@ -57,8 +57,8 @@ def test_each_stage_computes_its_losses(run):
 
 def test_frozen_layers_stay_and_other_layers_change(prepared, system):
   before = {
-    'query_encoder': prepared.pretrained.query_encoder,
-    'reader': prepared.pretrained.reader,
+    'query_encoder': prepared.pretrained.query_encoder['bert'],
+    'reader': prepared.pretrained.reader['bert'],
   }
   for name, published in before.items():
     trained = system.params[name]['bert']

@@ -93,7 +93,8 @@ def test_the_answer_trains_search_and_reader(config, tmp_path):
   )
   assert all(jax.tree.leaves(moved))
   trained = system.params['query_encoder']['bert']['block_1']
-  assert (before.query_encoder['block_1']['qkv'] != trained['qkv']).any()
+  start = before.query_encoder['bert']['block_1']['qkv']
+  assert (start != trained['qkv']).any()
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
   for part in ('query_encoder', 'id_decoder'):  # the node table
     assert json.loads(lines[-1])[f'gradient_norm/{part}'] > 0

@@ -213,6 +213,16 @@ class TestLoad:
     assert found.tokenizer is None
     jax.tree.map(np.testing.assert_array_equal, found.params, params['t5'])
 
+  def test_load_reads_shards(self, folder, params, tmp_path):
+    config = dataclasses.replace(CONFIG, weights=folder())
+    shard = 'model-00001-of-00001.safetensors'
+    state = weights.read(tmp_path)
+    (tmp_path / 'model.safetensors').rename(tmp_path / shard)
+    index = json.dumps({'weight_map': dict.fromkeys(state, shard)})
+    (tmp_path / 'model.safetensors.index.json').write_text(index)
+    found = readers.make(config).load()
+    jax.tree.map(np.testing.assert_array_equal, found.params, params['t5'])
+
   def test_a_size_mismatch_raises(self, folder):
     config = dataclasses.replace(CONFIG, weights=folder(), mlp_dim=32)
     with pytest.raises(ValueError, match='reader.mlp_dim must be 24 as in'):
