@@ -15,11 +15,12 @@ SMALLEST, LARGEST = 1e-30, 1e30
 OPEN = SMALLEST
 RANGES = {
   'seed': (0, MOST),
-  'data.max_vector_tokens': (3, MOST),  # [CLS], a token and [SEP]
+  'data.max_vector_tokens': (0, MOST),
   'data.bm25_k1': (0, LARGEST),
   'data.bm25_b': (0, 1),
   'docid.hidden_dims': (1, MOST),
   'query_encoder.frozen_layers': (0, MOST),
+  'query_encoder.vector_width': (0, MOST),
   'id_decoder.scale': (OPEN, LARGEST),
   'ranker.saturation': (OPEN, LARGEST),
   'ranker.length_norm': (0, 1),
@@ -27,12 +28,23 @@ RANGES = {
   'reader.rope_base': (OPEN, LARGEST),
   'reader.epsilon': (OPEN, LARGEST),
   'reader.end_token': (0, MOST),
+  'reader.between': (0, MOST),
+  'reader.after': (0, MOST),
   'pseudo_queries.batch_size': (0, MOST),
   'pseudo_queries.min_tokens': (1, MOST),
   'train.warmup_steps': (0, MOST),
   'train.weight_decay': (0, LARGEST),
   'train.clip_norm': (OPEN, LARGEST),
   'stages.STAGE.margin': (0, LARGEST),
+}
+RANGES |= {
+  f'{part}.architecture.{name}': (least, most)
+  for part in ('query_encoder', 'reader')
+  for name, least, most in (
+    ('pad_token', -1, MOST),
+    *((n, 0, MOST) for n in ('max_positions', 'window', 'global_every')),
+    *((n, 0, LARGEST) for n in ('epsilon', 'rope_base', 'local_rope_base')),
+  )
 }
 _STAGE = re.compile(r'^stages\.[^.]+\.')
 

@@ -14,6 +14,7 @@ import pytest
 from rag_jax import config as configs
 from rag_jax import export, loading, pretrained
 from rag_jax.data import tokenizer_files, tokenizers
+from rag_jax.index import node_table
 from rag_jax.nn import encoders, pooling, published, weights
 
 TEXTS = ['red cat', 'is it blue owl dog?', 'green']
@@ -108,7 +109,7 @@ def test_vectors_are_dot_products_without_a_normalize_module(
   np.testing.assert_allclose(system.embed(TEXTS), expected, atol=1e-5)
   np.testing.assert_allclose(documents_of(system), expected, atol=1e-5)
   assert 'compared by the dot product' in capsys.readouterr().err
-  # Scores are dot products; inner nodes are means of the documents below.
+  # Scores are dot products, divided by the mean squared length.
   config = dataclasses.replace(
     system.config,
     search=dataclasses.replace(system.config.search, lexical_weight=0.0),
@@ -122,21 +123,39 @@ def test_vectors_are_dot_products_without_a_normalize_module(
   np.testing.assert_allclose(
     [row.score for row in found], 20 * np.sort(scores)[::-1] / size, rtol=1e-4
   )
-  more = system.add([{'id': 'new', 'text': 'white bird'}])
-  [other] = states_of(folder, ['white bird'])
-  table = np.asarray(more.params['id_decoder']['table'])
-  rows = [more.rows[name] for name in ('0', '1', '2', 'new')]
-  whole = np.concatenate([expected, other[:1]])
-  np.testing.assert_allclose(table[rows], whole, atol=1e-5)
-  less = more.delete(['1'])
-  for system in (more, less):
-    kept = [row for name, row in system.rows.items()]
-    table = np.asarray(system.params['id_decoder']['table'])
-    mean = table[kept].mean(0)
-    inner = table[len(system.documents) :]
-    inner = inner[np.abs(inner).max(1) > 0]
-    nearest = np.abs(inner - mean).max(1).min() if len(inner) else 0.0
-    assert nearest < 1e-5
+
+
+def test_a_node_table_of_dot_products_holds_means():
+  """Three documents below one node, two of them at first; then one leaves."""
+  rows = np.array([[3.0, 0.0], [1.0, 2.0], [0.0, 4.0]], np.float32)
+  none = np.zeros(0, np.int32)
+  sizes = {'sample': np.array([[0]]), 'changed_owners': np.array([0])}
+  table = jnp.asarray([*rows[:2], [0, 0], rows[:2].mean(0), [0, 0]])
+  added = node_table.Change(
+    documents=np.array([2]),
+    nodes=np.array([4]),
+    below=np.array([0, 2]),
+    owners=np.array([0, 0]),
+    rotated=np.array([3]),
+    counts=np.array([2]),
+    changed=np.array([2]),
+    sign=1,
+    **sizes,
+  )
+  more = node_table.update(table, added, rows[2:], unit=False)
+  np.testing.assert_allclose(more[3], rows.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(more[4], (rows[0] + rows[2]) / 2, rtol=1e-6)
+  gone = dataclasses.replace(
+    added,
+    documents=none,
+    nodes=none,
+    below=none,
+    owners=none,
+    changed=np.array([0]),
+    sign=-1,
+  )
+  less = node_table.update(more, gone, unit=False)
+  np.testing.assert_allclose(less[3], rows[1:].mean(0), rtol=1e-6)
 
 
 def test_named_similarity_and_pooling_by_flag(write_encoder, tmp_path, capsys):
@@ -211,12 +230,13 @@ def test_dense_layers_and_prompts_from_files_to_an_export(
   np.testing.assert_allclose(
     system_of(str(again)).embed(TEXTS), questions, atol=1e-5
   )
+
+
+def test_prompts_by_flag(dense_folder):
   plain = system_of(dense_folder, query_prompt='', document_prompt='query: ')
   documents = by_hand(dense_folder, 'query: ', TEXTS[::2])
   np.testing.assert_allclose(documents_of(plain)[::2], documents, atol=1e-5)
-  np.testing.assert_allclose(
-    plain.embed(TEXTS), by_hand(dense_folder, '', TEXTS), atol=1e-5
-  )
+  assert len(plain.index.around_query[0]) == 1  # a special token, no prompt
 
 
 def test_a_prompt_is_for_the_encoder_alone(dense_folder):
