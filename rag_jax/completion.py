@@ -14,6 +14,7 @@ from rag_jax.data import (
   encoder_input,
   tokenizer_files,
   tokenizers,
+  widths,
 )
 from rag_jax.nn import (
   bert_weights,
@@ -69,16 +70,12 @@ def encoder(config: configs.Config) -> configs.Config:
   limit = min(said.max_tokens or sizes.max_positions, sizes.max_positions)
   data = config.data
   length = data.max_vector_tokens or min(limit, encoder_input.MAX_TOKENS)
-  for name, value, most in (
-    ('max_vector_tokens', length, sizes.max_positions),
-    ('max_query_tokens', data.max_query_tokens, sizes.max_positions),
-  ):
-    if value > most:
-      raise ValueError(
-        f'data.{name} must be at most {most}, the tokens that '
-        f'query_encoder.weights {ours.weights!r} take, got {value}. Set '
-        f'--config.data.{name}={most}.'
-      )
+  if length > sizes.max_positions:
+    raise ValueError(
+      f'data.max_vector_tokens must be at most {sizes.max_positions}, the '
+      f'tokens that query_encoder.weights {ours.weights!r} take, got {length}. '
+      f'Set --config.data.max_vector_tokens={sizes.max_positions}.'
+    )
   prompts: dict[str, Any] = {
     name: (getattr(said, name) or '')
     if getattr(data, name) == encoder_input.AUTO
@@ -133,15 +130,15 @@ def reader(config: configs.Config) -> base.ReaderConfig:
   wanted |= {'relevance_state': encoders.pooled_state(folder)}
   found = _filled('reader', ours, wanted)
   data = config.data
-  length = data.max_query_tokens + data.max_document_tokens
+  length = widths.LEAST + data.max_document_tokens
   length += len(found.between) + len(found.after)
   if length > sizes.max_positions:
     most = sizes.max_positions - length + data.max_document_tokens
     raise ValueError(
-      f'a question and a passage must have at most {sizes.max_positions} '
-      f'tokens, which reader.weights {ours.weights!r} take, got {length} '
-      f'(data.max_query_tokens + data.max_document_tokens). Set '
-      f'--config.data.max_document_tokens={max(most, 1)}.'
+      f'a question of {widths.LEAST} tokens and a passage must have at most '
+      f'{sizes.max_positions} tokens, which reader.weights {ours.weights!r} '
+      f'take, got {length}. Set --config.data.max_document_tokens='
+      f'{max(most, 1)}.'
     )
   architecture = dataclasses.replace(architecture, pad_token=pad)
   return dataclasses.replace(

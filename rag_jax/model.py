@@ -11,7 +11,7 @@ from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.data import widths
 from rag_jax.index import index as indexes
 from rag_jax.index import pseudo_queries
-from rag_jax.nn import transformer
+from rag_jax.nn import encoders, transformer
 from rag_jax.ops import beam
 from rag_jax.readers import base
 
@@ -118,10 +118,11 @@ def query_limit(config: ModelConfig, document_tokens: int) -> int:
   """
   most = widths.LIMIT
   if query_encoder.make(config.query_encoder).published:
-    most = query_encoder.bert_config(config.query_encoder).max_positions
+    most = encoders.body(config.query_encoder).max_positions
   if config.reader.kind == 'bert':  # encodes a question with a document
-    positions = query_encoder.bert_config(config.reader).max_positions
-    most = min(most, positions - document_tokens)
+    reader = config.reader
+    document_tokens += len(reader.between) + len(reader.after)
+    most = min(most, encoders.body(reader).max_positions - document_tokens)
   return most
 
 

@@ -10,7 +10,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import model, readers, types
-from rag_jax.data import batches, widths, words
+from rag_jax.data import batches, encoder_input, widths, words
 from rag_jax.index import index as indexes
 from rag_jax.readers import base
 
@@ -54,7 +54,9 @@ def encode(
     targets: whether to include answers and gold documents, for training.
   """
   data, most = config.data, limit(config)
-  most = min(most, max_tokens) if max_tokens else most
+  if max_tokens:
+    more = encoder_input.prompt_tokens(tokenizer, data.query_prompt)
+    most = min(most, max_tokens + more)
   encoded = batches.encode_questions(
     tokenizer,
     questions,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import export, loading, pretrained
+from rag_jax import corpus, export, loading, pretrained
 from rag_jax.data import tokenizer_files, tokenizers
 from rag_jax.index import node_table
 from rag_jax.nn import encoders, pooling, published, weights
@@ -40,7 +40,7 @@ def said(*more, modes=('cls_token',), **files):
 
 def system_of(folder, **data):
   config = loading.search_config(len(TEXTS), folder)
-  changed = dataclasses.replace(config.data, max_query_tokens=12, **data)
+  changed = dataclasses.replace(config.data, **data)
   return loading.from_documents(
     TEXTS, config=dataclasses.replace(config, data=changed)
   )
@@ -240,14 +240,9 @@ def test_prompts_by_flag(dense_folder):
 
 
 def test_a_prompt_is_for_the_encoder_alone(dense_folder):
-  config = pretrained.complete(loading.search_config(3, dense_folder))
-  config = dataclasses.replace(
-    config, data=dataclasses.replace(config.data, max_query_tokens=4)
-  )
-  system = loading.from_documents(TEXTS, config=config)
-  from rag_jax import corpus
-
-  found = system.encode(corpus.as_questions(['blue owl dog']))
+  system = system_of(dense_folder)
+  asked = corpus.as_questions(['blue owl dog'])
+  found = system.encode(asked, max_tokens=4)
   tokenizer = system.tokenizer
   decode = tokenizer.decode
   assert decode(found.reader_query[0].tolist()).replace(' ', '') == 'blueowl'
@@ -359,11 +354,11 @@ def test_the_tokenizer_must_be_that_of_the_weights(write_encoder, tmp_path):
     pretrained.load(config)
   # A reader may have a tokenizer of its own.
   reader = {'kind': 'bert', 'weights': other}
-  data = {'max_query_tokens': 12, 'max_document_tokens': 20}
+  data = {'max_document_tokens': 16}
   _, own = pretrained.load(complete(folder, reader=reader, data=data))
   assert own.token_to_id('red') == words['red']
-  data = {'max_query_tokens': 12, 'max_document_tokens': 29}
-  message = 'at most 40 tokens.* got 41 .*max_document_tokens=28'
+  data = {'max_document_tokens': 17}
+  message = 'at most 40 tokens.* got 41.*max_document_tokens=16'
   with pytest.raises(ValueError, match=message):
     complete(folder, reader=reader, data=data)
 

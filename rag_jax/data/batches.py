@@ -17,7 +17,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import types
-from rag_jax.data import pipeline, tokenizers, widths, words
+from rag_jax.data import encoder_input, pipeline, tokenizers, widths, words
 
 POOL = 16  # batches per pool; questions are sorted by length within a pool
 MOST_GOLD = (
@@ -37,7 +37,8 @@ class Questions:
   words: np.ndarray | None = None  # int32[n, W], whole words for BM25
   answerable: np.ndarray | None = None  # bool[n]; None = all answerable
   negative: np.ndarray | None = None  # int32[n], a hard negative; -1 = none
-  # In the tokens of the reader, if it has its own tokenizer.
+  # In the tokens of the reader, if it has its own tokenizer; without the prompt
+  # of the encoder, if that has one.
   reader_query: np.ndarray | None = None  # int32[n, Q']
   reader_answers: np.ndarray | None = None  # int32[n, M, A']
 
@@ -69,7 +70,11 @@ def encode_questions(
     still accepts it.
   """
   texts = [q.text for q in questions]
-  query, cut = _encode_whole(tokenizer, texts, max_tokens)
+  prompt = encoder_input.prompt(config.query_prompt)
+  query, cut = _encode_whole(tokenizer, texts, max_tokens, prompt)
+  reader_query = None
+  if prompt:  # it is for the encoder alone
+    reader_query, _ = _encode_whole(tokenizer, texts, max_tokens)
   whole_words = None
   if vocabulary is not None:
     whole_words = words.encode(vocabulary, texts, max_words=widths.WORDS)
@@ -86,20 +91,25 @@ def encode_questions(
     ),
     gold=_gold(asked, rows, config),
     words=whole_words,
+    reader_query=reader_query,
     answerable=np.asarray([q.answerable for q in questions], bool),
     cut=cut,
   )
 
 
 def _encode_whole(
-  tokenizer: hf_tokenizers.Tokenizer, texts: Sequence[str], max_tokens: int
+  tokenizer: hf_tokenizers.Tokenizer,
+  texts: Sequence[str],
+  max_tokens: int,
+  prompt: str = '',
 ) -> tuple[np.ndarray, np.ndarray]:
   """Tokens as wide as the longest text, and which texts are cut."""
   parts, cut = [np.zeros((0, 1), np.int32)], [np.zeros(0, bool)]
   for start in range(0, len(texts), _CHUNK):
+    chunk = texts[start : start + _CHUNK]
     found = tokenizers.encode(
       tokenizer,
-      texts[start : start + _CHUNK],
+      [prompt + text for text in chunk] if prompt else chunk,
       max_tokens=max_tokens,
       with_special_tokens=True,
     )

@@ -47,40 +47,11 @@ def pair_tokens(
   return between[len(after) :], encoding.ids[texts[-1] + 1 :]
 
 
-def questions(
-  tokenizer: hf_tokenizers.Tokenizer,
-  texts: Sequence[str],
-  query_prompt: str,
-  *,
-  max_tokens: int,
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Tokenises questions for the encoder, and for the reader.
-
-  Args:
-    tokenizer: the tokenizer of both.
-    texts: n questions.
-    query_prompt: `data.query_prompt`, which is for the encoder alone.
-    max_tokens: of a question with special tokens and without the prompt.
-
-  Returns:
-    int32[n, Q] for the encoder; for the reader the same without the prompt, or
-    None if there is no prompt.
-  """
-  plain = tokenizers.encode(
-    tokenizer, texts, max_tokens=max_tokens, with_special_tokens=True
-  ).tokens
-  words = prompt(query_prompt)
-  if not words:
-    return plain, None
+def prompt_tokens(tokenizer: hf_tokenizers.Tokenizer, query_prompt: str) -> int:
+  """Tokens that the prompt adds to a question."""
   around = around_query(tokenizer, query_prompt)
   special = tokenizers.special_tokens(tokenizer)
-  prompted = tokenizers.encode(
-    tokenizer,
-    [words + text for text in texts],
-    max_tokens=max_tokens + sum(map(len, around)) - sum(map(len, special)),
-    with_special_tokens=True,
-  )
-  return prompted.tokens, plain
+  return sum(map(len, around)) - sum(map(len, special))
 
 
 def documents(

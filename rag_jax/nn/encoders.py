@@ -67,10 +67,9 @@ def body(config: Any) -> Body:
   """
   sizes = {name: getattr(config, name) for name in (*SIZES, 'remat')}
   own = config.architecture
-  names: tuple[str, ...] = ('activation', 'epsilon')
+  names: tuple[str, ...] = ('activation', 'epsilon', 'max_positions')
   if own.family == MODERNBERT:
     names += ('window', 'global_every', 'rope_base', 'local_rope_base')
-    names += ('max_positions',)
   sizes |= {name: v for name in names if (v := getattr(own, name))}
   if own.family == MODERNBERT:
     return modernbert.ModernBertConfig(**sizes)

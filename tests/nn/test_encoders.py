@@ -100,7 +100,7 @@ def test_activation_and_epsilon_are_those_of_the_weights(
 
 def reading(folder, **options):
   """The reader of a folder on one pair of texts: its memory and notes."""
-  data = {'tokenizer': folder, 'max_query_tokens': 9, 'max_document_tokens': 5}
+  data = {'tokenizer': folder, 'max_document_tokens': 5}
   config = pretrained.complete(
     configs.build(
       {'data': data, 'reader': {'kind': 'bert', 'weights': folder} | options}

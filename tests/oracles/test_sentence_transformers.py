@@ -4,8 +4,6 @@ The folders are small random checkpoints. Cosines differ from 1 by less than
 2e-5, and so does each coordinate of a vector of unit length.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -54,10 +52,7 @@ def folder_of(mode='mean_tokens', more=('Normalize',), **files):
 
 
 def check(folder):
-  config = loading.search_config(len(TEXTS), folder)
-  data = dataclasses.replace(config.data, max_query_tokens=32)
-  config = dataclasses.replace(config, data=data)
-  system = loading.from_documents(TEXTS, config=config)
+  system = loading.from_documents(TEXTS, encoder=folder)
   model = theirs.SentenceTransformer(folder, device='cpu')
   table = np.asarray(system.params['id_decoder']['table'])
   for ours, expected in (
