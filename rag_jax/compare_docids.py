@@ -43,8 +43,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     ValueError: if the data is invalid, or no question has a gold document.
   """
   configs.check(config)
-  folder = store.local(folder)
-  config = pretrained.complete(config)
+  folder, config = store.local(folder), pretrained.complete(config)
   dataset = workdir.load_data(config)
   split, questions = _questions(config, dataset)
   tokenizer = pretrained.tokenizer(config, dataset)

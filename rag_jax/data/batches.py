@@ -74,7 +74,8 @@ def encode_questions(
   query, cut = _encode_whole(tokenizer, texts, max_tokens, prompt)
   reader_query = None
   if prompt:  # it is for the encoder alone
-    reader_query, _ = _encode_whole(tokenizer, texts, max_tokens)
+    more = encoder_input.prompt_tokens(tokenizer, prompt)
+    reader_query, _ = _encode_whole(tokenizer, texts, max_tokens - more)
   whole_words = None
   if vocabulary is not None:
     whole_words = words.encode(vocabulary, texts, max_words=widths.WORDS)
