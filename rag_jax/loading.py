@@ -15,6 +15,7 @@ from rag_jax import (
   console,
   corpus,
   fingerprints,
+  host_memory,
   model,
   objective,
   pretrained,
@@ -162,6 +163,7 @@ def from_documents(
     vocab_size=tokenizer.get_vocab_size(),
     pretrained=weights,
   )
+  host_memory.release()
   return systems.System(
     config=config,
     tokenizer=tokenizer,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax import host_memory
 from rag_jax.index import docids, ngram_ids
 from rag_jax.ops import beam, docid_layout, docid_order, grouping
 from rag_jax.ops import trie as tries
@@ -171,6 +172,7 @@ def zero_shot(
       result = ngram_ids.by_document(result, jnp.asarray(owners))
     rows = jnp.where(result.where, result.documents, -1)
     found.append(np.asarray(rows)[: len(part)])
+  host_memory.release()  # of the compilation
   return np.concatenate(found)
 
 
