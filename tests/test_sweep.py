@@ -10,9 +10,14 @@ from rag_jax import report, sweep
 
 @pytest.fixture
 def values(tiny_values):
-  small = tiny_values | {
-    'stages': {'joint': tiny_values['stages']['joint'] | {'steps': 2}}
+  # Each run compiles its own step, so it is a small one.
+  joint = {
+    'steps': 2,
+    'batch_size': 8,
+    'losses': {'docid': 1.0},
+    'trains': {'query_encoder': 1.0, 'id_decoder': 1.0},
   }
+  small = tiny_values | {'stages': {'joint': joint}}
   return configs.values(configs.build(small))
 
 
