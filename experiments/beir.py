@@ -15,6 +15,7 @@ def get_config():
   values.data.path = ''  # set --config.data.path
   values.data.vocab_size = 16_000
   values.data.max_document_tokens = 160
+  values.pseudo_queries.max_tokens = 20
   values.docid.branching = 32
   values.docid.leaf_size = 32
   values.search.beam_size = 32

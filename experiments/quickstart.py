@@ -11,6 +11,7 @@ from rag_jax import config
 def get_config():
   values = config.default()
   values.data.max_document_tokens = 128
+  values.pseudo_queries.max_tokens = 18
   values.search.beam_size = 24
   values.search.read_size = 2
   values.reader.num_layers = 1

@@ -32,6 +32,7 @@ RANGES = {
   'reader.after': (0, MOST),
   'pseudo_queries.batch_size': (0, MOST),
   'pseudo_queries.min_tokens': (1, MOST),
+  'pseudo_queries.max_tokens': (1, MOST),
   'train.warmup_steps': (0, MOST),
   'train.weight_decay': (0, LARGEST),
   'train.clip_norm': (OPEN, LARGEST),

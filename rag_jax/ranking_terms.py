@@ -216,7 +216,6 @@ def indexing(trace: Trace) -> Sum:
     config.pseudo_queries,
     trace.index.tokens,
     positions,
-    max_tokens=trace.batch.query.shape[1],
     around=trace.index.around_query,
     log_token_weight=jax.lax.stop_gradient(
       trace.params['ranker']['log_token_weight']

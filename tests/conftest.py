@@ -96,7 +96,7 @@ def tiny_values(tiny_folder):
     'id_decoder': small,
     'reader': {'width': 16, 'max_answer_tokens': 4} | small,
     'search': {'beam_size': 6, 'read_size': 3},
-    'pseudo_queries': {'batch_size': 8},
+    'pseudo_queries': {'batch_size': 8, 'max_tokens': 10},
     'train': {
       'warmup_steps': 1,
       'log_every': 1,
@@ -146,7 +146,7 @@ def small_config():
       'id_decoder': sizes,
       'reader': {'width': 16} | sizes,
       'search': {'beam_size': 6, 'read_size': 3},
-      'pseudo_queries': {'batch_size': 4},
+      'pseudo_queries': {'batch_size': 4, 'max_tokens': 4},
     }
     for name, fields in groups.items():
       values[name] = values.get(name, {}) | fields

@@ -240,7 +240,6 @@ def test_indexing_is_the_docid_loss_of_crops(
       config.pseudo_queries,
       small_index.tokens,
       jnp.arange(config.pseudo_queries.batch_size),
-      max_tokens=small_batch.query.shape[1],
       log_token_weight=params['ranker']['log_token_weight'],
     )
     encoding = query_encoder.apply(

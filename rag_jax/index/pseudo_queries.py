@@ -20,6 +20,7 @@ class PseudoQueryConfig:
 
   batch_size: int = 64  # crops per step, for the loss 'indexing'
   min_tokens: int = 3  # minimum tokens per crop
+  max_tokens: int = 24  # maximum tokens per crop, without special tokens
   title_rate: float = 0.5  # probability that a crop starts at the title
   drop_rate: float = 0.2  # probability that a token of a crop is dropped
   # probability that a crop is keywords from the whole document
@@ -27,6 +28,12 @@ class PseudoQueryConfig:
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
+    if not 1 <= self.min_tokens <= self.max_tokens:
+      raise ValueError(
+        'pseudo_queries.min_tokens must be from 1 to pseudo_queries.max_tokens '
+        f'({self.max_tokens}), got {self.min_tokens}. '
+        f'Set --config.pseudo_queries.min_tokens={max(self.max_tokens, 1)}.'
+      )
     for name in ('title_rate', 'drop_rate', 'keyword_rate'):
       value = getattr(self, name)
       if not 0 <= value <= 1:
@@ -42,7 +49,6 @@ def draw(
   tokens: jax.Array,
   positions: jax.Array,
   *,
-  max_tokens: int,
   around: tuple[jax.Array, jax.Array] | None = None,
   log_token_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -60,20 +66,20 @@ def draw(
     config: number and form of the crops.
     tokens: int32[N, P], the documents.
     positions: int32[B], positions of the crops in the global batch.
-    max_tokens: Q, maximum length of a crop.
     around: int32[b] and int32[a], tokens added before and after a crop; None
       adds none.
     log_token_weight: float32[V], log w of each token as a keyword, for example
       of its inverse document frequency; None is uniform.
 
   Returns:
-    Queries int32[B, Q], and the row of each query's document, int32[B].
+    Queries int32[B, Q], Q = `config.max_tokens` and those of `around`; and the
+    row of each query's document, int32[B].
 
   Example:
     >>> tokens = jnp.array([[5, 7, 5, 6, 0]])
-    >>> config = PseudoQueryConfig(keyword_rate=1.0)
+    >>> config = PseudoQueryConfig(keyword_rate=1.0, max_tokens=4)
     >>> rng, positions = jax.random.key(0), jnp.arange(1)
-    >>> draw(rng, config, tokens, positions, max_tokens=4)[0]
+    >>> draw(rng, config, tokens, positions)[0]
     Array([[5, 7, 6, 0]], dtype=int32)
 
   Reference:
@@ -81,7 +87,7 @@ def draw(
     here as the top-k of log weights plus Gumbel noise.
   """
   before, after = around or (jnp.zeros(0, jnp.int32),) * 2
-  max_tokens -= len(before) + len(after)
+  max_tokens = config.max_tokens
 
   def keywords(rng, document, size):
     real = document != types.PAD

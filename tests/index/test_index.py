@@ -122,9 +122,9 @@ def test_a_changed_array_is_refused(index, tmp_path, name):
 
 class TestPseudoQueries:
   def draw(self, index, positions, **fields):
-    config = pseudo_queries.PseudoQueryConfig(**fields)
+    config = pseudo_queries.PseudoQueryConfig(**{'max_tokens': 6} | fields)
     return pseudo_queries.draw(
-      jax.random.key(1), config, index.tokens, positions, max_tokens=6
+      jax.random.key(1), config, index.tokens, positions
     )
 
   def test_a_crop_is_a_span_of_its_document(self, index):
@@ -157,13 +157,14 @@ class TestPseudoQueries:
       assert min(3, len(set(document) - {0})) <= len(crop) <= 6
 
   def test_keywords_are_drawn_by_weight(self):
-    config = pseudo_queries.PseudoQueryConfig(keyword_rate=1.0, min_tokens=1)
+    config = pseudo_queries.PseudoQueryConfig(
+      keyword_rate=1.0, min_tokens=1, max_tokens=1
+    )
     crops, _ = pseudo_queries.draw(
       jax.random.key(0),
       config,
       jnp.array([[1, 1, 2, 3, 0, 0]]),
       jnp.arange(8000),
-      max_tokens=1,
       log_token_weight=jnp.log(jnp.array([9.0, 1.0, 2.0, 5.0])),
     )
     shares = np.bincount(np.asarray(crops)[:, 0], minlength=4) / 8000
@@ -188,3 +189,7 @@ class TestPseudoQueries:
   def test_a_rate_out_of_range_is_refused(self):
     with pytest.raises(ValueError, match='title_rate must be between 0 and 1'):
       pseudo_queries.PseudoQueryConfig(title_rate=1.5)
+
+  def test_a_crop_of_no_length_raises_an_error(self):
+    with pytest.raises(ValueError, match=r'min_tokens must be .*\(2\), got 3'):
+      pseudo_queries.PseudoQueryConfig(max_tokens=2)
