@@ -54,7 +54,8 @@ def main():
   )
 
   def hits(rows):
-    run = trec.Run(rows=rows, scores=-np.arange(rows.size), where=rows >= 0)
+    scores = np.broadcast_to(-np.arange(rows.shape[1]), rows.shape)
+    run = trec.Run(rows=rows, scores=scores, where=rows >= 0)
     found = measures.retrieval(run, gold, grades, depths=(1,))
     return f'{np.nanmean(found["Hits@1"]):.3f}'
 
