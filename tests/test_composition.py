@@ -202,8 +202,10 @@ def test_errors_name_the_stage(small_config):
 
 
 def test_published_weights_need_their_tokenizer():
-  with pytest.raises(ValueError, match='reader.weights .*need their own'):
-    configs.build({'reader': BERT['reader']})
-  causal = {'kind': 'causal', 'weights': 'tiny'}  # it has its own tokenizer
+  with pytest.raises(ValueError, match='encoder.weights .*need their own'):
+    configs.build({'query_encoder': {'weights': 'tiny'}})
+  # A reader may have a tokenizer beside its weights.
+  causal = {'kind': 'causal', 'weights': 'tiny'}
   assert configs.build({'reader': causal}).reader.kind == 'causal'
+  assert configs.build({'reader': BERT['reader']}).reader.kind == 'bert'
   assert configs.build(BERT).data.tokenizer == 'tiny'

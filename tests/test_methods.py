@@ -206,7 +206,8 @@ def moved(before, after):
 
 @pytest.mark.parametrize('words', OTHERS, ids=' '.join)
 def test_other_pages_have_commands_that_build(words, parse):
-  assert configs.build(parse(words)).steps > 0
+  built = configs.build(parse(words))
+  assert built.steps > 0 or built.name == 'zero_shot'
 
 
 @pytest.mark.parametrize('words', COMMANDS, ids=run_of)

@@ -163,7 +163,7 @@ def _gzip_sizes(path: pathlib.Path) -> Iterator[tuple[int, int]]:
       packed += len(piece)
       while piece:
         count += len(stream.decompress(piece, _PIECE))
-        yield packed, count
+        yield packed - len(stream.unconsumed_tail), count
         piece = stream.unconsumed_tail
         if stream.eof:  # members may follow each other, and zeros the last
           piece = stream.unused_data.lstrip(b'\0')

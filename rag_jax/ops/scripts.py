@@ -5,13 +5,12 @@ so its words cannot be found by their form alone. Search takes pairs of
 neighbouring characters instead, and measures of answers take single ones.
 """
 
-import regex
+import functools
+from typing import Any
 
 _SCRIPTS = ('Han', 'Hiragana', 'Katakana', 'Thai', 'Lao', 'Khmer', 'Myanmar')
 # Script extensions, so that marks which several scripts share are among them.
 UNSPACED = r'[\w&&[' + ''.join(rf'\p{{scx={s}}}' for s in _SCRIPTS) + ']]'
-_RUN = regex.compile(rf'(?V1){UNSPACED}+')
-_CHARACTER = regex.compile(r'\X')
 
 
 def characters(run: str) -> list[str]:
@@ -21,7 +20,7 @@ def characters(run: str) -> list[str]:
     >>> characters('ที่น')  # Thai: the marks stay
     ['ที่', 'น']
   """
-  return _CHARACTER.findall(run)
+  return compiled(r'\X').findall(run)
 
 
 def space(text: str) -> str:
@@ -33,4 +32,13 @@ def space(text: str) -> str:
   """
   if text.isascii():
     return text
-  return _RUN.sub(lambda run: f' {" ".join(characters(run[0]))} ', text)
+  runs = compiled(rf'(?V1){UNSPACED}+')
+  return runs.sub(lambda run: f' {" ".join(characters(run[0]))} ', text)
+
+
+@functools.cache
+def compiled(pattern: str) -> Any:
+  """A pattern of `regex`, which is imported when a text needs it."""
+  import regex
+
+  return regex.compile(pattern)

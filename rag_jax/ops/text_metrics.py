@@ -14,8 +14,6 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import regex
-
 from rag_jax.ops import checks, scripts
 
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
@@ -28,9 +26,7 @@ _PUNCTUATION = frozenset(
   + '\uff61\uff62\uff63\uff64\uff65'
 )
 _WORDS = re.compile('[a-z0-9]+')
-_WORDS_OR_CHARACTERS = regex.compile(
-  rf'(?V1)[a-z0-9]+|(?={scripts.UNSPACED})\X'
-)
+_WORDS_OR_CHARACTERS = rf'(?V1)[a-z0-9]+|(?={scripts.UNSPACED})\X'
 
 
 def normalise(text: str) -> str:
@@ -238,7 +234,9 @@ def _words(text: str, stem: Callable[[str], str] | None) -> list[str]:
   Short ones are their own stems.
   """
   text = text.lower()
-  words = (_WORDS if text.isascii() else _WORDS_OR_CHARACTERS).findall(text)
+  is_plain = text.isascii()
+  pattern = _WORDS if is_plain else scripts.compiled(_WORDS_OR_CHARACTERS)
+  words = pattern.findall(text)
   if stem is None:
     return words
   return [stem(word) if len(word) > 3 else word for word in words]

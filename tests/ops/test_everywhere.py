@@ -760,7 +760,7 @@ class TestArguments:
       ),
       (
         lambda: losses.fenchel_young(Z, jnp.arange(4.0)),
-        'shapes must go together',
+        r'targets must be weights of the shape of scores .*one_hot',
       ),
       (
         lambda: losses.fenchel_young(Z[0], Z),

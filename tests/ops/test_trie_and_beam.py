@@ -718,5 +718,7 @@ def test_bad_search():
     ValueError, match=r'lookahead must have shape \(1, 2\).*3'
   ):
     run(beam_size=1, lookahead=jnp.zeros((1, 3)))
-  with pytest.raises(ValueError, match='got none for query 1'):
+  with pytest.raises(ValueError, match=r'must be bool\[2\] or bool\[1, 2\]'):
     run(beam_size=1, allowed=np.array([[True, False], [False, False]]))
+  with pytest.raises(ValueError, match='allowed must .*got none'):
+    run(beam_size=1, allowed=np.array([[False, False]]))
