@@ -2,9 +2,7 @@
 
 It encodes question and passage jointly and predicts a span: log P(span) =
 log P(start) + log P(end). The probability of an answer is the sum over all its
-occurrences in the passage. The relevance of a passage sums evidence over the
-tokens of the question, each with its state and with whether it occurs in the
-passage, and adds a learned multiple of log P(best span).
+occurrences in the passage.
 """
 
 from typing import Any
@@ -13,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rag_jax import types
 from rag_jax.nn import transformer
 from rag_jax.readers import base, question_passage, spans
 
@@ -35,19 +32,12 @@ def make(config: base.ReaderConfig) -> base.Reader:
     params: base.Params, query: jax.Array, passages: jax.Array
   ) -> spans.Memory:
     network = _Network(config, question_passage.vocab_size(params))
-    logits, evidence = transformer.apply(
-      network, params, query, passages, method='point'
-    )
-    scores = spans.log_probabilities(
-      logits, passages, shared=config.shared_softmax
-    )
-    best = spans.best_spans(
-      jax.lax.stop_gradient(scores), max_tokens=config.max_answer_tokens
-    )
+    logits = transformer.apply(network, params, query, passages, method='point')
     return spans.Memory(
-      spans=scores,
+      spans=spans.log_probabilities(
+        logits, passages, shared=config.shared_softmax
+      ),
       passages=passages,
-      relevance=evidence + params['span_weight'] * best.score,
     )
 
   return base.Reader(
@@ -55,29 +45,18 @@ def make(config: base.ReaderConfig) -> base.Reader:
     read=read,
     points=True,
     marginals=('sequence',),
-    relevance=lambda memory: memory.relevance,
     **spans.functions(config),
   )
 
 
 class _Network(question_passage.Encoder):
-  """The encoder with scores of span starts and ends, and of relevance."""
+  """The encoder with a start and an end score per token."""
 
   def setup(self):
     super().setup()
     self.pointer = nn.Dense(2, use_bias=False)
-    self.evidence = nn.Dense(self.config.width)
-    self.occurs = nn.Embed(2, self.config.width)
-    self.weigh = nn.Dense(1, kernel_init=nn.initializers.zeros)
-    self.span_weight = self.param('span_weight', nn.initializers.zeros, ())
 
   def point(self, query, passages):
-    """Span logits float32[B, K, P, 2], and evidence float32[B, K], nats."""
+    """Logits of span start and end, float32[B, K, P, 2]."""
     states, _ = self.encode(query, passages)
-    length = passages.shape[-1]
-    logits = self.pointer(states[:, :, -length:])
-    occurs = (query[:, None, :, None] == passages[:, :, None]).any(-1)
-    hidden = self.evidence(states[:, :, :-length])
-    hidden = nn.gelu(hidden + self.occurs(occurs.astype(jnp.int32)))
-    each = self.weigh(hidden)[..., 0]  # [B, K, Q]
-    return logits, jnp.where(query[:, None] != types.PAD, each, 0.0).sum(-1)
+    return self.pointer(states[:, :, -passages.shape[-1] :])
