@@ -70,11 +70,12 @@ def encoder(config: configs.Config) -> configs.Config:
   limit = min(said.max_tokens or sizes.max_positions, sizes.max_positions)
   data = config.data
   length = data.max_vector_tokens or min(limit, encoder_input.MAX_TOKENS)
-  if length > sizes.max_positions:
+  if not encoder_input.FEWEST <= length <= sizes.max_positions:
     raise ValueError(
-      f'data.max_vector_tokens must be at most {sizes.max_positions}, the '
-      f'tokens that query_encoder.weights {ours.weights!r} take, got {length}. '
-      f'Set --config.data.max_vector_tokens={sizes.max_positions}.'
+      f'data.max_vector_tokens must be {encoder_input.FEWEST} to '
+      f'{sizes.max_positions}, the tokens that query_encoder.weights '
+      f'{ours.weights!r} take, got {length}. Set '
+      f'--config.data.max_vector_tokens={sizes.max_positions}.'
     )
   prompts: dict[str, Any] = {
     name: (getattr(said, name) or '')

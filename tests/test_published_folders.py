@@ -324,8 +324,9 @@ def test_fields_at_their_defaults_are_those_of_the_weights(dense_folder):
   own = {'architecture': {'epsilon': 0.5}}
   with pytest.raises(ValueError, match='architecture.epsilon must be 1e-12'):
     complete(dense_folder, query_encoder=own)
-  with pytest.raises(ValueError, match='max_vector_tokens must be at most 40'):
-    complete(dense_folder, data={'max_vector_tokens': 41})
+  for wrong in (2, 41):
+    with pytest.raises(ValueError, match='max_vector_tokens must be 3 to 40'):
+      complete(dense_folder, data={'max_vector_tokens': wrong})
 
 
 def test_well_known_models_without_prompts_are_a_note(

@@ -47,9 +47,15 @@ def test_without_work_to_keep_a_signal_ends_the_process(number, name):
 
 def test_it_ends_while_the_main_thread_runs_no_python():
   # A lock that is never released stands for XLA, which keeps the main thread.
-  code, _, _ = run(
-    'import ctypes; ready(); ctypes.CDLL(None).sleep(60)', signal.SIGTERM
-  )
+  body = """
+import ctypes
+lock = ctypes.CDLL(None).pthread_mutex_lock
+mutex = ctypes.create_string_buffer(128)
+lock(mutex)
+ready()
+lock(mutex)
+"""
+  code, _, _ = run(body, signal.SIGTERM)
   assert code == 143
 
 

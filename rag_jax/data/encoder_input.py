@@ -10,6 +10,7 @@ from rag_jax.data import tokenizers
 
 AUTO = 'auto'  # a prompt as the published weights say
 MAX_TOKENS = 512  # of a document, if the configuration says nothing
+FEWEST = 3  # [CLS], a token and [SEP]
 
 
 def prompt(text: str) -> str:

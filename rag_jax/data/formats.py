@@ -69,8 +69,8 @@ def register(name: str, reader: base.Reader) -> None:
     ...     types.Document(id=str(i), text=text) for i, text in enumerate(texts)
     ...   ]
     ...   return base.Content(documents=documents)
-    >>> register('lines', lines)
-    >>> del READERS['lines']
+    >>> register('one-per-line', lines)
+    >>> del READERS['one-per-line']
   """
   if not isinstance(name, str) or name in (*READERS, FACTS, 'auto', ''):
     raise ValueError(

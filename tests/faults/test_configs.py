@@ -51,7 +51,7 @@ OUT_OF_RANGE = (
   ('seed', -1),
   ('data.bm25_b', 1.5),
   ('data.bm25_k1', -0.1),
-  ('data.max_vector_tokens', 2),
+  ('data.max_vector_tokens', -1),
   ('docid.hidden_dims', (8, 0)),
   ('id_decoder.scale', 0.0),
   ('ranker.saturation', 0.0),
