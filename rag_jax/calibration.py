@@ -95,7 +95,7 @@ def fit_logistic(features: np.ndarray, right: np.ndarray) -> Logistic:
     >>> x[:, 0] = [0, 1, 2, 3]
     >>> model = fit_logistic(x, np.array([0, 0, 1, 1], bool))
     >>> model(x).round(2).tolist()
-    [0.16, 0.36, 0.64, 0.84]
+    [0.22, 0.4, 0.6, 0.78]
   """
   x = np.asarray(features, np.float64)
   low, high = x.min(axis=0), x.max(axis=0)
@@ -149,6 +149,7 @@ class Calibrator:
     answer_temperature: T of sigmoid(log-odds of the answer probability / T).
     document_temperature: T of softmax(ranker's scores / T).
     split: name of the split with the calibration questions.
+    known: words of training questions with answers, for `confidence.complete`.
     ordering: scores float[m] of the fitting half, each by a model fitted
       without it, and whether each answer is right.
     testing: the same of the other half.
@@ -159,6 +160,7 @@ class Calibrator:
   answer_temperature: float
   document_temperature: float
   split: str
+  known: frozenset[str]
   ordering: tuple[np.ndarray, np.ndarray]
   testing: tuple[np.ndarray, np.ndarray]
 
@@ -167,6 +169,7 @@ class Calibrator:
     values: dict[str, Any] = {
       'features': list(self.features),
       'split': self.split,
+      'known': sorted(self.known),
       'answer_temperature': self.answer_temperature,
       'document_temperature': self.document_temperature,
       'bias': self.logistic.bias,
@@ -179,7 +182,7 @@ class Calibrator:
         'scores': scores.tolist(),
         'right': right.astype(int).tolist(),
       }
-    return json.dumps(values) + '\n'
+    return json.dumps(values, ensure_ascii=False) + '\n'
 
   def __hash__(self) -> int:
     """By identity, for the cache of certificates."""
@@ -191,24 +194,17 @@ class Calibrator:
 
 
 def trust(
-  calibrator: Calibrator | None,
-  features: Any,
-  config: CalibrationConfig,
-  *,
-  score: float | None = None,
+  calibrator: Calibrator | None, score: float | None, config: CalibrationConfig
 ) -> Trust:
-  """How far an answer with these features float[F] can be trusted.
+  """How far an answer with this score can be trusted.
 
   Args:
     calibrator: None = nothing is known.
-    features: of `confidence.FEATURES`.
+    score: from the calibrator; None = nothing is known.
     config: when to abstain.
-    score: the score, if it is known already.
   """
-  if calibrator is None:
+  if calibrator is None or score is None:
     return Trust()
-  if score is None:
-    score = float(calibrator.logistic(np.asarray(features)))
   own = certificate(calibrator, config)
   certified = own is not None and own.covers(score)
   withheld = score < config.threshold or (config.certified and not certified)
@@ -258,6 +254,7 @@ def load(path: str | os.PathLike[str]) -> Calibrator:
       answer_temperature=float(values['answer_temperature']),
       document_temperature=float(values['document_temperature']),
       split=str(values['split']),
+      known=frozenset(values['known']),
       **halves,
     )
   except (ValueError, KeyError, TypeError) as error:
@@ -308,6 +305,7 @@ def fit(
   scores: np.ndarray,
   is_gold: np.ndarray,
   split: str,
+  known: frozenset[str] = frozenset(),
 ) -> Calibrator | None:
   """Fits a calibrator on held-out questions.
 
@@ -319,6 +317,7 @@ def fit(
     scores: float[n, K], the ranker's scores of the candidates; -inf = none.
     is_gold: bool[n, K], gold documents among them.
     split: name of the split.
+    known: words of training questions with answers.
 
   Returns:
     The calibrator; None with fewer than `LEAST` questions, or if all answers of
@@ -334,6 +333,7 @@ def fit(
     answer_temperature=answer_temperature(chance[first], right[first]),
     document_temperature=document_temperature(scores[first], is_gold[first]),
     split=split,
+    known=known,
     ordering=(cross_fit(features[first], right[first]), right[first]),
     testing=(logistic(features[second]), right[second]),
   )

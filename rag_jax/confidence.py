@@ -1,15 +1,18 @@
-"""What one forward pass knows about its own answer, as numbers.
+"""What a system knows about its own answer, as numbers.
 
-`features` collects them; `calibration` turns them into a probability that the
-answer is right.
+`features` collects those of one forward pass, and `complete` adds that of the
+words. `calibration` turns them into a probability that the answer is right.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rag_jax import types
+from rag_jax.data import words
 
 FEATURES = (
   'answer',  # log-probability of the answer, nats
@@ -24,8 +27,8 @@ FEATURES = (
   'beam margin',  # docid score of the first minus that of the second, nats
   'first in beam',  # whether the cited document is first in the beam
   'occurring',  # weighted share of the question's tokens in the cited document
-  'missing',  # largest weight of a question's token that does not occur there
   'length',  # number of tokens of the question
+  'new words',  # number of words of the question that are new; see `complete`
 )
 LIMIT = 50.0  # nats; larger differences are cut
 
@@ -43,7 +46,7 @@ def features(
   beam_mass: jax.Array,
   relevance: jax.Array | None,
 ) -> jax.Array:
-  """The numbers of `FEATURES` for each question.
+  """The numbers of `FEATURES` but the last, for each question.
 
   Args:
     query: int32[B, Q], tokens of the questions, 0 = padding.
@@ -59,7 +62,7 @@ def features(
       has none.
 
   Returns:
-    float32[B, F], all finite.
+    float32[B, F - 1], all finite.
   """
   place = written.place[:, None]
 
@@ -85,13 +88,57 @@ def features(
     'beam margin': _margin(beam, where),
     'first in beam': of_cited(reading.places) == 0,
     'occurring': (weights * occurs).sum(1) / total,
-    'missing': (weights * ~occurs).max(1),
     'length': asked.sum(1),
   }
   stacked = jnp.stack(
-    [columns[name].astype(jnp.float32) for name in FEATURES], axis=1
+    [columns[name].astype(jnp.float32) for name in FEATURES[:-1]], axis=1
   )
   return jnp.clip(jnp.nan_to_num(stacked), -LIMIT, LIMIT)
+
+
+def complete(
+  found: Any,
+  questions: Sequence[str],
+  cited: Sequence[types.Document | None],
+  *,
+  known: Collection[str],
+  language: str,
+) -> np.ndarray:
+  """Adds the number of new words of each question.
+
+  A word is new if it occurs neither in the cited document nor in a training
+  question that has an answer. Stop words do not count, and words are stemmed.
+
+  Args:
+    found: float[n, F - 1], from `features`.
+    questions: n questions.
+    cited: n documents.
+    known: the words of training questions with answers, from `words.split`.
+    language: of the words, as `data.language`.
+
+  Returns:
+    float64[n, F].
+
+  Example:
+    >>> document = types.Document(id='a', text='The Nile is a long river.')
+    >>> row = np.zeros((1, len(FEATURES) - 1))
+    >>> question = 'Which river has the most dams?'
+    >>> known = {'which', 'has', 'most'}
+    >>> float(complete(
+    ...   row, [question], [document], known=known, language='english'
+    ... )[0, -1])
+    1.0
+  """
+  asked = words.split(list(questions), language=language)
+  texts = words.document_texts(
+    [d or types.Document(id='', text='') for d in cited]
+  )
+  read = words.split(texts, language=language)
+  new = [
+    len(set(own).difference(known, text))
+    for own, text in zip(asked, read, strict=True)
+  ]
+  return np.column_stack([np.asarray(found, np.float64), new])
 
 
 def _margin(scores: jax.Array, where: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from rag_jax import (
   types,
 )
 from rag_jax import system as systems
-from rag_jax.data import pipeline
+from rag_jax.data import pipeline, words
 
 ANSWERS, RANKED = 'answers', 'after ranker'  # rows of the results
 GROUNDING = 'grounding'
@@ -44,6 +44,7 @@ class Judged:
     scores: float64[n], the calibrated probability that the answer is right, or
       the reader's if there is no calibrator.
     calibrated: whether `scores` are calibrated.
+    features: float64[n, F], of `confidence.FEATURES`.
     grounds: what each answer rests on; None without evidence.
     documents: int[n, R], rows of the documents read; -1 = none.
     left_out: float[n, R], as in `examine.Evidence`.
@@ -59,6 +60,7 @@ class Judged:
   known: np.ndarray
   scores: np.ndarray
   calibrated: bool
+  features: np.ndarray
   grounds: list[grounding.Grounding | None]
   documents: np.ndarray
   left_out: np.ndarray
@@ -82,6 +84,8 @@ def judge(
   questions: Sequence[types.Question],
   found: forward.Answer,
   evidence: Any = None,
+  *,
+  known: frozenset[str] = frozenset(),
 ) -> Judged:
   """Compares the best answers with the gold answers.
 
@@ -90,15 +94,25 @@ def judge(
     questions: n questions.
     found: its answers, on the host.
     evidence: `examine.Evidence` of the same questions, or None.
+    known: words that are not new (`confidence.complete`); those of the
+      calibrator replace them.
   """
   best = [system.text(found, row)[0] for row in range(len(questions))]
   asked = [dataclasses.replace(q, answerable=True) for q in questions]
   exact = measures.answers(asked, best)['EM']
   answerable = np.asarray([q.answerable for q in questions], bool)
   right = (np.nan_to_num(exact) > 0) & answerable
+  own = system.calibrator
+  features = confidence.complete(
+    found.features,
+    [question.text for question in questions],
+    [system.documents[row] for row in np.asarray(found.read).tolist()],
+    known=known if own is None else own.known,
+    language=system.config.data.language,
+  )
   scores = np.exp(np.asarray(found.log_probability, np.float64))
-  if system.calibrator is not None:
-    scores = system.calibrator.logistic(found.features)
+  if own is not None:
+    scores = own.logistic(features)
   where = np.asarray(found.documents) >= 0
   gold, _ = measures.gold(questions, system.rows)
   is_gold = (gold[:, None] == np.asarray(found.documents)[..., None]).any(-1)
@@ -118,7 +132,8 @@ def judge(
     right=right,
     known=np.isfinite(exact) | ~answerable,
     scores=scores,
-    calibrated=system.calibrator is not None,
+    calibrated=own is not None,
+    features=features,
     grounds=grounds,
     documents=documents,
     left_out=left_out,
@@ -188,17 +203,20 @@ def calibrate(
   # The program that the evaluation compiles too.
   function = compiled.answer_with_evidence
   found, _ = system.run(function, questions, targets=True, batch_size=size)
-  judged = judge(dataclasses.replace(system, calibrator=None), questions, found)
+  known = _trained_words(system, dataset)
+  judged = judge(
+    dataclasses.replace(system, calibrator=None), questions, found, known=known
+  )
   rows = np.flatnonzero(judged.known)
-  features = np.asarray(found.features, np.float64)[rows]
   fitted = calibration.fit(
     confidence.FEATURES,
-    features,
+    judged.features[rows],
     judged.right[rows],
     chance=judged.scores[rows],
     scores=judged.ranker_scores[rows],
     is_gold=judged.is_gold[rows],
     split=name,
+    known=known,
   )
   if fitted is None:
     return None, {}
@@ -207,6 +225,22 @@ def calibrate(
   scores[first], scores[second] = fitted.ordering[0], fitted.testing[0]
   ids = [questions[row].id for row in rows.tolist()]
   return fitted, dict(zip(ids, scores.tolist(), strict=True))
+
+
+def _trained_words(
+  system: systems.System, dataset: types.Dataset
+) -> frozenset[str]:
+  """The words of the training questions that have an answer."""
+  data = system.config.data
+  if not system.config.steps:
+    return frozenset()
+  texts = [
+    question.text
+    for question in pipeline.train_questions(dataset, data)
+    if question.answerable
+  ]
+  each = words.split(texts, language=data.language)
+  return frozenset(word for text in each for word in text)
 
 
 def values(judged: Judged, given: Sequence[answers.Answer]) -> measures.Values:
@@ -312,7 +346,7 @@ def together(parts: Sequence[Judged]) -> Judged:
     **{
       name: joined(name)
       for name in (
-        *('right', 'known', 'scores', 'documents', 'left_out'),
+        *('right', 'known', 'scores', 'features', 'documents', 'left_out'),
         *('weights', 'ranker_scores', 'is_gold'),
       )
     },

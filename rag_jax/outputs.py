@@ -282,7 +282,7 @@ def _judged(
     candidate['read'] = name in left_out
     candidate['left_out'] = float(f'{value:.6g}') if value == value else None
   grounds = judged.grounds[row]
-  features = judged.found.features[row].tolist()
+  features = judged.features[row].tolist()
   return {
     'best': judged.best[row],
     'best_right': bool(judged.right[row]) if judged.known[row] else None,

@@ -24,6 +24,7 @@ from rag_jax import (
   calibration,
   changes,
   compiled,
+  confidence,
   console,
   corpus,
   forward,
@@ -230,8 +231,9 @@ class System:
     if not self.has_reader:
       return answers.unanswered(question, candidates)
     text, span = self.text(found, row)
-    own, wanted = self.calibrator, self.config.calibration
-    trust = calibration.trust(own, found.features[row], wanted, score=score)
+    if score is None:
+      score = self._score(question, found, row)
+    trust = calibration.trust(self.calibrator, score, self.config.calibration)
     abstained = self.abstains(found, row) or trust.withheld
     return answers.Answer(
       question=question,
@@ -244,6 +246,21 @@ class System:
       score=trust.score,
       certified=trust.certified,
     )
+
+  def _score(
+    self, question: str, found: forward.Answer, row: int
+  ) -> float | None:
+    """The probability that an answer is right; None without a calibrator."""
+    if self.calibrator is None:
+      return None
+    features = confidence.complete(
+      found.features[row][None],
+      [question],
+      [self._document(int(found.read[row]))],
+      known=self.calibrator.known,
+      language=self.config.data.language,
+    )
+    return float(self.calibrator.logistic(features)[0])
 
   @property
   def certificate(self) -> certificates.Certificate | None:

@@ -31,6 +31,7 @@ def fitted(data):
     scores=scores,
     is_gold=np.arange(4) == scores.argmax(1)[:, None],
     split='held out',
+    known=frozenset({'größe', 'cat'}),
   )
 
 
@@ -110,9 +111,9 @@ def test_answers_are_withheld_below_the_threshold_or_without_certificate(
 ):
   features, right, _ = data
   config = calibration.CalibrationConfig(threshold=0.5)
-  trusts = [calibration.trust(fitted, row, config) for row in features[:200]]
   scores = fitted.logistic(features[:200])
-  assert [t.score for t in trusts] == pytest.approx(scores.tolist())
+  trusts = [calibration.trust(fitted, score, config) for score in scores]
+  assert [t.score for t in trusts] == scores.tolist()
   assert [t.withheld for t in trusts] == (scores < 0.5).tolist()
   accepted = calibration.certificate(fitted, config).accepted
   assert 0.5 < accepted.threshold < 1
@@ -120,11 +121,12 @@ def test_answers_are_withheld_below_the_threshold_or_without_certificate(
     scores >= accepted.threshold
   ).tolist()
   strict = dataclasses.replace(config, certified=True)
-  for trust, row in zip(trusts, features, strict=False):
-    assert calibration.trust(fitted, row, strict).withheld == (
+  for trust, score in zip(trusts, scores, strict=True):
+    assert calibration.trust(fitted, score, strict).withheld == (
       not trust.certified
     )
-  assert calibration.trust(fitted, features[0], config, score=0.1).withheld
+  assert not calibration.trust(fitted, None, strict).withheld
+  assert not calibration.trust(None, 0.1, strict).withheld
   lax = dataclasses.replace(config, alpha=0.3)
   assert (
     calibration.certificate(fitted, lax).accepted.threshold < accepted.threshold
@@ -135,6 +137,7 @@ def test_a_saved_calibrator_is_the_same(fitted, data, tmp_path):
   calibration.save(fitted, tmp_path)
   loaded = calibration.load(tmp_path / calibration.NAME)
   assert loaded.to_json() == fitted.to_json()
+  assert loaded.known == {'größe', 'cat'}
   np.testing.assert_array_equal(
     loaded.logistic(data[0]), fitted.logistic(data[0])
   )
