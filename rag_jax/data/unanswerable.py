@@ -28,7 +28,7 @@ TRAINED = KINDS[:2]  # the kinds that training and calibration have
 SPLITS = tuple(f'test_{kind}' for kind in KINDS)
 # split -> number of questions of each kind.
 COUNTS = {
-  'train': dict(zip(TRAINED, (500, 1100), strict=True)),
+  'train': dict(zip(TRAINED, (500, 1400), strict=True)),
   'calibration': dict.fromkeys(TRAINED, 120),
   'test': dict.fromkeys(KINDS, 120),
 }
