@@ -285,7 +285,7 @@ def results(
       }
       rows += reliability.results(split, ANSWERS, raw, int(known.sum()))
   if answerable.any() and not answerable.all():
-    rows += _separation(split, judged.scores, answerable)
+    rows += _separation(split, judged.scores, answerable, len(answerable))
   has_gold = np.asarray([bool(q.document_ids) for q in judged.questions])
   if has_gold.any():
     is_gold = judged.is_gold[has_gold]
@@ -303,10 +303,11 @@ def results(
 
 
 def _separation(
-  split: str, scores: np.ndarray, answerable: np.ndarray
+  split: str, scores: np.ndarray, answerable: np.ndarray, count: int
 ) -> list[report.Result]:
+  """The row 'null AUROC' of a split with `count` questions."""
   found = {'null AUROC': reliability.separation(scores, answerable)}
-  return reliability.results(split, ANSWERS, found, len(scores))
+  return reliability.results(split, ANSWERS, found, count)
 
 
 def compared(parts: dict[str, Judged]) -> list[report.Result]:
@@ -324,7 +325,8 @@ def compared(parts: dict[str, Judged]) -> list[report.Result]:
   for split, own in parts.items():
     if others.size and not own.answerable.any():
       both = np.concatenate([others, own.scores])
-      rows += _separation(split, both, np.arange(len(both)) < len(others))
+      is_other = np.arange(len(both)) < len(others)
+      rows += _separation(split, both, is_other, len(own.scores))
   return rows
 
 
