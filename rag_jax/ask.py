@@ -70,14 +70,15 @@ def show(answer: answers.Answer) -> str:
   """Formats one answer with its documents and their weights."""
   lines = [f'question  {answer.question}']
   lines += [f'note      {note}' for note in answer.notes]
+  chance = f'{answer.probability:.2f}'
   if answer.document is None:
     lines.append('answer    none; no reader was trained')
   elif answer.abstained:
-    lines.append(f'answer    none; the best had {_trust(answer)}')
+    lines.append(f'answer    none; the best had probability {chance}')
   else:
     source = answer.document
     lines += [
-      f'answer    {answer.text}   ({_trust(answer)})',
+      f'answer    {answer.text}   (probability {chance})',
       f'from      {source.title or source.id}: '
       f'{_around(source.text, answer.text)}',
     ]
@@ -86,14 +87,6 @@ def show(answer: answers.Answer) -> str:
     document = candidate.document
     lines.append(f'  {candidate.weight:.3f}   {document.id}  {document.title}')
   return '\n'.join(lines)
-
-
-def _trust(answer: answers.Answer) -> str:
-  """The score of an answer, or its probability if there is no score."""
-  if answer.score is None:
-    return f'probability {answer.probability:.2f}'
-  covered = '' if not answer.certified else ', certified'
-  return f'score {answer.score:.2f}{covered}'
 
 
 def typed(stream: TextIO) -> Iterator[list[str]]:

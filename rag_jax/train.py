@@ -96,7 +96,6 @@ def run(
       found = dataclasses.replace(found, results=merged)
     if show is not None:
       show(found.results)
-    outputs.show_notes(found)
     made = provenance.collect(
       config, prepared.dataset, seconds=time.monotonic() - began
     )

@@ -55,13 +55,13 @@ CASES = {
   ),
   'a reader without relevance': (
     {'losses': weigh('relevance')},
-    {'reader': {'kind': 'fid'}},
-    "losses.relevance needs a reader that scores.*'fid'",
+    {},
+    "losses.relevance needs a reader that scores.*'extractive'",
   ),
   'a null document without relevance': (
     {'losses': weigh('null_document')},
-    {'reader': {'kind': 'fid'}},
-    "losses.null_document needs a reader that scores.*'fid'",
+    {},
+    "losses.null_document needs a reader that scores.*'extractive'",
   ),
   'a reader that does not rerank': (
     {'losses': weigh('reranking')},
