@@ -43,7 +43,8 @@ def paths(
     _documents(system, question, answer)
     for question, answer in zip(questions, given, strict=True)
   ]
-  # `compiled.paths` takes the documents in the place of gold documents.
+  # The documents whose docids `compiled.paths` follows are passed to it by the
+  # argument `gold`.
   gold = np.full((len(questions), MOST), -1, np.int32)
   for rows, own in zip(gold, names, strict=True):
     rows[: len(own)] = [system.rows[name] for name in own]

@@ -64,12 +64,9 @@ def hold(workdir: pathlib.Path, *, wait: float = 0.0) -> Iterator[None]:
 
 def unwritable(workdir: pathlib.Path, error: OSError) -> ValueError:
   """The error that a workdir cannot be written, in one line."""
-  remedy = 'Set --workdir to a writable folder.'
-  if error.errno in (errno.ENOSPC, errno.EDQUOT):
-    remedy = 'Free disk space, or set --workdir to a folder on another disk.'
   return ValueError(
     f'workdir {str(workdir)!r} cannot be written ({files.reason(error)}). '
-    + remedy
+    'Set --workdir to a writable folder, or free disk space.'
   )
 
 

@@ -49,11 +49,12 @@ def test_it_ends_while_the_main_thread_runs_no_python():
   # A lock that is never released stands for XLA, which keeps the main thread.
   body = """
 import ctypes
-lock = ctypes.CDLL(None).pthread_mutex_lock
+system = ctypes.CDLL(None)
 mutex = ctypes.create_string_buffer(128)
-lock(mutex)
+system.pthread_mutex_init(mutex, None)
+system.pthread_mutex_lock(mutex)
 ready()
-lock(mutex)
+system.pthread_mutex_lock(mutex)
 """
   code, _, _ = run(body, signal.SIGTERM)
   assert code == 143
