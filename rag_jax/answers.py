@@ -65,6 +65,9 @@ class Answer:
       characters; None if the answer was generated or is in the title.
     candidates: the retrieved documents, largest weight first.
     notes: what of the question was not used, if anything.
+    score: calibrated probability that the best answer is right; None without a
+      calibrator.
+    certified: whether the certificate covers the answer; None without one.
   """
 
   question: str
@@ -75,6 +78,8 @@ class Answer:
   span: tuple[int, int] | None
   candidates: tuple[Candidate, ...]
   notes: tuple[str, ...] = ()
+  score: float | None = None
+  certified: bool | None = None
 
   def to_dict(self, *, text: bool = True) -> dict[str, Any]:
     """The answer as JSON-serialisable values.
@@ -93,7 +98,7 @@ class Answer:
       ...   abstained=False, document=document, span=(2, 5), candidates=(),
       ... ).to_dict()  # doctest: +NORMALIZE_WHITESPACE
       {'question': 'Who sleeps?', 'answer': 'cat', 'probability': 0.75,
-       'abstained': False,
+       'score': None, 'certified': None, 'abstained': False,
        'document': {'id': 'a', 'title': '', 'text': 'A cat sleeps.'},
        'span': [2, 5], 'candidates': [], 'notes': []}
     """
@@ -102,6 +107,8 @@ class Answer:
       'question': self.question,
       'answer': self.text,
       'probability': _number(self.probability),
+      'score': None if self.score is None else _number(self.score),
+      'certified': self.certified,
       'abstained': self.abstained,
       'document': None if cited is None else _document(cited, text),
       'span': None if self.span is None else list(self.span),

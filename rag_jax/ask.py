@@ -70,15 +70,14 @@ def show(answer: answers.Answer) -> str:
   """Formats one answer with its documents and their weights."""
   lines = [f'question  {answer.question}']
   lines += [f'note      {note}' for note in answer.notes]
-  chance = f'{answer.probability:.2f}'
   if answer.document is None:
     lines.append('answer    none; no reader was trained')
   elif answer.abstained:
-    lines.append(f'answer    none; the best had probability {chance}')
+    lines.append(f'answer    none; the best had {_trust(answer)}')
   else:
     source = answer.document
     lines += [
-      f'answer    {answer.text}   (probability {chance})',
+      f'answer    {answer.text}   ({_trust(answer)})',
       f'from      {source.title or source.id}: '
       f'{_around(source.text, answer.text)}',
     ]
@@ -87,6 +86,14 @@ def show(answer: answers.Answer) -> str:
     document = candidate.document
     lines.append(f'  {candidate.weight:.3f}   {document.id}  {document.title}')
   return '\n'.join(lines)
+
+
+def _trust(answer: answers.Answer) -> str:
+  """The score of an answer, or its probability if there is no score."""
+  if answer.score is None:
+    return f'probability {answer.probability:.2f}'
+  covered = '' if not answer.certified else ', certified'
+  return f'score {answer.score:.2f}{covered}'
 
 
 def typed(stream: TextIO) -> Iterator[list[str]]:

@@ -298,8 +298,10 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
 
   system = loading.load(workdir).with_config(config)
   if mode == 'ask':
-    from rag_jax import ask
+    from rag_jax import ask, console
 
+    if system.certificate is not None:
+      console.note(system.certificate.show())
     ask.loop(system, _QUESTION.value, as_json=_JSON.value)
   elif mode == 'export':
     from rag_jax import export

@@ -14,7 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import forward, matching, model, types
+from rag_jax import examine, forward, matching, model, types
 from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.index import index as indexes
 from rag_jax.ops import beam, teacher_forcing
@@ -58,6 +58,43 @@ def answer_from_gold(config: model.ModelConfig) -> Function:
       where=batch.gold >= 0,
     )
     return forward.answer(params, batch, index, config=config, candidates=gold)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def answer_with_evidence(config: model.ModelConfig) -> Function:
+  """`forward.answer`, and `examine.evidence` for the same pass."""
+
+  def run(params, batch, index, allowed=None):
+    found = forward.run(params, batch, index, config=config, allowed=allowed)
+    answer = forward.conclude(params, batch, index, found, config=config)
+    return answer, examine.evidence(params, batch, found, config=config)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def answer_without_gold(config: model.ModelConfig) -> Function:
+  """`forward.answer` with the gold documents taken out of the index."""
+
+  def run(params, batch, index, allowed=None):
+    rows = jnp.arange(len(index.tokens))
+    others = (batch.gold[..., None] != rows).all(1)  # bool[B, N]
+    if allowed is not None:
+      others &= allowed
+    return forward.answer(params, batch, index, config=config, allowed=others)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def health(config: model.ModelConfig) -> Function:
+  """`examine.health`: gradients of the answer."""
+
+  def run(params, batch, index, allowed=None):
+    del allowed
+    return examine.health(params, batch, index, config=config)
 
   return jax.jit(run)
 

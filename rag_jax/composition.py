@@ -138,10 +138,12 @@ def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
 
 def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
   reader, kind = reader_of(config), config.reader.kind
-  rerank = 'reader.reranks=True' if reader.relevance else 'reader.kind=bert'
+  rerank = (
+    'reader.reranks=True' if reader.relevance else 'reader.kind=extractive'
+  )
   needs = {
-    'relevance': (reader.relevance, RELEVANCE, 'reader.kind=bert'),
-    'null_document': (reader.relevance, RELEVANCE, 'reader.kind=bert'),
+    'relevance': (reader.relevance, RELEVANCE, 'reader.kind=extractive'),
+    'null_document': (reader.relevance, RELEVANCE, 'reader.kind=extractive'),
     'reranking': (config.reader.reranks, 'reranks passages', rerank),
     'adist': (reader.attention, 'attends to all passages', 'reader.kind=fid'),
     'emdr2_token': (not reader.points, 'generates answers', 'reader.kind=fid'),

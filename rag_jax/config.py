@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from rag_jax import calibration as calibrations
 from rag_jax import composition, field_values, parallel
 from rag_jax import model as models
 from rag_jax import stage as training
@@ -53,6 +54,8 @@ class TrainConfig:
   evaluate_every: int = 0  # steps between evaluations; 0 = only at the end
   # also score every document, to measure the beam's regret
   evaluate_exact: bool = False
+  # also answer with the gold documents taken out of the index
+  evaluate_without_gold: bool = False
   eval_batch_size: int = 64  # questions per batch in evaluation
   # write report.html, and docid-paths-SPLIT.jsonl for it, after an evaluation
   report: bool = True
@@ -97,6 +100,7 @@ class Config:
   reader: readers.ReaderConfig = readers.ReaderConfig()
   search: models.SearchConfig = models.SearchConfig()
   pseudo_queries: crops.PseudoQueryConfig = crops.PseudoQueryConfig()
+  calibration: calibrations.CalibrationConfig = calibrations.CalibrationConfig()
   train: TrainConfig = TrainConfig()
   stages: tuple[tuple[str, training.Stage], ...] = (('joint', START),)
 
@@ -122,19 +126,15 @@ class Config:
 # Fields that may differ from config.json in any command: parameters do not
 # depend on them, nor on the batches and records of earlier steps.
 MAY_CHANGE = (
-  'train.log_every',
-  'train.checkpoint_every',
-  'train.keep_checkpoints',
-  'train.parallel',
+  *('train.log_every', 'train.checkpoint_every', 'train.keep_checkpoints'),
+  *('train.parallel', 'train.report', 'train.max_memory_gib'),
   'train.evaluate_every',  # measures between steps, which change no state
-  'train.eval_batch_size',
-  'train.evaluate_exact',
-  'train.report',
-  'train.max_memory_gib',
+  *('train.eval_batch_size', 'train.evaluate_exact'),
+  'train.evaluate_without_gold',
+  *('calibration.threshold', 'calibration.certified'),  # compared with scores
+  *('calibration.alpha', 'calibration.delta', 'data.calibration_split'),
   'reader.abstention_threshold',  # compared with a probability at the end
-  'data.eval_splits',
-  'data.eval_questions',
-  'data.max_file_gib',
+  *('data.eval_splits', 'data.eval_questions', 'data.max_file_gib'),
 )
 # Where the same documents and training questions lie; `workdir.open` compares
 # them with those that the run began with.

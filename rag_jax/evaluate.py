@@ -2,59 +2,48 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from rag_jax import (
-  answers,
   baseline_runs,
   compiled,
+  grounding,
+  health,
+  judging,
   measures,
   model,
   objective,
-  readers,
+  per_question,
   report,
   trec,
   types,
 )
 from rag_jax import system as systems
-from rag_jax.data import pipeline
-from rag_jax.readers import base
+from rag_jax.data import batches, pipeline
 
-DEPTHS = (1, 10, 100)  # k of Hits@k, as far as the beam reaches
-ANSWER_DEPTHS = (1, 5, 20, 100)  # k of has-answer@k, as far
-RECALL = 100  # k of Recall@k, for rankings of at least this depth
-RESAMPLES = 100  # bootstrap resamples for measures that are not means
-INDEX, RANKED = 'generative index', 'after ranker'
-ANSWERS, FROM_GOLD = 'answers', 'answers from gold documents'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-  """Measures of one split, per question.
-
-  Attributes:
-    split: name of the split.
-    questions: n questions.
-    values: (system, measure) -> float[n]; NaN if a question has no value.
-    runs: system -> its ranking for each question.
-    answers: n answers of the system.
-  """
-
-  split: str
-  questions: Sequence[types.Question]
-  values: measures.Values
-  runs: dict[str, trec.Run]
-  answers: Sequence[answers.Answer]
+INDEX = per_question.INDEX
+ANSWERS = judging.ANSWERS
+REMOVED = 'gold documents removed'  # end of the name of such a split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """Results with intervals, and the values of each question behind them."""
+  """Results with intervals, and the values of each question behind them.
+
+  Attributes:
+    system: the system, with the calibrator of this evaluation.
+    results: all results.
+    splits: values of each question, by split.
+    warnings: what is wrong with the run, with remedies.
+  """
 
   system: systems.System
   results: list[report.Result]
-  splits: list[Measured]
+  splits: list[per_question.Measured]
+  warnings: list[str]
 
 
 def measure(
@@ -92,22 +81,163 @@ def evaluate(
     gold documents were seen or unseen in training, and questions with or
     without an answer.
   """
+  system, own_scores = _calibrated(system, dataset)
   baselines = None
   if with_baselines:
     baselines = baseline_runs.Baselines(system, dataset, pretrained)
   results, found = [], []
   for split, questions in splits(system, dataset):
-    measured, probabilities = _measured(system, split, questions)
-    if baselines is not None:
-      runs, values = _retrieval(system, questions, baselines.search(questions))
+    measured = per_question.measure(system, split, questions, own_scores)
+    if baselines is not None and any(
+      question.answerable for question in questions
+    ):
+      runs, values = per_question.retrieval(
+        system, questions, baselines.search(questions)
+      )
       measured = dataclasses.replace(
         measured, runs=runs | measured.runs, values=values | measured.values
       )
     subsets = _subsets(system, dataset, split, questions)
     results += _summarise(subsets, measured.values)
-    results += _calibration(measured, probabilities)
+    if measured.judged is not None:
+      results += judging.results(split, measured.judged, system.calibrator)
+    if system.config.train.evaluate_without_gold:
+      results += _without_gold(system, split, questions, measured)
     found.append(measured)
-  return Evaluation(system=system, results=results, splits=found)
+  more, warnings = _of_all(system, found)
+  return Evaluation(
+    system=system, results=results + more, splits=found, warnings=warnings
+  )
+
+
+def _calibrated(
+  system: systems.System, dataset: types.Dataset
+) -> tuple[systems.System, dict[str, float]]:
+  """The system with a calibrator, and the scores of the questions behind it.
+
+  It keeps the calibrator of its workdir if the data has no calibration split.
+  """
+  if not system.config.trains_with(objective.READER_LOSSES):
+    return system, {}
+  calibrator, scores = judging.calibrate(system, dataset)
+  if calibrator is None:
+    return system, {}
+  return dataclasses.replace(system, calibrator=calibrator), scores
+
+
+def _of_all(
+  system: systems.System, found: Sequence[per_question.Measured]
+) -> tuple[list[report.Result], list[str]]:
+  """Rows over the questions of all splits, and warnings about the run."""
+  parts = {own.split: own.judged for own in found if own.judged is not None}
+  if not parts:
+    return [], []
+  results = judging.compared(parts)
+  together = judging.together(list(parts.values()))
+  name = next(iter(parts))
+  if len(parts) > 1:
+    name = judging.TOGETHER
+    results += judging.results(name, together, system.calibrator)
+    subsets = {name: np.ones(len(together.questions), bool)}
+    subsets |= _by_answer(name, together.questions)
+    keys = set.intersection(*(set(own.values) for own in found))
+    results += _summarise(
+      subsets,
+      {
+        key: np.concatenate([own.values[key] for own in found])
+        for key in found[0].values
+        if key in keys and key[0] in (ANSWERS, judging.GROUNDING)
+      },
+    )
+  values, count = _health(system, together)
+  results += [
+    report.Result(
+      split=name,
+      system=health.SYSTEM,
+      metric=metric,
+      value=value,
+      low=value,
+      high=value,
+      count=count,
+    )
+    for metric, value in values.items()
+  ]
+  changes = grounding.values(together.grounds)['changes']
+  if np.isfinite(changes).any():
+    values['changes'] = float(np.nanmean(changes))
+  return results, health.warnings(values)
+
+
+def _health(
+  system: systems.System, together: judging.Judged
+) -> tuple[dict[str, float], int]:
+  """Numbers of `health`, over questions spread over all splits."""
+  rows = np.flatnonzero(
+    [bool(q.answers) and q.answerable for q in together.questions]
+  )
+  if not rows.size:
+    return {}, 0
+  gold, _ = measures.gold(together.questions, system.rows)
+  values: dict[str, float] = {}
+  known = rows[gold[rows, 0] >= 0]
+  if known.size:
+    first = np.asarray(together.found.documents)[known, 0]
+    values['collapse'] = health.collapse(first, gold[known, 0])
+  if system.config.search.scoring in health.PROBABILITIES:
+    mass = np.exp(np.asarray(together.found.beam_mass)[rows])
+    values['beam mass'] = float(mass.mean())
+  chosen = [
+    together.questions[row]
+    for row in pipeline.spread(rows.tolist(), health.QUESTIONS)
+  ]
+  values |= health.measure(_gradients(system, chosen))
+  return {n: v for n, v in values.items() if np.isfinite(v)}, len(chosen)
+
+
+def _gradients(
+  system: systems.System, questions: Sequence[types.Question]
+) -> Any:
+  """`examine.health` of questions, in batches as in the last stage."""
+  encoded = system.encode(questions)
+  function = compiled.health(system.config.model)
+  size = min(system.config.stages[-1][1].batch_size, len(questions))
+  parts = []
+  for start in range(0, len(questions) - size + 1, size):  # of equal shapes
+    rows = np.arange(start, start + size)
+    batch = batches.take(batches.keep(encoded, rows))
+    parts.append(jax.device_get(function(system.params, batch, system.index)))
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _without_gold(
+  system: systems.System,
+  split: str,
+  questions: Sequence[types.Question],
+  measured: per_question.Measured,
+) -> list[report.Result]:
+  """Rows of the questions with gold documents, once these are removed."""
+  if measured.judged is None:
+    return []
+  rows = [i for i, question in enumerate(questions) if question.document_ids]
+  asked = [
+    dataclasses.replace(questions[i], answerable=False, answers=())
+    for i in rows
+  ]
+  if not asked:
+    return []
+  found = per_question.run(
+    system,
+    compiled.answer_without_gold,
+    asked,
+    gold=per_question.gold_rows(system, asked),
+  )
+  removed = judging.judge(system, asked, found)
+  given = [system.answer(q.text, found, i) for i, q in enumerate(asked)]
+  name = f'{split} / {REMOVED}'
+  texts = [None if answer.abstained else answer.text for answer in given]
+  values = per_question.of_answers(ANSWERS, system, asked, texts)
+  results = _summarise({name: np.ones(len(asked), bool)}, values)
+  return results + judging.compared({split: measured.judged, name: removed})
 
 
 def question_values(
@@ -123,50 +253,7 @@ def question_values(
     (system, measure) -> float[n]; NaN if a question has no value. Measures of
     answers are left out if no stage trains the reader.
   """
-  return _measured(system, '', questions)[0].values
-
-
-def _measured(
-  system: systems.System, split: str, questions: Sequence[types.Question]
-) -> tuple[Measured, np.ndarray]:
-  """Measures of each question, and the probabilities of the answers [n]."""
-  reads = system.config.trains_with(objective.READER_LOSSES)
-  system = dataclasses.replace(system, has_reader=reads)
-  found = run(system, compiled.answer, questions)
-  runs = {
-    INDEX: _decoded(found.candidates),
-    RANKED: trec.Run(
-      rows=found.documents, scores=found.scores, where=found.documents >= 0
-    ),
-  }
-  runs, values = _retrieval(system, questions, runs)
-  values[INDEX, 'valid docids'] = measures.valid_docids(
-    found.candidates, len(system.documents)
-  )
-  if system.config.train.evaluate_exact:
-    values[INDEX, 'beam regret'] = run(system, compiled.regret, questions)
-  given = [
-    system.answer(question.text, found, row)
-    for row, question in enumerate(questions)
-  ]
-  if reads:
-    texts = [None if answer.abstained else answer.text for answer in given]
-    values |= _answers(ANSWERS, system, questions, texts)
-    if readers.make(system.config.reader).load is not None:
-      values |= _from_gold(system, questions)
-  measured = Measured(
-    split=split, questions=questions, values=values, runs=runs, answers=given
-  )
-  return measured, np.exp(np.asarray(found.log_probability, np.float64))
-
-
-def _decoded(candidates: types.Candidates) -> trec.Run:
-  """The ranking of the beam search as a run."""
-  return trec.Run(
-    rows=np.asarray(candidates.documents),
-    scores=np.asarray(candidates.scores),
-    where=np.asarray(candidates.where),
-  )
+  return per_question.measure(system, '', questions, {}).values
 
 
 def measure_search(
@@ -175,23 +262,13 @@ def measure_search(
   """Evaluates the search alone, on each split."""
   results = []
   for split, questions in splits(system, dataset):
-    found = run(system, compiled.search, questions)
-    _, values = _retrieval(system, questions, {INDEX: _decoded(found)})
+    found = per_question.run(system, compiled.search, questions)
+    _, values = per_question.retrieval(
+      system, questions, {INDEX: per_question.decoded(found)}
+    )
     subsets = _subsets(system, dataset, split, questions)
     results += _summarise(subsets, values)
   return results
-
-
-def run(
-  system: systems.System,
-  function: compiled.Function,
-  questions: Sequence[types.Question],
-  *,
-  gold: np.ndarray | None = None,
-):
-  """`System.run` in batches of `train.eval_batch_size`."""
-  size = system.config.train.eval_batch_size
-  return system.run(function, questions, gold=gold, batch_size=size)
 
 
 def splits(
@@ -202,26 +279,6 @@ def splits(
   for split in pipeline.check_splits(dataset, data):
     questions = dataset.splits[split]
     yield split, pipeline.spread(questions, data.eval_questions)
-
-
-def _from_gold(
-  system: systems.System, questions: Sequence[types.Question]
-) -> measures.Values:
-  """Measures of answers that the reader gives from the gold documents."""
-  gold, _ = measures.gold(questions, system.rows)
-  # Powers of two, so that splits share a compiled function.
-  width = 1 << (gold.shape[1] - 1).bit_length()
-  gold = np.pad(gold, ((0, 0), (0, width - gold.shape[1])), constant_values=-1)
-  read = run(system, compiled.answer_from_gold, questions, gold=gold)
-  texts = [
-    None if system.abstains(read, row) else system.text(read, row)[0]
-    for row in range(len(questions))
-  ]
-  values = _answers(FROM_GOLD, system, questions, texts)
-  without = [not question.document_ids for question in questions]
-  for value in values.values():
-    value[without] = np.nan
-  return values
 
 
 def _subsets(
@@ -249,13 +306,20 @@ def _subsets(
       f'{split} / documents seen in training': seen,
       f'{split} / documents unseen in training': unseen,
     }
+  return subsets | _by_answer(split, questions)
+
+
+def _by_answer(
+  name: str, questions: Sequence[types.Question]
+) -> dict[str, np.ndarray]:
+  """Subsets with and without an answer, if there are both."""
   answerable = np.asarray([question.answerable for question in questions])
-  if answerable.any() and not answerable.all():
-    subsets |= {
-      f'{split} / with an answer': answerable,
-      f'{split} / without an answer': ~answerable,
-    }
-  return subsets
+  if answerable.all() or not answerable.any():
+    return {}
+  return {
+    f'{name} / with an answer': answerable,
+    f'{name} / without an answer': ~answerable,
+  }
 
 
 def _summarise(
@@ -269,87 +333,3 @@ def _summarise(
       if counted.size:
         results.append(report.summarise(name, system, metric, counted))
   return results
-
-
-def _retrieval(
-  system: systems.System,
-  questions: Sequence[types.Question],
-  runs: dict[str, trec.Run],
-) -> tuple[dict[str, trec.Run], measures.Values]:
-  """The rankings of documents, and their measures at depths that they reach.
-
-  In a corpus of passages, the score of a document is that of its best passage.
-  If the gold documents of a question with answers are unknown, the documents
-  are also searched for an answer.
-  """
-  groups = trec.groups(system.documents)
-  gold, grades = measures.gold(questions, system.rows, groups)
-  widest = max(10, system.config.search.beam_size)
-  values: measures.Values = {}
-  searched = any(
-    not q.document_ids and (q.answers or q.answer_patterns) for q in questions
-  )
-  by_document = {
-    name: trec.by_document(ranked, groups, depth=baseline_runs.DEPTH)
-    for name, ranked in runs.items()
-  }
-  for name, ranked in by_document.items():
-    deep = ranked.rows.shape[1] >= min(RECALL, len(system.rows))
-    found = measures.retrieval(
-      ranked,
-      gold,
-      grades,
-      depths=[k for k in DEPTHS if k <= widest],
-      recall=RECALL if deep else 0,
-    )
-    if searched:
-      found |= measures.has_answer(
-        runs[name],
-        questions,
-        system.documents,
-        depths=[k for k in ANSWER_DEPTHS if k <= widest],
-      )
-    values |= {(name, measure): value for measure, value in found.items()}
-  return by_document, values
-
-
-def _answers(
-  name: str,
-  system: systems.System,
-  questions: Sequence[types.Question],
-  texts: Sequence[str | None],
-) -> measures.Values:
-  """Measures of answers, under the name of a row of the results."""
-  reader = system.config.reader
-  found = measures.answers(
-    questions,
-    texts,
-    written=not readers.make(reader).points,
-    may_abstain=reader.abstention_threshold < base.NEVER,
-  )
-  return {(name, measure): value for measure, value in found.items()}
-
-
-def _calibration(
-  measured: Measured, probabilities: np.ndarray
-) -> list[report.Result]:
-  """ECE and AURC of a split."""
-  exact = measured.values.get((ANSWERS, 'EM'), np.zeros(0))
-  known = np.isfinite(exact)
-  if not known.any():
-    return []
-  found = measures.calibration(
-    probabilities[known], exact[known] > 0, resamples=RESAMPLES
-  )
-  return [
-    report.Result(
-      split=measured.split,
-      system=ANSWERS,
-      metric=name,
-      value=value,
-      low=low,
-      high=high,
-      count=int(known.sum()),
-    )
-    for name, (value, low, high) in found.items()
-  ]

@@ -14,11 +14,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import matching, model, readers, types
+from rag_jax import confidence, matching, model, readers, types
 from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.index import index as indexes
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
+from rag_jax.readers import base
 
 Params = model.Params
 
@@ -64,6 +65,16 @@ class Answer:
   log_probability: types.Array  # float32[B], of the answer, nats
   no_answer: types.Array  # float32[B], log-odds of no answer over this, nats
   beam_mass: types.Array  # float32[B], log of the total P(docid) in the beam
+  features: types.Array  # float32[B, F], of `confidence.FEATURES`
+
+
+@flax.struct.dataclass
+class Pass:
+  """A forward pass up to the answer."""
+
+  ranking: Ranking
+  reading: Reading
+  written: base.Written
 
 
 def retrieve(
@@ -266,6 +277,35 @@ def read(
   return dataclasses.replace(reading, scores=scores, weights=weights)
 
 
+def run(
+  params: Params,
+  batch: types.Batch,
+  index: indexes.Index,
+  *,
+  config: model.ModelConfig,
+  allowed: jax.Array | None = None,
+  candidates: types.Candidates | None = None,
+) -> Pass:
+  """Searches, ranks and reads; the arguments are those of `answer`."""
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  if candidates is None:
+    candidates = retrieve(
+      params, config, index, encoding, words=batch.words, allowed=allowed
+    )
+  ranking = rank(params, config, index, batch, encoding, candidates)
+  count = candidates.where.shape[1]
+  reading = choose(index, ranking, min(config.search.read_size, count))
+  reading = read(params, config, batch, reading)
+  if config.reader.reranks:
+    ranking = _reorder(ranking, reading)
+  written = readers.make(config.reader).answer(
+    params['reader'], reading.memory, reading.weights, reading.where
+  )
+  return Pass(ranking=ranking, reading=reading, written=written)
+
+
 def answer(
   params: Params,
   batch: types.Batch,
@@ -285,23 +325,34 @@ def answer(
     allowed: bool[N] or bool[B, N], documents that may be returned.
     candidates: documents to rank and read, instead of a search.
   """
-  encoding = query_encoder.apply(
-    params['query_encoder'], config.query_encoder, batch.query
+  found = run(
+    params,
+    batch,
+    index,
+    config=config,
+    allowed=allowed,
+    candidates=candidates,
   )
-  if candidates is None:
-    candidates = retrieve(
-      params, config, index, encoding, words=batch.words, allowed=allowed
-    )
-  ranking = rank(params, config, index, batch, encoding, candidates)
-  count = candidates.where.shape[1]
-  reading = choose(index, ranking, min(config.search.read_size, count))
-  reading = read(params, config, batch, reading)
-  if config.reader.reranks:
-    ranking = _reorder(ranking, reading)
-  everything = choose(index, ranking, count)
-  written = readers.make(config.reader).answer(
-    params['reader'], reading.memory, reading.weights, reading.where
-  )
+  return conclude(params, batch, index, found, config=config)
+
+
+def conclude(
+  params: Params,
+  batch: types.Batch,
+  index: indexes.Index,
+  found: Pass,
+  *,
+  config: model.ModelConfig,
+) -> Answer:
+  """The documents, largest weight first, and answers of a pass."""
+  ranking, reading, written = found.ranking, found.reading, found.written
+  candidates = ranking.candidates
+  everything = choose(index, ranking, candidates.where.shape[1])
+  cited = jnp.take_along_axis(
+    reading.documents, written.place[:, None], axis=1
+  )[:, 0]
+  mass = beam.beam_mass(candidates)
+  relevance = readers.make(config.reader).relevance
   return Answer(
     candidates=candidates,
     documents=jnp.where(everything.where, everything.documents, -1),
@@ -309,15 +360,25 @@ def answer(
     docid=everything.docid,
     scores=everything.scores,
     weights=everything.weights,
-    read=jnp.take_along_axis(reading.documents, written.place[:, None], axis=1)[
-      :, 0
-    ],
+    read=cited,
     start=written.start,
     end=written.end,
     tokens=written.tokens,
     log_probability=written.log_probability,
     no_answer=written.no_answer,
-    beam_mass=beam.beam_mass(candidates),
+    beam_mass=mass,
+    features=confidence.features(
+      query=batch.query,
+      cited=index.tokens[cited],
+      token_weights=jnp.exp(params['ranker']['log_token_weight']),
+      reading=reading,
+      written=written,
+      scores=ranking.scores,
+      where=candidates.where,
+      beam=candidates.scores,
+      beam_mass=mass,
+      relevance=relevance and relevance(reading.memory),
+    ),
   )
 
 

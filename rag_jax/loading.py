@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import (
+  calibration,
   changes,
   checkpoint,
   console,
@@ -75,6 +76,9 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
   index, vocabulary = corpus.complete(
     config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer
   )
+  calibrator = None
+  if (path / calibration.NAME).exists():
+    calibrator = calibration.load(path / calibration.NAME)
   return systems.System(
     config=config,
     tokenizer=tokenizer,
@@ -87,6 +91,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     live=live,
     workdir=path,
     checkpoint=identity,
+    calibrator=calibrator,
     has_reader=config.trains_with(objective.READER_LOSSES),
   )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import trec, types
-from rag_jax.ops import answer_metrics, answer_search, metrics, text_metrics
+from rag_jax.ops import answer_search, metrics, text_metrics
 
 # (system, measure) -> float[n]; NaN if a question has no value.
 Values = dict[tuple[str, str], np.ndarray]
@@ -250,42 +250,3 @@ def answers(
   if may_abstain:
     values['answered'] = np.asarray([float(t is not None) for t in texts])
   return values
-
-
-def calibration(
-  chance: np.ndarray, right: np.ndarray, *, resamples: int
-) -> dict[str, tuple[float, float, float]]:
-  """Calibration of the probabilities of answers.
-
-  ECE is the expected calibration error. AURC is the area under the
-  risk-coverage curve, which withholds the least probable answers first.
-
-  Args:
-    chance: float[n], probability of each answer.
-    right: bool[n], whether each answer is correct.
-    resamples: number of bootstrap resamples.
-
-  Returns:
-    Measure -> (value, low, high), with its 95% bootstrap interval.
-  """
-  functions = {
-    'ECE': jax.jit(answer_metrics.expected_calibration_error),
-    'AURC': jax.jit(_risk_area),
-  }
-  rng = np.random.default_rng(0)
-  draws = rng.integers(0, len(chance), (resamples, len(chance)))
-  found = {}
-  for name, function in functions.items():
-    value = float(function(jnp.asarray(chance), jnp.asarray(right)))
-    resampled = [
-      float(function(jnp.asarray(chance[d]), jnp.asarray(right[d])))
-      for d in draws
-    ]
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    found[name] = value, float(low), float(high)
-  return found
-
-
-def _risk_area(chance: jax.Array, right: jax.Array) -> jax.Array:
-  """AURC; a named function, so that splits of equal size share one program."""
-  return answer_metrics.risk_coverage(chance, right)[1]

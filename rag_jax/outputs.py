@@ -2,6 +2,8 @@
 
 results.json              all measures with intervals, and their provenance
 answers-SPLIT.jsonl       one line per question: candidates, answer, measures
+calibrator.json           the calibrator of answers, if there is one
+certificate.json          its certificate
 run-SPLIT-SYSTEM.trec     the ranking of a system, in TREC format
 qrels-SPLIT.trec          the gold documents with their relevance grades
 docid-paths-SPLIT.jsonl   why a document won or lost; for the page report.html
@@ -12,6 +14,7 @@ folder, `evaluations/001` and so on, so that nothing is overwritten.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -23,22 +26,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rag_jax import config as configs
 from rag_jax import (
+  calibration,
+  confidence,
   console,
   evaluate,
   explain,
   files,
+  judging,
+  per_question,
   provenance,
   report,
   signals,
   store,
   trec,
 )
+from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax import workdir as workdirs
 
 RESULTS = 'results.json'
+CERTIFICATE = 'certificate.json'
 EVALUATIONS = 'evaluations'  # folder in the workdir
 
 Show = Callable[[Sequence[report.Result]], None]
@@ -70,6 +78,7 @@ def run_evaluation(
   _try_to_write(workdir / EVALUATIONS)
   found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
   show(found.results)
+  show_notes(found)
   made = provenance.collect(
     system.config, prepared.dataset, seconds=time.monotonic() - began
   )
@@ -89,6 +98,15 @@ def run_evaluation(
       raise
   save_paths(folder, found)
   return folder
+
+
+def show_notes(found: evaluate.Evaluation) -> None:
+  """Prints the certificate and the warnings of an evaluation as notes."""
+  certificate = found.system.certificate
+  if certificate is not None:
+    console.note(certificate.show())
+  for text in found.warnings:
+    console.note(f'warning: {text}')
 
 
 def _try_to_write(folder: pathlib.Path) -> None:
@@ -124,7 +142,10 @@ def save(
       files.write(folder / store.CONFIG, configs.to_json(config))
     for measured in evaluation.splits:
       _save_split(folder, measured, evaluation.system)
-    report.save_results(folder / RESULTS, evaluation.results, made)
+    _save_calibrator(folder, evaluation.system)
+    report.save_results(
+      folder / RESULTS, evaluation.results, made, warnings=evaluation.warnings
+    )
   except OSError as error:
     raise _unwritable(folder, error) from error
 
@@ -147,6 +168,17 @@ def save_paths(folder: pathlib.Path, evaluation: evaluate.Evaluation) -> None:
     console.note(
       f'docid paths are not written to {str(folder)!r} ({files.reason(error)})'
     )
+
+
+def _save_calibrator(folder: pathlib.Path, system: systems.System) -> None:
+  """Writes the calibrator and its certificate; deletes older ones if none."""
+  if system.calibrator is None or system.certificate is None:
+    for name in (calibration.NAME, CERTIFICATE):
+      (folder / name).unlink(missing_ok=True)
+    return
+  calibration.save(system.calibrator, folder)
+  values = system.certificate.to_dict(split=system.calibrator.split)
+  files.write(folder / CERTIFICATE, json.dumps(values, indent=1) + '\n')
 
 
 def new_folder(workdir: pathlib.Path) -> pathlib.Path:
@@ -193,11 +225,13 @@ def slug(name: str) -> str:
 
 
 def _save_split(
-  folder: pathlib.Path, measured: evaluate.Measured, system: systems.System
+  folder: pathlib.Path, measured: per_question.Measured, system: systems.System
 ) -> None:
   """Writes answers, rankings and gold documents of one split."""
   split, questions = measured.split, measured.questions
-  files.write(answers_path(folder, split), ''.join(_answer_lines(measured)))
+  files.write(
+    answers_path(folder, split), ''.join(_answer_lines(measured, system))
+  )
   qrels = trec.qrels_lines(questions, system.documents)
   files.write(folder / f'qrels-{slug(split)}.trec', ''.join(qrels))
   for name, run in measured.runs.items():
@@ -206,25 +240,62 @@ def _save_split(
     files.write(path, ''.join(lines))
 
 
-def _answer_lines(measured: evaluate.Measured) -> Iterator[str]:
+def _answer_lines(
+  measured: per_question.Measured, system: systems.System
+) -> Iterator[str]:
   """Lines with question, gold answers and documents, answer and measures."""
   for row, (question, answer) in enumerate(
     zip(measured.questions, measured.answers, strict=True)
   ):
-    line = {
+    line: dict[str, Any] = {
       'id': question.id,
       'question': question.text,
       'gold_answers': question.answers,
       'gold_documents': trec.grades(question),
       'answerable': question.answerable,
+      'kind': question.kind,
     }
     line |= answer.to_dict(text=False)
+    if measured.judged is not None:
+      line |= _judged(measured.judged, row, line['candidates'], system)
     line['measures'] = _measures(measured, row)
     yield json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n'
 
 
+def _judged(
+  judged: judging.Judged,
+  row: int,
+  candidates: list[dict[str, Any]],
+  system: systems.System,
+) -> dict[str, Any]:
+  """Fields about the best answer; adds what was read to the candidates."""
+  left_out = {
+    system.documents[place].id: value  # type: ignore[union-attr]
+    for place, value in zip(
+      judged.documents[row].tolist(), judged.left_out[row].tolist(), strict=True
+    )
+    if place >= 0
+  }
+  for candidate in candidates:
+    name = candidate['document']['id']
+    value = left_out.get(name, math.nan)
+    candidate['read'] = name in left_out
+    candidate['left_out'] = float(f'{value:.6g}') if value == value else None
+  grounds = judged.grounds[row]
+  features = judged.features[row].tolist()
+  return {
+    'best': judged.best[row],
+    'best_right': bool(judged.right[row]) if judged.known[row] else None,
+    'features': {
+      name: float(f'{value:.6g}')
+      for name, value in zip(confidence.FEATURES, features, strict=True)
+    },
+    'grounding': None if grounds is None else dataclasses.asdict(grounds),
+  }
+
+
 def _measures(
-  measured: evaluate.Measured, row: int
+  measured: per_question.Measured, row: int
 ) -> dict[str, dict[str, float]]:
   """System -> measure -> value of one question."""
   found: dict[str, dict[str, float]] = {}

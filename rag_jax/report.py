@@ -20,14 +20,28 @@ UNTRAINED = 'results-untrained.json'  # in a workdir: results before training
 SAMPLES = 1000  # bootstrap resamples
 WIDTH = 80  # width of the table, characters
 CELL = 12  # width of one cell, such as .922 .90-.94, characters
-KEPT_ONLY = ('ECE', 'AURC')  # measures in results.json but not in the table
+# Measures in results.json but not in the table.
+KEPT_ONLY = (
+  *('ECE unscaled', 'ECE temperature', 'certified risk', 'refused'),
+  *('holds', 'changes', 'unsupported', 'words'),
+  *(
+    f'gradient {n}' for n in ('query_encoder', 'id_decoder', 'ranker', 'reader')
+  ),
+)
 # Redundant with Hits@k and MRR@10 if each question has one gold document.
 SEVERAL = ('nDCG@10', 'MAP', 'Recall@100')
 ANSWERS = ('EM', 'F1', 'ROUGE-L', 'answered')  # shown below the retrieval ones
+# Shown below the answers: how far scores can be trusted, and health.
+TRUST = (
+  *('ECE', 'Brier', 'AUROC', 'AURC', 'EM@50%', 'EM@80%', 'EM@100%'),
+  *('null AUROC', 'certified'),
+)
+HEALTH = ('off support', 'starved', 'collapse', 'beam mass', 'correlation')
 ORDER = (
   *('Hits@1', 'Hits@10', 'MRR@10', 'nDCG@10', 'Hits@100', 'MAP', 'R-precision'),
   *('Recall@100', 'has-answer@1', 'has-answer@5', 'has-answer@20'),
-  *('has-answer@100', 'valid docids', 'beam regret', *ANSWERS),
+  *('has-answer@100', 'valid docids', 'beam regret', *ANSWERS, *TRUST),
+  *HEALTH,
 )
 BOLD, DIM, PLAIN = '\033[1m', '\033[2m', '\033[0m'
 
@@ -121,9 +135,11 @@ def table(results: Sequence[Result], *, color: bool = False) -> str:
     title = f'{split} ({count:,} question{"s" * (count != 1)})'
     lines = [styled(line, BOLD, color) for line in textwrap.wrap(title, WIDTH)]
     left = max(len(r.system) for r in rows)
-    retrieval = [name for name in names if name not in ANSWERS]
-    for group in (retrieval, [name for name in names if name in ANSWERS]):
-      lines += _rows(rows, group, left, color)
+    below = (ANSWERS, TRUST, HEALTH)
+    others = {name for group in below for name in group}
+    for group in ([n for n in names if n not in others], *below):
+      shown = [name for name in names if name in group]
+      lines += _rows(rows, shown, left, color)
     blocks.append('\n'.join(lines))
   if kept:
     note = f'not in the table: {", ".join(kept)} (see results.json)'
@@ -228,20 +244,27 @@ def save_results(
   path: str | os.PathLike[str],
   results: Sequence[Result],
   provenance: Mapping[str, Any] | None = None,
+  *,
+  warnings: Sequence[str] = (),
 ) -> None:
-  """Writes {"provenance": ..., "results": [...]} as JSON, atomically.
+  """Writes provenance, warnings and results as JSON, atomically.
 
   Args:
     path: the file.
     results: the results.
     provenance: from `provenance.collect`.
+    warnings: from `health.warnings`.
 
   Raises:
     OSError: if the file cannot be written; an older file is then unchanged.
   """
   rows = [dataclasses.asdict(result) for result in results]
-  both = {'provenance': dict(provenance or {}), 'results': rows}
-  files.write(path, json.dumps(both, indent=1, allow_nan=False) + '\n')
+  everything = {
+    'provenance': dict(provenance or {}),
+    'warnings': list(warnings),
+    'results': rows,
+  }
+  files.write(path, json.dumps(everything, indent=1, allow_nan=False) + '\n')
 
 
 def load_results(path: str | os.PathLike[str]) -> list[Result]:

@@ -21,19 +21,22 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import (
   answers,
+  calibration,
   changes,
   compiled,
+  confidence,
   console,
   corpus,
   forward,
   model,
   queries,
-  readers,
+  replies,
   store,
   types,
 )
+from rag_jax import certificate as certificates
 from rag_jax import config as configs
-from rag_jax.data import batches, pipeline, text_io, tokenizers, words
+from rag_jax.data import batches, pipeline, words
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
@@ -57,6 +60,7 @@ class System:
     workdir: folder to save changes to; None = keep them in memory.
     checkpoint: identity of the checkpoint that the parameters are from.
     has_reader: whether a reader was trained.
+    calibrator: the calibrated probability that an answer is right, if fitted.
   """
 
   config: configs.Config
@@ -71,6 +75,7 @@ class System:
   workdir: pathlib.Path | None = None
   checkpoint: str = ''
   has_reader: bool = True
+  calibrator: calibration.Calibrator | None = None
 
   @functools.cached_property
   def rows(self) -> dict[str, int]:
@@ -130,7 +135,10 @@ class System:
     """
     encoded = self._encode_and_note(questions)
     found = self._run(compiled.rank, encoded, allowed=allowed)
-    return [self._candidates(found, i) for i in range(len(encoded.query))]
+    return [
+      replies.candidates(found, i, self.documents)
+      for i in range(len(encoded.query))
+    ]
 
   def embed(self, texts: Sequence[str]) -> np.ndarray:
     """Vectors of questions by the query encoder, float32[n, D], unit length."""
@@ -161,6 +169,7 @@ class System:
     questions: Sequence[types.Question],
     *,
     gold: np.ndarray | None = None,
+    targets: bool = False,
     batch_size: int = 0,
   ) -> Any:
     """Runs a function of the module `compiled` over questions, in batches.
@@ -171,13 +180,14 @@ class System:
       questions: n questions.
       gold: int32[n, G], rows of documents for a function that reads them; -1 =
         none.
+      targets: whether the function takes answers and gold documents.
       batch_size: questions per batch; 0 = the smallest sufficient of
         `queries.SIZES`.
 
     Returns:
       The pytree with n rows, on the host.
     """
-    encoded = self.encode(questions, targets=False)
+    encoded = self.encode(questions, targets=targets)
     if gold is not None:
       encoded = dataclasses.replace(encoded, gold=gold)
     return self._run(function, encoded, batch_size=batch_size)
@@ -209,23 +219,53 @@ class System:
     return encoded
 
   def answer(
-    self, question: str, found: forward.Answer, row: int
+    self,
+    question: str,
+    found: forward.Answer,
+    row: int,
+    *,
+    score: float | None = None,
   ) -> answers.Answer:
-    """One answer of a batch as plain values."""
+    """One answer of a batch; `score` replaces that of the calibrator."""
+    candidates = replies.candidates(found, row, self.documents)
     if not self.has_reader:
-      return answers.unanswered(question, self._candidates(found, row))
-    document = self._document(int(found.read[row]))
+      return answers.unanswered(question, candidates)
     text, span = self.text(found, row)
-    abstained = self.abstains(found, row)
+    if score is None:
+      score = self._score(question, found, row)
+    trust = calibration.trust(self.calibrator, score, self.config.calibration)
+    abstained = self.abstains(found, row) or trust.withheld
     return answers.Answer(
       question=question,
       text='' if abstained else text,
       probability=float(np.exp(found.log_probability[row])),
       abstained=abstained,
-      document=document,
+      document=self._document(int(found.read[row])),
       span=span,
-      candidates=self._candidates(found, row),
+      candidates=candidates,
+      score=trust.score,
+      certified=trust.certified,
     )
+
+  def _score(
+    self, question: str, found: forward.Answer, row: int
+  ) -> float | None:
+    """The probability that an answer is right; None without a calibrator."""
+    if self.calibrator is None:
+      return None
+    features = confidence.complete(
+      found.features[row][None],
+      [question],
+      [self._document(int(found.read[row]))],
+      known=self.calibrator.known,
+      language=self.config.data.language,
+    )
+    return float(self.calibrator.logistic(features)[0])
+
+  @property
+  def certificate(self) -> certificates.Certificate | None:
+    """The certificate of the answers; None without a calibrator."""
+    return calibration.certificate(self.calibrator, self.config.calibration)
 
   def abstains(self, found: forward.Answer, row: int) -> bool:
     """Whether one answer is withheld, by `reader.abstention_threshold`."""
@@ -236,26 +276,14 @@ class System:
     self, found: forward.Answer, row: int
   ) -> tuple[str, tuple[int, int] | None]:
     """The best answer, and its character span in the text of its document."""
-    reader = readers.make(self.config.reader)
-    if not reader.points:
-      tokens = np.asarray(found.tokens[row])
-      if reader.text_inputs is not None and self.reader_tokenizer is not None:
-        return reader.text_inputs.decode(self.reader_tokenizer, tokens), None
-      return tokenizers.decode(self.tokenizer, tokens), None
-    document = self._document(int(found.read[row]))
-    begin, end = pipeline.span(
-      self.reader_tokenizer or self.tokenizer,
-      document,
-      int(found.start[row]),
-      int(found.end[row]),
-      self.config.data,
+    return replies.text(
+      self.config,
+      found,
+      row,
+      documents=self.documents,
+      tokenizer=self.tokenizer,
+      reader_tokenizer=self.reader_tokenizer,
     )
-    whole = pipeline.document_text(document)
-    before = max(len(whole) - len(document.text), 0)
-    inside = None if begin < before else (begin - before, end - before)
-    if not text_io.has_text(document.text):  # the answer is in the title
-      inside = None
-    return whole[begin:end], inside
 
   def add(self, documents: corpus.Texts) -> 'System':
     """A system with more documents, without training.
@@ -346,27 +374,6 @@ class System:
       vocabulary=vocabulary,
       live=live,
       params=params,
-    )
-
-  def _candidates(self, found: Any, row: int) -> tuple[answers.Candidate, ...]:
-    fields = zip(
-      found.documents[row],
-      found.codes[row],
-      found.docid[row],
-      found.scores[row],
-      found.weights[row],
-      strict=True,
-    )
-    return tuple(
-      answers.Candidate(
-        document=self._document(int(document)),
-        codes=tuple(int(code) for code in codes),
-        log_probability=float(docid),
-        score=float(score),
-        weight=float(weight),
-      )
-      for document, codes, docid, score, weight in fields
-      if document >= 0
     )
 
   def _document(self, row: int) -> types.Document:

@@ -96,6 +96,7 @@ def run(
       found = dataclasses.replace(found, results=merged)
     if show is not None:
       show(found.results)
+    outputs.show_notes(found)
     made = provenance.collect(
       config, prepared.dataset, seconds=time.monotonic() - began
     )

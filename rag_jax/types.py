@@ -90,6 +90,7 @@ class Question:
     answerable: False if the data marks the question as unanswerable.
     answer_patterns: regular expressions that an answer may match, beside or
       instead of `answers`; they are used for measures, not for training.
+    kind: kind of an unanswerable question, if the data distinguishes kinds.
   """
 
   id: str
@@ -99,6 +100,7 @@ class Question:
   answerable: bool = True
   grades: tuple[int, ...] = ()
   answer_patterns: tuple[str, ...] = ()
+  kind: str = ''
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

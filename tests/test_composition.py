@@ -55,13 +55,13 @@ CASES = {
   ),
   'a reader without relevance': (
     {'losses': weigh('relevance')},
-    {},
-    "losses.relevance needs a reader that scores.*'extractive'",
+    {'reader': {'kind': 'fid'}},
+    "losses.relevance needs a reader that scores.*'fid'",
   ),
   'a null document without relevance': (
     {'losses': weigh('null_document')},
-    {},
-    "losses.null_document needs a reader that scores.*'extractive'",
+    {'reader': {'kind': 'fid'}},
+    "losses.null_document needs a reader that scores.*'fid'",
   ),
   'a reader that does not rerank': (
     {'losses': weigh('reranking')},

@@ -12,7 +12,9 @@ from rag_jax import (
   compare_docids,
   compiled,
   evaluate,
+  per_question,
   pretrained,
+  reliability,
   step,
   store,
   train,
@@ -56,6 +58,8 @@ def test_the_results_have_every_system(run):
     'after ranker',
     'answers',
     'answers from gold documents',
+    'grounding',
+    'health',
   }
   values = {(r.system, r.metric): r.value for r in results}
   assert values['generative index', 'valid docids'] == 1.0
@@ -74,7 +78,7 @@ def test_the_untrained_search_equals_the_exact_hybrid(run, prepared):
   )
   questions = prepared.dataset.splits['dev']
   untrained = prepared.trained(state.params)
-  found = evaluate.run(untrained, compiled.search, questions)
+  found = per_question.run(untrained, compiled.search, questions)
   encoded = untrained.encode(questions)
   sizes = bert.BertConfig(
     width=16, num_layers=2, num_heads=2, mlp_dim=16, vocab_size=200
@@ -106,7 +110,7 @@ def test_the_beam_uses_the_learned_lexical_weight(run, prepared, system):
       params=system.params | {'ranker': ranker},
     )
     questions = prepared.dataset.splits['dev']
-    return evaluate.run(changed, compiled.search, questions)
+    return per_question.run(changed, compiled.search, questions)
 
   unchanged = search(start)
   np.testing.assert_array_equal(search(grown).scores, unchanged.scores)
@@ -152,7 +156,7 @@ def test_eval_questions_are_spread_over_the_split(run, prepared, system):
 
 def test_documents_read_are_ranked_first(prepared, system):
   questions = prepared.dataset.splits['dev']
-  found = evaluate.run(system, compiled.answer, questions)
+  found = per_question.run(system, compiled.answer, questions)
   weights_of = np.asarray(found.weights)
   np.testing.assert_allclose(weights_of.sum(1), 1, atol=1e-5)
   assert (weights_of[:, 3:] == 0).all()  # three documents were read
@@ -198,12 +202,19 @@ def test_data_without_gold_documents_can_be_evaluated(prepared, system):
   assert {own[1] for own in searched} == {
     *('generative index', 'after ranker', 'BM25', 'dense, exact')
   }
+  assert ('dev', 'health', 'gradient reader') in found
   assert found - searched == {
     ('dev', 'generative index', 'valid docids'),
     ('dev', 'answers', 'EM'),
     ('dev', 'answers', 'F1'),
-    ('dev', 'answers', 'ECE'),
-    ('dev', 'answers', 'AURC'),
+    *(
+      ('dev', 'answers', name)
+      for name in reliability.MEASURES
+      if name != 'AUROC' or ('dev', 'answers', 'AUROC') in found
+    ),
+    *(('dev', 'grounding', name) for name in ('holds', 'changes')),
+    ('dev', 'grounding', 'unsupported'),
+    *(row for row in found if row[1] == 'health'),
   }
 
 

@@ -12,8 +12,8 @@ import pytest
 from rag_jax import (
   compiled,
   curriculum,
-  evaluate,
   objective,
+  per_question,
   readers,
   train,
 )
@@ -143,7 +143,7 @@ def test_the_reader_learns_relevance_from_hard_negatives(run, prepared, system):
     config,
     reader=dataclasses.replace(config.reader, reranks=False),
   )
-  found = evaluate.run(system.with_config(unread), compiled.answer, asked)
+  found = per_question.run(system.with_config(unread), compiled.answer, asked)
   for row, gold, negative in zip(
     np.asarray(found.documents), own.gold, own.negative, strict=True
   ):

@@ -13,8 +13,8 @@ import rag_jax
 from rag_jax import (
   compiled,
   corpus,
-  evaluate,
   export,
+  per_question,
   pretrained,
   readers,
   train,
@@ -99,7 +99,7 @@ def test_the_answer_trains_search_and_reader(config, tmp_path):
   for part in ('query_encoder', 'id_decoder'):  # the node table
     assert json.loads(lines[-1])[f'gradient_norm/{part}'] > 0
   questions = prepared.dataset.splits['dev']
-  found = evaluate.run(system, compiled.answer, questions)
+  found = per_question.run(system, compiled.answer, questions)
   assert found.tokens.shape == (8, 5)
   assert (found.log_probability < 0).all()
   text, span = system.text(found, 0)

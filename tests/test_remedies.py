@@ -114,13 +114,11 @@ CASES = [
   ('read_size', '17', {f'{STAGE}.read_size': 17}),
   *(
     (f'losses.{loss}', "'extractive'", losses('answer', loss))
-    for loss in (
-      'relevance',
-      'null_document',
-      'reranking',
-      'adist',
-      'emdr2_token',
-    )
+    for loss in ('reranking', 'adist', 'emdr2_token')
+  ),
+  *(
+    (f'losses.{loss}', "'fid'", losses('answer', loss) | {'reader.kind': 'fid'})
+    for loss in ('relevance', 'null_document')
   ),
   ('losses.reranking', "'bert'", losses('answer', 'reranking') | BERT),
   ('losses.adist', "'bert'", losses('answer', 'adist') | BERT),

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rag_jax import compiled, evaluate, model, store
+from rag_jax import compiled, evaluate, model, per_question, store
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.data import formats
@@ -125,7 +125,7 @@ def test_answers_in_any_script(tiny_values, tmp_path):
   prepared = workdirs.open(config, tmp_path / 'run')
   asked = prepared.dataset.splits['dev']
   system = untrained(config, prepared)
-  found = evaluate.run(system, compiled.answer, asked)
+  found = per_question.run(system, compiled.answer, asked)
   for row in range(len(asked)):
     answer, _ = system.text(found, row)
     source = prepared.dataset.documents[int(found.read[row])].text

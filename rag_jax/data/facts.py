@@ -20,22 +20,30 @@ Au?") and exists only if exactly one entity has that value. Splits:
     either direction; other training questions ask about the entity.
   test_entity: entities that no training question asks about, a tenth of each
     kind.
+  test_unknown_thing, test_unstated_relation, test_other_subject, test_noise:
+    questions that no document answers; see `unanswerable`. The training split
+    has the first two kinds, a sixth of its questions.
+  calibration: held out from training, to fit the calibrator of answers. It has
+    held-out phrasings, pairs and entities, a twentieth of each kind, and the
+    two kinds of unanswerable questions, none of which is in another split.
 """
 
-import csv
-import importlib.resources
 import random
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from rag_jax import types
-from rag_jax.data import phrasings, templates
+from rag_jax.data import phrasings, templates, unanswerable
 
-SPLITS = ('train', 'test_phrasing', 'test_pair', 'test_entity')
+ANSWERED = ('test_phrasing', 'test_pair', 'test_entity')
+SPLITS = ('train', *ANSWERED, *unanswerable.SPLITS, 'calibration')
 _HELD_OUT = 2  # held-out phrasings of each relation
 _TEST_SIZE = 600  # maximum number of questions in a test split
+_CALIBRATION = 260  # maximum questions of each held-out kind in calibration
+_CALIBRATES = 1 / 20  # share of entities, and of pairs, in calibration
 _MIN_WORDS = 52  # minimum document length; filler sentences make it up
 _SEED = 20261123
 
@@ -48,7 +56,9 @@ def load() -> types.Dataset:
   Example:
     >>> dataset = load()
     >>> len(dataset.documents), sorted(dataset.splits)
-    (478, ['test_entity', 'test_pair', 'test_phrasing', 'train'])
+    (478, ['calibration', 'test_entity', 'test_noise', 'test_other_subject', \
+'test_pair', 'test_phrasing', 'test_unknown_thing', 'test_unstated_relation', \
+'train'])
   """
   tables = {kind: read_table(kind) for kind in templates.OPENINGS}
   documents = tuple(
@@ -59,9 +69,7 @@ def load() -> types.Dataset:
 
 def read_table(kind: str) -> list[Row]:
   """The rows of a fact table, column -> value; an unknown value is ''."""
-  path = importlib.resources.files('rag_jax.data') / 'tables' / f'{kind}.csv'
-  with path.open(encoding='utf-8') as lines:
-    return list(csv.DictReader(lines))
+  return unanswerable.read_table(kind)
 
 
 def document(kind: str, row: Row, rows: list[Row]) -> types.Document:
@@ -165,27 +173,64 @@ def questions(
 def _splits(
   tables: dict[str, list[Row]],
 ) -> dict[str, tuple[types.Question, ...]]:
-  splits: dict[str, list[types.Question]] = {name: [] for name in SPLITS}
+  splits: dict[str, list[types.Question]] = {
+    name: [] for name in ('train', *ANSWERED)
+  }
+  held_out: dict[str, list[types.Question]] = {name: [] for name in ANSWERED}
   rng = random.Random(_SEED)
+  own = random.Random(f'{_SEED} calibration')
+  trained_rows: dict[str, list[Row]] = {kind: [] for kind in tables}
   for kind, rows in tables.items():
     unseen = rng.sample(range(len(rows)), max(1, round(len(rows) / 10)))
+    seen = [number for number in range(len(rows)) if number not in unseen]
+    calibrates = own.sample(seen, round(len(rows) * _CALIBRATES))
     for number, row in enumerate(rows):
       draws: dict[str, float] = {}  # by relation, shared by both directions
+      if number not in unseen and number not in calibrates:
+        trained_rows[kind].append(row)
       for relation, phrased in questions(kind, row, rows):
         draw = draws.setdefault(relation, rng.random())
         trained = rng.sample(phrased[:-_HELD_OUT], len(phrased) - _HELD_OUT)
         if number in unseen:
           splits['test_entity'] += trained[:2]
-        elif draw < 0.1:
-          splits['test_pair'] += trained[:2]
+          continue
+        if draw < 0.1:
+          if number in calibrates:
+            held_out['test_entity'] += trained[:2]
+          else:
+            splits['test_pair'] += trained[:2]
+          continue
+        new_phrasing = rng.choice(phrased[-_HELD_OUT:])
+        if number in calibrates:
+          held_out['test_entity'] += trained[:2]
+        elif draw < 0.1 + _CALIBRATES:
+          held_out['test_pair'] += trained[:2]
         else:
           splits['train'] += trained[:3]
-          splits['test_phrasing'].append(rng.choice(phrased[-_HELD_OUT:]))
-  for name, split in splits.items():
-    if name != 'train' and len(split) > _TEST_SIZE:
-      keep = sorted(rng.sample(range(len(split)), _TEST_SIZE))
-      splits[name] = [split[k] for k in keep]
-  return {name: tuple(split) for name, split in splits.items()}
+          splits['test_phrasing'].append(new_phrasing)
+  for name in ANSWERED:
+    order = rng.sample(range(len(splits[name])), len(splits[name]))
+    kept, rest = sorted(order[:_TEST_SIZE]), order[_TEST_SIZE:]
+    if name == 'test_phrasing':
+      held_out[name] = [splits[name][k] for k in rest]
+    splits[name] = [splits[name][k] for k in kept]
+  calibration = [
+    question
+    for some in held_out.values()
+    for question in own.sample(some, min(_CALIBRATION, len(some)))
+  ]
+  for some in unanswerable.questions(
+    'train', trained_rows, seed=_SEED
+  ).values():
+    splits['train'] += some
+  for some in unanswerable.questions(
+    'calibration', tables, seed=_SEED
+  ).values():
+    calibration += some
+  for kind, some in unanswerable.questions('test', tables, seed=_SEED).items():
+    splits[f'test_{kind}'] = list(some)
+  splits['calibration'] = own.sample(calibration, len(calibration))
+  return {name: tuple(splits[name]) for name in SPLITS}
 
 
 def _fill(text: str, slots: dict[str, str]) -> str:
@@ -206,8 +251,11 @@ class Facts(tfds.core.GeneratorBasedBuilder):
   Both have the same features; those that do not apply are empty.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  VERSION = tfds.core.Version('2.0.0')
+  RELEASE_NOTES = {
+    '1.0.0': 'First release.',
+    '2.0.0': 'Unanswerable questions and a calibration split.',
+  }
 
   def _info(self) -> tfds.core.DatasetInfo:
     texts = tfds.features.Sequence(tfds.features.Text())
@@ -221,6 +269,8 @@ class Facts(tfds.core.GeneratorBasedBuilder):
           'summary': tfds.features.Text(),
           'answers': texts,
           'document_ids': texts,
+          'answerable': tfds.features.Scalar(np.bool_),
+          'kind': tfds.features.Text(),
         }
       ),
     )
@@ -234,6 +284,7 @@ class Facts(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split):
     dataset = load()
     empty = {'title': '', 'summary': '', 'answers': [], 'document_ids': []}
+    empty |= {'answerable': True, 'kind': ''}
     if split == 'documents':
       for doc in dataset.documents:
         texts = {'title': doc.title, 'summary': doc.summary, 'text': doc.text}
@@ -248,5 +299,7 @@ class Facts(tfds.core.GeneratorBasedBuilder):
           'text': question.text,
           'answers': list(question.answers),
           'document_ids': list(question.document_ids),
+          'answerable': question.answerable,
+          'kind': question.kind,
         },
       )

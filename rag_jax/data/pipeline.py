@@ -34,7 +34,10 @@ class DataConfig:
   # maximum size of a data file once unpacked, in GiB
   max_file_gib: float = text_files.MAX_GIB
   train_split: str = 'train'  # training split
-  eval_splits: tuple[str, ...] = ()  # evaluation splits; () = all others
+  # evaluation splits; () = all but those of training and calibration
+  eval_splits: tuple[str, ...] = ()
+  # held-out split that fits the calibrator of answers, if the data has it
+  calibration_split: str = 'calibration'
   # evaluation questions per split, evenly spaced; 0 = all
   eval_questions: int = 0
   vocab_size: int = 8000  # vocabulary size of the trained tokenizer
@@ -207,8 +210,8 @@ def span(
 def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
   """Returns the names of the splits to evaluate.
 
-  These are `eval_splits`, or else all but the training split, or else that one,
-  if there is no other; none if the data has no questions.
+  These are `eval_splits`, or else all but those of training and calibration, or
+  else all; none if the data has no questions.
 
   Raises:
     ValueError: if the corpus is empty or one of `eval_splits` has no questions.
@@ -226,7 +229,11 @@ def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
         'Set --config.data.train_split or --config.data.eval_splits.'
       )
   filled = [name for name, questions in dataset.splits.items() if questions]
-  others = [name for name in filled if name != config.train_split]
+  others = [
+    name
+    for name in filled
+    if name not in (config.train_split, config.calibration_split)
+  ]
   return list(config.eval_splits) or others or filled
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from rag_jax.readers import base, bert, causal, extractive, fid, t5
 
 _MAKE: dict[str, Callable[[base.ReaderConfig], base.Reader]] = {
-  'extractive': extractive.make,  # answer spans; randomly initialised
+  'extractive': extractive.make,  # spans and relevance; randomly initialised
   'bert': bert.make,  # answer spans and passage relevance; pretrained BERT
   'fid': fid.make,  # fusion-in-decoder; randomly initialised
   't5': t5.make,  # fusion-in-decoder; pretrained T5
@@ -57,7 +57,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
       raise ValueError(
         f'reader.{name} needs a reader that scores the relevance of passages, '
         f'got reader.kind {config.kind!r}. Set --config.reader.{name}=False or '
-        '--config.reader.kind=bert.'
+        '--config.reader.kind=extractive.'
       )
   if config.marginal and config.marginal not in reader.marginals:
     raise ValueError(

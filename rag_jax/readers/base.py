@@ -48,8 +48,9 @@ class ReaderConfig:
   shared_softmax: bool = False
   # 'bert': weight of the best span's score in the relevance
   span_relevance: float = 0.0
-  reranks: bool = False  # 'bert': add the relevance to the ranker's scores
-  # 'bert': a null document (REALM) competes with the passages
+  # 'extractive', 'bert': add the relevance to the ranker's scores
+  reranks: bool = False
+  # 'extractive', 'bert': a null document (REALM) competes with the passages
   null_document: bool = False
   # abstain if log-odds of no answer against the best one exceed this, nats
   abstention_threshold: float = NEVER
@@ -109,6 +110,9 @@ class Written:
   tokens: jax.Array  # int32[B, A], the generated tokens; 0 if it is a span
   log_probability: jax.Array  # float32[B], nats
   no_answer: jax.Array  # float32[B], log-odds of no answer against it, nats
+  # float32[B], log-probability of the best answer elsewhere; of a generated
+  # answer its own
+  second: jax.Array
 
 
 def written(place: jax.Array, tokens: jax.Array, score: jax.Array) -> Written:
@@ -121,6 +125,7 @@ def written(place: jax.Array, tokens: jax.Array, score: jax.Array) -> Written:
     tokens=tokens,
     log_probability=score,
     no_answer=-score,
+    second=score,
   )
 
 

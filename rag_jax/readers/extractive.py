@@ -2,7 +2,10 @@
 
 It encodes question and passage jointly and predicts a span: log P(span) =
 log P(start) + log P(end). The probability of an answer is the sum over all its
-occurrences in the passage.
+occurrences in the passage. The relevance of a passage is a sum of three terms:
+over the tokens of the question, each with its state and with whether it occurs
+in the passage; of the question beside the best span, by their states; and a
+learned multiple of log P(best span).
 """
 
 from typing import Any
@@ -11,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rag_jax import types
 from rag_jax.nn import transformer
 from rag_jax.readers import base, question_passage, spans
 
@@ -32,31 +36,67 @@ def make(config: base.ReaderConfig) -> base.Reader:
     params: base.Params, query: jax.Array, passages: jax.Array
   ) -> spans.Memory:
     network = _Network(config, question_passage.vocab_size(params))
-    logits = transformer.apply(network, params, query, passages, method='point')
-    return spans.Memory(
-      spans=spans.log_probabilities(
-        logits, passages, shared=config.shared_softmax
-      ),
-      passages=passages,
+    scores, relevance = transformer.apply(
+      network, params, query, passages, method='point'
     )
+    return spans.Memory(spans=scores, passages=passages, relevance=relevance)
 
   return base.Reader(
     init=init,
     read=read,
     points=True,
     marginals=('sequence',),
+    relevance=lambda memory: memory.relevance,
     **spans.functions(config),
   )
 
 
 class _Network(question_passage.Encoder):
-  """The encoder with a start and an end score per token."""
+  """The encoder with scores of span starts and ends, and of relevance."""
 
   def setup(self):
     super().setup()
+    width, zeros = self.config.width, nn.initializers.zeros
     self.pointer = nn.Dense(2, use_bias=False)
+    self.evidence = nn.Dense(width)
+    self.occurs = nn.Embed(2, width)
+    self.weigh = nn.Dense(1, kernel_init=zeros)
+    self.compare = nn.Dense(width)
+    self.fit = nn.Dense(1, use_bias=False, kernel_init=zeros)
+    self.span_weight = self.param('span_weight', zeros, ())
 
   def point(self, query, passages):
-    """Logits of span start and end, float32[B, K, P, 2]."""
+    """Log P(start), log P(end) [B, K, P, 2], and relevance [B, K], nats."""
     states, _ = self.encode(query, passages)
-    return self.pointer(states[:, :, -passages.shape[-1] :])
+    length = query.shape[-1]
+    asked, read = states[:, :, :length], states[:, :, length:]
+    scores = spans.log_probabilities(
+      self.pointer(read), passages, shared=self.config.shared_softmax
+    )
+    best = spans.best_spans(
+      jax.lax.stop_gradient(scores), max_tokens=self.config.max_answer_tokens
+    )
+    relevance = (
+      self._occurring(query, passages, asked)
+      + self._fitting(query, asked, read, best)
+      + self.span_weight * best.score
+    )
+    return scores, relevance
+
+  def _occurring(self, query, passages, asked):
+    """Sum over the question's tokens, float32[B, K]."""
+    occurs = (query[:, None, :, None] == passages[:, :, None]).any(-1)
+    hidden = self.evidence(asked) + self.occurs(occurs.astype(jnp.int32))
+    each = self.weigh(nn.gelu(hidden))[..., 0]  # [B, K, Q]
+    return jnp.where(query[:, None] != types.PAD, each, 0.0).sum(-1)
+
+  def _fitting(self, query, asked, read, best):
+    """Whether the best span is an answer to the question, float32[B, K]."""
+    where = (query != types.PAD)[:, None, :, None]
+    mean = (asked * where).sum(2) / jnp.maximum(where.sum(2), 1)
+    first, last = (
+      jnp.take_along_axis(read, place[..., None, None], axis=2)[:, :, 0]
+      for place in (best.start, best.end)
+    )
+    both = jnp.concatenate([mean, first, last], axis=-1)
+    return self.fit(nn.gelu(self.compare(both)))[..., 0]

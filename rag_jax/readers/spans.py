@@ -212,7 +212,18 @@ def _answer(config, params, memory, weights, where):
     tokens=jnp.zeros((best.shape[0], config.max_answer_tokens), jnp.int32),
     log_probability=pick(joint),
     no_answer=null - pick(joint),
+    second=_second(config, memory, joint, spans, best),
   )
+
+
+def _second(config, memory, joint, spans, best):
+  """The best score of a span that does not overlap the best one, [B]."""
+  tokens = jnp.arange(memory.spans.shape[2])
+  inside = (tokens >= spans.start[..., None]) & (tokens <= spans.end[..., None])
+  inside &= (jnp.arange(joint.shape[1]) == best[:, None])[..., None]
+  rest = jnp.where(inside[..., None], masking.NEG_INF, memory.spans)
+  others = best_spans(rest, max_tokens=config.max_answer_tokens)
+  return (joint - spans.score + others.score).max(axis=1)
 
 
 def _answer_each(config, params, memory):

@@ -20,9 +20,16 @@ def documents(dataset):
   return {document.id: document for document in dataset.documents}
 
 
+def answered(questions):
+  """The questions that a document answers."""
+  return [q for q in questions if q.answerable]
+
+
 def pairs(questions):
   """The (document, relation) pairs of questions in both directions."""
-  return {tuple(q.id.rsplit('/', 2)[0].rsplit('/', 1)) for q in questions}
+  return {
+    tuple(q.id.rsplit('/', 2)[0].rsplit('/', 1)) for q in answered(questions)
+  }
 
 
 def template(question):
@@ -48,7 +55,7 @@ def test_counts(dataset, documents):
     50,
   )
   assert len(phrasings.QUESTIONS) >= 15
-  assert 6000 <= len(dataset.splits['train']) <= 9000
+  assert 6000 <= len(answered(dataset.splits['train'])) <= 9000
   for name in ('test_phrasing', 'test_pair', 'test_entity'):
     assert 500 <= len(dataset.splits[name]) <= 700
 
@@ -93,7 +100,7 @@ def test_documents_have_the_documented_form(documents):
 
 def test_answers_occur_verbatim_as_whole_words(dataset, documents):
   for questions in dataset.splits.values():
-    for question in questions:
+    for question in answered(questions):
       (gold,) = question.document_ids
       (answer,) = question.answers
       assert occurs(answer, documents[gold].text), question
@@ -103,7 +110,7 @@ def test_answers_are_short(dataset):
   lengths = [
     len(question.answers[0].split())
     for questions in dataset.splits.values()
-    for question in questions
+    for question in answered(questions)
   ]
   assert max(lengths) <= 6  # the longest titles of books
   assert sum(length <= 4 for length in lengths) >= 0.98 * len(lengths)
@@ -123,7 +130,7 @@ def test_answers_occur_at_different_positions(dataset, documents):
 
 def test_phrasings_are_held_out(dataset):
   train, test = dataset.splits['train'], dataset.splits['test_phrasing']
-  trained = {template(q) for q in train}
+  trained = {template(q) for q in answered(train)}
   held_out = {template(q) for q in test}
   assert not trained & held_out
   for kind, relation, direction, number in held_out:
@@ -154,7 +161,13 @@ def test_entities_are_held_out(dataset, documents):
   trained = {d for q in dataset.splits['train'] for d in q.document_ids}
   new = {d for q in dataset.splits['test_entity'] for d in q.document_ids}
   assert not trained & new
-  assert trained | new == set(documents)
+  held_out = {
+    d for q in dataset.splits['calibration'] for d in q.document_ids
+  } - trained
+  assert not held_out & new
+  assert trained | new | held_out == set(documents)
+  share = len(held_out) / len(documents)
+  assert share == pytest.approx(0.05, abs=0.01)
   for kind in templates.OPENINGS:
     of_kind = [d for d in documents if d.startswith(f'{kind}/')]
     share = sum(d in new for d in of_kind) / len(of_kind)
@@ -241,6 +254,8 @@ def test_builder_round_trip(tmp_path: pathlib.Path, dataset):
       {
         key: [v.decode() for v in value]
         if key in ('answers', 'document_ids')
+        else bool(value)
+        if key == 'answerable'
         else value.decode()
         for key, value in row.items()
       }
@@ -263,6 +278,8 @@ def test_builder_round_trip(tmp_path: pathlib.Path, dataset):
         text=row['text'],
         answers=tuple(row['answers']),
         document_ids=tuple(row['document_ids']),
+        answerable=row['answerable'],
+        kind=row['kind'],
       )
       for row in read(name)
     )

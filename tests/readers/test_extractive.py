@@ -4,7 +4,7 @@ import numpy as np
 
 from rag_jax import readers
 from rag_jax.ops import losses, masking
-from rag_jax.readers import base
+from rag_jax.readers import base, spans
 
 VOCAB = 40
 CONFIG = base.ReaderConfig(
@@ -49,6 +49,30 @@ def test_passages_are_read_independently(texts):
   together = point(params, query, passages)
   alone = point(params, query, passages[:, 1:2])
   np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-5)
+
+
+def test_relevance_counts_the_tokens_of_the_question_that_occur(texts):
+  """It is 0 at first; then a sum over the real tokens of the question."""
+  params = make_params()
+  query, passages = texts
+  assert not read(params, query, passages).relevance.any()
+  params['weigh'] = {'kernel': jnp.zeros((16, 1)), 'bias': jnp.ones(1)}
+  length = (query != 0).sum(1)[:, None]
+  found = read(params, query, passages).relevance
+  np.testing.assert_allclose(found, jnp.broadcast_to(length, (2, 3)))
+  params['span_weight'] = jnp.asarray(2.0)
+  memory = read(params, query, passages)
+  best = spans.best_spans(memory.spans, max_tokens=4).score
+  np.testing.assert_allclose(memory.relevance, length + 2 * best, rtol=1e-5)
+  # A token that occurs gives other evidence than one that does not.
+  params['span_weight'] = jnp.zeros(())
+  params['occurs'] = {'embedding': jnp.array([[0.0], [5.0]]) * jnp.ones(16)}
+  params['evidence'] = {'kernel': jnp.zeros((16, 16)), 'bias': jnp.zeros(16)}
+  params['weigh'] = {'kernel': jnp.ones((16, 1)), 'bias': jnp.zeros(1)}
+  occurs = (query[:, None, :, None] == passages[:, :, None]).any(-1)
+  count = (occurs & (query != 0)[:, None]).sum(-1)
+  found = read(params, query, passages).relevance
+  np.testing.assert_allclose(found, 80 * count, rtol=1e-3)
 
 
 def test_a_gradient_step_lowers_the_answer_loss(texts, losses_of_a_step):

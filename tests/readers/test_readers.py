@@ -26,7 +26,7 @@ def test_every_kind_can_be_made(kind):
   assert reader is make(**minimal(kind))  # so it can be a static argument
   assert (reader.load is not None) == (kind in PUBLISHED)
   assert reader.points == (kind in ('extractive', 'bert'))
-  assert (reader.relevance is not None) == (kind == 'bert')
+  assert (reader.relevance is not None) == (kind in ('bert', 'extractive'))
   fuses = kind in ('fid', 't5')
   assert (reader.joint_log_likelihood is not None) == fuses
   assert (reader.attention is not None) == fuses
@@ -74,17 +74,19 @@ def test_unsupported_weights_raise(kind):
   assert '--config.reader.kind=bert or t5' in str(error.value)
 
 
-@pytest.mark.parametrize('kind', ['extractive', 'fid', 't5', 'causal'])
+@pytest.mark.parametrize('kind', ['fid', 't5', 'causal'])
 @pytest.mark.parametrize('field', ['reranks', 'null_document'])
 def test_missing_relevance_raises(kind, field):
   with pytest.raises(
     ValueError, match=f'reader.{field} needs .* relevance .* got .*{kind}'
   ) as error:
     make(**minimal(kind), **{field: True})
-  assert f'--config.reader.{field}=False or --config.reader.kind=bert' in str(
-    error.value
+  assert (
+    f'--config.reader.{field}=False or --config.reader.kind=extractive'
+    in str(error.value)
   )
-  assert make(**minimal('bert'), **{field: True}).relevance is not None
+  for other in ('bert', 'extractive'):
+    assert make(**minimal(other), **{field: True}).relevance is not None
 
 
 @pytest.mark.parametrize(

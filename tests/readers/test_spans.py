@@ -96,6 +96,16 @@ def test_the_answer_maximises_passage_weight_times_span_probability(null):
     assert int(found.start[b]) == int(best.start[b, k])
     assert int(found.end[b]) == int(best.end[b, k])
     np.testing.assert_allclose(found.log_probability[b], joint[k], rtol=1e-6)
+    # The second answer: any span that has no token of the first.
+    i, j = int(found.start[b]), int(found.end[b])
+    others = [
+      float(pointers[b, o, s, 0] + pointers[b, o, e, 1] + np.log(weights[b, o]))
+      for o in joint
+      for s in range(6)
+      for e in range(s, min(s + 3, 6))
+      if o != k or e < i or s > j
+    ]
+    np.testing.assert_allclose(found.second[b], max(others), rtol=1e-5)
     odds = -joint[k]
     if null:
       odds -= np.log(np.exp(relevance[b])[where[b]].sum() or 1e-300)

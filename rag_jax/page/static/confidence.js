@@ -2,7 +2,7 @@
 // calibrator.
 
 const CALIBRATION = ['ECE', 'Brier', 'AUROC', 'AURC', 'EM@50%', 'EM@80%',
-  'EM@100%', 'answered', 'refused', 'AUROC answerable', 'certified',
+  'EM@100%', 'answered', 'refused', 'null AUROC', 'certified',
   'certified risk', 'ECE scaled'];
 
 function confidenceOf(run, split) {

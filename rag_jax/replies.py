@@ -1,0 +1,86 @@
+"""Answers and candidates of a forward pass as text."""
+
+from typing import Any
+
+import numpy as np
+import tokenizers as hf_tokenizers
+
+from rag_jax import answers, forward, readers, store
+from rag_jax import config as configs
+from rag_jax.data import pipeline, text_io, tokenizers
+
+
+def text(
+  config: configs.Config,
+  found: forward.Answer,
+  row: int,
+  *,
+  documents: store.Documents,
+  tokenizer: hf_tokenizers.Tokenizer,
+  reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
+) -> tuple[str, tuple[int, int] | None]:
+  """The best answer, and its character span in the text of its document.
+
+  Args:
+    config: the experiment.
+    found: the answers of a batch, on the host.
+    row: which of them.
+    documents: documents by row of the index.
+    tokenizer: tokenizer of the documents.
+    reader_tokenizer: tokenizer of a reader that does not use that.
+
+  Returns:
+    The text, and its span; None if it was generated or is in the title.
+  """
+  reader = readers.make(config.reader)
+  if not reader.points:
+    tokens = np.asarray(found.tokens[row])
+    if reader.text_inputs is not None and reader_tokenizer is not None:
+      return reader.text_inputs.decode(reader_tokenizer, tokens), None
+    return tokenizers.decode(tokenizer, tokens), None
+  document = documents[int(found.read[row])]
+  assert document is not None  # the search returns no empty rows
+  begin, end = pipeline.span(
+    reader_tokenizer or tokenizer,
+    document,
+    int(found.start[row]),
+    int(found.end[row]),
+    config.data,
+  )
+  whole = pipeline.document_text(document)
+  before = max(len(whole) - len(document.text), 0)
+  inside = None if begin < before else (begin - before, end - before)
+  if not text_io.has_text(document.text):  # the answer is in the title
+    inside = None
+  return whole[begin:end], inside
+
+
+def candidates(
+  found: Any, row: int, documents: store.Documents
+) -> tuple[answers.Candidate, ...]:
+  """The candidates of one question, largest weight first.
+
+  Args:
+    found: `forward.Answer` or `compiled.Ranked`, on the host.
+    row: the question.
+    documents: documents by row of the index.
+  """
+  fields = zip(
+    found.documents[row],
+    found.codes[row],
+    found.docid[row],
+    found.scores[row],
+    found.weights[row],
+    strict=True,
+  )
+  return tuple(
+    answers.Candidate(
+      document=documents[int(document)],  # type: ignore[arg-type]
+      codes=tuple(int(code) for code in codes),
+      log_probability=float(docid),
+      score=float(score),
+      weight=float(weight),
+    )
+    for document, codes, docid, score, weight in fields
+    if document >= 0
+  )
