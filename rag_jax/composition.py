@@ -4,7 +4,9 @@ Operator, marginal, losses and estimator are chosen independently. Each
 incompatible combination raises one error that names a remedy.
 """
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from rag_jax import objective, readers
@@ -15,7 +17,7 @@ from rag_jax.readers import base
 LOSSES = tuple(objective.TERMS)
 # Operators that have a Fenchel-Young loss.
 FENCHEL_YOUNG = ('softmax', 'sparsemax', 'entmax15', 'entmax')
-RELEVANCE = 'scores the relevance of passages'
+RELEVANCE_LOSSES = ('relevance', 'null_document', 'reranking')
 
 
 def reader_of(config: Any) -> base.Reader:
@@ -38,6 +40,36 @@ def check_parts(config: Any) -> None:
         f'published weights, got {own.frozen_layers} with '
         f'{part}.weights={own.weights!r}. Set --config.{part}.frozen_layers=0.'
       )
+
+
+def check_relevance(config: Any) -> None:
+  """Raises a ValueError if fields need a relevance that the reader lacks."""
+  flags = ('reranks', 'null_document')
+  kind = dataclasses.replace(config.reader, **dict.fromkeys(flags, False))
+  if readers.make(kind).relevance is not None:
+    return
+  values: dict[str, Any] = {
+    f'reader.{name}': False for name in flags if getattr(config.reader, name)
+  }
+  for name, stage in config.stages:
+    for loss in RELEVANCE_LOSSES if stage.steps else ():
+      if stage.weight(loss):
+        values[f'stages.{name}.losses.{loss}'] = 0
+  if values:
+    raise ValueError(
+      f'{_need(values)} a reader that scores the relevance of passages, got '
+      f'reader.kind {config.reader.kind!r}. Set {_as_flags(values)} or '
+      '--config.reader.kind=extractive.'
+    )
+
+
+def _need(names: Mapping[str, Any]) -> str:
+  """The subject and verb of a sentence about fields."""
+  return f'{", ".join(names)} {"need" if len(names) > 1 else "needs"}'
+
+
+def _as_flags(values: Mapping[str, Any]) -> str:
+  return ' '.join(f'--config.{name}={value}' for name, value in values.items())
 
 
 def check(config: Any, name: str, stage: stages.Stage) -> None:
@@ -106,14 +138,19 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
 def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
   if not stage.searches:
     need_no_search = ('answer', 'relevance', 'indexing')
-    for loss, _ in stage.losses:
-      if loss not in need_no_search:
-        raise ValueError(
-          f'{field}.losses.{loss} needs a search, got '
-          f'{field}.candidates={stage.candidates!r}. Set '
-          f'--config.{field}.candidates=beam+gold or '
-          f'--config.{field}.losses.{loss}=0.'
-        )
+    values = {
+      f'{field}.losses.{loss}': 0
+      for loss, _ in stage.losses
+      if loss not in need_no_search
+    }
+    if values:
+      if config.reader.null_document and stage.weight('null_document'):
+        values['reader.null_document'] = False
+      raise ValueError(
+        f'{_need(values)} a search, got '
+        f'{field}.candidates={stage.candidates!r}. Set '
+        f'--config.{field}.candidates=beam+gold or {_as_flags(values)}.'
+      )
   if stage.candidates == 'gold+negative' and not stage.weight('relevance'):
     raise ValueError(
       f'{field}.candidates gold+negative trains the relevance of passages, '
@@ -142,8 +179,6 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
     'reader.reranks=True' if reader.relevance else 'reader.kind=extractive'
   )
   needs = {
-    'relevance': (reader.relevance, RELEVANCE, 'reader.kind=extractive'),
-    'null_document': (reader.relevance, RELEVANCE, 'reader.kind=extractive'),
     'reranking': (config.reader.reranks, 'reranks passages', rerank),
     'adist': (reader.attention, 'attends to all passages', 'reader.kind=fid'),
     'emdr2_token': (not reader.points, 'generates answers', 'reader.kind=fid'),

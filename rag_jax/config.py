@@ -255,6 +255,7 @@ def build(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     field_values.check_group(named, 'stages', 'joint.steps')
     built = tuple((n, _stage(n, fields)) for n, fields in named.items())
     config = dataclasses.replace(config, stages=built)
+  composition.check_relevance(config)
   _ = config.model  # checks the compatibility of the components
   _check(config)
   for name, stage in config.stages:
@@ -328,11 +329,10 @@ def _check(config: Config) -> None:
     raise ValueError(
       f'data.max_answer_tokens must be at most reader.max_answer_tokens '
       f'({config.reader.max_answer_tokens}), got '
-      f'{config.data.max_answer_tokens}. Set '
-      '--config.data.max_answer_tokens.'
+      f'{config.data.max_answer_tokens}. Set --config.data.max_answer_tokens.'
     )
-  null_loss = frozenset(('null_document',))
-  if config.reader.null_document and not config.trains_with(null_loss):
+  trained = config.trains_with(frozenset(['null_document']))
+  if config.reader.null_document and not trained:
     raise ValueError(
       'reader.null_document is trained by the loss null_document, got no stage '
       'with steps and this loss. Set '

@@ -1,11 +1,19 @@
-"""Answers and candidates of a forward pass as text."""
+"""Answers of a forward pass as text, their scores and candidates."""
 
 from typing import Any
 
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import answers, forward, readers, store
+from rag_jax import (
+  answers,
+  calibration,
+  confidence,
+  forward,
+  readers,
+  store,
+  types,
+)
 from rag_jax import config as configs
 from rag_jax.data import pipeline, text_io, tokenizers
 
@@ -84,3 +92,33 @@ def candidates(
     for document, codes, docid, score, weight in fields
     if document >= 0
   )
+
+
+def score(
+  config: configs.Config,
+  calibrator: calibration.Calibrator | None,
+  found: forward.Answer,
+  row: int,
+  question: str,
+  document: types.Document,
+) -> float | None:
+  """The probability that an answer is right; None without a calibrator.
+
+  Args:
+    config: the experiment.
+    calibrator: of the system.
+    found: the answers of a batch, on the host.
+    row: which of them.
+    question: its question.
+    document: the document that it cites.
+  """
+  if calibrator is None:
+    return None
+  features = confidence.complete(
+    found.features[row][None],
+    [question],
+    [document],
+    known=calibrator.known,
+    language=config.data.language,
+  )
+  return float(calibrator.logistic(features)[0])

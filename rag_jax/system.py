@@ -24,7 +24,6 @@ from rag_jax import (
   calibration,
   changes,
   compiled,
-  confidence,
   console,
   corpus,
   forward,
@@ -232,7 +231,10 @@ class System:
       return answers.unanswered(question, candidates)
     text, span = self.text(found, row)
     if score is None:
-      score = self._score(question, found, row)
+      document = self._document(int(found.read[row]))
+      score = replies.score(
+        self.config, self.calibrator, found, row, question, document
+      )
     trust = calibration.trust(self.calibrator, score, self.config.calibration)
     abstained = self.abstains(found, row) or trust.withheld
     return answers.Answer(
@@ -246,21 +248,6 @@ class System:
       score=trust.score,
       certified=trust.certified,
     )
-
-  def _score(
-    self, question: str, found: forward.Answer, row: int
-  ) -> float | None:
-    """The probability that an answer is right; None without a calibrator."""
-    if self.calibrator is None:
-      return None
-    features = confidence.complete(
-      found.features[row][None],
-      [question],
-      [self._document(int(found.read[row]))],
-      known=self.calibrator.known,
-      language=self.config.data.language,
-    )
-    return float(self.calibrator.logistic(features)[0])
 
   @property
   def certificate(self) -> certificates.Certificate | None:
