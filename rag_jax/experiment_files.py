@@ -64,8 +64,8 @@ def load(name: str) -> ml_collections.ConfigDict:
 
   Example:
     >>> values = load('quickstart')
-    >>> values.stages.joint.steps
-    700
+    >>> values.search.beam_size
+    24
   """
   name, colon, argument = name.partition(':')
   path = find(name)

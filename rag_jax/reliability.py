@@ -37,10 +37,10 @@ def of_answers(scores: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
     NaN where it is undefined.
 
   Example:
-    >>> found = of_answers(np.array([0.9, 0.6]), np.array([True, False]))
+    >>> found = of_answers(np.array([0.9, 0.5]), np.array([True, False]))
     >>> {name: round(float(value[0]), 2) for name, value in found.items()}
     ... # doctest: +NORMALIZE_WHITESPACE
-    {'ECE': 0.35, 'Brier': 0.18, 'AUROC': 1.0, 'AURC': 0.25, 'EM@50%': 1.0,
+    {'ECE': 0.3, 'Brier': 0.13, 'AUROC': 1.0, 'AURC': 0.25, 'EM@50%': 1.0,
      'EM@80%': 0.5, 'EM@100%': 0.5}
   """
   found = _resampled(_measure_answers, scores, right)
