@@ -33,7 +33,7 @@ class CalibrationConfig:
   """When the system answers, and what its certificate promises."""
 
   # abstain if the score of the answer is below this; 0 = never
-  threshold: float = 0.3
+  threshold: float = 0.25
   # abstain also if the certificate does not cover the answer
   certified: bool = False
   # certificate: largest share of wrong answers among those given

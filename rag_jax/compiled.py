@@ -96,7 +96,7 @@ def health(config: model.ModelConfig) -> Function:
     del allowed
     return examine.health(params, batch, index, config=config)
 
-  return jax.jit(run)
+  return jax.jit(run, compiler_options=_quick_to_compile())
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from rag_jax import report
 from rag_jax.ops import answer_metrics
 
 RESAMPLES = 100  # bootstrap resamples
-PAD_TO = 1024  # lengths are rounded up to it, for fewer compilations
+LEAST = 1024  # lengths are rounded up to it times a power of 4, and compiled
 COVERAGES = (50, 80, 100)  # percent of the questions that are answered
 MEASURES = ('ECE', 'Brier', 'AUROC', 'AURC', *(f'EM@{c}%' for c in COVERAGES))
 
@@ -61,7 +61,7 @@ def of_documents(weights: np.ndarray, is_gold: np.ndarray) -> np.ndarray:
   """
   weights, is_gold = np.asarray(weights), np.asarray(is_gold)
   some = weights > 0
-  return _resampled(_measure_separation, weights[some], is_gold[some])['ECE']
+  return _resampled(_measure_error, weights[some], is_gold[some])['ECE']
 
 
 def results(
@@ -91,8 +91,10 @@ def _resampled(function, scores, right) -> dict[str, np.ndarray]:
   """The measures of the data and of bootstrap resamples of it."""
   count = len(scores)
   if not count:
-    return {'ECE': np.array([np.nan]), 'AUROC': np.array([np.nan])}
-  size = -(-count // PAD_TO) * PAD_TO
+    return dict.fromkeys(MEASURES, np.array([np.nan]))
+  size = LEAST
+  while size < count:
+    size *= 4
   rng = np.random.default_rng(0)
   draws = rng.integers(0, count, (RESAMPLES, count))
   rows = np.zeros((RESAMPLES + 1, size), int)
@@ -112,9 +114,13 @@ def _measure_answers(scores, right, where):
     jnp.where(where, scores, jnp.nan), right
   )
   count = where.sum()
-  found = _separation(scores, right, where)
-  found['AURC'] = jnp.nanmean(risks)
-  found['Brier'] = jnp.where(where, (scores - right) ** 2, 0.0).sum() / count
+  error = answer_metrics.expected_calibration_error
+  found = {
+    'ECE': error(scores, right, where=where),
+    'AUROC': answer_metrics.auroc(scores, right, where=where),
+    'AURC': jnp.nanmean(risks),
+    'Brier': jnp.where(where, (scores - right) ** 2, 0.0).sum() / count,
+  }
   for share in COVERAGES:
     last = jnp.ceil(count * (share / 100)).astype(jnp.int32) - 1
     found[f'EM@{share}%'] = 1 - risks[jnp.maximum(last, 0)]
@@ -124,13 +130,11 @@ def _measure_answers(scores, right, where):
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(0, 0, None))
 def _measure_separation(scores, right, where):
-  return _separation(scores, right, where)
+  return {'AUROC': answer_metrics.auroc(scores, right, where=where)}
 
 
-def _separation(scores, right, where):
-  return {
-    'ECE': answer_metrics.expected_calibration_error(
-      scores, right, where=where
-    ),
-    'AUROC': answer_metrics.auroc(scores, right, where=where),
-  }
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, 0, None))
+def _measure_error(scores, right, where):
+  error = answer_metrics.expected_calibration_error
+  return {'ECE': error(scores, right, where=where)}

@@ -139,7 +139,7 @@ def test_answers_files_have_scores_and_grounds(evaluated):
   accepted = found.system.certificate.accepted
   for row, line in enumerate(lines):
     assert line['score'] == pytest.approx(judged.scores[row], rel=1e-6)
-    assert line['abstained'] == (line['score'] < 0.3)
+    assert line['abstained'] == (line['score'] < 0.25)
     assert line['answer'] == ('' if line['abstained'] else line['best'])
     assert line['best_right'] == judged.right[row]
     assert line['certified'] == (
@@ -171,7 +171,7 @@ def test_a_loaded_system_abstains_by_its_calibrator(evaluated):
     system.ask(texts), found.splits[0].answers, strict=True
   ):
     assert answer.score == pytest.approx(line.score, rel=1e-5)
-    assert answer.abstained == (answer.score < 0.3)
+    assert answer.abstained == (answer.score < 0.25)
   strict = dataclasses.replace(
     system.config.calibration, certified=True, alpha=1e-6
   )

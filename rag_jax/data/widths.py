@@ -114,12 +114,23 @@ def groups(
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Yields (room, rows) of batches of questions that share a room.
 
+  Questions that do not fill a batch of their own room join those of the next
+  larger one, since compiling another width takes longer than the padding.
+
   Args:
     room: int[n], from `needed`.
     sizes: from `rooms`.
     batch_size: maximum rows of a batch.
+
+  Example:
+    >>> room = np.array([20, 30, 20, 80])
+    >>> [(size, rows.tolist()) for size, rows in groups(room, [24, 48, 96], 2)]
+    [(24, [0, 2]), (96, [1, 3])]
   """
   level = np.searchsorted(sizes, room)
+  for place in range(len(sizes) - 1):
+    if (level == place).sum() < batch_size and (level > place).any():
+      level[level == place] = level[level > place].min()
   for place, size in enumerate(sizes):
     rows = np.flatnonzero(level == place)
     for start in range(0, len(rows), batch_size):
