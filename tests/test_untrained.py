@@ -109,6 +109,8 @@ DOCUMENT = types.Document(id='d', text='x')
     (['test'], {}, ['test']),
     (['test'], {'train_split': 'test'}, ['test']),
     (['train', 'dev'], {'eval_splits': ('train',)}, ['train']),
+    (['train', 'dev'], {'calibration_split': 'dev'}, ['dev']),
+    (['train', 'cal', 'dev'], {'calibration_split': 'cal'}, ['dev']),
     ([], {}, []),
   ],
 )

@@ -211,7 +211,8 @@ def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
   """Returns the names of the splits to evaluate.
 
   These are `eval_splits`, or else all but those of training and calibration, or
-  else all; none if the data has no questions.
+  else that of calibration, or else that of training; none if the data has no
+  questions.
 
   Raises:
     ValueError: if the corpus is empty or one of `eval_splits` has no questions.
@@ -229,12 +230,9 @@ def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
         'Set --config.data.train_split or --config.data.eval_splits.'
       )
   filled = [name for name, questions in dataset.splits.items() if questions]
-  others = [
-    name
-    for name in filled
-    if name not in (config.train_split, config.calibration_split)
-  ]
-  return list(config.eval_splits) or others or filled
+  held_out = [name for name in filled if name != config.train_split]
+  others = [name for name in held_out if name != config.calibration_split]
+  return list(config.eval_splits) or others or held_out or filled
 
 
 def check_training(dataset: types.Dataset, config: DataConfig) -> None:
