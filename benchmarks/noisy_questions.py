@@ -70,9 +70,10 @@ def row(system, questions, words):
   certified = np.array([bool(answer.certified) for answer in given])
   known, right = judged.known, judged.right
   quality = reliability.of_answers(judged.scores[known], right[known])
+  none = np.array([np.nan])  # without gold documents
   return (
-    np.nanmean(measured.values[per_question.INDEX, 'Hits@1']),
-    np.nanmean(measured.values[per_question.RANKED, 'Hits@1']),
+    np.nanmean(measured.values.get((per_question.INDEX, 'Hits@1'), none)),
+    np.nanmean(measured.values.get((per_question.RANKED, 'Hits@1'), none)),
     np.nanmean(of_bm25),
     right[known].mean(),
     answered.mean(),

@@ -186,23 +186,22 @@ def _health(
   if system.config.search.scoring in health.PROBABILITIES:
     mass = np.exp(np.asarray(together.found.beam_mass)[rows])
     values['beam mass'] = float(mass.mean())
-  chosen = [
-    together.questions[row]
-    for row in pipeline.spread(rows.tolist(), health.QUESTIONS)
-  ]
-  values |= health.measure(_gradients(system, chosen))
+  chosen = np.asarray(pipeline.spread(rows.tolist(), health.QUESTIONS))
+  size = min(system.config.stages[-1][1].batch_size, len(chosen))
+  chosen = chosen[: len(chosen) // size * size]  # batches of equal shapes
+  found = _gradients(system, [together.questions[i] for i in chosen], size)
+  values |= health.measure(found, together.left_out[chosen])
   return {n: v for n, v in values.items() if np.isfinite(v)}, len(chosen)
 
 
 def _gradients(
-  system: systems.System, questions: Sequence[types.Question]
+  system: systems.System, questions: Sequence[types.Question], size: int
 ) -> Any:
-  """`examine.health` of questions, in batches as in the last stage."""
+  """`examine.health` of questions, in batches of a size."""
   encoded = system.encode(questions)
   function = compiled.health(system.config.model)
-  size = min(system.config.stages[-1][1].batch_size, len(questions))
   parts = []
-  for start in range(0, len(questions) - size + 1, size):  # of equal shapes
+  for start in range(0, len(questions), size):
     rows = np.arange(start, start + size)
     batch = batches.take(batches.keep(encoded, rows))
     parts.append(jax.device_get(function(system.params, batch, system.index)))

@@ -109,8 +109,8 @@ class Health:
   """How the gradient of the answer reaches the system, per question."""
 
   norms: dict[str, jax.Array]  # component -> float32[B], the same in each row
-  slopes: jax.Array  # float32[B, R], -d loss / d score of the documents read
-  left_out: jax.Array  # float32[B, R], as in `Evidence`
+  # float32[B, R], -d loss / d score of the documents read, as in `Evidence`
+  slopes: jax.Array
   known: jax.Array  # bool[B], questions with a gold answer
   gold: jax.Array  # float32[B], total weight of the gold documents
   has_gold: jax.Array  # bool[B]
@@ -156,26 +156,18 @@ def health(
     likelihood = _likelihood(params, batch, reading, reader)
     nll = -likelihood(reading.weights)
     value, count = metrics.total(nll, known)
-    return value / jnp.maximum(count, 1), (ranking, reading, count)
+    return value / jnp.maximum(count, 1), (ranking, reading.places, count)
 
-  (_, (ranking, reading, count)), (gradients, slope) = jax.value_and_grad(
+  (_, (ranking, places, count)), (gradients, slope) = jax.value_and_grad(
     loss, argnums=(0, 1), has_aux=True
   )(params, jnp.zeros(candidates.where.shape))
-  found = forward.Pass(
-    ranking=ranking,
-    reading=reading,
-    written=reader.answer(
-      params['reader'], reading.memory, reading.weights, reading.where
-    ),
-  )
   gold = (batch.gold[:, None] == candidates.documents[..., None]).any(-1)
   return Health(
     norms={
       name: jnp.full(known.shape, optax.global_norm(part))
       for name, part in gradients.items()
     },
-    slopes=-jnp.take_along_axis(slope, reading.places, axis=1) * count,
-    left_out=evidence(params, batch, found, config=config).left_out,
+    slopes=-jnp.take_along_axis(slope, places, axis=1) * count,
     known=known,
     gold=(ranking.weights * (gold & candidates.where)).sum(1),
     has_gold=(batch.gold >= 0).any(1) & batch.where,

@@ -18,11 +18,12 @@ LEAST_CHANGED = 0.1  # share of answers that change without the cited document
 PROBABILITIES = ('log_softmax', 'vocabulary')  # scorings with a beam mass
 
 
-def measure(found: Any) -> dict[str, float]:
-  """Summarises the gradients of the answers to some questions.
+def measure(found: Any, left_out: np.ndarray) -> dict[str, float]:
+  """Summarises the gradients of the answers to n questions.
 
   Args:
     found: `examine.Health` on the host, with one row per question.
+    left_out: float[n, R], `examine.Evidence.left_out` of the same questions.
 
   Returns:
     gradient COMPONENT: norm of the gradient of the mean -log P(answer), mean
@@ -46,9 +47,9 @@ def measure(found: Any) -> dict[str, float]:
     values['off support'] = float(np.mean(gold <= 0))
     flat = (np.abs(found.slopes) <= 1e-12).all(axis=1)
     values['starved'] = float(np.mean((gold < 0.5) & flat[has_gold]))
-  pairs = np.isfinite(found.left_out) & (np.abs(found.slopes) > 1e-12)
+  pairs = np.isfinite(left_out) & (np.abs(found.slopes) > 1e-12)
   if pairs.sum() > 2:
-    both = np.stack([found.slopes[pairs], found.left_out[pairs]])
+    both = np.stack([found.slopes[pairs], left_out[pairs]])
     if both.std(axis=1).min() > 0:
       values['correlation'] = float(np.corrcoef(both)[0, 1])
   return values

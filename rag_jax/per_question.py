@@ -182,13 +182,15 @@ def retrieval(
   }
   for name, ranked in by_document.items():
     deep = ranked.rows.shape[1] >= min(RECALL, len(system.rows))
-    found = measures.retrieval(
-      ranked,
-      gold,
-      grades,
-      depths=[k for k in DEPTHS if k <= widest],
-      recall=RECALL if deep else 0,
-    )
+    found: dict[str, np.ndarray] = {}
+    if (gold >= 0).any():  # compiled for each number of questions
+      found = measures.retrieval(
+        ranked,
+        gold,
+        grades,
+        depths=[k for k in DEPTHS if k <= widest],
+        recall=RECALL if deep else 0,
+      )
     if searched:
       found |= measures.has_answer(
         runs[name],

@@ -55,6 +55,8 @@ def measured(tiny_values, beir_folder, tmp_path_factory):
   def make(name):
     path = 'facts' if name == 'facts' else str(beir_folder)
     data = tiny_values['data'] | {'path': path, 'eval_questions': 40}
+    if name == 'facts':
+      data |= {'eval_splits': ('test_pair', 'test_noise')}
     search = tiny_values['search'] | {'beam_size': 104}
     changed = {'data': data, 'search': search}
     config = configs.build(tiny_values | changed)
