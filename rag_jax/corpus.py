@@ -32,7 +32,8 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
 
   Args:
     texts: plain texts, `Document`s, or mappings with 'text' or 'title' and
-      optionally 'id' and 'summary'. The default id is a running number.
+      optionally 'id', 'summary' and 'questions'. The default id is a running
+      number.
     start: the first number.
 
   Raises:
@@ -85,17 +86,26 @@ def _document(value: Any, default_id: str) -> types.Document:
     or not value.keys() <= known
   ):
     raise ValueError(
-      f'documents must be texts or mappings with text and optionally id, title '
-      f'and summary, got {value!r}. Rename or leave out other fields.'
+      'documents must be texts or mappings with text and optionally id, '
+      f'title, summary and questions, got {value!r}. Rename or leave out '
+      'other fields.'
     )
   fields = {'id': default_id, 'text': ''} | dict(value)
+  questions = fields.pop('questions', ())
+  if isinstance(questions, str) or not all(
+    isinstance(text, str) and text_io.has_text(text) for text in questions
+  ):
+    raise ValueError(
+      'questions of a document must be a list of texts that are not blank, got '
+      f'{questions!r}. Pass [question], or leave it out.'
+    )
   wrong = [key for key, text in fields.items() if not isinstance(text, str)]
   if wrong:
     raise ValueError(
       f'{wrong[0]} of a document must be text, got {fields[wrong[0]]!r}. '
       'Convert it with str().'
     )
-  return types.Document(**fields)
+  return types.Document(**fields, questions=tuple(questions))
 
 
 def as_questions(texts: Sequence[str]) -> list[types.Question]:

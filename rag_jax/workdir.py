@@ -18,6 +18,7 @@ from rag_jax import (
   console,
   corpus,
   fingerprints,
+  generated,
   lock,
   memory,
   model,
@@ -33,6 +34,7 @@ from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers
+from rag_jax.generation import cache
 from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
 from rag_jax.ops import trie as tries
@@ -194,6 +196,7 @@ def prepare(
     console.note(starts.note(source, config, weights.start))
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise same_data.other_documents(config, workdir)
+  found: cache.Found = {}
   if writes:
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
@@ -203,24 +206,29 @@ def prepare(
       if made_index:
         indexes.save(index, quantiser, paths[1])
         index, quantiser = indexes.load(paths[1])
-      store.save_documents(dataset.documents, workdir)
       if reader_tokenizer is not None:
         tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
       same_data.save(dataset, config, workdir)
+      found = generated.make(config, dataset, tokenizer, workdir)
+      documents = generated.keyed(config, dataset.documents, found)
+      store.save_documents(documents, workdir)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
+  else:
+    documents = store.load_documents(workdir)
   index, vocabulary = corpus.complete(
     config,
-    dataset.documents,
+    documents,
     tokenizer,
     _with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
     notes=True,
   )
+  index = generated.with_pseudo_queries(config, index, tokenizer, found)
   system = systems.System(
     config=config,
     tokenizer=tokenizer,
-    documents=dataset.documents,
+    documents=documents,
     index=index,
     vocabulary=vocabulary,
     reader_tokenizer=reader_tokenizer,

@@ -17,7 +17,7 @@ from rag_jax.readers import base
 
 # (params, memory, weights) -> answer int32[B, A], log-probability float32[B]
 Write = Callable[[base.Params, Any, jax.Array], tuple[jax.Array, jax.Array]]
-# (params, memory, weights, rng [B], how) -> answer int32[B, A] with its end token
+# (params, memory, weights, rng [B], how) -> answer int32[B, A], with its end
 Sample = Callable[..., jax.Array]
 # (params, memory, weights, answer int32[B, A]) -> log-probabilities
 # float32[B, A], or cross-attention float32[B, A, S], where S = K * tokens of an
