@@ -19,7 +19,7 @@ import optax
 import tokenizers as hf_tokenizers
 from flax import traverse_util
 
-from rag_jax import readers, types
+from rag_jax import console, readers, types
 from rag_jax.data import batches, pipeline, tokenizers
 from rag_jax.generation import settings
 from rag_jax.index import index as indexes
@@ -224,12 +224,10 @@ def train(
   pairs = _pairs(generator, documents, questions)
   passages = jnp.asarray(_passages(generator, documents))
   lengths = np.asarray((passages != types.PAD).sum(axis=1))
-  schedule = optax.warmup_cosine_decay_schedule(
-    0.0, config.learning_rate, min(WARMUP, config.steps), config.steps + 1
-  )
-  optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
-  step = _training_step(generator.reader, optimizer)
-  params, state = generator.params, optimizer.init(generator.params)
+  optimizer, step = _training(config)
+  # A step overwrites its input, and published weights must stay.
+  params = jax.tree.map(jnp.copy, generator.params)
+  state = optimizer.init(params)
   given = batches.reading_batches(
     pairs, lengths, batch_size=config.batch_size, seed=seed
   )
@@ -285,6 +283,12 @@ def _pairs(
   ]
   targets = _targets(generator, [text for text, _ in asked])
   kept = np.flatnonzero((targets != types.PAD).any((1, 2)))
+  if 0 < kept.size < len(asked):
+    console.note(
+      f'{len(asked) - kept.size} of {len(asked)} training questions are longer '
+      f'than {generator.config.max_tokens} tokens, and do not train the '
+      'question generator (--config.generator.max_tokens).'
+    )
   if not kept.size:
     raise ValueError(
       'generator.steps trains on questions with gold documents, of at most '
@@ -300,8 +304,14 @@ def _pairs(
   )
 
 
-def _training_step(reader, optimizer):
-  """A compiled step (params, state, query, passages, targets)."""
+@functools.cache
+def _training(config: settings.GeneratorConfig):
+  """The optimiser, and a step (params, state, query, passages, targets)."""
+  reader = make(config)
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0, config.learning_rate, min(WARMUP, config.steps), config.steps + 1
+  )
+  optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
 
   def loss(params, query, passages, targets):
     query = jnp.broadcast_to(query, (len(passages), query.shape[1]))
@@ -317,7 +327,7 @@ def _training_step(reader, optimizer):
     change, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, change), state, value
 
-  return step
+  return optimizer, step
 
 
 def save(generator: Generator, path: pathlib.Path) -> None:
