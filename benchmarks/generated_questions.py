@@ -1,0 +1,121 @@
+"""Documents added to a trained search, with and without generated questions.
+
+  python launch.py --config=generated_questions:both --workdir=runs/both
+  python benchmarks/generated_questions.py \
+    --questions=runs/both/generated-questions.jsonl
+
+Documents that no training question asks for are left out of the corpus, the
+search is trained on the rest, and they are added to it, which trains nothing.
+Hits on questions about old and new documents, before and after: without keys,
+and with generated questions as keys of all documents.
+"""
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+from absl import app, flags
+
+from rag_jax import config as configs
+from rag_jax import experiment_files, train
+from rag_jax import workdir as workdirs
+from rag_jax.data import formats
+from rag_jax.generation import cache
+
+DATA = flags.DEFINE_string('data', 'facts', 'The data.')
+QUESTIONS = flags.DEFINE_string('questions', None, 'Generated questions.')
+EXPERIMENT = flags.DEFINE_string(
+  'experiment', 'generated_questions:crops', 'The experiment.'
+)
+MOST = flags.DEFINE_integer('most', 600, 'Questions about old and about new.')
+DEPTHS = (1, 10, 100)
+
+
+def split(dataset):
+  """Documents that training questions ask for, and the others."""
+  asked = {i for q in dataset.splits['train'] for i in q.document_ids}
+  old = [d for d in dataset.documents if d.id in asked]
+  return old, [d for d in dataset.documents if d.id not in asked]
+
+
+def write(folder, documents, questions):
+  """A corpus with training questions, as JSON lines."""
+  rows = [{'id': d.id, 'title': d.title, 'text': d.text} for d in documents]
+  asked = [
+    {'id': q.id, 'question': q.text, 'answers': list(q.answers)}
+    | {'document_ids': list(q.document_ids)}
+    for q in questions
+    if q.document_ids
+  ]
+  named = {'documents': rows, 'questions-train': asked}
+  for name, lines in named.items():
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (folder / f'{name}.jsonl').write_text(text, encoding='utf-8')
+
+
+def hits(system, questions):
+  """Share of questions whose gold document is among the first k."""
+  found = system.search([q.text for q in questions])
+  ranks = []
+  for question, candidates in zip(questions, found, strict=True):
+    gold = set(question.document_ids)
+    places = [i for i, c in enumerate(candidates) if c.document.id in gold]
+    ranks.append(places[0] if places else np.inf)
+  return [float(np.mean(np.asarray(ranks) < k)) for k in DEPTHS]
+
+
+def measure(folder, old, new, asked, found, keys):
+  """Prints the hits of one system, before and after the addition."""
+  values = experiment_files.load(EXPERIMENT.value)
+  values.data.path = str(folder)
+  values.data.eval_splits = ('train',)
+  values.data.question_keys = keys
+  if keys:
+    values.generator.path = str(folder / 'keys.jsonl')
+    kept = {d.id: found.get(d.id, ()) for d in old}
+    cache.write(folder / 'keys.jsonl', {}, kept)
+  config = configs.build(values)
+  run = folder / f'run-{keys}'
+  system = train.fit(config, workdirs.open(config, run), run)
+  system = dataclasses.replace(system, workdir=None)
+  about_old, about_new = asked
+  print(f'keys {keys}: old, before', hits(system, about_old), flush=True)
+  if keys:
+    new = [dataclasses.replace(d, questions=found.get(d.id, ())) for d in new]
+  system = system.add(new)
+  print(f'keys {keys}: old, after ', hits(system, about_old), flush=True)
+  print(f'keys {keys}: new        ', hits(system, about_new), flush=True)
+
+
+def main(_):
+  """Trains and measures both systems."""
+  dataset = formats.load(DATA.value)
+  old, new = split(dataset)
+  found = cache.read(
+    pathlib.Path(QUESTIONS.value), [d.id for d in dataset.documents]
+  )
+  names = {d.id for d in old}
+  tests = [
+    question
+    for name, own in dataset.splits.items()
+    for question in own
+    if name not in ('train', 'calibration') and question.document_ids
+  ]
+  rng = np.random.default_rng(0)
+  tests = [tests[i] for i in rng.permutation(len(tests))]
+  about_old = [q for q in tests if names & {*q.document_ids}][: MOST.value]
+  about_new = [q for q in tests if not names & {*q.document_ids}][: MOST.value]
+  print(f'{len(old)} old and {len(new)} new documents; questions:', end=' ')
+  print(f'{len(about_old)} and {len(about_new)}; Hits@{DEPTHS}', flush=True)
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    write(folder, old, dataset.splits['train'])
+    for keys in (False, True):
+      measure(folder, old, new, (about_old, about_new), found, keys)
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('questions')
+  app.run(main)
