@@ -1,10 +1,10 @@
-"""Search trained with and without questions that a model writes.
+"""The index trained with and without questions that a model writes.
 
   python launch.py --config=experiments/generated_questions.py:both
 
-The argument chooses what the loss `indexing` trains on: 'none', 'crops',
-'generated' or 'both'. `--config.data.question_keys` also adds the questions to
-the words of the documents. No reader is trained. Results: docs/results.md.
+The argument chooses what the ID decoder is trained on, beside the training
+questions: 'none', 'crops' of the documents, 'generated' questions, or 'both'.
+Neither ranker nor reader is trained. Results: docs/results.md.
 """
 
 from rag_jax import config
@@ -17,15 +17,13 @@ def get_config(kind='both'):
   values = config.default()
   values.name = f'generated_questions_{kind}'
   values.data.max_document_tokens = 128
-  values.data.lexicon = True
-  values.data.title_weight = 2
   values.generator.samples = 12
   values.pseudo_queries.max_tokens = 18
   values.pseudo_queries.generated_rate = RATES[kind]
   values.search.beam_size = 100
   values.train.report = False
-  losses = {'docid': 1.0, 'ranking': 1.0, 'indexing': float(kind != 'none')}
-  joint = {'steps': 600, 'learning_rate': 2e-3, 'losses': losses}
-  joint['trains'] = {'query_encoder': 1.0, 'id_decoder': 1.0, 'ranker': 1.0}
-  values.stages = config.stages(joint=joint)
+  stage = {'steps': 1000, 'learning_rate': 2e-3, 'candidates': 'beam'}
+  stage['losses'] = {'docid': 1.0, 'indexing': float(kind != 'none')}
+  stage['trains'] = {'query_encoder': 1.0, 'id_decoder': 1.0}
+  values.stages = config.stages(search=stage)
   return values

@@ -197,6 +197,7 @@ def prepare(
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise same_data.other_documents(config, workdir)
   found: cache.Found = {}
+  documents: store.Documents = ()
   if writes:
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)

@@ -53,7 +53,8 @@ def read(
     ValueError: if the file cannot be read, has other fields, names a document
       twice or one that is not in `ids`, or has another provenance.
   """
-  known, found = set(ids), {}
+  known = set(ids)
+  found: Found = {}
   said = None
   for where, line in text_files.read_json_lines(path, max_gib):
     if said is None and not found and line.keys() == {PROVENANCE}:

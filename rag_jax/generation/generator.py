@@ -25,7 +25,7 @@ from rag_jax.generation import settings
 from rag_jax.index import index as indexes
 from rag_jax.nn import generate, published
 from rag_jax.ops import metrics
-from rag_jax.readers import fid
+from rag_jax.readers import base, fid
 
 BATCH = 64  # documents per compiled call of `Generator.write`
 LENGTH_STEP = 32  # tokens; lengths are rounded up to it, for fewer compilations
@@ -55,7 +55,7 @@ class Generator:
   params: Params
 
   @functools.cached_property
-  def reader(self) -> readers.Reader:
+  def reader(self) -> base.Reader:
     """The functions of the model."""
     return make(self.config)
 
@@ -82,14 +82,14 @@ class Generator:
       rows = np.pad(rows, ((0, BATCH - len(rows)), (0, 0)), mode='edge')
       names = [zlib.crc32(d.id.encode('utf-8', 'surrogatepass')) for d in part]
       names += names[-1:] * (BATCH - len(part))
-      tokens = draw(
+      drawn = draw(
         self.params,
         jax.random.key(self.seed),
         jnp.asarray(names, jnp.uint32),
         instruction(self),
         jnp.asarray(rows),
       )
-      tokens = np.asarray(tokens)[: len(part)]
+      tokens = np.asarray(drawn)[: len(part)]
       found += [self._texts(row) for row in tokens]
     return found
 
@@ -101,7 +101,7 @@ class Generator:
     return list(dict.fromkeys(filter(None, texts)))
 
 
-def make(config: settings.GeneratorConfig) -> readers.Reader:
+def make(config: settings.GeneratorConfig) -> base.Reader:
   """The reader that writes questions."""
   sizes = ('width', 'num_layers', 'num_heads', 'mlp_dim')
   own = {name: getattr(config, name) for name in sizes}
@@ -244,13 +244,8 @@ def train(
 
 def _untrained(config, data, seed, tokenizer) -> Generator:
   """A generator with initial or published parameters."""
-  reader, weights = make(config), None
-  if reader.load is not None:
-    loaded = reader.load()
-    weights, tokenizer = (
-      loaded.params,
-      _own_tokenizer(config, loaded, tokenizer),
-    )
+  reader = make(config)
+  weights, tokenizer = _published(config, tokenizer)
   params = reader.init(
     jax.random.key(seed),
     vocab_size=tokenizer.get_vocab_size(),
@@ -261,12 +256,17 @@ def _untrained(config, data, seed, tokenizer) -> Generator:
   )
 
 
-def _own_tokenizer(config, loaded, given) -> hf_tokenizers.Tokenizer:
-  """The tokenizer of published weights; `given` if they bring none."""
+def _published(config, given) -> tuple[Params | None, hf_tokenizers.Tokenizer]:
+  """Published weights and their tokenizer; `given` if they bring none."""
+  load = make(config).load
+  if load is None:
+    return None, given
+  loaded = load()
   if loaded.tokenizer is not None:
-    return loaded.tokenizer
+    return loaded.params, loaded.tokenizer
   path = published.own_tokenizer(config.weights)
-  return given if path is None else tokenizers.load_published(path)
+  own = given if path is None else tokenizers.load_published(path)
+  return loaded.params, own
 
 
 def _pairs(
@@ -349,8 +349,7 @@ def load(
     ValueError: if the file is missing or damaged.
   """
   flat = {name: jnp.asarray(x) for name, x in indexes.read(path, ()).items()}
-  if config.kind != 'fid':
-    tokenizer = _own_tokenizer(config, make(config).load(), tokenizer)
+  _, tokenizer = _published(config, tokenizer)
   return Generator(
     config=config,
     data=data,

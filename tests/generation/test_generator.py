@@ -2,6 +2,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import language_models
 import numpy as np
 import pytest
 
@@ -160,3 +161,41 @@ def test_a_value_out_of_range_raises(field, value):
 def test_published_kinds_need_weights():
   with pytest.raises(ValueError, match='generator.weights must be set'):
     settings.GeneratorConfig(kind='t5')
+
+
+@pytest.mark.parametrize('kind', ['t5', 'causal'])
+def test_published_weights_are_trained_and_write(
+  kind, published_t5, material, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(generator, 'BATCH', 2)
+  weights = published_t5
+  if kind == 'causal':
+    weights = str(language_models.write_folder(tmp_path / 'llama', 'llama'))
+  dataset, data, tokenizer = material
+  config = settings.GeneratorConfig(
+    kind=kind,
+    weights=weights,
+    steps=2,
+    batch_size=2,
+    max_tokens=12,
+    samples=2,
+    learning_rate=0.1,
+  )
+  questions = [
+    dataclasses.replace(question, text='the')
+    for question in dataset.splits['train'][:4]
+  ]
+  arguments = config, data, 0, tokenizer
+  documents = dataset.documents[:4]
+  model = generator.train(*arguments, documents, questions)
+  untrained = dataclasses.replace(config, steps=0)
+  start = generator.train(untrained, *arguments[1:], documents, questions)
+  moved = jax.tree.map(
+    lambda x, y: bool((x != y).any()), start.params, model.params
+  )
+  assert np.mean(jax.tree.leaves(moved)) > 0.5
+  generator.save(model, tmp_path / 'model.npz')
+  loaded = generator.load(*arguments, tmp_path / 'model.npz')
+  assert loaded.tokenizer.to_str() == model.tokenizer.to_str()
+  found = model.write(documents[:3])
+  assert found == loaded.write(documents[:3]) and len(found) == 3
