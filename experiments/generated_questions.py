@@ -20,9 +20,9 @@ def get_config(kind='both'):
   values.generator.samples = 12
   values.pseudo_queries.max_tokens = 18
   values.pseudo_queries.generated_rate = RATES[kind]
-  values.search.beam_size = 100
+  values.search.beam_size = 24
   values.train.report = False
-  stage = {'steps': 1000, 'learning_rate': 2e-3, 'candidates': 'beam'}
+  stage = {'steps': 400, 'learning_rate': 2e-3, 'candidates': 'beam'}
   stage['losses'] = {'docid': 1.0, 'indexing': float(kind != 'none')}
   stage['trains'] = {'query_encoder': 1.0, 'id_decoder': 1.0}
   values.stages = config.stages(search=stage)

@@ -242,7 +242,7 @@ def _read_file(
   count = sum(map(len, found.values()))
   without = sum(not found.get(name) for name in ids)
   console.note(
-    f'{count} questions as keys of documents from {config.path!r}; '
+    f'{count} questions about documents are read from {config.path!r}; '
     f'{without} of {len(ids)} documents have none.'
   )
   return found
