@@ -12,6 +12,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import console, readers, types
+from rag_jax.components import query_encoder
 from rag_jax.data import (
   assemble,
   encoder_input,
@@ -21,6 +22,7 @@ from rag_jax.data import (
 )
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
+from rag_jax.ops import trie as tries
 
 BLOCK = 4096  # documents whose words are padded to the same length
 
@@ -185,6 +187,27 @@ def complete(
   counts = np.diff(np.asarray(lexicon.first))[: vocabulary.size]
   vocabulary = dataclasses.replace(vocabulary, counts=counts)
   return dataclasses.replace(index, lexicon=lexicon), vocabulary
+
+
+def with_gold_nodes(
+  config: configs.Config, dataset: types.Dataset, index: indexes.Index
+) -> indexes.Index:
+  """The index with a mask of the trie nodes above gold training documents.
+
+  Losses exclude all other documents from their negatives. The index stays
+  without the mask in two cases: with the loss `indexing`, because crops make
+  every document gold, and without a published query encoder, because training
+  from scratch must move every document.
+  """
+  published = query_encoder.make(config.query_encoder).published
+  if not published or config.trains_with(frozenset(('indexing',))):
+    return index
+  rows = {d.id: i for i, d in enumerate(dataset.documents)}
+  is_gold = np.zeros(len(rows), np.float32)
+  for question in pipeline.train_questions(dataset, config.data):
+    is_gold[[rows[name] for name in question.document_ids]] = 1
+  below = tries.sum_below(index.trie, jnp.asarray(is_gold))
+  return dataclasses.replace(index, gold_nodes=below > 0)
 
 
 def reader_passages(

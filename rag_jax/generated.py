@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import console, types
+from rag_jax import console, store, types
 from rag_jax.data import pipeline, tokenizers, widths
 from rag_jax.generation import cache, corpus_questions, generator
 from rag_jax.index import index as indexes
@@ -49,7 +49,7 @@ def keyed(
   config: configs.Config,
   documents: Sequence[types.Document],
   found: cache.Found,
-) -> tuple[types.Document, ...]:
+) -> store.Documents:
   """The documents, with their questions as keys if `data.question_keys`."""
   if not config.data.question_keys:
     return tuple(documents)

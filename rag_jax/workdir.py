@@ -32,12 +32,10 @@ from rag_jax import (
 )
 from rag_jax import config as configs
 from rag_jax import system as systems
-from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers
 from rag_jax.generation import cache
 from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
-from rag_jax.ops import trie as tries
 
 T = TypeVar('T')
 FEW = 200  # training questions that are too few to train from scratch
@@ -197,7 +195,6 @@ def prepare(
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise same_data.other_documents(config, workdir)
   found: cache.Found = {}
-  documents: store.Documents = ()
   if writes:
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
@@ -207,21 +204,17 @@ def prepare(
       if made_index:
         indexes.save(index, quantiser, paths[1])
         index, quantiser = indexes.load(paths[1])
-      if reader_tokenizer is not None:
-        tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
-      same_data.save(dataset, config, workdir)
-      found = generated.make(config, dataset, tokenizer, workdir)
-      documents = generated.keyed(config, dataset.documents, found)
-      store.save_documents(documents, workdir)
+      found = _save(config, dataset, workdir, tokenizer, reader_tokenizer)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
-  else:
+  documents = generated.keyed(config, dataset.documents, found)
+  if not writes and config.data.question_keys:
     documents = store.load_documents(workdir)
   index, vocabulary = corpus.complete(
     config,
     documents,
     tokenizer,
-    _with_gold_nodes(config, dataset, index),
+    corpus.with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
     notes=True,
   )
@@ -239,25 +232,22 @@ def prepare(
   return Prepared(dataset=dataset, system=system, pretrained=weights)
 
 
-def _with_gold_nodes(
-  config: configs.Config, dataset: types.Dataset, index: indexes.Index
-) -> indexes.Index:
-  """The index with a mask of the trie nodes above gold training documents.
-
-  Losses exclude all other documents from their negatives. The index stays
-  without the mask in two cases: with the loss `indexing`, because crops make
-  every document gold, and without a published query encoder, because training
-  from scratch must move every document.
-  """
-  published = query_encoder.make(config.query_encoder).published
-  if not published or config.trains_with(frozenset(('indexing',))):
-    return index
-  rows = {d.id: i for i, d in enumerate(dataset.documents)}
-  is_gold = np.zeros(len(rows), np.float32)
-  for question in pipeline.train_questions(dataset, config.data):
-    is_gold[[rows[name] for name in question.document_ids]] = 1
-  below = tries.sum_below(index.trie, jnp.asarray(is_gold))
-  return dataclasses.replace(index, gold_nodes=below > 0)
+def _save(
+  config: configs.Config,
+  dataset: types.Dataset,
+  workdir: pathlib.Path,
+  tokenizer: hf_tokenizers.Tokenizer,
+  reader_tokenizer: hf_tokenizers.Tokenizer | None,
+) -> cache.Found:
+  """Writes the documents with generated questions, if there are any."""
+  if reader_tokenizer is not None:
+    tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
+  same_data.save(dataset, config, workdir)
+  found = generated.make(config, dataset, tokenizer, workdir)
+  store.save_documents(
+    generated.keyed(config, dataset.documents, found), workdir
+  )
+  return found
 
 
 def _index(
