@@ -21,6 +21,13 @@ def trains(config: configs.Config) -> bool:
   return bool(rate) and config.trains_with(frozenset(('indexing',)))
 
 
+def needed(config: configs.Config, workdir: pathlib.Path) -> list[pathlib.Path]:
+  """The file of questions of a run; [] if it uses none."""
+  if not (trains(config) or config.data.question_keys):
+    return []
+  return [workdir / corpus_questions.QUESTIONS]
+
+
 def make(
   config: configs.Config,
   dataset: types.Dataset,
@@ -32,7 +39,7 @@ def make(
   Only questions of the training split with gold documents, see
   `data.labelled_questions`, train the model.
   """
-  if not (trains(config) or config.data.question_keys):
+  if not needed(config, workdir):
     return {}
   return corpus_questions.make(
     config.generator,

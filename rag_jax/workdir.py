@@ -33,7 +33,6 @@ from rag_jax import (
 from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.data import formats, pipeline, tokenizers
-from rag_jax.generation import cache
 from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
 
@@ -171,7 +170,7 @@ def prepare(
   paths = workdir / store.TOKENIZER, workdir / store.INDEX
   made_tokenizer, made_index = (not path.exists() for path in paths)
   if not writes:
-    _check_present(*paths)
+    _check_present(*paths, *generated.needed(config, workdir))
   if made_tokenizer:
     tokenizer = pretrained.tokenizer(config, dataset)
   else:
@@ -194,7 +193,6 @@ def prepare(
     console.note(starts.note(source, config, weights.start))
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise same_data.other_documents(config, workdir)
-  found: cache.Found = {}
   if writes:
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
@@ -204,12 +202,11 @@ def prepare(
       if made_index:
         indexes.save(index, quantiser, paths[1])
         index, quantiser = indexes.load(paths[1])
-      found = _save(config, dataset, workdir, tokenizer, reader_tokenizer)
+      _save(config, dataset, workdir, tokenizer, reader_tokenizer)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
+  found = generated.make(config, dataset, tokenizer, workdir)
   documents = generated.keyed(config, dataset.documents, found)
-  if not writes and config.data.question_keys:
-    documents = store.load_documents(workdir)
   index, vocabulary = corpus.complete(
     config,
     documents,
@@ -238,8 +235,8 @@ def _save(
   workdir: pathlib.Path,
   tokenizer: hf_tokenizers.Tokenizer,
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
-) -> cache.Found:
-  """Writes the documents with generated questions, if there are any."""
+) -> None:
+  """Writes the documents, with generated questions if there are any."""
   if reader_tokenizer is not None:
     tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
   same_data.save(dataset, config, workdir)
@@ -247,7 +244,6 @@ def _save(
   store.save_documents(
     generated.keyed(config, dataset.documents, found), workdir
   )
-  return found
 
 
 def _index(

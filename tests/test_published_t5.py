@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
 
 import jax
@@ -26,8 +27,9 @@ from rag_jax.data import formats, pipeline
 
 
 @pytest.fixture
-def config(published_values, published_t5):
-  own = {'kind': 't5', 'weights': published_t5, 'max_answer_tokens': 5}
+def config(published_values, published_t5, tmp_path):
+  folder = shutil.copytree(published_t5, tmp_path / 'published')
+  own = {'kind': 't5', 'weights': str(folder), 'max_answer_tokens': 5}
   joint = {'steps': 2, 'batch_size': 8, 'learning_rate': 1e-3}
   joint |= {'losses': {'answer': 1.0}}
   ranker = {'operator': 'softmax', 'docid_weight': 0.1, 'vector_weight': 10.0}

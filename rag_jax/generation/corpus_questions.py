@@ -64,7 +64,8 @@ def make(
   ids = [document.id for document in documents]
   path, found = folder / QUESTIONS, {}
   if path.exists():
-    found = cache.read(path, ids, provenance=about)
+    moved = config.path and not pathlib.Path(config.path).exists()
+    found = cache.read(path, ids, provenance=None if moved else about)
   elif config.path:
     found = _read_file(config, data, ids)
     cache.write(path, about, found)

@@ -120,6 +120,8 @@ def test_a_file_takes_the_place_of_the_model(material, fake, tmp_path, capsys):
   assert sum(map(len, found.values())) == 1 and len(found) == 48
   assert '47 of 48 documents have none' in capsys.readouterr().err
   assert fake == []
+  given.rename(tmp_path / 'elsewhere.jsonl')
+  assert make(material, run, config) == found
   given.write_text(json.dumps(row | {'id': 'nobody'}) + '\n')
   with pytest.raises(ValueError, match='another value of'):
     make(material, run, config)
