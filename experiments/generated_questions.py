@@ -4,7 +4,8 @@
 
 The argument chooses what the ID decoder is trained on, beside the training
 questions: 'none', 'crops' of the documents, 'generated' questions, or 'both'.
-Neither ranker nor reader is trained. Results: docs/results.md.
+Neither ranker nor reader is trained. What the questions change in BM25:
+docs/results.md.
 """
 
 from rag_jax import config
@@ -14,6 +15,11 @@ RATES = {'none': 0.0, 'crops': 0.0, 'generated': 1.0, 'both': 0.5}
 
 def get_config(kind='both'):
   """Returns the experiment; `kind` is one of `RATES`."""
+  if kind not in RATES:
+    raise ValueError(
+      f'the argument must be one of {", ".join(RATES)}, got {kind!r}. Set '
+      '--config=generated_questions:both.'
+    )
   values = config.default()
   values.name = f'generated_questions_{kind}'
   values.data.max_document_tokens = 128

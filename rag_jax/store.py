@@ -6,6 +6,8 @@ data.json            hash of the training questions
 documents.jsonl.gz   the corpus, so that the workdir works without the data
 tokenizer.json       the tokenizer of the data
 reader-tokenizer.json  the tokenizer of a reader that does not use that
+generated-questions.jsonl, generator.npz
+                     questions about documents, and the model that wrote them
 index.npz            docids, tokens, and the quantiser for new documents
 checkpoints/         parameters and optimiser state, by Orbax
 live.npz             documents, index and node table after a change of documents
