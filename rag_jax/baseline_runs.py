@@ -9,9 +9,11 @@ import numpy as np
 from rag_jax import baselines, compiled, measures, model, trec, types
 from rag_jax import system as systems
 from rag_jax.data import pipeline
+from rag_jax.generation import corpus_questions
 
 DEPTH = 100  # documents per question
 MOST_PASSAGES = 20  # per document of the depth
+KEYED = 'BM25 + questions'  # with generated questions as keys
 TUNING = 10_000  # maximum training questions for tuning the hybrid baseline
 
 
@@ -32,13 +34,12 @@ class Baselines:
     self._system, self._dataset = system, dataset
     self._pretrained = pretrained
     data = system.config.data
-    self._bm25 = baselines.bm25_index(
-      dataset.documents,
-      k1=data.bm25_k1,
-      b=data.bm25_b,
-      title_weight=data.title_weight,
-      language=data.language,
-    )
+    self._bm25 = corpus_questions.bm25(data, dataset.documents)
+    self._keyed = None
+    if any(d is not None and d.questions for d in system.documents):
+      keys = {d.id: d.questions for d in system.documents if d is not None}
+      documents = corpus_questions.attach(dataset.documents, keys)
+      self._keyed = corpus_questions.bm25(data, documents, keys=True)
     sources = collections.Counter(d.source for d in dataset.documents)
     # So many passages hold that many documents, but for very long ones.
     self._passages = min(max(sources.values()), MOST_PASSAGES)
@@ -52,6 +53,8 @@ class Baselines:
     texts = [question.text for question in questions]
     depth = min(DEPTH * self._passages, len(self._dataset.documents))
     found = {'BM25': baselines.bm25_search(self._bm25, texts, k=depth)}
+    if self._keyed is not None:
+      found[KEYED] = baselines.bm25_search(self._keyed, texts, k=depth)
     if self._documents is not None:
       vectors = self._vectors(questions)
       found['dense, exact'] = baselines.dense_search(

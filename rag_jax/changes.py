@@ -11,8 +11,9 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import corpus, lock, model, store, types
+from rag_jax import console, corpus, generated, lock, model, store, types
 from rag_jax.components import query_encoder
+from rag_jax.data import pipeline
 from rag_jax.index import docids, growth, live_checks, live_store, node_table
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
@@ -24,6 +25,42 @@ MAX_RESIZES = 8  # per addition; each doubles the capacity
 # Versions of each file that systems of this process were loaded from or saved
 # to, so that a change by another process is never overwritten.
 _known: dict[pathlib.Path, set[tuple[int, ...] | None]] = {}
+
+
+def new_documents(
+  config: configs.Config,
+  workdir: pathlib.Path | None,
+  tokenizer: hf_tokenizers.Tokenizer,
+  documents: store.Documents,
+  texts: corpus.Texts,
+) -> tuple[list[types.Document], np.ndarray]:
+  """The documents to add, with generated keys, and their tokens int32[n, P].
+
+  It prints how many are truncated.
+
+  Args:
+    config: the experiment.
+    workdir: folder with the question generator, if there is one.
+    tokenizer: tokenizer of the documents.
+    documents: the documents by row; None = an empty row.
+    texts: what to add, see `System.add`.
+
+  Raises:
+    ValueError: if an id or a text is already in the system.
+  """
+  known = {d.id for d in documents if d is not None}
+  new = corpus.as_documents(texts, start=len(known))
+  twice = [d.id for d in new if d.id in known]
+  if twice:
+    raise ValueError(
+      f'document {twice[0]!r} is in the system already. Delete it first, or '
+      'change the id of the new one.'
+    )
+  new = generated.add_keys(config, workdir, tokenizer, documents, new)
+  encoded = pipeline.encode_documents(tokenizer, new, config.data)
+  if note := pipeline.truncation_note(encoded, new, config.data):
+    console.note(note)
+  return new, encoded.tokens
 
 
 def with_capacity(

@@ -26,11 +26,21 @@ def reader_of(config: Any) -> base.Reader:
 
 
 def check_parts(config: Any) -> None:
-  """Raises a ValueError if the name or frozen layers cannot be used."""
+  """Raises a ValueError if values of different parts do not fit together."""
   if not re.fullmatch('[^\0-\x1f\ud800-\udfff]+', config.name):
     raise ValueError(
       'name must be the name of a folder, without control characters, got '
       f'{config.name!r}. Set --config.name.'
+    )
+  if config.search.lexical_weight and not config.data.lexicon:
+    raise ValueError(
+      'search.lexical_weight needs whole words, got data.lexicon=False. '
+      'Set --config.data.lexicon=True.'
+    )
+  if config.data.question_keys and not config.data.lexicon:
+    raise ValueError(
+      'data.question_keys adds words to the lexicon, got data.lexicon=False. '
+      'Set --config.data.lexicon=True.'
     )
   for part in ('query_encoder', 'reader'):
     own = getattr(config, part)

@@ -19,6 +19,7 @@ from rag_jax.components import id_decoder as decoders
 from rag_jax.components import query_encoder as encoders
 from rag_jax.components import ranker as rankers
 from rag_jax.data import pipeline, widths
+from rag_jax.generation import settings as generation
 from rag_jax.index import docids
 from rag_jax.index import pseudo_queries as crops
 from rag_jax.readers import base as readers
@@ -100,6 +101,7 @@ class Config:
   reader: readers.ReaderConfig = readers.ReaderConfig()
   search: models.SearchConfig = models.SearchConfig()
   pseudo_queries: crops.PseudoQueryConfig = crops.PseudoQueryConfig()
+  generator: generation.GeneratorConfig = generation.GeneratorConfig()
   calibration: calibrations.CalibrationConfig = calibrations.CalibrationConfig()
   train: TrainConfig = TrainConfig()
   stages: tuple[tuple[str, training.Stage], ...] = (('joint', START),)
@@ -313,11 +315,6 @@ def _check(config: Config) -> None:
         f'{part}.weights {weights!r} need their own tokenizer, got '
         f"data.tokenizer=''. Set --config.data.tokenizer={weights}."
       )
-  if config.search.lexical_weight and not config.data.lexicon:
-    raise ValueError(
-      'search.lexical_weight needs whole words, got data.lexicon=False. '
-      'Set --config.data.lexicon=True.'
-    )
   room = models.query_limit(config.model, config.data.max_document_tokens)
   if room < widths.LEAST:
     name, got = 'data.max_document_tokens', config.data.max_document_tokens

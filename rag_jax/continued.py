@@ -14,12 +14,14 @@ import shutil
 from rag_jax import checkpoint, console, files, lock, report, same_data, store
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
+from rag_jax.generation import corpus_questions
 
 FIELD = 'continue_from'  # in config-changes.jsonl
 # What is copied besides configuration and checkpoint, if it exists.
 COPIED = (
   *(store.DATA, store.DOCUMENTS, store.TOKENIZER, store.READER_TOKENIZER),
   *(store.INDEX, report.UNTRAINED, report.METRICS),
+  *(corpus_questions.QUESTIONS, corpus_questions.MODEL),
 )
 
 

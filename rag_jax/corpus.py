@@ -12,6 +12,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import console, readers, types
+from rag_jax.components import query_encoder
 from rag_jax.data import (
   assemble,
   encoder_input,
@@ -21,6 +22,7 @@ from rag_jax.data import (
 )
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
+from rag_jax.ops import trie as tries
 
 BLOCK = 4096  # documents whose words are padded to the same length
 
@@ -32,7 +34,8 @@ def as_documents(texts: Texts, *, start: int = 0) -> list[types.Document]:
 
   Args:
     texts: plain texts, `Document`s, or mappings with 'text' or 'title' and
-      optionally 'id' and 'summary'. The default id is a running number.
+      optionally 'id', 'summary' and 'questions'. The default id is a running
+      number.
     start: the first number.
 
   Raises:
@@ -85,17 +88,26 @@ def _document(value: Any, default_id: str) -> types.Document:
     or not value.keys() <= known
   ):
     raise ValueError(
-      f'documents must be texts or mappings with text and optionally id, title '
-      f'and summary, got {value!r}. Rename or leave out other fields.'
+      'documents must be texts or mappings with text and optionally id, '
+      f'title, summary and questions, got {value!r}. Rename or leave out '
+      'other fields.'
     )
   fields = {'id': default_id, 'text': ''} | dict(value)
+  questions = fields.pop('questions', ())
+  if isinstance(questions, str) or not all(
+    isinstance(text, str) and text_io.has_text(text) for text in questions
+  ):
+    raise ValueError(
+      'questions of a document must be a list of texts that are not blank, got '
+      f'{questions!r}. Pass [question], or leave it out.'
+    )
   wrong = [key for key, text in fields.items() if not isinstance(text, str)]
   if wrong:
     raise ValueError(
       f'{wrong[0]} of a document must be text, got {fields[wrong[0]]!r}. '
       'Convert it with str().'
     )
-  return types.Document(**fields)
+  return types.Document(**fields, questions=tuple(questions))
 
 
 def as_questions(texts: Sequence[str]) -> list[types.Question]:
@@ -175,6 +187,27 @@ def complete(
   counts = np.diff(np.asarray(lexicon.first))[: vocabulary.size]
   vocabulary = dataclasses.replace(vocabulary, counts=counts)
   return dataclasses.replace(index, lexicon=lexicon), vocabulary
+
+
+def with_gold_nodes(
+  config: configs.Config, dataset: types.Dataset, index: indexes.Index
+) -> indexes.Index:
+  """The index with a mask of the trie nodes above gold training documents.
+
+  Losses exclude all other documents from their negatives. The index stays
+  without the mask in two cases: with the loss `indexing`, because crops make
+  every document gold, and without a published query encoder, because training
+  from scratch must move every document.
+  """
+  published = query_encoder.make(config.query_encoder).published
+  if not published or config.trains_with(frozenset(('indexing',))):
+    return index
+  rows = {d.id: i for i, d in enumerate(dataset.documents)}
+  is_gold = np.zeros(len(rows), np.float32)
+  for question in pipeline.train_questions(dataset, config.data):
+    is_gold[[rows[name] for name in question.document_ids]] = 1
+  below = tries.sum_below(index.trie, jnp.asarray(is_gold))
+  return dataclasses.replace(index, gold_nodes=below > 0)
 
 
 def reader_passages(

@@ -207,7 +207,10 @@ def null_loss(
 
 
 def indexing(trace: Trace) -> Sum:
-  """-log P(docid | crop of the document), with crops split over devices."""
+  """-log P(docid | crop of the document, or generated question about it).
+
+  Pseudo-queries are split over devices.
+  """
   config = trace.config
   count = config.pseudo_queries.batch_size // trace.shard[1]
   positions = trace.shard[0] * count + jnp.arange(count)
@@ -220,6 +223,7 @@ def indexing(trace: Trace) -> Sum:
     log_token_weight=jax.lax.stop_gradient(
       trace.params['ranker']['log_token_weight']
     ),
+    generated=trace.index.generated,
   )
   encoding = query_encoder.apply(
     trace.params['query_encoder'], config.query_encoder, query

@@ -22,7 +22,11 @@ def check(
   config: configs.Config, dataset: types.Dataset, workdir: pathlib.Path
 ) -> None:
   """Raises a ValueError if a run has other documents or training questions."""
-  if store.load_documents(workdir) != dataset.documents:
+  stored = [
+    d and dataclasses.replace(d, questions=())
+    for d in store.load_documents(workdir)
+  ]
+  if stored != list(dataset.documents):
     raise other_documents(config, workdir)
   check_questions(config, dataset, workdir)
 

@@ -6,6 +6,8 @@ data.json            hash of the training questions
 documents.jsonl.gz   the corpus, so that the workdir works without the data
 tokenizer.json       the tokenizer of the data
 reader-tokenizer.json  the tokenizer of a reader that does not use that
+generated-questions.jsonl, generator.npz
+                     questions about documents, and the model that wrote them
 index.npz            docids, tokens, and the quantiser for new documents
 checkpoints/         parameters and optimiser state, by Orbax
 live.npz             documents, index and node table after a change of documents
@@ -47,12 +49,19 @@ LEFTOVERS = {lock.FILE, f'{CONFIG}.partial', 'config.partial'}
 
 def pack_documents(documents: Sequence[types.Document | None]) -> bytes:
   """A corpus as compressed JSON lines, deterministic."""
-  lines = (
-    json.dumps(None if d is None else dataclasses.asdict(d), ensure_ascii=False)
-    for d in documents
-  )
+  lines = (json.dumps(_fields(d), ensure_ascii=False) for d in documents)
   text = ''.join(line + '\n' for line in lines)
   return gzip.compress(text.encode(), mtime=0)
+
+
+def _fields(document: types.Document | None) -> dict[str, Any] | None:
+  """A document as values; without questions as before there were any."""
+  if document is None:
+    return None
+  fields = dataclasses.asdict(document)
+  if not document.questions:
+    del fields['questions']
+  return fields
 
 
 def unpack_documents(packed: bytes) -> Documents:
@@ -66,7 +75,12 @@ def unpack_documents(packed: bytes) -> Documents:
   # Not splitlines, which also splits at Unicode separators inside a text.
   lines = gzip.decompress(packed).decode().split('\n')[:-1]
   rows = map(json.loads, lines)
-  return tuple(None if row is None else types.Document(**row) for row in rows)
+  return tuple(None if row is None else _document(row) for row in rows)
+
+
+def _document(fields: dict[str, Any]) -> types.Document:
+  questions = tuple(fields.pop('questions', ()))
+  return types.Document(**fields, questions=questions)
 
 
 def save_documents(

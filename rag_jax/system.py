@@ -35,7 +35,7 @@ from rag_jax import (
 )
 from rag_jax import certificate as certificates
 from rag_jax import config as configs
-from rag_jax.data import batches, pipeline, words
+from rag_jax.data import batches, words
 from rag_jax.index import docids
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
@@ -277,6 +277,8 @@ class System:
 
     Args:
       documents: `Document`s, mappings with 'id' and 'text', or plain texts.
+        With `data.question_keys`, documents without questions get those that
+        the generator of the workdir writes.
 
     Returns:
       The new system, which is also saved to the workdir.
@@ -284,17 +286,9 @@ class System:
     Raises:
       ValueError: if an id or a text is already in the system.
     """
-    new = corpus.as_documents(documents, start=len(self.rows))
-    known = [d.id for d in new if d.id in self.rows]
-    if known:
-      raise ValueError(
-        f'document {known[0]!r} is in the system already. Delete it first, or '
-        'change the id of the new one.'
-      )
-    encoded = pipeline.encode_documents(self.tokenizer, new, self.config.data)
-    if note := pipeline.truncation_note(encoded, new, self.config.data):
-      console.note(note)
-    tokens = encoded.tokens
+    new, tokens = changes.new_documents(
+      self.config, self.workdir, self.tokenizer, self.documents, documents
+    )
     titles = [document.title for document in new]
     live, params = self._with_capacity(len(new))
     vectors = changes.vectors(self.config, self.tokenizer, params, new, tokens)

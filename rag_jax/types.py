@@ -63,6 +63,8 @@ class Document:
     text: its body, or "" if the document is only a title.
     summary: a reference summary, or "" if the data has none.
     parent: id of the document that this passage is a part of; "" = of none.
+    questions: questions that it answers, further keys of it in BM25 and in the
+      lexicon. They are no text of the document.
   """
 
   id: str
@@ -70,6 +72,7 @@ class Document:
   text: str
   summary: str = ''
   parent: str = ''
+  questions: tuple[str, ...] = ()
 
   @property
   def source(self) -> str:

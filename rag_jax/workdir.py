@@ -18,6 +18,7 @@ from rag_jax import (
   console,
   corpus,
   fingerprints,
+  generated,
   lock,
   memory,
   model,
@@ -31,11 +32,9 @@ from rag_jax import (
 )
 from rag_jax import config as configs
 from rag_jax import system as systems
-from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers
 from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
-from rag_jax.ops import trie as tries
 
 T = TypeVar('T')
 FEW = 200  # training questions that are too few to train from scratch
@@ -171,7 +170,7 @@ def prepare(
   paths = workdir / store.TOKENIZER, workdir / store.INDEX
   made_tokenizer, made_index = (not path.exists() for path in paths)
   if not writes:
-    _check_present(*paths)
+    _check_present(*paths, *generated.needed(config, workdir))
   if made_tokenizer:
     tokenizer = pretrained.tokenizer(config, dataset)
   else:
@@ -203,24 +202,24 @@ def prepare(
       if made_index:
         indexes.save(index, quantiser, paths[1])
         index, quantiser = indexes.load(paths[1])
-      store.save_documents(dataset.documents, workdir)
-      if reader_tokenizer is not None:
-        tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
-      same_data.save(dataset, config, workdir)
+      _save(config, dataset, workdir, tokenizer, reader_tokenizer)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
+  found = generated.make(config, dataset, tokenizer, workdir)
+  documents = generated.keyed(config, dataset.documents, found)
   index, vocabulary = corpus.complete(
     config,
-    dataset.documents,
+    documents,
     tokenizer,
-    _with_gold_nodes(config, dataset, index),
+    corpus.with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
     notes=True,
   )
+  index = generated.with_pseudo_queries(config, index, tokenizer, found)
   system = systems.System(
     config=config,
     tokenizer=tokenizer,
-    documents=dataset.documents,
+    documents=documents,
     index=index,
     vocabulary=vocabulary,
     reader_tokenizer=reader_tokenizer,
@@ -230,25 +229,21 @@ def prepare(
   return Prepared(dataset=dataset, system=system, pretrained=weights)
 
 
-def _with_gold_nodes(
-  config: configs.Config, dataset: types.Dataset, index: indexes.Index
-) -> indexes.Index:
-  """The index with a mask of the trie nodes above gold training documents.
-
-  Losses exclude all other documents from their negatives. The index stays
-  without the mask in two cases: with the loss `indexing`, because crops make
-  every document gold, and without a published query encoder, because training
-  from scratch must move every document.
-  """
-  published = query_encoder.make(config.query_encoder).published
-  if not published or config.trains_with(frozenset(('indexing',))):
-    return index
-  rows = {d.id: i for i, d in enumerate(dataset.documents)}
-  is_gold = np.zeros(len(rows), np.float32)
-  for question in pipeline.train_questions(dataset, config.data):
-    is_gold[[rows[name] for name in question.document_ids]] = 1
-  below = tries.sum_below(index.trie, jnp.asarray(is_gold))
-  return dataclasses.replace(index, gold_nodes=below > 0)
+def _save(
+  config: configs.Config,
+  dataset: types.Dataset,
+  workdir: pathlib.Path,
+  tokenizer: hf_tokenizers.Tokenizer,
+  reader_tokenizer: hf_tokenizers.Tokenizer | None,
+) -> None:
+  """Writes the documents, with generated questions if there are any."""
+  if reader_tokenizer is not None:
+    tokenizers.save(reader_tokenizer, workdir / store.READER_TOKENIZER)
+  same_data.save(dataset, config, workdir)
+  found = generated.make(config, dataset, tokenizer, workdir)
+  store.save_documents(
+    generated.keyed(config, dataset.documents, found), workdir
+  )
 
 
 def _index(

@@ -384,6 +384,46 @@ def published_bert(tiny_folder, tmp_path_factory, write_tokenizer):
 
 
 @pytest.fixture(scope='session')
+def published_t5(tiny_folder, tmp_path_factory, write_tokenizer):
+  """A folder with a T5 of 200 tokens in published form."""
+  from rag_jax.data import formats, pipeline
+  from rag_jax.nn import t5, t5_weights, weights
+
+  folder = tmp_path_factory.mktemp('published')
+  sizes = t5.T5Config(
+    vocab_size=200,
+    width=16,
+    num_layers=1,
+    num_decoder_layers=2,
+    num_heads=3,  # does not divide the width
+    head_size=4,
+    mlp_dim=16,
+  )
+  state = t5_weights.to_state_dict(t5.init(jax.random.key(0), sizes), sizes)
+  weights.write(folder / 'model.safetensors', state)
+  described = {
+    'model_type': 't5',
+    'feed_forward_proj': 'relu',
+    'vocab_size': sizes.vocab_size,
+    'd_model': 16,
+    'd_kv': 4,
+    'd_ff': 16,
+    'num_layers': 1,
+    'num_decoder_layers': 2,
+    'num_heads': 3,
+    'relative_attention_num_buckets': 32,
+    'layer_norm_epsilon': 1e-6,
+  }
+  (folder / 'config.json').write_text(json.dumps(described))
+  texts = [
+    pipeline.document_text(d) for d in formats.load(str(tiny_folder)).documents
+  ]
+  path = folder / 'tokenizer.json'
+  write_tokenizer(path, texts, special=['<pad>', '</s>'], template=['</s>'])
+  return str(folder)
+
+
+@pytest.fixture(scope='session')
 def published_values(tiny_values, published_bert):
   """An experiment on published weights: stages search, reading and joint."""
   sizes = {

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
 
 import jax
@@ -23,43 +24,11 @@ from rag_jax import config as configs
 from rag_jax import types as data_types
 from rag_jax import workdir as workdirs
 from rag_jax.data import formats, pipeline
-from rag_jax.nn import t5, t5_weights, weights
 
 
 @pytest.fixture
-def config(published_values, tiny_folder, tmp_path, write_tokenizer):
-  folder = tmp_path / 'published'
-  folder.mkdir()
-  sizes = t5.T5Config(
-    vocab_size=200,
-    width=16,
-    num_layers=1,
-    num_decoder_layers=2,
-    num_heads=3,  # does not divide the width
-    head_size=4,
-    mlp_dim=16,
-  )
-  state = t5_weights.to_state_dict(t5.init(jax.random.key(0), sizes), sizes)
-  weights.write(folder / 'model.safetensors', state)
-  described = {
-    'model_type': 't5',
-    'feed_forward_proj': 'relu',
-    'vocab_size': sizes.vocab_size,
-    'd_model': 16,
-    'd_kv': 4,
-    'd_ff': 16,
-    'num_layers': 1,
-    'num_decoder_layers': 2,
-    'num_heads': 3,
-    'relative_attention_num_buckets': 32,
-    'layer_norm_epsilon': 1e-6,
-  }
-  (folder / 'config.json').write_text(json.dumps(described))
-  texts = [
-    pipeline.document_text(d) for d in formats.load(str(tiny_folder)).documents
-  ]
-  path = folder / 'tokenizer.json'
-  write_tokenizer(path, texts, special=['<pad>', '</s>'], template=['</s>'])
+def config(published_values, published_t5, tmp_path):
+  folder = shutil.copytree(published_t5, tmp_path / 'published')
   own = {'kind': 't5', 'weights': str(folder), 'max_answer_tokens': 5}
   joint = {'steps': 2, 'batch_size': 8, 'learning_rate': 1e-3}
   joint |= {'losses': {'answer': 1.0}}

@@ -59,6 +59,8 @@ class DataConfig:
   # text before documents for a published encoder; 'auto' = as its folder says
   document_prompt: str = encoder_input.AUTO
   lexicon: bool = False  # whether search and ranker use BM25 of whole words
+  # whether generated questions are further keys of a document in the lexicon
+  question_keys: bool = False
   # stemmer and stop words of BM25; 'none' for a language that has none
   language: str = 'english'
   bm25_k1: float = 1.2  # BM25's k1, in the search and in the baseline

@@ -161,8 +161,17 @@ def _rarest(
 def document_texts(
   documents: Sequence[types.Document], *, title_weight: int = 1
 ) -> list[str]:
-  """Returns the texts that BM25 indexes: title_weight x title, and text."""
-  return [f'{d.title} ' * title_weight + d.text for d in documents]
+  """Returns the texts that BM25 indexes: title_weight x title, and text.
+
+  The questions of a document follow its text (docT5query).
+
+  Reference:
+    Nogueira and Lin, From doc2query to docTTTTTquery, 2019.
+  """
+  return [
+    ' '.join([f'{d.title} ' * title_weight + d.text, *d.questions])
+    for d in documents
+  ]
 
 
 def split(

@@ -44,6 +44,9 @@ class Index:
   # int32[b] and int32[a], tokens before and after a query: special tokens, and
   # those of a prompt.
   around_query: tuple[jax.Array, jax.Array] | None = None
+  # int32[N, S, T] and int32[N], generated questions about each document, for
+  # the loss 'indexing', and their number.
+  generated: tuple[jax.Array, jax.Array] | None = None
   # int32[N, P'], documents in the reader's vocabulary, if it has another one.
   reader_tokens: jax.Array | None = None
 

@@ -1,9 +1,10 @@
-"""Pseudo-queries: random crops of the documents.
+"""Pseudo-queries: random crops of the documents, or questions about them.
 
 A model that generates docids must be trained on every document as a target;
 documents that are never gold are otherwise hardly retrieved. Crops are drawn
 on the device, inside the compiled step, from the document tokens in the index:
-contiguous spans of the text, or keywords from the whole document.
+contiguous spans of the text, or keywords from the whole document. Questions
+that a model has written are drawn from a table in the index (DSI-QG).
 """
 
 import dataclasses
@@ -25,6 +26,9 @@ class PseudoQueryConfig:
   drop_rate: float = 0.2  # probability that a token of a crop is dropped
   # probability that a crop is keywords from the whole document
   keyword_rate: float = 0.0
+  # probability that a generated question takes the place of a crop; 0 = crops,
+  # 1 = generated questions, for each document that has any
+  generated_rate: float = 0.0
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -34,7 +38,7 @@ class PseudoQueryConfig:
         f'({self.max_tokens}), got {self.min_tokens}. '
         f'Set --config.pseudo_queries.min_tokens={max(self.max_tokens, 1)}.'
       )
-    for name in ('title_rate', 'drop_rate', 'keyword_rate'):
+    for name in ('title_rate', 'drop_rate', 'keyword_rate', 'generated_rate'):
       value = getattr(self, name)
       if not 0 <= value <= 1:
         raise ValueError(
@@ -51,6 +55,7 @@ def draw(
   *,
   around: tuple[jax.Array, jax.Array] | None = None,
   log_token_weight: jax.Array | None = None,
+  generated: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws crops.
 
@@ -70,10 +75,14 @@ def draw(
       adds none.
     log_token_weight: float32[V], log w of each token as a keyword, for example
       of its inverse document frequency; None is uniform.
+    generated: int32[N, S, T] and int32[N], questions about each document, 0 =
+      padding, and how many there are. One takes the place of a crop with
+      probability `config.generated_rate`; each question of a document is as
+      likely. None if there are none.
 
   Returns:
-    Queries int32[B, Q], Q = `config.max_tokens` and those of `around`; and the
-    row of each query's document, int32[B].
+    Queries int32[B, Q], Q = the larger of `config.max_tokens` and T, and those
+    of `around`; and the row of each query's document, int32[B].
 
   Example:
     >>> tokens = jnp.array([[5, 7, 5, 6, 0]])
@@ -84,7 +93,9 @@ def draw(
 
   Reference:
     Efraimidis and Spirakis, Weighted Random Sampling with a Reservoir, 2006;
-    here as the top-k of log weights plus Gumbel noise.
+    here as the top-k of log weights plus Gumbel noise. Zhuang et al., Bridging
+    the Gap Between Indexing and Retrieval for Differentiable Search Index with
+    Query Generation, 2022.
   """
   before, after = around or (jnp.zeros(0, jnp.int32),) * 2
   max_tokens = config.max_tokens
@@ -103,6 +114,15 @@ def draw(
     places = jnp.sort(jnp.where(kept, order, len(document)))
     chosen = document.at[places].get(mode='fill', fill_value=types.PAD)
     return jnp.pad(chosen, (0, max_tokens - count))
+
+  def question(rng, row, crop):
+    questions, counts = (part[row] for part in generated)
+    choice_rng, place_rng = jax.random.split(rng)
+    place = jax.random.randint(place_rng, (), 0, jnp.maximum(counts, 1))
+    chosen, width = questions[place], max(max_tokens, questions.shape[1])
+    use = jax.random.bernoulli(choice_rng, config.generated_rate) & (counts > 0)
+    chosen, crop = (jnp.pad(x, (0, width - len(x))) for x in (chosen, crop))
+    return jnp.where(use, chosen, crop)
 
   def draw_one(position):
     crop_rng = jax.random.fold_in(rng, position)
@@ -132,6 +152,8 @@ def draw(
       crop = jnp.where(
         use_keywords, keywords(keyword_rng, document, size), crop
       )
+    if generated is not None and config.generated_rate:
+      crop = question(jax.random.fold_in(crop_rng, 2), row, crop)
     return jnp.concatenate([before, crop, after]), row
 
   return jax.vmap(draw_one)(positions)

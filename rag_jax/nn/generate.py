@@ -1,4 +1,4 @@
-"""Autoregressive text generation: greedy decoding and beam search, compiled.
+"""Autoregressive text generation: greedy, sampled and by beam search, compiled.
 
 The model is a function `step_fn(cache, tokens) -> (logits, cache)`. It reads
 the last token of each beam, int32[B, K], and returns the logits of the next,
@@ -15,6 +15,7 @@ Scores are log-probabilities over the whole vocabulary; a `Constraint` masks
 tokens without renormalisation.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax.ops import beam as beams
-from rag_jax.ops import masking
+from rag_jax.ops import masking, sampling
 
 StepFn = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 
@@ -42,6 +43,15 @@ class Constraint(NamedTuple):
   state: Any  # pytree of [B, 1, ...], reordered with the beams
   mask: Callable[[Any], jax.Array]  # state -> bool[B, K, V]
   advance: Callable[[Any, jax.Array], Any]  # state, int32[B, K] -> state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """How a token is drawn; see `sampling.nucleus`. The default is softmax."""
+
+  temperature: float = 1.0  # logits are divided by it
+  top_k: int = 0  # only the k most probable tokens; 0 = all
+  top_p: float = 1.0  # only the fewest tokens of this total probability
 
 
 def runs(
@@ -123,14 +133,86 @@ def greedy(
     >>> generated.tokens.tolist(), jnp.exp(generated.scores).round(2).tolist()
     ([[[1, 2, 0, 0, 0]]], [[0.41999998688697815]])
   """
+  return _write_one(
+    step_fn,
+    logits,
+    cache,
+    lambda i, log_probs: log_probs.argmax(-1),
+    end_token=end_token,
+    max_length=max_length,
+    constraint=constraint,
+  )
+
+
+def sample(
+  rng: jax.Array,
+  step_fn: StepFn,
+  logits: jax.Array,
+  cache: Any,
+  *,
+  end_token: int,
+  max_length: int,
+  how: Sampling = Sampling(),
+  constraint: Constraint | None = None,
+) -> Written:
+  """Draws each token at random given those before it.
+
+  Args:
+    rng: PRNG keys [B], one per row, so that a text does not depend on the other
+      rows of its batch. Token i is drawn with `jax.random.fold_in(key, i)`.
+    step_fn: as for `greedy`.
+    logits: float32[B, V], of the first token.
+    cache: as for `greedy`.
+    end_token: ends a text.
+    max_length: L, maximum number of tokens.
+    how: temperature, top-k and nucleus.
+    constraint: as for `greedy`.
+
+  Returns:
+    One text per row; its score is its log-probability under the model, before
+    temperature and truncation.
+
+  Raises:
+    ValueError: as `greedy`, and as `sampling.nucleus`.
+
+  Reference:
+    Holtzman et al., The Curious Case of Neural Text Degeneration, 2020.
+  """
+
+  def draw(i, log_probs):
+    keys = jax.vmap(jax.random.fold_in, (0, None))(rng, i)
+    return sampling.nucleus(
+      keys,
+      log_probs[:, 0],
+      temperature=how.temperature,
+      top_k=how.top_k,
+      top_p=how.top_p,
+    )[:, None]
+
+  return _write_one(
+    step_fn,
+    logits,
+    cache,
+    draw,
+    end_token=end_token,
+    max_length=max_length,
+    constraint=constraint,
+  )
+
+
+def _write_one(
+  step_fn, logits, cache, pick, *, end_token, max_length, constraint
+):
+  """One text per row; `pick` (i, log_probs [B, 1, V]) -> tokens [B, 1]."""
   _check(max_length)
   constraint = constraint or _FREE
   batch = logits.shape[0]
 
   def choose(i, logits, state, generated, live):
     log_probs = _score(logits, constraint, state)
-    token = log_probs.argmax(-1)
-    gain = jnp.where(live, log_probs.max(-1), 0)
+    token = pick(i, log_probs)
+    gain = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+    gain = jnp.where(live, gain, 0)
     generated = Written(
       tokens=generated.tokens.at[..., i].set(jnp.where(live, token, 0)),
       where=generated.where.at[..., i].set(live),

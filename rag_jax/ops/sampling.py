@@ -283,6 +283,57 @@ def _perturbed(rng, x, real, scale, k, num_samples):
   return jax.vmap(draw)(jax.random.split(rng, num_samples)).mean(axis=0)
 
 
+def nucleus(
+  rng: jax.Array,
+  scores: jax.Array,
+  *,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+) -> jax.Array:
+  """Draws a slot of each row from the head of its softmax.
+
+  The chances are softmax(z / temperature) over the `top_k` best slots, and of
+  these over the fewest best whose chances sum to `top_p` or more, renormalised.
+
+  Args:
+    rng: PRNG keys [B], one per row.
+    scores: float[B, V], nats.
+    temperature: positive; towards 0 the best slot is always drawn.
+    top_k: number of best slots; 0 = all.
+    top_p: total chance of the nucleus, above 0 to 1; 1 = all.
+
+  Returns:
+    The slots, int32[B].
+
+  Raises:
+    ValueError: if a value is out of range.
+
+  Example:
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> z = jnp.array([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    >>> nucleus(keys, z, top_k=1).tolist()
+    [1, 0]
+
+  Reference:
+    Fan et al., Hierarchical Neural Story Generation, 2018, for `top_k`;
+    Holtzman et al., The Curious Case of Neural Text Degeneration, 2020.
+  """
+  if not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
+    raise ValueError(
+      'sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1, got '
+      f'{temperature}, {top_k} and {top_p}. Set top_k=0 and top_p=1 for all.'
+    )
+  size = scores.shape[-1]
+  best, slots = jax.lax.top_k(scores / temperature, min(top_k or size, size))
+  chances = jax.nn.softmax(best, axis=-1)
+  # The first slot is always in: nothing comes before it.
+  before = jnp.cumsum(chances, axis=-1) - chances
+  best = jnp.where(before < top_p, best, -jnp.inf)
+  drawn = jax.vmap(jax.random.categorical)(rng, best)
+  return jnp.take_along_axis(slots, drawn[:, None], axis=-1)[:, 0]
+
+
 def _k_of(k, scores, axis):
   return checks.k_of(k, scores.shape[checks.axis_of(axis, scores.ndim)])
 

@@ -176,6 +176,11 @@ class Reader(NamedTuple):
       is True for passages that are real.
     answer_each: (params, memory) -> int32[B, K, A], the best answer given each
       passage alone, 0 = padding; no gradient.
+    sample_each: (params, memory, rng [B, K], how) -> int32[B, K, A], an answer
+      drawn at random given each passage alone, by one PRNG key each and a
+      `generate.Sampling`; 0 = padding, and without its end token. An answer
+      that does not end in A tokens is all padding. None if the reader is
+      extractive.
     points: True if the reader is extractive (the answer is a span of a
       passage), False if it is generative.
     marginals: names of the supported marginals over passages: 'sequence',
@@ -214,6 +219,7 @@ class Reader(NamedTuple):
   attention: Callable[[Params, Any, jax.Array, jax.Array], jax.Array] | None = (
     None
   )
+  sample_each: Callable[..., jax.Array] | None = None
   load: Callable[[], Published] | None = None
   published_fields: Callable[[], dict[str, Any]] | None = None
   end_token: int | None = None
@@ -295,6 +301,17 @@ def other_value(
     f'{part}.{name} must be {wanted} as in the weights {ours.weights!r}, got '
     f'{own}. Set --config.{part}.{name}={wanted}.'
   )
+
+
+def ended(tokens: jax.Array, end: int) -> jax.Array:
+  """Texts int32[..., A] without their end token; all 0 if it is missing.
+
+  Example:
+    >>> ended(jnp.array([[5, 2, 0], [5, 6, 7]]), 2).tolist()
+    [[5, 0, 0], [0, 0, 0]]
+  """
+  is_end = tokens == end
+  return jnp.where(is_end | ~is_end.any(-1, keepdims=True), types.PAD, tokens)
 
 
 def with_end(tokens: jax.Array, end: int) -> jax.Array:

@@ -50,6 +50,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
     log_likelihood=functools.partial(_log_likelihood, config),
     answer=functools.partial(_answer, config),
     answer_each=functools.partial(_answer_each, config),
+    sample_each=functools.partial(_sample_each, config),
     points=False,
     marginals=causal_marginals.MARGINALS,
     load=functools.partial(_load, config),
@@ -196,6 +197,26 @@ def _answer_each(config, params, memory):
     constraint=_constraint(config, sizes, memory, ones, split=True),
   )
   return _without_end(config, found).reshape(batch, count, -1)
+
+
+def _sample_each(config, params, memory, rng, how):
+  """Draws an answer given each passage alone; see `base.Reader`."""
+  params, memory = jax.lax.stop_gradient((params, memory))
+  sizes = _sizes(config, params)
+  batch, count, _ = memory.passages.shape
+  ones = jnp.ones((batch, count))
+  found = causal_marginals.write_each(
+    params['llama'],
+    sizes,
+    memory.prompts,
+    end_token=config.end_token,
+    max_length=config.max_answer_tokens,
+    constraint=_constraint(config, sizes, memory, ones, split=True),
+    write=functools.partial(generate.sample, rng.reshape(-1), how=how),
+  )
+  ends = (found.where & (found.tokens == config.end_token)).any(-1)
+  tokens = jnp.where(ends[..., None], _without_end(config, found), types.PAD)
+  return tokens.reshape(batch, count, -1)
 
 
 def _without_end(config, found):

@@ -13,6 +13,7 @@ differentiable in parameters and weights; the choice of tokens is not.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -201,7 +202,7 @@ def write_token(
     step_fn,
     mix(memory.logits),
     jax.tree.map(split, memory.cache),
-    beam_size,
+    beam_size=beam_size,
     end_token=end_token,
     max_length=max_length,
     constraint=constraint,
@@ -269,23 +270,24 @@ def write_each(
   max_length: int,
   beam_size: int = 1,
   constraint: generate.Constraint | None = None,
+  write: Callable[..., generate.Written] | None = None,
 ) -> generate.Written:
   """Generates n answers given each passage alone: R = B K rows.
 
-  Arguments are as for `write_sequence`.
+  Arguments are as for `write_sequence`. `write` is a function of `generate`
+  other than greedy decoding and beam search.
   """
-  return _write(
+  return (write or functools.partial(_write, beam_size=beam_size))(
     functools.partial(llama.step, params, config, memory.prompt),
     memory.logits.reshape(-1, memory.logits.shape[-1]),
     memory.cache,
-    beam_size,
     end_token=end_token,
     max_length=max_length,
     constraint=constraint,
   )
 
 
-def _write(step_fn, logits, cache, beam_size, **options):
+def _write(step_fn, logits, cache, *, beam_size, **options):
   """Greedy decoding if `beam_size` is 1, else beam search."""
   if beam_size == 1:
     return generate.greedy(step_fn, logits, cache, **options)

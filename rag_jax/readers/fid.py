@@ -4,6 +4,7 @@ Each generated token is a vocabulary token or is copied from a passage, under
 one softmax; see `fusion`.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from rag_jax import types
 from rag_jax.nn import transformer
-from rag_jax.ops import losses, masking
+from rag_jax.ops import losses, masking, sampling
 from rag_jax.readers import base, fusion, question_passage
 
 BOS, EOS = 1, 2  # token ids of the start and end of an answer
@@ -60,6 +61,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
       functools.partial(_force, config),
       functools.partial(_attend, config),
       functools.partial(_write, config),
+      functools.partial(_sample, config),
       end=EOS,
     ),
   )
@@ -80,8 +82,8 @@ class _Network(question_passage.Encoder):
     """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
     return self.decode(*self.encode(query, passages), weights, prefix)
 
-  def decode(self, states, tokens, weights, prefix):
-    """As `write`, given the results of `encode`."""
+  def decode(self, states, tokens, weights, prefix, index=None):
+    """As `write`, given the results of `encode`; with `index` [B, 1, V]."""
     batch = tokens.shape[0]
     bias, support = losses.log_weights(weights)
     where = (tokens != types.PAD) & support[..., None]
@@ -89,6 +91,8 @@ class _Network(question_passage.Encoder):
     memory = states.reshape(batch, -1, states.shape[-1])
     where, tokens = where.reshape(batch, -1), tokens.reshape(batch, -1)
     x = self.decoder(self.embedding(prefix), memory, where, bias=bias)
+    if index is not None:
+      x = jax.lax.dynamic_slice_in_dim(x, index, 1, axis=1)
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
     copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
@@ -147,28 +151,56 @@ def _attend(config, params, memory, weights, answer):
 
 def _write(config, params, memory, weights):
   """Greedy decoding; see `fusion.Write`."""
+  tokens, score = _generate(
+    config, params, memory, weights, lambda _, logits: logits.argmax(axis=-1)
+  )
+  return jnp.where(tokens == EOS, types.PAD, tokens), score
+
+
+def _sample(config, params, memory, weights, rng, how):
+  """Draws an answer; see `fusion.Sample`."""
+
+  def draw(index, log_probs):
+    keys = jax.vmap(jax.random.fold_in, (0, None))(rng, index)
+    return sampling.nucleus(keys, log_probs, **dataclasses.asdict(how))
+
+  return _generate(config, params, memory, weights, draw)[0]
+
+
+def _generate(config, params, memory, weights, pick):
+  """Tokens [B, A] with the end token, and log-probabilities [B].
+
+  `pick` takes the position and log-probabilities [B, V], and gives tokens [B].
+  """
   length, batch = config.max_answer_tokens, memory.tokens.shape[0]
   network = _Network(config, question_passage.vocab_size(params))
 
-  def step(index, carry):
-    tokens, score, done = carry
+  def step(carry):
+    index, tokens, score, done = carry
     logits = transformer.apply(
-      network, params, *memory, weights, _shift(tokens), method='decode'
+      network,
+      params,
+      *memory,
+      weights,
+      _shift(tokens),
+      index,
+      method='decode',
     )
-    log_probs = jax.nn.log_softmax(logits[:, index])
-    chosen = log_probs.argmax(axis=-1)
-    score = score + jnp.where(done, 0.0, log_probs.max(axis=-1))
+    log_probs = jax.nn.log_softmax(logits[:, 0])
+    chosen = pick(index, log_probs)
+    gain = jnp.take_along_axis(log_probs, chosen[:, None], axis=1)[:, 0]
+    score = score + jnp.where(done, 0.0, gain)
     tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))
-    return tokens, score, done | (chosen == EOS)
+    return index + 1, tokens, score, done | (chosen == EOS)
 
-  tokens, score, _ = jax.lax.fori_loop(
-    0,
-    length,
+  _, tokens, score, _ = jax.lax.while_loop(
+    lambda carry: (carry[0] < length) & ~carry[-1].all(),
     step,
     (
+      0,
       jnp.zeros((batch, length), jnp.int32),
       jnp.zeros(batch),
       jnp.zeros(batch, bool),
     ),
   )
-  return jnp.where(tokens == EOS, types.PAD, tokens), score
+  return tokens, score

@@ -17,6 +17,8 @@ from rag_jax.readers import base
 
 # (params, memory, weights) -> answer int32[B, A], log-probability float32[B]
 Write = Callable[[base.Params, Any, jax.Array], tuple[jax.Array, jax.Array]]
+# (params, memory, weights, rng [B], how) -> answer int32[B, A], with its end
+Sample = Callable[..., jax.Array]
 # (params, memory, weights, answer int32[B, A]) -> log-probabilities
 # float32[B, A], or cross-attention float32[B, A, S], where S = K * tokens of an
 # encoded passage
@@ -24,7 +26,7 @@ Force = Callable[[base.Params, Any, jax.Array, jax.Array], jax.Array]
 
 
 def functions(
-  force: Force, attend: Force, write: Write, *, end: int
+  force: Force, attend: Force, write: Write, sample: Sample, *, end: int
 ) -> dict[str, Any]:
   """Builds the functions of a reader from those of its model.
 
@@ -35,6 +37,7 @@ def functions(
     force: scores the tokens of a given answer (teacher forcing).
     attend: cross-attention while scoring, averaged over heads and layers.
     write: generates an answer.
+    sample: draws an answer at random.
     end: the token that ends an answer.
 
   Returns:
@@ -72,12 +75,19 @@ def functions(
     tokens, _ = write(params, single, ones)
     return tokens.reshape(*shape, -1)
 
+  def sample_each(params, memory, rng, how):
+    params, memory = jax.lax.stop_gradient((params, memory))
+    single, shape, ones = _split_passages(memory)
+    tokens = sample(params, single, ones, rng.reshape(-1), how)
+    return base.ended(tokens, end).reshape(*shape, -1)
+
   return {
     'log_likelihood': log_likelihood,
     'joint_log_likelihood': joint_log_likelihood,
     'attention': attention,
     'answer': answer,
     'answer_each': answer_each,
+    'sample_each': sample_each,
   }
 
 

@@ -50,6 +50,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
       functools.partial(_force, config),
       functools.partial(_attend, config),
       functools.partial(_write, config),
+      functools.partial(_sample, config),
       end=END,
     ),
   )
@@ -145,17 +146,28 @@ def _attend(config, params, memory, weights, answer):
 
 def _write(config, params, memory, weights):
   """Greedy decoding, scoring the end token too; see `fusion.Write`."""
+  found = _generate(config, params, memory, weights, generate.greedy)
+  tokens = found.tokens[:, 0]
+  return jnp.where(tokens == END, types.PAD, tokens), found.scores[:, 0]
+
+
+def _sample(config, params, memory, weights, rng, how):
+  """Draws an answer; see `fusion.Sample`."""
+  draw = functools.partial(generate.sample, rng, how=how)
+  return _generate(config, params, memory, weights, draw).tokens[:, 0]
+
+
+def _generate(config, params, memory, weights, write):
+  """Answers by `generate.greedy` or `generate.sample`."""
   sizes, length = _sizes(config, params), config.max_answer_tokens
   states, where, bias = _join(memory, weights)
   logits, shared, cache = t5_generation.start(
     params['t5'], sizes, states, where, length, start_token=START, bias=bias
   )
-  found = generate.greedy(
+  return write(
     functools.partial(t5_generation.step, params['t5'], sizes, shared),
     logits,
     cache,
     end_token=END,
     max_length=length,
   )
-  tokens = found.tokens[:, 0]
-  return jnp.where(tokens == END, types.PAD, tokens), found.scores[:, 0]

@@ -121,10 +121,10 @@ def test_a_changed_array_is_refused(index, tmp_path, name):
 
 
 class TestPseudoQueries:
-  def draw(self, index, positions, **fields):
+  def draw(self, index, positions, generated=None, **fields):
     config = pseudo_queries.PseudoQueryConfig(**{'max_tokens': 6} | fields)
     return pseudo_queries.draw(
-      jax.random.key(1), config, index.tokens, positions
+      jax.random.key(1), config, index.tokens, positions, generated=generated
     )
 
   def test_a_crop_is_a_span_of_its_document(self, index):
@@ -176,6 +176,33 @@ class TestPseudoQueries:
     np.testing.assert_array_equal(rows, same)
     equal = (spans == mixed).all(axis=1)
     assert 16 < int(equal.sum()) < 48
+
+  def test_generated_questions_take_the_place_of_crops(self, index):
+    """Row r has r % 3 questions; token 900 + 10 r + s begins number s."""
+    count = len(index.tokens)
+    counts = np.arange(count) % 3
+    questions = np.zeros((count, 2, 9), int)
+    questions[..., 0] = 900 + 10 * np.arange(count)[:, None] + np.arange(2)
+    questions[..., 8] = 7
+    questions *= (np.arange(2) < counts[:, None])[..., None]
+    table = jnp.asarray(questions), jnp.asarray(counts)
+    places = jnp.arange(600)
+    crops, rows = self.draw(index, places)
+    for rate in (0.0, 0.5, 1.0):
+      found, same = self.draw(index, places, table, generated_rate=rate)
+      np.testing.assert_array_equal(rows, same)
+      found, has = np.asarray(found), counts[np.asarray(rows)] > 0
+      given = found[:, 0] >= 900
+      wide = np.pad(crops, ((0, 0), (0, found.shape[1] - crops.shape[1])))
+      np.testing.assert_array_equal(found[~given], wide[~given])
+      assert not given[~has].any()
+      assert abs(given[has].mean() - rate) < 0.12
+      row, number = divmod(found[given, 0] - 900, 10)
+      np.testing.assert_array_equal(row, np.asarray(rows)[given])
+      assert (number < counts[row]).all() and (found[given, 8:] == 7).all()
+      if rate:
+        assert found.shape[1] == 9
+        assert 0.3 < number[counts[row] == 2].mean() < 0.7
 
   @pytest.mark.parametrize('keyword_rate', [0.0, 0.5])
   def test_sharded_draws_equal_those_of_one_device(self, index, keyword_rate):

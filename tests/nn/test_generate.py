@@ -144,3 +144,53 @@ def test_errors_name_the_field_the_value_and_the_remedy():
     generate.greedy(step_fn, logits, cache, end_token=END, max_length=0)
   with pytest.raises(ValueError, match='beam_size must be at least 1, got 0'):
     generate.beam(step_fn, logits, cache, beam_size=0, **OPTIONS)
+
+
+class TestSample:
+  """Texts drawn at random from the Markov model, against their enumeration."""
+
+  COUNT = 2000
+
+  def draw(self, how, row=0):
+    step_fn, logits, _, texts = markov()
+    logits = jnp.tile(logits[row : row + 1], (self.COUNT, 1))
+    cache = {'last': jnp.full((self.COUNT, 1), SIZE)}
+    keys = jax.random.split(jax.random.key(1), self.COUNT)
+    sample = functools.partial(
+      generate.sample, step_fn=step_fn, how=how, **OPTIONS
+    )
+    found = jax.jit(sample)(keys, logits=logits, cache=cache)
+    scores = {text: score for score, text in texts(row)}
+    drawn = [text_of(found, i) for i in range(self.COUNT)]
+    for i in range(0, self.COUNT, 500):
+      assert float(found.scores[i, 0]) == pytest.approx(
+        scores[drawn[i]], abs=1e-4
+      )
+    return scores, drawn
+
+  def test_texts_are_as_frequent_as_probable(self):
+    scores, drawn = self.draw(generate.Sampling())
+    for text, score in scores.items():
+      chance = np.exp(score)
+      share = sum(own == text for own in drawn) / self.COUNT
+      assert abs(share - chance) < 5 * np.sqrt(chance / self.COUNT) + 1e-3
+
+  def test_the_best_token_alone_is_greedy_decoding(self):
+    step_fn, logits, cache, _ = markov()
+    best = generate.greedy(step_fn, logits, cache, **OPTIONS)
+    for how in (
+      generate.Sampling(top_k=1, temperature=2.0),
+      generate.Sampling(top_p=1e-6),
+    ):
+      keys = jax.random.split(jax.random.key(0), 2)
+      found = generate.sample(keys, step_fn, logits, cache, how=how, **OPTIONS)
+      np.testing.assert_array_equal(found.tokens, best.tokens)
+      np.testing.assert_allclose(found.scores, best.scores, rtol=1e-5)
+
+  def test_a_row_has_its_own_key(self):
+    step_fn, logits, cache, _ = markov(batch=6)
+    keys = jax.random.split(jax.random.key(3), 6)
+    whole = generate.sample(keys, step_fn, logits, cache, **OPTIONS)
+    part = {'last': cache['last'][2:4]}
+    some = generate.sample(keys[2:4], step_fn, logits[2:4], part, **OPTIONS)
+    np.testing.assert_array_equal(whole.tokens[2:4], some.tokens)

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from rag_jax import ops
@@ -21,6 +22,34 @@ def plackett_luce(scores, order):
     chance *= weights[slot] / left
     left -= weights[slot]
   return chance
+
+
+def test_nucleus_draws_from_the_head_of_the_softmax():
+  chances = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
+  scores = jnp.broadcast_to(jnp.log(chances), (DRAWS, 5))
+  keys = jax.random.split(jax.random.key(0), DRAWS)
+  for options, expected in (
+    ({}, chances),
+    ({'top_k': 2}, [0, 0.4, 0, 0.25, 0]),
+    ({'top_k': 9}, chances),
+    ({'top_p': 0.6}, [0, 0.4, 0, 0.25, 0]),  # .4 < .6 <= .65
+    ({'top_p': 0.66}, [0, 0.4, 0, 0.25, 0.2]),
+    ({'top_k': 3, 'top_p': 0.75}, [0, 0.4, 0, 0.25, 0]),  # of .85: .765
+    ({'temperature': 0.5}, chances**2),
+    ({'temperature': 2.0, 'top_k': 2}, [0, 0.4**0.5, 0, 0.5, 0]),
+  ):
+    drawn = ops.sampling.nucleus(keys, scores, **options)
+    shares = np.bincount(drawn, minlength=5) / DRAWS
+    expected = np.asarray(expected) / np.sum(expected)
+    np.testing.assert_allclose(shares, expected, atol=0.02, err_msg=options)
+    assert (shares[expected == 0] == 0).all()
+
+
+@pytest.mark.parametrize('field', ['temperature', 'top_k', 'top_p'])
+def test_nucleus_refuses_values_out_of_range(field):
+  keys = jax.random.split(jax.random.key(0), 1)
+  with pytest.raises(ValueError, match='sampling needs'):
+    ops.sampling.nucleus(keys, jnp.zeros((1, 3)), **{field: -1})
 
 
 def test_gumbel_top_k_draws_sets_as_plackett_luce_does():

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from rag_jax import readers, types
 from rag_jax.data import chat_forms, prompts
-from rag_jax.nn import llama, llama_weights, weights
+from rag_jax.nn import generate, llama, llama_weights, weights
 from rag_jax.ops import losses
 from rag_jax.readers import base
 
@@ -145,6 +145,18 @@ def test_copied_answers_are_spans_of_passages_with_weight(
   for b, k in np.ndindex(2, 3):
     text = each[b, k][each[b, k] > 0].tolist()
     assert text and contains(bodies[b][k], text)
+
+
+def test_sampling_the_best_token_is_greedy(params, memory):
+  reader, _ = reader_of()
+  keys = jax.random.split(jax.random.key(0), (2, 3))
+  sample = jax.jit(reader.sample_each, static_argnums=3)
+  best = sample(params, memory, keys, generate.Sampling(top_k=1))
+  greedy = jax.jit(reader.answer_each)(params, memory)
+  ended = (greedy != 0).sum(-1, keepdims=True) < 4
+  np.testing.assert_array_equal(best, jnp.where(ended, greedy, 0))
+  drawn = sample(params, memory, keys, generate.Sampling(temperature=3.0))
+  assert not np.array_equal(drawn, best) and drawn.shape == best.shape
 
 
 def test_answer_each_equals_answering_from_each_passage_alone(params, memory):

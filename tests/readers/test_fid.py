@@ -1,9 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rag_jax import readers
+from rag_jax.nn import generate
 from rag_jax.readers import base, fid
 
 VOCAB = 40
@@ -157,3 +159,46 @@ def test_attention_against_a_computation_by_hand(params, texts):
   chances *= WEIGHTS[:, None, :, None]
   chances /= chances.sum((2, 3), keepdims=True)
   np.testing.assert_allclose(shares, chances.sum(3).mean(1), rtol=1e-4)
+
+
+def test_sampled_answers_are_as_frequent_as_likely(params, texts):
+  """After training on answers 7, and 8 9 twice; teacher-forced chances."""
+  query, passages = texts[0][:1], texts[1][:1, :1]
+  targets = jnp.array([[[7, 0]], [[8, 9]], [[8, 9]]])
+  optimizer = optax.adam(0.02)
+
+  def nll(params, targets):
+    memory = READER.read(params, query, passages)
+    memory = jax.tree.map(lambda x: jnp.repeat(x, len(targets), 0), memory)
+    return -READER.log_likelihood(params, memory, targets).sum((1, 2))
+
+  @jax.jit
+  def train(params):
+    def step(carry, _):
+      grad = jax.grad(lambda p: nll(p, targets).mean())(carry[0])
+      change, state = optimizer.update(grad, carry[1])
+      return (optax.apply_updates(carry[0], change), state), None
+
+    start = params, optimizer.init(params)
+    return jax.lax.scan(step, start, length=30)[0][0]
+
+  params = train(params)
+  memory = read(params, query, passages)
+  many = jax.tree.map(lambda x: jnp.repeat(x, 1000, axis=0), memory)
+  keys = jax.random.split(jax.random.key(0), 1000)[:, None]
+  sample = jax.jit(READER.sample_each, static_argnums=3)
+  drawn = np.asarray(sample(params, many, keys, generate.Sampling()))[:, 0]
+  chances = np.exp(-np.asarray(jax.jit(nll)(params, targets[:2])))
+  for answer, chance in zip(([7, 0], [8, 9]), chances, strict=True):
+    share = (drawn == [*answer, 0, 0]).all(1).mean()
+    assert 0.1 < chance < 0.9 and abs(share - chance) < 0.06
+
+
+def test_an_unfinished_sample_is_all_padding(params, texts):
+  memory = read(params, *texts)
+  keys = jax.random.split(jax.random.key(0), (2, 3))
+  sample = jax.jit(READER.sample_each, static_argnums=3)
+  best = sample(params, memory, keys, generate.Sampling(top_k=1))
+  greedy = jax.jit(READER.answer_each)(params, memory)
+  ended = (greedy != 0).sum(-1, keepdims=True) < 4
+  np.testing.assert_array_equal(best, jnp.where(ended, greedy, 0))

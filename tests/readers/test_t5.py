@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rag_jax import readers
-from rag_jax.nn import t5, t5_weights, weights
+from rag_jax.nn import generate, t5, t5_weights, weights
 from rag_jax.readers import base
 from rag_jax.readers import t5 as t5_reader
 
@@ -133,6 +133,16 @@ def test_generated_scores_equal_teacher_forced_scores(params, texts):
   )
   np.testing.assert_array_equal(found.no_answer, -found.log_probability)
   assert found.place.tolist() == [0, 2] and (found.start == -1).all()
+
+
+def test_sampling_the_best_token_is_greedy(params, texts):
+  memory = read(params, *texts)
+  keys = jax.random.split(jax.random.key(0), (2, 3))
+  sample = jax.jit(READER.sample_each, static_argnums=3)
+  best = sample(params, memory, keys, generate.Sampling(top_k=1))
+  greedy = jax.jit(READER.answer_each)(params, memory)
+  ended = (greedy != 0).sum(-1, keepdims=True) < 6
+  np.testing.assert_array_equal(best, jnp.where(ended, greedy, 0))
 
 
 def test_a_single_passage_equals_a_passage_of_weight_one(params, texts):
