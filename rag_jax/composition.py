@@ -30,6 +30,8 @@ def check_parts(config: Any) -> None:
       'name must be the name of a folder, without control characters, got '
       f'{config.name!r}. Set --config.name.'
     )
+  if config.search.hops == 2:
+    _check_hops(config)
   for part in ('query_encoder', 'reader'):
     own = getattr(config, part)
     if own.frozen_layers > (own.num_layers if own.weights else 0):
@@ -37,6 +39,20 @@ def check_parts(config: Any) -> None:
         f'{part}.frozen_layers must be at most the {own.num_layers} layers of '
         f'published weights, got {own.frozen_layers} with '
         f'{part}.weights={own.weights!r}. Set --config.{part}.frozen_layers=0.'
+      )
+
+
+def _check_hops(config: Any) -> None:
+  """Raises a ValueError on what knows only one search."""
+  for name, what in (
+    ('data.lexicon', 'words of the question alone'),
+    ('train.evaluate_exact', 'the regret of one search'),
+  ):
+    part, field = name.split('.')
+    if getattr(getattr(config, part), field):
+      raise ValueError(
+        f'{name}=True uses {what}, got search.hops=2. Set '
+        f'--config.{name}=False or --config.search.hops=1.'
       )
 
 
@@ -93,6 +109,12 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
       f'{field}.losses.prefix_margin adds up the scores of a docid, but the '
       "search takes that of the last node alone, got search.scoring='absolute'."
       ' Set --config.search.scoring=log_softmax or '
+      f'--config.{field}.losses.prefix_margin=0.'
+    )
+  if stage.weight('prefix_margin') and config.search.hops == 2:
+    raise ValueError(
+      f'{field}.losses.prefix_margin compares prefixes of one search, got '
+      'search.hops=2. Set --config.search.hops=1 or '
       f'--config.{field}.losses.prefix_margin=0.'
     )
   if stage.weight('indexing') and not config.pseudo_queries.batch_size:

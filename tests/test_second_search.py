@@ -1,0 +1,376 @@
+"""The second search: its query, its documents, its ranking and its gradient."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import config as configs
+from rag_jax import docid_search, forward, matching, model, objective, types
+from rag_jax import stage as stages
+from rag_jax.components import query_encoder, ranker, second_query
+
+VOCAB, SIZE = 50, 4
+HOPS = {'search': {'hops': 2, 'hop_tokens': SIZE}}
+SOFT = HOPS | {'ranker': {'operator': 'softmax'}}
+
+
+@pytest.fixture(scope='module')
+def config(small_config):
+  return small_config(**SOFT)
+
+
+@functools.cache
+def initialise(config):
+  return jax.jit(
+    lambda rng, index: model.init(rng, config.model, index, vocab_size=VOCAB)
+  )
+
+
+@pytest.fixture(scope='module')
+def params(config, small_index):
+  found = initialise(config)(jax.random.key(0), small_index)
+  second = found['query_encoder']['second']
+  second['needs']['kernel'] += 0.3  # not zero, as at the start
+  return found
+
+
+@pytest.fixture(scope='module')
+def searched(config, params, small_index, small_batch):
+  run = jax.jit(functools.partial(forward.search, config=config.model))
+  return run(params, index=small_index, batch=small_batch)
+
+
+def test_one_search_has_nothing_of_the_second(
+  small_config, small_index, small_batch
+):
+  config = small_config()
+  params = initialise(config)(jax.random.key(0), small_index)
+  assert 'second' not in params['query_encoder']
+  encoding, found = forward.search(
+    params, config.model, small_index, small_batch
+  )
+  assert encoding.after is None and encoding.gates is None
+  assert found.where.shape[1] == config.search.beam_size
+
+
+def test_documents_are_those_of_both_searches_each_once(
+  config, params, searched, small_index, small_batch
+):
+  encoding, found = searched
+  parts = [
+    docid_search.retrieve(params, config.model, small_index, own)
+    for own in query_encoder.searches(encoding)
+  ]
+  assert len(parts) == 2
+  for row in range(len(small_batch.where)):
+    total = {}
+    for part in parts:
+      for document, score, real in zip(
+        part.documents[row], part.scores[row], part.where[row], strict=True
+      ):
+        if real:
+          key = int(document)
+          total[key] = total.get(key, 0.0) + np.exp(float(score)) / 2
+    real = np.asarray(found.where[row])
+    documents = np.asarray(found.documents[row])[real]
+    assert len(set(documents.tolist())) == len(documents)
+    assert set(documents.tolist()) == set(total)
+    assert not real[len(documents) :].any()
+    np.testing.assert_allclose(
+      np.exp(np.asarray(found.scores[row])[real]),
+      sorted(total.values(), reverse=True),
+      rtol=1e-4,
+    )
+    codes = np.asarray(small_index.codes)[documents]
+    np.testing.assert_array_equal(np.asarray(found.codes[row])[real], codes)
+
+
+def test_only_allowed_documents(config, params, small_index, small_batch):
+  allowed = jnp.arange(12) % 3 == 0
+  _, found = forward.search(
+    params, config.model, small_index, small_batch, allowed=allowed
+  )
+  assert set(np.asarray(found.documents)[np.asarray(found.where)]) <= {
+    *range(0, 12, 3)
+  }
+
+
+def test_ranking_by_the_formula(
+  config, params, searched, small_index, small_batch
+):
+  encoding, found = searched
+  ranking = forward.rank(
+    params, config.model, small_index, small_batch, encoding, found
+  )
+  scores, docids = [], []
+  for own in query_encoder.searches(encoding):
+    docid = docid_search.score_docids(
+      params, config.model, small_index, own, found.documents
+    )
+    signals = matching.signals(
+      params, config.model, small_index, small_batch, own, found.documents
+    )
+    docids.append(np.asarray(docid))
+    scores.append(
+      np.asarray(
+        ranker.apply(params['ranker'], config.ranker, docid=docid, **signals)
+      )
+    )
+  where = np.asarray(found.where)
+  odds = np.exp(scores[0]) * where
+  left = 1 - odds / odds.sum(1, keepdims=True)
+  offset = np.asarray(encoding.after.offset)
+  assert np.abs(offset).min() > 1e-3
+  total = np.exp(scores[0]) + left * np.exp(scores[1] + offset[:, None])
+  np.testing.assert_allclose(
+    np.asarray(ranking.scores)[where], np.log(total)[where], rtol=1e-4
+  )
+  mean = (np.exp(docids[0]) + np.exp(docids[1])) / 2
+  np.testing.assert_allclose(
+    np.exp(np.asarray(ranking.docid))[where], mean[where], rtol=1e-4
+  )
+  # The same docid scores as those of the losses.
+  both = docid_search.score_docids(
+    params, config.model, small_index, encoding, found.documents
+  )
+  np.testing.assert_allclose(np.exp(both)[where], mean[where], rtol=1e-4)
+
+
+def test_lexical_signal_of_gated_tokens(config, params, small_index):
+  """BM25 is linear in the gates, token by token."""
+  query, gates = jnp.array([[5, 9, 7]]), jnp.array([[0.5, 0.0, 0.25]])
+  score = functools.partial(
+    ranker.lexical,
+    params['ranker'],
+    config.ranker,
+    passages=small_index.tokens[None],
+    mean_length=small_index.mean_length,
+  )
+  each = [score(query=query[:, [i]]) for i in range(3)]
+  expected = 0.5 * each[0] + 0.25 * each[2]
+  np.testing.assert_allclose(score(query=query, gates=gates), expected, 1e-5)
+  assert np.abs(np.asarray(expected)).max() > 0
+
+
+class TestSecondQuery:
+  query = jnp.array([[4, 7, 0]])
+  passages = jnp.array([[[5, 6, 7, 0], [8, 9, 11, 12], [13, 14, 0, 0]]])
+
+  def run(self, params, config, weights, *, size=SIZE, query=None):
+    return second_query.apply(
+      params['query_encoder'],
+      config.query_encoder,
+      self.query if query is None else query,
+      self.passages,
+      jnp.array([weights]),
+      size=size,
+    )
+
+  def test_tokens_come_from_documents_with_weight(self, config, params):
+    found = self.run(params, config, [0.5, 0.0, 0.25], size=12)
+    tokens = np.asarray(found.tokens[0])
+    assert sorted(tokens[tokens != 0]) == sorted([4, 7, 5, 6, 7, 13, 14])
+    assert (np.asarray(found.gates[0])[3:][tokens[3:] == 0] == 0).all()
+    np.testing.assert_array_equal(found.where[0], tokens != 0)
+    same = self.run(params, config, [1.0, 0.0, 0.5], size=12)  # ratios count
+    np.testing.assert_allclose(found.vector, same.vector, rtol=1e-5)
+
+  def test_gates_are_a_weighted_mean(self, config, params):
+    one, other, both = (
+      self.run(params, config, weights, size=12)
+      for weights in ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.75, 0.0, 0.25])
+    )
+    np.testing.assert_allclose(
+      both.gates[:, :2],
+      0.75 * one.gates[:, :2] + 0.25 * other.gates[:, :2],
+      rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+      both.offset, 0.75 * one.offset + 0.25 * other.offset, rtol=1e-5
+    )
+    gate_of = dict(zip(*(np.asarray(x[0]) for x in (both.tokens, both.gates))))
+    alone = dict(zip(*(np.asarray(x[0]) for x in (other.tokens, other.gates))))
+    np.testing.assert_allclose(gate_of[13], 0.25 * alone[13], rtol=1e-5)
+
+  def test_the_largest_contributions_are_kept(self, config, params):
+    weights = [0.5, 0.3, 0.2]
+    every = self.run(params, config, weights, size=12)
+    few = self.run(params, config, weights, size=3)
+    idf = np.exp(params['query_encoder']['log_token_weight'])
+    tokens, gates = np.asarray(every.tokens[0, 3:]), np.asarray(every.gates[0])
+    value = np.where(tokens != 0, gates[3:] * idf[tokens], -1)
+    order = np.argsort(-value)[:3]
+    np.testing.assert_array_equal(few.tokens[0, 3:], tokens[order])
+
+  def test_vector_is_the_gated_bag(self, config, params):
+    found = self.run(params, config, [0.5, 0.3, 0.2])
+    own = params['query_encoder']  # its residual starts at zero
+    weights = np.exp(own['log_token_weight'])[found.tokens[0]]
+    weights = weights * np.asarray(found.gates[0])
+    weights = weights * (np.asarray(found.tokens[0]) != 0)
+    bag = weights @ np.asarray(own['embedding'])[found.tokens[0]]
+    np.testing.assert_allclose(
+      found.vector[0], bag / np.linalg.norm(bag), atol=1e-5
+    )
+
+  def test_padding_of_a_question_changes_nothing(self, config, params):
+    short = self.run(params, config, [0.5, 0.3, 0.2])
+    longer = self.run(
+      params, config, [0.5, 0.3, 0.2], query=jnp.array([[4, 7, 0, 0, 0]])
+    )
+    np.testing.assert_allclose(short.offset, longer.offset, atol=1e-5)
+    np.testing.assert_allclose(short.vector, longer.vector, atol=1e-5)
+
+  def test_gradient_to_weights_and_gates(self, config, params):
+    def value(weights, own):
+      found = second_query.apply(
+        own,
+        config.query_encoder,
+        self.query,
+        self.passages,
+        weights,
+        size=SIZE,
+      )
+      return found.vector[0, 0] + found.offset[0]
+
+    weights = jnp.array([[0.5, 0.3, 0.2]])
+    slope, own = jax.grad(value, argnums=(0, 1))(
+      weights, params['query_encoder']
+    )
+    assert np.abs(own['second']['gate']['kernel']).max() > 0
+    for place in range(3):
+      step = jnp.zeros((1, 3)).at[0, place].set(1e-2)
+      ends = [
+        value(weights + sign * step, params['query_encoder'])
+        for sign in (1, -1)
+      ]
+      np.testing.assert_allclose(
+        slope[0, place], (ends[0] - ends[1]) / 2e-2, atol=2e-3
+      )
+
+
+@pytest.mark.parametrize('candidates', ['beam', 'beam+gold'])
+def test_the_answer_alone_trains_both_searches(
+  config, params, small_index, small_batch, candidates
+):
+  stage = stages.Stage(losses=(('answer', 1.0),), candidates=candidates)
+
+  def loss(params):
+    terms, _ = objective.loss(
+      params,
+      jax.random.key(1),
+      small_batch,
+      small_index,
+      config=config.model,
+      stage=stage,
+    )
+    value, count = terms['answer']
+    return value / count
+
+  slope = jax.jit(jax.grad(loss))(params)
+  own = slope['query_encoder']
+  for part in (own['second']['gate'], own['second']['needs'], own['second']):
+    sizes = [np.abs(x).max() for x in jax.tree.leaves(part)]
+    assert np.isfinite(sizes).all() and max(sizes) > 1e-7
+  assert np.abs(own['embedding']).max() > 1e-7
+
+
+def test_training_step_searches_as_the_answer_does(
+  config, params, small_index, small_batch, searched
+):
+  """The trace of a step and the inference give the same documents."""
+  from rag_jax import trace as traces
+
+  stage = stages.Stage(losses=(('answer', 1.0),), candidates='beam')
+  trace = traces.Trace(
+    params,
+    jax.random.key(0),
+    small_batch,
+    small_index,
+    config=config.model,
+    stage=stage,
+  )
+  encoding, found = searched
+  np.testing.assert_array_equal(trace.found.documents, found.documents)
+  np.testing.assert_allclose(
+    trace.encoding.after.vector, encoding.after.vector, atol=1e-5
+  )
+  gold = dataclasses.replace(stage, candidates='beam+gold')
+  trace = traces.Trace(
+    params,
+    jax.random.key(0),
+    small_batch,
+    small_index,
+    config=config.model,
+    stage=gold,
+  )
+  np.testing.assert_allclose(
+    trace.gold_docid,
+    docid_search.score_docids(
+      params, config.model, small_index, trace.encoding, small_batch.gold
+    ),
+    rtol=1e-4,
+  )
+
+
+def test_given_documents_are_not_searched_again(
+  config, params, small_index, small_batch
+):
+  given = types.Candidates(
+    documents=jnp.array([[3, 8]] * 4),
+    codes=small_index.codes[jnp.array([[3, 8]] * 4)].astype(jnp.int32),
+    scores=jnp.zeros((4, 2)),
+    where=jnp.ones((4, 2), bool),
+  )
+  found = forward.answer(
+    params, small_batch, small_index, config=config.model, candidates=given
+  )
+  assert set(np.asarray(found.documents).ravel()) == {3, 8}
+
+
+@pytest.mark.parametrize(
+  ('groups', 'message'),
+  [
+    ({'search': {'hops': 3}}, 'search.hops must be 1 or 2, got 3'),
+    (
+      {'search': {'hops': 2, 'scoring': 'inner_product'}},
+      "search.scoring='inner_product'",
+    ),
+    (
+      {'search': {'hops': 2, 'hop_tokens': 0}},
+      'search.hop_tokens must be at least 1',
+    ),
+    (
+      {'search': {'hops': 2}, 'data': {'lexicon': True}},
+      'data.lexicon=True uses words of the question alone',
+    ),
+    (
+      {'search': {'hops': 2}, 'train': {'evaluate_exact': True}},
+      'train.evaluate_exact=True',
+    ),
+    (
+      {
+        'search': {'hops': 2},
+        'stages': {'joint': {'steps': 1, 'losses': {'prefix_margin': 1.0}}},
+      },
+      'losses.prefix_margin compares prefixes of one search',
+    ),
+    (
+      {
+        'search': {'hops': 2},
+        'query_encoder': {'weights': 'x'},
+        'id_decoder': {'output': 'node_table'},
+      },
+      'search.hops=2 needs a query encoder that is trained from scratch',
+    ),
+  ],
+)
+def test_wrong_values(groups, message):
+  with pytest.raises(ValueError) as caught:
+    configs.build(groups)
+  assert message in str(caught.value)
+  assert 'Set --config.' in str(caught.value)
