@@ -23,9 +23,10 @@ def get_config(variant=''):
   values.name = 'facts_pairs' + (f'_{variant}' if variant else '')
   values.data.path = 'facts_pairs'
   values.search.hops = 1 if variant == 'one_search' else 2
+  values.search.beam_size = 12  # of each search
   values.search.read_size = 3
+  values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents
-  values.stages.joint.steps = 1200
   if variant == 'answer_only':
     losses = values.stages.joint.losses
     values.reader.null_document = False  # trained with gold documents

@@ -122,6 +122,21 @@ def level_log_likelihood(
   )
 
 
+def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
+  """All documents as candidates of each query, for a small corpus."""
+  count = index.alive.shape[0]
+
+  def rows(x):
+    return jnp.broadcast_to(x, (batch_size, *x.shape))
+
+  return types.Candidates(
+    documents=rows(jnp.arange(count)),
+    codes=rows(index.codes.astype(jnp.int32)),
+    scores=jnp.zeros((batch_size, count)),
+    where=rows(index.alive),
+  )
+
+
 def either(first: jax.Array, second: jax.Array) -> jax.Array:
   """Log of the mean of two probabilities, from their logs in nats."""
   return jnp.logaddexp(first, second) + HALF

@@ -113,6 +113,7 @@ def rank(
     again, more = _score(params, config, index, batch, second, candidates)
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
     left = jnp.log(jnp.maximum(1 - weights, LEAST))
+    assert second.offset is not None  # of every second search
     scores = jnp.logaddexp(scores, more + second.offset[:, None] + left)
     docid = jnp.where(candidates.where, docid_search.either(docid, again), 0.0)
   weights = select(scores, candidates.where)
@@ -182,7 +183,7 @@ def follow(
     best.weights,
     size=config.search.hop_tokens,
   )
-  return encoding.replace(after=after)
+  return dataclasses.replace(encoding, after=after)
 
 
 def search(

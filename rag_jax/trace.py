@@ -61,7 +61,7 @@ class Trace:
   def found_first(self) -> types.Candidates:
     """Documents from the first search, without a gradient."""
     if self.stage.candidates == 'all':
-      return every_document(self.index, self.batch.where.shape[0])
+      return docid_search.every_document(self.index, self.batch.where.shape[0])
     return docid_search.retrieve(
       jax.lax.stop_gradient(self.params),
       self.config,
@@ -345,21 +345,6 @@ class Trace:
     return jax.lax.stop_gradient(
       jnp.where(self.holds, self.likelihoods, best + NO_ANSWER_OFFSET)
     )
-
-
-def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
-  """All documents as candidates of each query, for a small corpus."""
-  count = index.alive.shape[0]
-
-  def rows(x):
-    return jnp.broadcast_to(x, (batch_size, *x.shape))
-
-  return types.Candidates(
-    documents=rows(jnp.arange(count)),
-    codes=rows(index.codes.astype(jnp.int32)),
-    scores=jnp.zeros((batch_size, count)),
-    where=rows(index.alive),
-  )
 
 
 def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """The second search: its query, its documents, its ranking and its gradient."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,6 +10,7 @@ import pytest
 from rag_jax import config as configs
 from rag_jax import docid_search, forward, matching, model, objective, types
 from rag_jax import stage as stages
+from rag_jax import trace as traces
 from rag_jax.components import query_encoder, ranker, second_query
 
 VOCAB, SIZE = 50, 4
@@ -48,10 +48,11 @@ def test_one_search_has_nothing_of_the_second(
   small_config, small_index, small_batch
 ):
   config = small_config()
-  params = initialise(config)(jax.random.key(0), small_index)
+  params = jax.eval_shape(initialise(config), jax.random.key(0), small_index)
   assert 'second' not in params['query_encoder']
-  encoding, found = forward.search(
-    params, config.model, small_index, small_batch
+  run = functools.partial(forward.search, config=config.model)
+  encoding, found = jax.eval_shape(
+    run, params, index=small_index, batch=small_batch
   )
   assert encoding.after is None and encoding.gates is None
   assert found.where.shape[1] == config.search.beam_size
@@ -61,10 +62,7 @@ def test_documents_are_those_of_both_searches_each_once(
   config, params, searched, small_index, small_batch
 ):
   encoding, found = searched
-  parts = [
-    docid_search.retrieve(params, config.model, small_index, own)
-    for own in query_encoder.searches(encoding)
-  ]
+  parts = retrieve_each(params, encoding, small_index, config=config.model)
   assert len(parts) == 2
   for row in range(len(small_batch.where)):
     total = {}
@@ -89,11 +87,18 @@ def test_documents_are_those_of_both_searches_each_once(
     np.testing.assert_array_equal(np.asarray(found.codes[row])[real], codes)
 
 
+@functools.partial(jax.jit, static_argnames='config')
+def retrieve_each(params, encoding, index, *, config):
+  return [
+    docid_search.retrieve(params, config, index, own)
+    for own in query_encoder.searches(encoding)
+  ]
+
+
 def test_only_allowed_documents(config, params, small_index, small_batch):
   allowed = jnp.arange(12) % 3 == 0
-  _, found = forward.search(
-    params, config.model, small_index, small_batch, allowed=allowed
-  )
+  run = jax.jit(functools.partial(forward.search, config=config.model))
+  _, found = run(params, index=small_index, batch=small_batch, allowed=allowed)
   assert set(np.asarray(found.documents)[np.asarray(found.where)]) <= {
     *range(0, 12, 3)
   }
@@ -103,23 +108,26 @@ def test_ranking_by_the_formula(
   config, params, searched, small_index, small_batch
 ):
   encoding, found = searched
-  ranking = forward.rank(
-    params, config.model, small_index, small_batch, encoding, found
-  )
-  scores, docids = [], []
-  for own in query_encoder.searches(encoding):
-    docid = docid_search.score_docids(
-      params, config.model, small_index, own, found.documents
-    )
-    signals = matching.signals(
-      params, config.model, small_index, small_batch, own, found.documents
-    )
-    docids.append(np.asarray(docid))
-    scores.append(
-      np.asarray(
+
+  @jax.jit
+  def run(params, index, batch, encoding, found):
+    own = params, config.model, index
+    ranking = forward.rank(*own, batch, encoding, found)
+    both = docid_search.score_docids(*own, encoding, found.documents)
+    scores, docids = [], []
+    for search in query_encoder.searches(encoding):
+      docid = docid_search.score_docids(*own, search, found.documents)
+      signals = matching.signals(*own, batch, search, found.documents)
+      docids.append(docid)
+      scores.append(
         ranker.apply(params['ranker'], config.ranker, docid=docid, **signals)
       )
-    )
+    return ranking, both, scores, docids
+
+  ranking, both, scores, docids = run(
+    params, small_index, small_batch, encoding, found
+  )
+  scores, docids = np.asarray(scores), np.asarray(docids)
   where = np.asarray(found.where)
   odds = np.exp(scores[0]) * where
   left = 1 - odds / odds.sum(1, keepdims=True)
@@ -134,9 +142,6 @@ def test_ranking_by_the_formula(
     np.exp(np.asarray(ranking.docid))[where], mean[where], rtol=1e-4
   )
   # The same docid scores as those of the losses.
-  both = docid_search.score_docids(
-    params, config.model, small_index, encoding, found.documents
-  )
   np.testing.assert_allclose(np.exp(both)[where], mean[where], rtol=1e-4)
 
 
@@ -156,17 +161,35 @@ def test_lexical_signal_of_gated_tokens(config, params, small_index):
   assert np.abs(np.asarray(expected)).max() > 0
 
 
+def gate(found, token):
+  """The gate of a token."""
+  [place] = np.flatnonzero(found.tokens[0] == token)
+  return found.gates[0, place]
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'size'))
+def second(params, query, passages, weights, *, config, size):
+  return second_query.apply(
+    params['query_encoder'],
+    config.query_encoder,
+    query,
+    passages,
+    weights,
+    size=size,
+  )
+
+
 class TestSecondQuery:
   query = jnp.array([[4, 7, 0]])
   passages = jnp.array([[[5, 6, 7, 0], [8, 9, 11, 12], [13, 14, 0, 0]]])
 
   def run(self, params, config, weights, *, size=SIZE, query=None):
-    return second_query.apply(
-      params['query_encoder'],
-      config.query_encoder,
+    return second(
+      params,
       self.query if query is None else query,
       self.passages,
       jnp.array([weights]),
+      config=config,
       size=size,
     )
 
@@ -192,9 +215,9 @@ class TestSecondQuery:
     np.testing.assert_allclose(
       both.offset, 0.75 * one.offset + 0.25 * other.offset, rtol=1e-5
     )
-    gate_of = dict(zip(*(np.asarray(x[0]) for x in (both.tokens, both.gates))))
-    alone = dict(zip(*(np.asarray(x[0]) for x in (other.tokens, other.gates))))
-    np.testing.assert_allclose(gate_of[13], 0.25 * alone[13], rtol=1e-5)
+    np.testing.assert_allclose(
+      gate(both, 13), 0.25 * gate(other, 13), rtol=1e-5
+    )
 
   def test_the_largest_contributions_are_kept(self, config, params):
     weights = [0.5, 0.3, 0.2]
@@ -226,28 +249,19 @@ class TestSecondQuery:
     np.testing.assert_allclose(short.vector, longer.vector, atol=1e-5)
 
   def test_gradient_to_weights_and_gates(self, config, params):
-    def value(weights, own):
-      found = second_query.apply(
-        own,
-        config.query_encoder,
-        self.query,
-        self.passages,
-        weights,
-        size=SIZE,
+    def value(weights, params):
+      found = second(
+        params, self.query, self.passages, weights, config=config, size=SIZE
       )
       return found.vector[0, 0] + found.offset[0]
 
     weights = jnp.array([[0.5, 0.3, 0.2]])
-    slope, own = jax.grad(value, argnums=(0, 1))(
-      weights, params['query_encoder']
-    )
-    assert np.abs(own['second']['gate']['kernel']).max() > 0
+    slope, own = jax.jit(jax.grad(value, argnums=(0, 1)))(weights, params)
+    own = own['query_encoder']['second']
+    assert np.abs(own['gate']['kernel']).max() > 0
     for place in range(3):
       step = jnp.zeros((1, 3)).at[0, place].set(1e-2)
-      ends = [
-        value(weights + sign * step, params['query_encoder'])
-        for sign in (1, -1)
-      ]
+      ends = [value(weights + sign * step, params) for sign in (1, -1)]
       np.testing.assert_allclose(
         slope[0, place], (ends[0] - ends[1]) / 2e-2, atol=2e-3
       )
@@ -283,38 +297,32 @@ def test_training_step_searches_as_the_answer_does(
   config, params, small_index, small_batch, searched
 ):
   """The trace of a step and the inference give the same documents."""
-  from rag_jax import trace as traces
 
-  stage = stages.Stage(losses=(('answer', 1.0),), candidates='beam')
-  trace = traces.Trace(
-    params,
-    jax.random.key(0),
-    small_batch,
-    small_index,
-    config=config.model,
-    stage=stage,
-  )
+  @functools.partial(jax.jit, static_argnames='candidates')
+  def run(params, batch, index, *, candidates):
+    trace = traces.Trace(
+      params,
+      jax.random.key(0),
+      batch,
+      index,
+      config=config.model,
+      stage=stages.Stage(losses=(('answer', 1.0),), candidates=candidates),
+    )
+    again = docid_search.score_docids(
+      params, config.model, index, trace.encoding, batch.gold
+    )
+    return trace.found, trace.encoding, trace.gold_docid, again
+
   encoding, found = searched
-  np.testing.assert_array_equal(trace.found.documents, found.documents)
-  np.testing.assert_allclose(
-    trace.encoding.after.vector, encoding.after.vector, atol=1e-5
-  )
-  gold = dataclasses.replace(stage, candidates='beam+gold')
-  trace = traces.Trace(
-    params,
-    jax.random.key(0),
-    small_batch,
-    small_index,
-    config=config.model,
-    stage=gold,
-  )
-  np.testing.assert_allclose(
-    trace.gold_docid,
-    docid_search.score_docids(
-      params, config.model, small_index, trace.encoding, small_batch.gold
-    ),
-    rtol=1e-4,
-  )
+  for candidates in ('beam', 'beam+gold'):
+    own, traced, docid, again = run(
+      params, small_batch, small_index, candidates=candidates
+    )
+    np.testing.assert_array_equal(own.documents, found.documents)
+    np.testing.assert_allclose(
+      traced.after.vector, encoding.after.vector, atol=1e-5
+    )
+    np.testing.assert_allclose(docid, again, rtol=1e-4)
 
 
 def test_given_documents_are_not_searched_again(
@@ -326,9 +334,8 @@ def test_given_documents_are_not_searched_again(
     scores=jnp.zeros((4, 2)),
     where=jnp.ones((4, 2), bool),
   )
-  found = forward.answer(
-    params, small_batch, small_index, config=config.model, candidates=given
-  )
+  run = jax.jit(functools.partial(forward.answer, config=config.model))
+  found = run(params, small_batch, small_index, candidates=given)
   assert set(np.asarray(found.documents).ravel()) == {3, 8}
 
 

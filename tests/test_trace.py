@@ -230,7 +230,7 @@ class TestAll:
   def test_every_document_masks_deleted_documents(self, small_index):
     alive = jnp.arange(COUNT) != 1
     index = dataclasses.replace(small_index, alive=alive)
-    found = traces.every_document(index, 2)
+    found = docid_search.every_document(index, 2)
     np.testing.assert_array_equal(found.documents, [range(COUNT)] * 2)
     np.testing.assert_array_equal(found.where, [alive] * 2)
     np.testing.assert_array_equal(found.codes, [small_index.codes] * 2)

@@ -176,7 +176,7 @@ def searches(encoding: Encoding) -> tuple[Encoding, ...]:
   """The encodings of all searches, each without the next."""
   if encoding.after is None:
     return (encoding,)
-  return encoding.replace(after=None), encoding.after
+  return dataclasses.replace(encoding, after=None), encoding.after
 
 
 def apply(

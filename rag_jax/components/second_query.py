@@ -133,8 +133,8 @@ def apply(
     [jnp.einsum('bf,bfq->bq', shares, of_query), gates], axis=1
   )
   encoding = query_encoder.apply(params, config, tokens, gates=gates)
-  return encoding.replace(
-    tokens=tokens, gates=gates, offset=(shares * needs).sum(1)
+  return dataclasses.replace(
+    encoding, tokens=tokens, gates=gates, offset=(shares * needs).sum(1)
   )
 
 

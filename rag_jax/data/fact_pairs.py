@@ -239,7 +239,7 @@ def _add_bridges(
   rng: random.Random,
 ) -> list[types.Question]:
   """Adds training bridge questions to `trained`; returns those of the test."""
-  tests = []
+  tests: list[types.Question] = []
   for link in links(tables):
     first, second = (
       facts.document_id(kind, row) for kind, row in (link.first, link.second)
