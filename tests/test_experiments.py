@@ -43,6 +43,7 @@ def test_the_argument_changes_the_experiment(path, experiment, published_bert):
     return
   config = configs.build(get_config())
   values = {'warmup_path': 'other.json', 'control': 'cut_off'}
+  values |= {'variant': 'one_search'}
   values |= {'encoder': str(published_bert)}
   given = values[arguments[0]]
   other = configs.build(get_config(given))
