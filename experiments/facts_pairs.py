@@ -22,8 +22,9 @@ def get_config(variant=''):
   values = quickstart.get_config()
   values.name = 'facts_pairs' + (f'_{variant}' if variant else '')
   values.data.path = 'facts_pairs'
-  values.search.hops = 1 if variant == 'one_search' else 2
-  values.search.beam_size = 12  # of each search
+  if variant != 'one_search':
+    values.search.hops = 2
+    values.search.beam_size //= 2  # of each search
   values.search.read_size = 3
   values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents

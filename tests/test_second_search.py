@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import docid_search, forward, matching, model, objective, types
+from rag_jax import (
+  docid_search,
+  forward,
+  matching,
+  measures,
+  model,
+  objective,
+  types,
+)
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder, ranker, second_query
@@ -361,6 +369,26 @@ def test_given_documents_are_not_searched_again(
   )
   assert found.documents.shape == (4, 2)
   assert encoding.after.tokens.shape == (4, 4 + SIZE)
+
+
+def test_gold_in_support_by_counting():
+  rng = np.random.default_rng(0)
+  documents = np.stack([rng.permutation(9)[:6] for _ in range(60)])
+  documents[:, 5] = -1
+  weights = rng.random((60, 6)) * (rng.random((60, 6)) < 0.7)
+  gold = np.stack([rng.permutation(9)[:3] for _ in range(60)])
+  gold[rng.random((60, 3)) < 0.6] = -1
+  found = measures.gold_in_support(documents, weights, gold)
+  for row in range(60):
+    own = {int(x) for x in gold[row] if x >= 0}
+    kept = {
+      int(d) for d, w in zip(documents[row], weights[row], strict=True) if w > 0
+    }
+    if own:
+      assert found[row] == float(own <= kept)
+    else:
+      assert np.isnan(found[row])
+  assert 0 < np.nansum(found) < 60
 
 
 @pytest.mark.parametrize(
