@@ -163,6 +163,32 @@ def test_ranking_by_the_formula(
   np.testing.assert_allclose(np.exp(both)[where], mean[where], rtol=1e-4)
 
 
+def test_it_follows_the_best_documents_of_the_first_search(
+  config, params, searched, small_index, small_batch
+):
+  encoding, _ = searched
+  first, _ = query_encoder.searches(encoding)
+  [found, _] = retrieve_each(params, encoding, small_index, config=config.model)
+
+  @jax.jit
+  def rank(params, index, batch, found):
+    return forward.rank(params, config.model, index, batch, first, found)
+
+  ranking = rank(params, small_index, small_batch, found)
+  order = np.argsort(-np.asarray(ranking.weights), axis=1)[:, :2]
+  rows = np.take_along_axis(np.asarray(found.documents), order, 1)
+  expected = second(
+    params,
+    small_batch.query,
+    small_index.tokens[rows],
+    np.take_along_axis(np.asarray(ranking.weights), order, 1),
+    config=config,
+    size=SIZE,
+  )
+  np.testing.assert_array_equal(encoding.after.tokens, expected.tokens)
+  np.testing.assert_allclose(encoding.after.vector, expected.vector, atol=1e-5)
+
+
 def test_lexical_signal_of_gated_tokens(config, params, small_index):
   """BM25 is linear in the gates, token by token."""
   query, gates = jnp.array([[5, 9, 7]]), jnp.array([[0.5, 0.0, 0.25]])
@@ -219,6 +245,11 @@ class TestSecondQuery:
     np.testing.assert_array_equal(found.where[0], tokens != 0)
     same = self.run(params, config, [1.0, 0.0, 0.5], size=12)  # ratios count
     np.testing.assert_allclose(found.vector, same.vector, rtol=1e-5)
+
+  def test_untrained_gates_prefer_the_question(self, config, params):
+    found = self.run(params, config, [1.0, 0.0, 0.0])
+    assert (np.asarray(found.gates[0, :2]) > 0.5).all()
+    assert (np.asarray(found.gates[0, 3:6]) < 0.5).all()
 
   def test_gates_are_a_weighted_mean(self, config, params):
     one, other, both = (
