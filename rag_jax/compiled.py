@@ -14,9 +14,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import examine, forward, matching, model, types
+from rag_jax import docid_search, examine, forward, matching, model, types
 from rag_jax.components import id_decoder, query_encoder, ranker
-from rag_jax.index import index as indexes
 from rag_jax.ops import beam, teacher_forcing
 
 Function = Callable[..., Any]
@@ -104,7 +103,9 @@ def rank(config: model.ModelConfig) -> Function:
   """Search and ranking, without the reader."""
 
   def run(params, batch, index, allowed=None):
-    encoding, found = find(config, params, batch, index, allowed)
+    encoding, found = forward.search(
+      params, config, index, batch, allowed=allowed
+    )
     ranking = forward.rank(params, config, index, batch, encoding, found)
     best = forward.choose(index, ranking, found.where.shape[1])
     return Ranked(
@@ -121,10 +122,10 @@ def rank(config: model.ModelConfig) -> Function:
 
 @functools.cache
 def search(config: model.ModelConfig) -> Function:
-  """The beam search alone."""
+  """The beam search alone; with `search.hops=2`, both of them."""
 
   def run(params, batch, index, allowed=None):
-    return find(config, params, batch, index, allowed)[1]
+    return forward.search(params, config, index, batch, allowed=allowed)[1]
 
   return jax.jit(run)
 
@@ -137,7 +138,9 @@ def regret(config: model.ModelConfig) -> Function:
   """
 
   def run(params, batch, index, allowed=None):
-    encoding, found = find(config, params, batch, index, allowed)
+    encoding, found = forward.search(
+      params, config, index, batch, allowed=allowed
+    )
     size, width = encoding.vector.shape
     scores = beam.score_all(
       (params['id_decoder'], encoding),
@@ -184,7 +187,9 @@ def paths(config: model.ModelConfig) -> Function:
     )
     docid = found.total
     if ahead is not None:  # the ranker's signal has no lookahead score
-      docid = forward.score_docids(params, config, index, encoding, documents)
+      docid = docid_search.score_docids(
+        params, config, index, encoding, documents
+      )
     parts = ranker.parts(
       params['ranker'],
       config.ranker,
@@ -220,20 +225,3 @@ def vector(config: model.ModelConfig) -> Function:
     ).vector
 
   return jax.jit(run)
-
-
-def find(
-  config: model.ModelConfig,
-  params: model.Params,
-  batch: types.Batch,
-  index: indexes.Index,
-  allowed: jax.Array | None = None,
-) -> tuple[query_encoder.Encoding, types.Candidates]:
-  """Encodes questions and runs the beam search, inside a jitted function."""
-  encoding = query_encoder.apply(
-    params['query_encoder'], config.query_encoder, batch.query
-  )
-  found = forward.retrieve(
-    params, config, index, encoding, words=batch.words, allowed=allowed
-  )
-  return encoding, found

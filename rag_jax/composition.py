@@ -42,6 +42,8 @@ def check_parts(config: Any) -> None:
       'data.question_keys adds words to the lexicon, got data.lexicon=False. '
       'Set --config.data.lexicon=True.'
     )
+  if config.search.hops == 2:
+    _check_hops(config)
   for part in ('query_encoder', 'reader'):
     own = getattr(config, part)
     if own.frozen_layers > (own.num_layers if own.weights else 0):
@@ -80,6 +82,20 @@ def _need(names: Mapping[str, Any]) -> str:
 
 def _as_flags(values: Mapping[str, Any]) -> str:
   return ' '.join(f'--config.{name}={value}' for name, value in values.items())
+
+
+def _check_hops(config: Any) -> None:
+  """Raises a ValueError on what knows only one search."""
+  for name, what in (
+    ('data.lexicon', 'words of the question alone'),
+    ('train.evaluate_exact', 'the regret of one search'),
+  ):
+    part, field = name.split('.')
+    if getattr(getattr(config, part), field):
+      raise ValueError(
+        f'{name}=True uses {what}, got search.hops=2. Set '
+        f'--config.{name}=False or --config.search.hops=1.'
+      )
 
 
 def check(config: Any, name: str, stage: stages.Stage) -> None:
@@ -135,6 +151,12 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
       f'{field}.losses.prefix_margin adds up the scores of a docid, but the '
       "search takes that of the last node alone, got search.scoring='absolute'."
       ' Set --config.search.scoring=log_softmax or '
+      f'--config.{field}.losses.prefix_margin=0.'
+    )
+  if stage.weight('prefix_margin') and config.search.hops == 2:
+    raise ValueError(
+      f'{field}.losses.prefix_margin compares prefixes of one search, got '
+      'search.hops=2. Set --config.search.hops=1 or '
       f'--config.{field}.losses.prefix_margin=0.'
     )
   if stage.weight('indexing') and not config.pseudo_queries.batch_size:

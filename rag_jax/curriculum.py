@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax import config as configs
 from rag_jax import (
-  compiled,
   console,
   corpus,
   forward,
@@ -25,7 +25,6 @@ from rag_jax import (
   readers,
   types,
 )
-from rag_jax import config as configs
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
@@ -182,7 +181,9 @@ def with_negative(
     allowed = None
     if index.gold_nodes is not None:
       allowed = index.gold_nodes[: len(index.tokens)]
-    encoding, found = compiled.find(config.model, params, batch, index, allowed)
+    encoding, found = forward.search(
+      params, config.model, index, batch, allowed=allowed
+    )
     others = found.where & ~traces.gold_among(found, batch.gold)
     found = dataclasses.replace(found, where=others)
     ranking = forward.rank(params, config.model, index, batch, encoding, found)

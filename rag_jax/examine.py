@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rag_jax import forward, model, readers, types
+from rag_jax import docid_search, forward, model, readers, types
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
 from rag_jax.ops import losses, masking, metrics
@@ -136,8 +136,12 @@ def health(
   encoding = query_encoder.apply(
     params['query_encoder'], config.query_encoder, batch.query
   )
-  candidates = forward.retrieve(
+  first = docid_search.retrieve(
     params, config, index, encoding, words=batch.words
+  )
+  encoding = forward.follow(params, config, index, batch, encoding, first)
+  candidates = docid_search.retrieve_again(
+    params, config, index, encoding, first, words=batch.words
   )
   known = has_answer(batch, reader)
   size = min(config.search.read_size, candidates.where.shape[1])
@@ -146,6 +150,7 @@ def health(
     encoding = query_encoder.apply(
       params['query_encoder'], config.query_encoder, batch.query
     )
+    encoding = forward.follow(params, config, index, batch, encoding, first)
     ranking = forward.rank(params, config, index, batch, encoding, candidates)
     scores = ranking.scores + shift
     ranking = ranking.replace(

@@ -1,27 +1,29 @@
 """The forward pass: retrieve, rank, read and answer, as pure functions.
 
-The whole pass is one jittable program. The beam search returns documents
-without a gradient. `rank` scores them again, their docids by teacher forcing,
-with a gradient to the query encoder and the ID decoder. The reader reads the
-documents with the largest scores.
+The whole pass is one jittable program. The beam search (`docid_search`) returns
+documents without a gradient. `rank` scores them again, their docids by teacher
+forcing, with a gradient to the query encoder and the ID decoder. The reader
+reads the documents with the largest scores.
+
+With `search.hops=2` there is a second search, by the question and by what the
+first one found (`follow`). The documents of both are ranked together and read.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import confidence, matching, model, readers, types
-from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax import confidence, docid_search, matching, model, readers, types
+from rag_jax.components import query_encoder, ranker, second_query
 from rag_jax.index import index as indexes
 from rag_jax.ops import beam
-from rag_jax.ops import trie as tries
 from rag_jax.readers import base
 
 Params = model.Params
+LEAST = 1e-6  # share that a document of weight 1 keeps in the second search
 
 
 @flax.struct.dataclass
@@ -77,103 +79,6 @@ class Pass:
   written: base.Written
 
 
-def retrieve(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  encoding: query_encoder.Encoding,
-  *,
-  words: jax.Array | None = None,
-  allowed: jax.Array | None = None,
-) -> types.Candidates:
-  """Retrieves documents for encoded queries; see `ops.beam.search`.
-
-  `search.lexical_weight` adds lookahead scores to the beam search: for each
-  node, the highest BM25 score of the documents below it.
-  `search.learned_lexical_weight` scales their weight by the ratio of lexical to
-  vector weight that the ranker has learned.
-  """
-  batch_size, width = encoding.vector.shape
-  return beam.search(
-    (params['id_decoder'], encoding),
-    id_decoder.initial_cache(config.id_decoder, batch_size, width),
-    index.trie,
-    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
-    batch_size=batch_size,
-    beam_size=config.search.beam_size,
-    allowed=allowed,
-    scoring=config.search.scoring,
-    lookahead=matching.lookahead(params, config, index, words),
-  )
-
-
-def score_docids(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  encoding: query_encoder.Encoding,
-  documents: jax.Array,
-) -> jax.Array:
-  """Docid scores of given documents by teacher forcing, float32[B, K], nats."""
-  batch_size, width = encoding.vector.shape
-  return beam.score(
-    (params['id_decoder'], encoding),
-    id_decoder.initial_cache(config.id_decoder, batch_size, width),
-    index.trie,
-    index.codes[documents],
-    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
-    scoring=config.search.scoring,
-  )
-
-
-def edge_scores(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  encoding: query_encoder.Encoding,
-  documents: jax.Array,
-) -> jax.Array:
-  """ID decoder logits of each code of given documents, float32[B, K, L], nats.
-
-  They are not normalised. They are 0 after the end of a docid.
-  """
-  batch_size, width = encoding.vector.shape
-  codes = index.codes[documents]
-  cache = id_decoder.initial_cache(config.id_decoder, batch_size, width)
-  cache = beam.reorder(cache, jnp.zeros(codes.shape[:2], jnp.int32))
-  ended = jnp.zeros(codes.shape[:2], bool)
-  scores = []
-  for frontier in tries.walk(index.trie, codes):
-    edges, cache = id_decoder.apply(
-      (params['id_decoder'], encoding),
-      cache,
-      frontier,
-      config=config.id_decoder,
-    )
-    scores.append(jnp.where(ended, 0.0, edges[..., 0]))
-    ended = frontier.children[..., 0] < index.trie.num_documents
-  missing = codes.shape[-1] - len(scores)
-  stacked = jnp.stack(scores, axis=-1)
-  return jnp.pad(stacked, ((0, 0), (0, 0), (0, missing)))
-
-
-def level_log_likelihood(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  encoding: query_encoder.Encoding,
-  documents: jax.Array,
-) -> jax.Array:
-  """Training objective of 'absolute' scoring, float32[B, K]: `id_decoder`."""
-  return id_decoder.level_log_likelihood(
-    (params['id_decoder'], encoding),
-    index.trie,
-    index.codes[documents],
-    config=config.id_decoder,
-    where=index.gold_nodes,
-  )
-
-
 def rank(
   params: Params,
   config: model.ModelConfig,
@@ -194,9 +99,41 @@ def rank(
     encoding: encoding of the questions.
     candidates: the documents.
     select: (scores, where) -> weights; None = the ranker's operator.
+
+  Returns:
+    The `Ranking`. With a second search, the score of a document is
+    log(exp(s1) + (1 - w1) exp(s2 + offset)), where s1 and s2 are its scores by
+    the two searches and w1 is its weight in the first: the second search is for
+    documents that the first one has not found. 1 - w1 has no gradient.
   """
   select = select or ranker.selector(config.ranker)
-  docid = score_docids(params, config, index, encoding, candidates.documents)
+  first, *others = query_encoder.searches(encoding)
+  docid, scores = _score(params, config, index, batch, first, candidates)
+  for second in others:
+    again, more = _score(params, config, index, batch, second, candidates)
+    weights = jax.lax.stop_gradient(select(scores, candidates.where))
+    left = jnp.log(jnp.maximum(1 - weights, LEAST))
+    assert second.offset is not None  # of every second search
+    scores = jnp.logaddexp(scores, more + second.offset[:, None] + left)
+    docid = jnp.where(candidates.where, docid_search.either(docid, again), 0.0)
+  weights = select(scores, candidates.where)
+  return Ranking(
+    candidates=candidates, docid=docid, scores=scores, weights=weights
+  )
+
+
+def _score(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  encoding: query_encoder.Encoding,
+  candidates: types.Candidates,
+) -> tuple[jax.Array, jax.Array]:
+  """Docid scores and ranker's scores by one search, float32[B, K], nats."""
+  docid = docid_search.score_docids(
+    params, config, index, encoding, candidates.documents
+  )
   docid = jnp.where(candidates.where, docid, 0.0)
   scores = ranker.apply(
     params['ranker'],
@@ -206,10 +143,76 @@ def rank(
       params, config, index, batch, encoding, candidates.documents
     ),
   )
-  weights = select(scores, candidates.where)
-  return Ranking(
-    candidates=candidates, docid=docid, scores=scores, weights=weights
+  return docid, scores
+
+
+def follow(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  encoding: query_encoder.Encoding,
+  found: types.Candidates,
+  *,
+  select: ranker.Select | None = None,
+) -> query_encoder.Encoding:
+  """Adds the encoding of the second search, by what the first one found.
+
+  Args:
+    params: parameters of all components.
+    config: the model; with `search.hops=1` the encoding stays as it is.
+    index: the corpus.
+    batch: the questions.
+    encoding: encoding of the questions.
+    found: documents of the first search.
+    select: as for `rank`.
+
+  Returns:
+    The encoding, with a gradient to the weights of the documents found.
+  """
+  if config.search.hops == 1:
+    return encoding
+  ranking = rank(params, config, index, batch, encoding, found, select=select)
+  count = min(config.search.hop_documents, found.where.shape[1])
+  best = choose(index, ranking, count)
+  after = second_query.apply(
+    params['query_encoder'],
+    config.query_encoder,
+    batch.query,
+    index.tokens[best.documents],
+    best.weights,
+    size=config.search.hop_tokens,
   )
+  return dataclasses.replace(encoding, after=after)
+
+
+def search(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  batch: types.Batch,
+  *,
+  allowed: jax.Array | None = None,
+  candidates: types.Candidates | None = None,
+) -> tuple[query_encoder.Encoding, types.Candidates]:
+  """Encodes questions and runs all searches; arguments as for `answer`.
+
+  Returns:
+    The encoding of the searches, and the documents found.
+  """
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, batch.query
+  )
+  options: dict[str, Any] = {'words': batch.words, 'allowed': allowed}
+  found = candidates
+  if found is None:
+    found = docid_search.retrieve(params, config, index, encoding, **options)
+  encoding = follow(params, config, index, batch, encoding, found)
+  if candidates is None:
+    found = docid_search.retrieve_again(
+      params, config, index, encoding, found, **options
+    )
+  return encoding, found
 
 
 def choose(
@@ -287,15 +290,11 @@ def run(
   candidates: types.Candidates | None = None,
 ) -> Pass:
   """Searches, ranks and reads; the arguments are those of `answer`."""
-  encoding = query_encoder.apply(
-    params['query_encoder'], config.query_encoder, batch.query
+  encoding, found = search(
+    params, config, index, batch, allowed=allowed, candidates=candidates
   )
-  if candidates is None:
-    candidates = retrieve(
-      params, config, index, encoding, words=batch.words, allowed=allowed
-    )
-  ranking = rank(params, config, index, batch, encoding, candidates)
-  count = candidates.where.shape[1]
+  ranking = rank(params, config, index, batch, encoding, found)
+  count = found.where.shape[1]
   reading = choose(index, ranking, min(config.search.read_size, count))
   reading = read(params, config, batch, reading)
   if config.reader.reranks:

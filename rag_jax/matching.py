@@ -44,7 +44,7 @@ def signals(
   vectors = _vectors(params, config, index, documents)
   return {
     'vector': jnp.einsum('bd,bkd->bk', encoding.vector, vectors),
-    'lexical': _matches(params, config, index, batch, documents),
+    'lexical': _matches(params, config, index, batch, encoding, documents),
   }
 
 
@@ -69,6 +69,7 @@ def _matches(
   config: model.ModelConfig,
   index: indexes.Index,
   batch: types.Batch,
+  encoding: query_encoder.Encoding,
   documents: jax.Array,
 ) -> jax.Array:
   """Lexical scores float32[B, K] of documents."""
@@ -77,9 +78,10 @@ def _matches(
   return ranker.lexical(
     params['ranker'],
     config.ranker,
-    batch.query,
+    batch.query if encoding.tokens is None else encoding.tokens,
     index.tokens[documents],
     mean_length=index.mean_length,
+    gates=encoding.gates,
   )
 
 

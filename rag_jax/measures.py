@@ -119,6 +119,36 @@ def _ranked(rows, gold_rows, grades, *, depths, recall, several):
   return values
 
 
+def gold_in_support(
+  documents: np.ndarray, weights: np.ndarray, gold_rows: np.ndarray
+) -> np.ndarray:
+  """Whether all gold documents of a question have a positive weight.
+
+  A reader reads only documents with weight, so a question that needs all of its
+  gold documents can be answered from them only where this is 1.
+
+  Args:
+    documents: int[n, K], rows of documents, each at most once; -1 = none.
+    weights: float[n, K], of the documents.
+    gold_rows: int[n, G], from `gold`.
+
+  Returns:
+    float64[n]: 1.0 or 0.0; NaN for a question without gold documents.
+
+  Example:
+    >>> gold_in_support(
+    ...   np.array([[4, 7, 9], [4, 7, 9]]),
+    ...   np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]),
+    ...   np.array([[7, 4], [9, -1]]),
+    ... )
+    array([1., 0.])
+  """
+  same = gold_rows[:, :, None] == documents[:, None]  # [n, G, K]
+  kept = (same & (weights > 0)[:, None]).any(2)
+  known = gold_rows >= 0
+  return np.where(known.any(1), (kept | ~known).all(1), np.nan)
+
+
 def has_answer(
   run: trec.Run,
   questions: Sequence[types.Question],

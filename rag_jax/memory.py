@@ -120,6 +120,8 @@ def parameters(
   encoder = float(corpus.encoder) or (
     vocabulary * width + width**2 + _layers(config.query_encoder, width)
   )
+  if config.search.hops == 2:
+    encoder *= 2  # and the network of the second query
   rows = _nodes(config, corpus)
   if config.id_decoder.output == 'codebook':
     rows = _levels(config, corpus) * config.docid.num_codes
@@ -258,6 +260,18 @@ def _search(
     width=width,
     keeps=keeps,
   )
+  search = config.search
+  if search.hops == 2 and beam > 1:  # the second query, and a second search
+    read = tokens + config.data.max_document_tokens
+    total += _activations(
+      encoder,
+      questions * search.hop_documents * read,
+      read,
+      width=width,
+      keeps=keeps,
+    )
+    tokens += search.hop_tokens
+    beam *= 4  # twice the documents, each scored by both searches
   nodes, levels = _nodes(config, corpus), _levels(config, corpus)
   if config.search.lexical_weight or not config.id_decoder.num_layers:
     total += 3 * FLOAT * questions * nodes

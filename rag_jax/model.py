@@ -7,7 +7,12 @@ import flax.struct
 import jax
 
 from rag_jax import readers
-from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax.components import (
+  id_decoder,
+  query_encoder,
+  ranker,
+  second_query,
+)
 from rag_jax.data import widths
 from rag_jax.index import index as indexes
 from rag_jax.index import pseudo_queries
@@ -31,6 +36,12 @@ class SearchConfig:
   lexical_weight: float = 0.0
   # scale that weight by the learned ratio of lexical to vector weight
   learned_lexical_weight: bool = False
+  # searches per question; 2 = a second one, by what the first one found
+  hops: int = 1
+  # documents found first that the second search is conditioned on
+  hop_documents: int = 2
+  # tokens of these documents that are added to the question
+  hop_tokens: int = 16
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -40,13 +51,24 @@ class SearchConfig:
       raise ValueError(
         f'search.{error} Set --config.search.scoring=log_softmax.'
       ) from error
-    for name in ('beam_size', 'read_size'):
+    for name in ('beam_size', 'read_size', 'hop_documents', 'hop_tokens'):
       value = getattr(self, name)
       if value < 1:
         raise ValueError(
           f'search.{name} must be at least 1, got {value}. '
           f'Set --config.search.{name}.'
         )
+    if self.hops not in (1, 2):
+      raise ValueError(
+        f'search.hops must be 1 or 2, got {self.hops}. Set '
+        '--config.search.hops.'
+      )
+    if self.hops == 2 and self.scoring != 'log_softmax':
+      raise ValueError(
+        'search.hops=2 adds up the probabilities of two searches, got '
+        f'search.scoring={self.scoring!r}. Set '
+        '--config.search.scoring=log_softmax or --config.search.hops=1.'
+      )
     if self.read_size > self.beam_size:
       raise ValueError(
         f'search.read_size must be at most beam_size ({self.beam_size}), got '
@@ -74,6 +96,12 @@ class ModelConfig:
       transformer.check_heads('id_decoder', vector_width, self.id_decoder)
     readers.make(self.reader)  # checks the options of its kind
     encoder = query_encoder.make(self.query_encoder)
+    if encoder.published and self.search.hops == 2:
+      raise ValueError(
+        'search.hops=2 needs a query encoder that is trained from scratch, got '
+        f'query_encoder.weights={self.query_encoder.weights!r}. Set '
+        "--config.search.hops=1 or --config.query_encoder.weights=''."
+      )
     if encoder.documents is None and self.id_decoder.output != 'node_table':
       raise ValueError(
         'query_encoder.weights needs a table with a row per document, '
@@ -173,6 +201,14 @@ def init(
     token_weights=frequency,
     pretrained=pretrained.query_encoder,
   )
+  if config.search.hops == 2 and second_query.NAME not in encoder:
+    encoder = encoder | {
+      second_query.NAME: second_query.init(
+        jax.random.fold_in(keys[0], 1),
+        config.query_encoder,
+        vocab_size=vocab_size,
+      )
+    }
   vectors = pretrained.start_vectors
   if vectors is None:
     vectors = pretrained.vectors

@@ -22,6 +22,7 @@ from rag_jax.readers import base
 DEPTHS = (1, 10, 100)  # k of Hits@k, as far as the beam reaches
 ANSWER_DEPTHS = (1, 5, 20, 100)  # k of has-answer@k, as far
 RECALL = 100  # k of Recall@k, for rankings of at least this depth
+SUPPORT = 'gold in support'  # if a question has several gold documents
 INDEX, RANKED = 'generative index', judging.RANKED
 ANSWERS, FROM_GOLD = judging.ANSWERS, 'answers from gold documents'
 
@@ -80,6 +81,11 @@ def measure(
   values[INDEX, 'valid docids'] = measures.valid_docids(
     found.candidates, len(system.documents)
   )
+  golds = gold_rows(system, questions)
+  if (golds >= 0).sum(1).max(initial=0) > 1:
+    values[RANKED, SUPPORT] = measures.gold_in_support(
+      np.asarray(found.documents), np.asarray(found.weights), golds
+    )
   if system.config.train.evaluate_exact:
     values[INDEX, 'beam regret'] = run(system, compiled.regret, questions)
   scores: list[float | None] = [None] * len(questions)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rag_jax import forward, types
+from rag_jax import docid_search, types
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import pseudo_queries
@@ -18,7 +18,7 @@ def docid(trace: Trace) -> Sum:
   """-log P(gold docid | question)."""
   scores = trace.gold_docid
   if trace.config.search.scoring == 'absolute':
-    scores = forward.level_log_likelihood(
+    scores = docid_search.level_log_likelihood(
       trace.params,
       trace.config,
       trace.index,
@@ -100,7 +100,7 @@ def prefix_margin(trace: Trace) -> Sum:
   negative = jnp.where(~trace.is_gold & where, scores, -jnp.inf).argmax(1)
   pair = jnp.stack([gold, negative], axis=1)  # [B, 2]
   documents = jnp.take_along_axis(candidates.documents, pair, axis=1)
-  edges = forward.edge_scores(
+  edges = docid_search.edge_scores(
     trace.params, trace.config, trace.index, trace.encoding, documents
   )
   codes = trace.index.codes[documents]  # [B, 2, L]
@@ -228,8 +228,8 @@ def indexing(trace: Trace) -> Sum:
   encoding = query_encoder.apply(
     trace.params['query_encoder'], config.query_encoder, query
   )
-  score = forward.score_docids
+  score = docid_search.score_docids
   if config.search.scoring == 'absolute':
-    score = forward.level_log_likelihood
+    score = docid_search.level_log_likelihood
   scores = score(trace.params, config, trace.index, encoding, rows[:, None])
   return metrics.total(-scores[:, 0], trace.index.alive[rows])

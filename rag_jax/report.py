@@ -39,6 +39,7 @@ TRUST = (
 HEALTH = ('off support', 'starved', 'collapse', 'beam mass', 'correlation')
 ORDER = (
   *('Hits@1', 'Hits@10', 'MRR@10', 'nDCG@10', 'Hits@100', 'MAP', 'R-precision'),
+  'gold in support',
   *('Recall@100', 'has-answer@1', 'has-answer@5', 'has-answer@20'),
   *('has-answer@100', 'valid docids', 'beam regret', *ANSWERS, *TRUST),
   *HEALTH,

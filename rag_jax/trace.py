@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rag_jax import forward, model, readers, types
+from rag_jax import docid_search, forward, model, readers, types
 from rag_jax import stage as stages
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
@@ -51,22 +51,51 @@ class Trace:
     )
 
   @functools.cached_property
-  def encoding(self) -> query_encoder.Encoding:
-    """Encoding of the questions."""
+  def first(self) -> query_encoder.Encoding:
+    """Encoding of the questions, for the first search."""
     return query_encoder.apply(
       self.params['query_encoder'], self.config.query_encoder, self.batch.query
     )
 
   @functools.cached_property
-  def found(self) -> types.Candidates:
-    """Documents from the search, without a gradient."""
+  def found_first(self) -> types.Candidates:
+    """Documents from the first search, without a gradient."""
     if self.stage.candidates == 'all':
-      return every_document(self.index, self.batch.where.shape[0])
-    return forward.retrieve(
+      return docid_search.every_document(self.index, self.batch.where.shape[0])
+    return docid_search.retrieve(
+      jax.lax.stop_gradient(self.params),
+      self.config,
+      self.index,
+      jax.lax.stop_gradient(self.first),
+      words=self.batch.words,
+    )
+
+  @functools.cached_property
+  def encoding(self) -> query_encoder.Encoding:
+    """Encoding of all searches."""
+    if self.config.search.hops == 1:
+      return self.first
+    return forward.follow(
+      self.params,
+      self.config,
+      self.index,
+      self.batch,
+      self.first,
+      self.found_first,
+      select=self.select,
+    )
+
+  @functools.cached_property
+  def found(self) -> types.Candidates:
+    """Documents from all searches, without a gradient."""
+    if self.stage.candidates == 'all' or self.config.search.hops == 1:
+      return self.found_first
+    return docid_search.retrieve_again(
       jax.lax.stop_gradient(self.params),
       self.config,
       self.index,
       jax.lax.stop_gradient(self.encoding),
+      self.found_first,
       words=self.batch.words,
     )
 
@@ -141,7 +170,7 @@ class Trace:
     if self.stage.candidates == 'beam+gold':  # gold documents come first
       return self.ranking.docid[:, : self.batch.gold.shape[1]]
     gold = jnp.maximum(self.batch.gold, 0)
-    return forward.score_docids(
+    return docid_search.score_docids(
       self.params, self.config, self.index, self.encoding, gold
     )
 
@@ -316,21 +345,6 @@ class Trace:
     return jax.lax.stop_gradient(
       jnp.where(self.holds, self.likelihoods, best + NO_ANSWER_OFFSET)
     )
-
-
-def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
-  """All documents as candidates of each query, for a small corpus."""
-  count = index.alive.shape[0]
-
-  def rows(x):
-    return jnp.broadcast_to(x, (batch_size, *x.shape))
-
-  return types.Candidates(
-    documents=rows(jnp.arange(count)),
-    codes=rows(index.codes.astype(jnp.int32)),
-    scores=jnp.zeros((batch_size, count)),
-    where=rows(index.alive),
-  )
 
 
 def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:

@@ -43,7 +43,8 @@ def test_the_argument_changes_the_experiment(path, experiment, published_bert):
     return
   config = configs.build(get_config())
   values = {'warmup_path': 'other.json', 'control': 'cut_off'}
-  values |= {'encoder': str(published_bert), 'kind': 'none'}
+  values |= {'variant': 'one_search', 'kind': 'none'}
+  values |= {'encoder': str(published_bert)}
   given = values[arguments[0]]
   other = configs.build(get_config(given))
   assert other.name != config.name  # a separate workdir

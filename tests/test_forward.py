@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax import forward, model, objective
+from rag_jax import docid_search, forward, model, objective
 from rag_jax import stage as stages
 from rag_jax.components import query_encoder
 from rag_jax.index import index as indexes
@@ -152,9 +152,11 @@ class TestSearch:
       encoding = query_encoder.apply(
         params['query_encoder'], config.query_encoder, batch.query
       )
-      found = forward.retrieve(params, config.model, index, encoding, **options)
+      found = docid_search.retrieve(
+        params, config.model, index, encoding, **options
+      )
       everything = jnp.broadcast_to(jnp.arange(COUNT), (BATCH, COUNT))
-      return found, forward.score_docids(
+      return found, docid_search.score_docids(
         params, config.model, index, encoding, everything
       )
 
@@ -217,7 +219,7 @@ class TestEdgeScores:
       )
       everything = jnp.broadcast_to(jnp.arange(COUNT), (BATCH, COUNT))
       own = (params, config.model, small_index, encoding, everything)
-      return forward.edge_scores(*own), forward.score_docids(*own)
+      return docid_search.edge_scores(*own), docid_search.score_docids(*own)
 
     edges, scores = map(np.asarray, run(params))
     codes = np.asarray(small_index.codes)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax import forward, model, objective, ranking_terms, types
+from rag_jax import (
+  docid_search,
+  model,
+  objective,
+  ranking_terms,
+  types,
+)
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder
@@ -49,8 +55,8 @@ def found(small_config, small_index, small_batch):
       'documents': trace.candidates.documents,
       'where': trace.candidates.where,
       'scores': trace.ranking.scores,
-      'docid': forward.score_docids(*own),  # of every document
-      'edges': forward.edge_scores(*own),
+      'docid': docid_search.score_docids(*own),  # of every document
+      'edges': docid_search.edge_scores(*own),
       'terms': {name: objective.TERMS[name](trace) for name in names},
     }
 
@@ -247,7 +253,7 @@ def test_indexing_is_the_docid_loss_of_crops(
     )
     everything = jnp.broadcast_to(jnp.arange(COUNT), (len(rows), COUNT))
     chances = jnp.exp(
-      forward.score_docids(
+      docid_search.score_docids(
         params, config.model, small_index, encoding, everything
       )
     )

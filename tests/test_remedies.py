@@ -86,6 +86,11 @@ CASES = [
     "'absolute'",
     losses('prefix_margin', 'answer') | {'search.scoring': 'absolute'},
   ),
+  (
+    'losses.prefix_margin',
+    'search.hops=2',
+    losses('prefix_margin', 'answer') | {'search.hops': 2},
+  ),
   *(
     (
       f'losses.{loss}',

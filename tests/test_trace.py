@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax import forward, model
+from rag_jax import docid_search, forward, model
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder
@@ -194,7 +194,7 @@ class TestAll:
   def test_every_document_is_ranked_without_a_search(
     self, config, params, small_batch, small_index, monkeypatch
   ):
-    monkeypatch.setattr(forward, 'retrieve', must_not_run)
+    monkeypatch.setattr(docid_search, 'retrieve', must_not_run)
     alive = jnp.arange(COUNT) != 7
     index = dataclasses.replace(small_index, alive=alive)
     found = look(
@@ -219,7 +219,7 @@ class TestAll:
         params['query_encoder'], config.query_encoder, small_batch.query
       )
       rows = jnp.broadcast_to(everything, (BATCH, COUNT))
-      return forward.score_docids(
+      return docid_search.score_docids(
         params, config.model, small_index, encoding, rows
       )
 
@@ -230,7 +230,7 @@ class TestAll:
   def test_every_document_masks_deleted_documents(self, small_index):
     alive = jnp.arange(COUNT) != 1
     index = dataclasses.replace(small_index, alive=alive)
-    found = traces.every_document(index, 2)
+    found = docid_search.every_document(index, 2)
     np.testing.assert_array_equal(found.documents, [range(COUNT)] * 2)
     np.testing.assert_array_equal(found.where, [alive] * 2)
     np.testing.assert_array_equal(found.codes, [small_index.codes] * 2)
@@ -275,7 +275,7 @@ class TestReading:
   def test_gold_documents_have_equal_weights_and_the_negative_none(
     self, config, params, small_batch, small_index, monkeypatch
   ):
-    monkeypatch.setattr(forward, 'retrieve', must_not_run)
+    monkeypatch.setattr(docid_search, 'retrieve', must_not_run)
     monkeypatch.setattr(forward, 'rank', must_not_run)
     batch = dataclasses.replace(
       small_batch,

@@ -87,6 +87,11 @@ class Encoding:
   where: jax.Array  # bool[B, Q], False = padding
   # whether vectors have unit length, so that dot products are cosines
   unit: bool = flax.struct.field(pytree_node=False, default=True)
+  # Of a second search only, see `second_query`:
+  tokens: jax.Array | None = None  # int32[B, Q], if not those of the question
+  gates: jax.Array | None = None  # float32[B, Q], of the tokens, in (0, 1)
+  offset: jax.Array | None = None  # float32[B], added to the scores, nats
+  after: 'Encoding | None' = None  # the second search, in that of the first
 
 
 class _Network(nn.Module):
@@ -167,8 +172,19 @@ def init(
   )
 
 
+def searches(encoding: Encoding) -> tuple[Encoding, ...]:
+  """The encodings of all searches, each without the next."""
+  if encoding.after is None:
+    return (encoding,)
+  return dataclasses.replace(encoding, after=None), encoding.after
+
+
 def apply(
-  params: dict[str, Any], config: QueryEncoderConfig, tokens: jax.Array
+  params: dict[str, Any],
+  config: QueryEncoderConfig,
+  tokens: jax.Array,
+  *,
+  gates: jax.Array | None = None,
 ) -> Encoding:
   """Encodes queries.
 
@@ -176,6 +192,8 @@ def apply(
     params: parameters from `init`.
     config: sizes, as given to `init`.
     tokens: int32[B, Q], 0 = padding.
+    gates: float32[B, Q], multiplied with the weights and the states of the
+      tokens of a bag encoder; None = 1.
 
   Returns:
     The `Encoding`; the vector of an empty query is zero.
@@ -186,6 +204,8 @@ def apply(
     >>> apply(params, config, jnp.array([[4, 7, 0]])).vector.shape
     (1, 8)
   """
+  if gates is not None:
+    return _apply_bag(config, params, tokens, gates)
   return make(config).apply(params, tokens)
 
 
@@ -251,7 +271,10 @@ def _init_bag(
 
 
 def _apply_bag(
-  config: QueryEncoderConfig, params: dict[str, Any], tokens: jax.Array
+  config: QueryEncoderConfig,
+  params: dict[str, Any],
+  tokens: jax.Array,
+  gates: jax.Array | None = None,
 ) -> Encoding:
   where = tokens != types.PAD
   embedded = params['embedding'][tokens]
@@ -259,6 +282,8 @@ def _apply_bag(
     _Network(config), params['network'], embedded, where
   )
   weights = _token_weights(params, tokens)
+  if gates is not None:
+    weights, memory = weights * gates, memory * gates[..., None]
   pooled = jnp.einsum('bq,bqd->bd', weights, embedded + residual)
   return Encoding(vector=normalise(pooled), memory=memory, where=where)
 

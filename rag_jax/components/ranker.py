@@ -94,6 +94,7 @@ def lexical(
   passages: jax.Array,
   *,
   mean_length: jax.Array,
+  gates: jax.Array | None = None,
 ) -> jax.Array:
   """BM25 of query tokens in passages, with learned token weights.
 
@@ -103,6 +104,7 @@ def lexical(
     query: int32[B, Q], 0 = padding.
     passages: int32[B, K, P], 0 = padding.
     mean_length: float[], mean number of tokens per document.
+    gates: float32[B, Q], multiplied with the token weights; None = 1.
 
   Returns:
     float32[B, K].
@@ -118,6 +120,8 @@ def lexical(
   count = count / (count + config.saturation * base[..., None])
   weights = jnp.exp(params['log_token_weight'])[query]
   weights = jnp.where(query != types.PAD, weights, 0.0)
+  if gates is not None:
+    weights = weights * gates
   return jnp.einsum('bkq,bq->bk', count, weights)
 
 

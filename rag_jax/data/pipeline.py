@@ -15,7 +15,8 @@ from rag_jax.data.sources import base
 class DataConfig:
   """The data, and how much of each text is kept."""
 
-  path: str = 'facts'  # 'facts', a file or folder, or 'tfds:NAME'
+  # 'facts', 'facts_pairs', a file or folder, or 'tfds:NAME'
+  path: str = 'facts'
   # name of a format, such as 'beir' or 'files'; 'auto' detects it
   format: str = 'auto'
   # names of fields in your files, such as 'id=doc_id,text=body'

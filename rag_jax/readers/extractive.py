@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import transformer
-from rag_jax.readers import base, question_passage, spans
+from rag_jax.nn import question_passage, transformer
+from rag_jax.readers import base, spans
 
 
 def make(config: base.ReaderConfig) -> base.Reader:

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import transformer
+from rag_jax.nn import question_passage, transformer
 from rag_jax.ops import losses, masking, sampling
-from rag_jax.readers import base, fusion, question_passage
+from rag_jax.readers import base, fusion
 
 BOS, EOS = 1, 2  # token ids of the start and end of an answer
 

@@ -147,7 +147,9 @@ def test_missing_path(tmp_path):
 
 
 def test_unknown_names(tmp_path):
-  _fails('facts', 'facts, beir, jsonl, tables', "'biir'", format='biir')
+  _fails(
+    'facts', 'facts, facts_pairs, beir, jsonl, tables', "'biir'", format='biir'
+  )
   _fails('facts', "data.on_empty must be 'error' or", 'drop', on_empty='drop')
   _fails(tmp_path, 'no known format', 'corpus.jsonl', 'documents.jsonl')
   path = _write(tmp_path / 'x.bin', 'a,b')

@@ -1,11 +1,12 @@
-"""The joint question-passage encoder of the randomly initialised readers."""
+"""The joint encoder of a question and passages, randomly initialised."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from rag_jax import types
 from rag_jax.nn import transformer
-from rag_jax.readers import base
 
 # Position of the first token of a passage, about the length of a question.
 # The end of a longer question shares its positions with the passage, and is
@@ -20,7 +21,7 @@ class Encoder(nn.Module):
   tokens that occur in the question (2).
   """
 
-  config: base.ReaderConfig
+  config: Any  # width, window, num_layers, num_heads and mlp_dim
   vocab_size: int
 
   def setup(self):
@@ -69,6 +70,6 @@ class Encoder(nn.Module):
     return flat.reshape(x.shape), tokens
 
 
-def vocab_size(params: base.Params) -> int:
+def vocab_size(params: dict[str, Any]) -> int:
   """The vocabulary size of a reader with these parameters."""
   return params['embedding']['embedding'].shape[0]

@@ -1,0 +1,222 @@
+"""Search by docids, and docid scores of given documents.
+
+All take the encoding of a question. If that has a second search (`after`), the
+probability of a docid is the mean of those of the two searches.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rag_jax import matching, model, types
+from rag_jax.components import id_decoder, query_encoder
+from rag_jax.index import index as indexes
+from rag_jax.ops import beam, masking
+from rag_jax.ops import trie as tries
+
+Params = model.Params
+HALF = -0.6931472  # log 1/2, nats: each of two searches counts half
+
+
+def retrieve(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  *,
+  words: jax.Array | None = None,
+  allowed: jax.Array | None = None,
+) -> types.Candidates:
+  """Retrieves documents for encoded queries; see `ops.beam.search`.
+
+  `search.lexical_weight` adds lookahead scores to the beam search: for each
+  node, the highest BM25 score of the documents below it.
+  `search.learned_lexical_weight` scales their weight by the ratio of lexical to
+  vector weight that the ranker has learned.
+  """
+  batch_size, width = encoding.vector.shape
+  return beam.search(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    batch_size=batch_size,
+    beam_size=config.search.beam_size,
+    allowed=allowed,
+    scoring=config.search.scoring,
+    lookahead=matching.lookahead(params, config, index, words),
+  )
+
+
+def score_docids(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """Docid scores of given documents by teacher forcing, float32[B, K], nats."""
+  if encoding.after is not None:
+    first, second = (
+      score_docids(params, config, index, own, documents)
+      for own in query_encoder.searches(encoding)
+    )
+    return either(first, second)
+  batch_size, width = encoding.vector.shape
+  return beam.score(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    index.codes[documents],
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    scoring=config.search.scoring,
+  )
+
+
+def edge_scores(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """ID decoder logits of each code of given documents, float32[B, K, L], nats.
+
+  They are not normalised. They are 0 after the end of a docid.
+  """
+  batch_size, width = encoding.vector.shape
+  codes = index.codes[documents]
+  cache = id_decoder.initial_cache(config.id_decoder, batch_size, width)
+  cache = beam.reorder(cache, jnp.zeros(codes.shape[:2], jnp.int32))
+  ended = jnp.zeros(codes.shape[:2], bool)
+  scores = []
+  for frontier in tries.walk(index.trie, codes):
+    edges, cache = id_decoder.apply(
+      (params['id_decoder'], encoding),
+      cache,
+      frontier,
+      config=config.id_decoder,
+    )
+    scores.append(jnp.where(ended, 0.0, edges[..., 0]))
+    ended = frontier.children[..., 0] < index.trie.num_documents
+  missing = codes.shape[-1] - len(scores)
+  stacked = jnp.stack(scores, axis=-1)
+  return jnp.pad(stacked, ((0, 0), (0, 0), (0, missing)))
+
+
+def level_log_likelihood(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """Training objective of 'absolute' scoring, float32[B, K]: `id_decoder`."""
+  return id_decoder.level_log_likelihood(
+    (params['id_decoder'], encoding),
+    index.trie,
+    index.codes[documents],
+    config=config.id_decoder,
+    where=index.gold_nodes,
+  )
+
+
+def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
+  """All documents as candidates of each query, for a small corpus."""
+  count = index.alive.shape[0]
+
+  def rows(x):
+    return jnp.broadcast_to(x, (batch_size, *x.shape))
+
+  return types.Candidates(
+    documents=rows(jnp.arange(count)),
+    codes=rows(index.codes.astype(jnp.int32)),
+    scores=jnp.zeros((batch_size, count)),
+    where=rows(index.alive),
+  )
+
+
+def either(first: jax.Array, second: jax.Array) -> jax.Array:
+  """Log of the mean of two probabilities, from their logs in nats."""
+  return jnp.logaddexp(first, second) + HALF
+
+
+def retrieve_again(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  found: types.Candidates,
+  *,
+  words: jax.Array | None = None,
+  allowed: jax.Array | None = None,
+) -> types.Candidates:
+  """Adds what the second search finds to the documents of the first one.
+
+  Args:
+    params: parameters of all components.
+    config: the model.
+    index: the corpus.
+    encoding: of the questions; without a second search nothing is added.
+    found: K documents of the first search.
+    words: as for `retrieve`.
+    allowed: as for `retrieve`.
+
+  Returns:
+    2 K documents, best first. A score is the log of the mean of the
+    probabilities by which the searches found the document.
+  """
+  if encoding.after is None:
+    return found
+  more = retrieve(
+    params, config, index, encoding.after, words=words, allowed=allowed
+  )
+  return union(found, more)
+
+
+def union(
+  first: types.Candidates, second: types.Candidates
+) -> types.Candidates:
+  """The documents of two searches, best first, each once.
+
+  Args:
+    first: K documents.
+    second: K' documents.
+
+  Returns:
+    K + K' documents; copies are not real. Scores are log(exp(score) / 2 +
+    exp(other score) / 2), where a search that did not find it adds 0.
+
+  Example:
+    >>> import numpy as np
+    >>> def found(documents, probabilities):
+    ...   return types.Candidates(
+    ...     documents=jnp.array([documents]), codes=jnp.zeros((1, 2, 1)),
+    ...     scores=jnp.log(jnp.array([probabilities])),
+    ...     where=jnp.ones((1, 2), bool))
+    >>> both = union(found([7, 4], [0.5, 0.1]), found([4, 2], [0.7, 0.2]))
+    >>> both.documents[0, :3].tolist(), both.where.tolist()
+    ([4, 7, 2], [[True, True, True, False]])
+    >>> jnp.exp(both.scores[0, :3]).round(2).tolist()
+    [0.4, 0.25, 0.1]
+  """
+  same = first.documents[:, :, None] == second.documents[:, None]
+  same &= first.where[:, :, None] & second.where[:, None]  # [B, K, K']
+  others = jnp.where(same, second.scores[:, None], masking.NEG_INF).max(2)
+  where = jnp.concatenate([first.where, second.where & ~same.any(1)], axis=1)
+  scores = jnp.concatenate(
+    [jnp.logaddexp(first.scores, others), second.scores], axis=1
+  )
+  scores = jnp.where(where, scores + HALF, masking.NEG_INF)
+  scores, order = jax.lax.top_k(scores, scores.shape[1])
+
+  def take(x, y):
+    return beam.reorder(jnp.concatenate([x, y], axis=1), order)
+
+  return types.Candidates(
+    documents=take(first.documents, second.documents),
+    codes=take(first.codes, second.codes),
+    scores=scores,
+    where=jnp.take_along_axis(where, order, axis=1),
+  )
