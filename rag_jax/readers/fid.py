@@ -1,7 +1,11 @@
 """The randomly initialised fusion-in-decoder reader with a copy mechanism.
 
 Each generated token is a vocabulary token or is copied from a passage, under
-one softmax; see `fusion`.
+one softmax; see `fusion`. With `reader.citations` the softmax has one more
+class for each passage, which cites it: its logit is the log of the sum over the
+tokens of the passage of exp(query . state), a pointer like that of copies
+(pointer-generator: See et al., Get To The Point, 2017). A passage that is not
+read has no class, so that no other document can be cited.
 """
 
 import functools
@@ -12,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import transformer
+from rag_jax.nn import decoding, generate, transformer
 from rag_jax.ops import losses, masking
-from rag_jax.readers import base, fusion, question_passage
+from rag_jax.readers import base, citations, fusion, question_passage
 
 BOS, EOS = 1, 2  # token ids of the start and end of an answer
 
@@ -28,7 +32,7 @@ class Memory(NamedTuple):
 
 def make(config: base.ReaderConfig) -> base.Reader:
   """Makes the reader; see `readers.make`."""
-  base.check(config, published=False)
+  base.check(config, published=False, takes=('citations',))
   transformer.check_heads('reader', config.width, config)
 
   def init(
@@ -56,17 +60,19 @@ def make(config: base.ReaderConfig) -> base.Reader:
     points=False,
     marginals=('fusion',),
     end_token=EOS,
+    cites=config.citations,
     **fusion.functions(
       functools.partial(_force, config),
       functools.partial(_attend, config),
       functools.partial(_write, config),
       end=EOS,
+      cites=config.citations,
     ),
   )
 
 
 class _Network(question_passage.Encoder):
-  """The encoder with a decoder that can copy."""
+  """The encoder with a decoder that can copy, and cite."""
 
   def setup(self):
     super().setup()
@@ -75,26 +81,75 @@ class _Network(question_passage.Encoder):
       config.num_layers, config.num_heads, config.mlp_dim
     )
     self.copy_query = nn.Dense(config.width, use_bias=False)
+    if config.citations:
+      self.cite_query = nn.Dense(config.width, use_bias=False)
+      self.citation = self.param(
+        'citation', nn.initializers.normal(0.3), (config.width,)
+      )
 
   def write(self, query, passages, weights, prefix):
-    """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
+    """Next-token logits float32[B, A, V + K] after each token of prefix [B, A].
+
+    K = 0 without citations.
+    """
     return self.decode(*self.encode(query, passages), weights, prefix)
 
   def decode(self, states, tokens, weights, prefix):
     """As `write`, given the results of `encode`."""
-    batch = tokens.shape[0]
-    bias, support = losses.log_weights(weights)
-    where = (tokens != types.PAD) & support[..., None]
-    bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
-    memory = states.reshape(batch, -1, states.shape[-1])
-    where, tokens = where.reshape(batch, -1), tokens.reshape(batch, -1)
-    x = self.decoder(self.embedding(prefix), memory, where, bias=bias)
+    source = _source(states, tokens, weights)
+    x = self.decoder(
+      self.embed(prefix), source.states, source.where, bias=source.bias
+    )
+    return self.score(x, *source)
+
+  def embed(self, prefix):
+    """Embeds tokens [B, A]; all citations are the same to the decoder."""
+    if not self.config.citations:
+      return self.embedding(prefix)
+    x = self.embedding(jnp.maximum(prefix, 0))
+    return jnp.where((prefix < 0)[..., None], self.citation, x)
+
+  def score(self, x, memory, tokens, where, bias, count):
+    """Logits of decoder states x [B, A, W]; the others are a `_Source`."""
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
-    copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
-    copies = jnp.where(where[:, None], copies + bias, masking.NEG_INF)
-    logits = _add_copies(words, copies, tokens)
-    return logits.at[..., types.PAD].set(masking.NEG_INF)  # never generated
+
+    def point(query):
+      scores = jnp.einsum('baw,bsw->bas', query(x), memory) * scale
+      return jnp.where(where[:, None], scores + bias, masking.NEG_INF)
+
+    logits = _add_copies(words, point(self.copy_query), tokens)
+    # Padding is never generated.
+    logits = logits.at[..., types.PAD].set(masking.NEG_INF)
+    if not self.config.citations:
+      return logits
+    cites = point(self.cite_query).reshape(*x.shape[:2], count, -1)
+    cites = jax.nn.logsumexp(cites, axis=-1)
+    return jnp.concatenate([logits, cites], axis=-1)
+
+
+class _Source(NamedTuple):
+  """The tokens of all passages in a row, S = K (Q + P)."""
+
+  states: jax.Array  # float32[B, S, W]
+  tokens: jax.Array  # int32[B, S]
+  where: jax.Array  # bool[B, S], real tokens of passages of positive weight
+  bias: jax.Array  # float32[B, 1, S], log weights
+  count: int  # K
+
+
+def _source(states, tokens, weights):
+  batch, count = tokens.shape[:2]
+  bias, support = losses.log_weights(weights)
+  where = (tokens != types.PAD) & support[..., None]
+  bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
+  return _Source(
+    states=states.reshape(batch, -1, states.shape[-1]),
+    tokens=tokens.reshape(batch, -1),
+    where=where.reshape(batch, -1),
+    bias=bias,
+    count=count,
+  )
 
 
 def _add_copies(words, copies, tokens):
@@ -125,6 +180,9 @@ def _force(config, params, memory, weights, answer):
   logits = transformer.apply(
     network, params, *memory, weights, _shift(answer), method='decode'
   )
+  if config.citations:
+    size, count = network.vocab_size, weights.shape[1]
+    answer = citations.classes(answer, size, count)
   return fusion.log_probabilities(logits, answer)
 
 
@@ -147,28 +205,43 @@ def _attend(config, params, memory, weights, answer):
 
 def _write(config, params, memory, weights):
   """Greedy decoding; see `fusion.Write`."""
-  length, batch = config.max_answer_tokens, memory.tokens.shape[0]
-  network = _Network(config, question_passage.vocab_size(params))
-
-  def step(index, carry):
-    tokens, score, done = carry
-    logits = transformer.apply(
-      network, params, *memory, weights, _shift(tokens), method='decode'
-    )
-    log_probs = jax.nn.log_softmax(logits[:, index])
-    chosen = log_probs.argmax(axis=-1)
-    score = score + jnp.where(done, 0.0, log_probs.max(axis=-1))
-    tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))
-    return tokens, score, done | (chosen == EOS)
-
-  tokens, score, _ = jax.lax.fori_loop(
-    0,
-    length,
-    step,
-    (
-      jnp.zeros((batch, length), jnp.int32),
-      jnp.zeros(batch),
-      jnp.zeros(batch, bool),
-    ),
+  size = question_passage.vocab_size(params)
+  network = _Network(config, size)
+  source = _source(*memory, weights)
+  batch = memory.tokens.shape[0]
+  read, cache = decoding.start(
+    params['decoder'],
+    source.states,
+    source.where,
+    source.bias,
+    max_length=config.max_answer_tokens,
   )
-  return jnp.where(tokens == EOS, types.PAD, tokens), score
+
+  def step(cache, found):
+    token = citations.tokens(found, size)
+    x = transformer.apply(network, params, token, method='embed')
+    x, cache = decoding.step(params['decoder'], read, cache, x)
+    logits = transformer.apply(network, params, x, *source, method='score')
+    return logits, cache
+
+  rule = None
+  if config.citations:
+    rule = citations.constraint(
+      batch,
+      size,
+      source.count,
+      end_token=EOS,
+      max_sentences=config.max_sentences,
+    )
+  logits, cache = step(cache, jnp.full((batch, 1), BOS))
+  written = generate.greedy(
+    step,
+    logits[:, 0],
+    cache,
+    end_token=EOS,
+    max_length=config.max_answer_tokens,
+    constraint=rule,
+  )
+  tokens = citations.tokens(written.tokens[:, 0], size)
+  tokens = jnp.where(tokens == EOS, types.PAD, tokens)
+  return tokens, written.scores[:, 0]
