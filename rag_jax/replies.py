@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import answers, forward, readers, store
+from rag_jax import answers, forward, readers, store, types
 from rag_jax import config as configs
-from rag_jax.data import pipeline, text_io, tokenizers
+from rag_jax.data import citations, pipeline, text_io, tokenizers
 
 
 def text(
@@ -35,6 +35,8 @@ def text(
   reader = readers.make(config.reader)
   if not reader.points:
     tokens = np.asarray(found.tokens[row])
+    if reader.cites:
+      return citations.decode(tokenizer, tokens), None
     if reader.text_inputs is not None and reader_tokenizer is not None:
       return reader.text_inputs.decode(reader_tokenizer, tokens), None
     return tokenizers.decode(tokenizer, tokens), None
@@ -53,6 +55,18 @@ def text(
   if not text_io.has_text(document.text):  # the answer is in the title
     inside = None
   return whole[begin:end], inside
+
+
+def read(
+  config: configs.Config, found: Any, row: int, documents: store.Documents
+) -> list[types.Document]:
+  """The documents that the reader read, in the order of its citations."""
+  most = config.search.read_size
+  return [
+    document
+    for place in np.asarray(found.documents[row][:most]).tolist()
+    if place >= 0 and (document := documents[place]) is not None
+  ]
 
 
 def candidates(

@@ -23,6 +23,7 @@ from rag_jax import (
   answers,
   calibration,
   changes,
+  cited,
   compiled,
   confidence,
   console,
@@ -235,6 +236,10 @@ class System:
       score = self._score(question, found, row)
     trust = calibration.trust(self.calibrator, score, self.config.calibration)
     abstained = self.abstains(found, row) or trust.withheld
+    sources: tuple[types.Document, ...] = ()
+    if self.config.reader.citations:
+      text, sources = self.finished(text, found, row)
+      abstained = abstained or not text
     return answers.Answer(
       question=question,
       text='' if abstained else text,
@@ -245,6 +250,18 @@ class System:
       candidates=candidates,
       score=trust.score,
       certified=trust.certified,
+      cited=() if abstained else sources,
+    )
+
+  def finished(
+    self, text: str, found: forward.Answer, row: int
+  ) -> tuple[str, tuple[types.Document, ...]]:
+    """A text with citations as it is given, and the documents that it cites."""
+    return cited.finish(
+      text,
+      replies.read(self.config, found, row, self.documents),
+      support=self.config.reader.support,
+      language=self.config.data.language,
     )
 
   def _score(

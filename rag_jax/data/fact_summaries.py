@@ -31,7 +31,8 @@ SPLITS = (
   'test_unknown_thing',
 )
 # (kind, relation) -> the sentence of the reference, in this order. Their words
-# occur in all documents of the kind that state the cell.
+# occur in each document that states the cell; cells for which no such sentence
+# reads well are left out.
 SENTENCES = {
   ('countries', 'continent'): 'The continent of {x} is {v}.',
   ('countries', 'capital'): 'The capital of {x} is {v}.',
@@ -60,7 +61,6 @@ SENTENCES = {
   ('books', 'character'): 'A character of {x} is {v}.',
   ('planets', 'ordinal'): '{x} is the {v} planet from the Sun.',
   ('planets', 'type'): '{x} is a {v} planet.',
-  ('planets', 'namesake'): 'The name of {x} is that of the {v}.',
   ('planets', 'moon'): 'The largest moon of {x} is {v}.',
 }
 PHRASINGS = (

@@ -151,7 +151,7 @@ def citation_scores(
     'citation recall', the share of the sentences that their citations support
     together; 'citation precision', the share of the citations that support a
     sentence of recall 1 alone, or without which the others do not;
-    'unsupported', the share of the sentences that all documents together do
+    'no support', the share of the sentences that all documents together do
     not support. NaN without sentences, or without citations.
 
   Example:
@@ -162,7 +162,7 @@ def citation_scores(
     >>> found = parse('A cat sleeps. [1][2] A cow eats. [2]')
     >>> citation_scores(found, [cat, dog], contained)
     {'citation recall': 0.5, 'citation precision': 0.3333333333333333, \
-'unsupported': 0.5}
+'no support': 0.5}
 
   Reference:
     Gao et al., Enabling Large Language Models to Generate Text with Citations,
@@ -183,7 +183,7 @@ def citation_scores(
   return {
     'citation recall': _mean(supported),
     'citation precision': _mean(precise),
-    'unsupported': _mean([not own for own in known]),
+    'no support': _mean([not own for own in known]),
   }
 
 

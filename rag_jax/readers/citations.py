@@ -5,11 +5,12 @@ it into a passage read. Passages are written in no fixed order, so that their
 numbers have no meaning to a reader but by what the passages say.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rag_jax import types
 from rag_jax.nn import generate
 
 _ABSENT = -(2**20)  # cites a document that is not read; it has no score
@@ -46,6 +47,21 @@ def place(
   return jnp.where(answers < 0, cited, answers)
 
 
+def targets(cites: bool, batch: types.Batch, reading: Any) -> jax.Array:
+  """The answers of a batch in the reader's tokens, int32[B, M, A].
+
+  Args:
+    cites: whether the reader cites; if so, citations are `place`d.
+    batch: the questions.
+    reading: has `documents` int32[B, R] and `where` bool[B, R].
+  """
+  if not cites:
+    return batch.read_answers
+  return place(
+    batch.read_answers, batch.gold, reading.documents, reading.where
+  )
+
+
 def alone(answers: jax.Array, count: int) -> jax.Array:
   """Answers int32[B * K, A] to K copies of a question with passage k each.
 
@@ -56,20 +72,26 @@ def alone(answers: jax.Array, count: int) -> jax.Array:
   return jnp.where(answers < 0, cited, answers)
 
 
-def classes(answers: jax.Array, vocab_size: int, count: int) -> jax.Array:
+def classes(
+  answers: jax.Array, vocab_size: int, where: jax.Array
+) -> jax.Array:
   """Index of each token among V tokens and K passages; 0 = no score.
 
   Args:
     answers: int32[B, A], placed.
     vocab_size: V.
-    count: K.
+    where: bool[B, K], passages that can be cited.
 
   Example:
-    >>> classes(jnp.array([[5, -1, -2, -9, 0]]), 10, 2).tolist()
-    [[5, 10, 11, 0, 0]]
+    >>> answers = jnp.array([[5, -1, -2, -9, 0]])
+    >>> classes(answers, 10, jnp.array([[False, True]])).tolist()
+    [[5, 0, 11, 0, 0]]
   """
-  found = jnp.where(answers < 0, vocab_size - 1 - answers, answers)
-  return jnp.where(found < vocab_size + count, found, 0)
+  count = where.shape[1]
+  place = jnp.clip(-1 - answers, 0, count - 1)
+  is_read = jnp.take_along_axis(where, place, axis=1) & (-answers <= count)
+  cited = jnp.where(is_read, vocab_size + place, 0)
+  return jnp.where(answers < 0, cited, answers)
 
 
 def tokens(found: jax.Array, vocab_size: int) -> jax.Array:

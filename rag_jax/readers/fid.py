@@ -109,8 +109,17 @@ class _Network(question_passage.Encoder):
     x = self.embedding(jnp.maximum(prefix, 0))
     return jnp.where((prefix < 0)[..., None], self.citation, x)
 
-  def score(self, x, memory, tokens, where, bias, count):
-    """Logits of decoder states x [B, A, W]; the others are a `_Source`."""
+  def score(self, x, *source):
+    """Logits [B, A, V + K] of decoder states x [B, A, W] over a `_Source`."""
+    words, copies, cites = self.parts(x, *source)
+    logits = _add_copies(words, copies, source[1])
+    # Padding is never generated.
+    logits = logits.at[..., types.PAD].set(masking.NEG_INF)
+    return jnp.concatenate([logits, cites], axis=-1)
+
+  def parts(self, x, memory, tokens, where, bias, count):
+    """Logits of tokens [B, A, V], copies [B, A, S] and citations [B, A, K]."""
+    del tokens
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
 
@@ -118,14 +127,39 @@ class _Network(question_passage.Encoder):
       scores = jnp.einsum('baw,bsw->bas', query(x), memory) * scale
       return jnp.where(where[:, None], scores + bias, masking.NEG_INF)
 
-    logits = _add_copies(words, point(self.copy_query), tokens)
-    # Padding is never generated.
-    logits = logits.at[..., types.PAD].set(masking.NEG_INF)
+    copies = point(self.copy_query)
     if not self.config.citations:
-      return logits
+      return words, copies, jnp.zeros((*x.shape[:2], 0))
     cites = point(self.cite_query).reshape(*x.shape[:2], count, -1)
-    cites = jax.nn.logsumexp(cites, axis=-1)
-    return jnp.concatenate([logits, cites], axis=-1)
+    return words, copies, jax.nn.logsumexp(cites, axis=-1)
+
+  def force(self, states, tokens, weights, answer):
+    """Log-probabilities float32[B, A] of an answer with citations.
+
+    They are those of `decode`, without its array of [B, A, V] with copies.
+    """
+    source = _source(states, tokens, weights)
+    x = self.decoder(
+      self.embed(_shift(answer)), source.states, source.where, bias=source.bias
+    )
+    words, copies, cites = self.parts(x, *source)
+    words = words.at[..., types.PAD].set(masking.NEG_INF)
+    found = citations.classes(answer, self.vocab_size, weights > 0)
+    token = jnp.minimum(found, self.vocab_size - 1)
+    same = source.tokens[:, None] == token[..., None]  # [B, A, S]
+    copied = jnp.where(same, copies, masking.NEG_INF)
+    written = jnp.take_along_axis(words, token[..., None], axis=-1)
+    place = jnp.maximum(found - self.vocab_size, 0)
+    cited = jnp.take_along_axis(cites, place[..., None], axis=-1)[..., 0]
+
+    def total(*parts):
+      return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
+
+    chosen = jnp.where(
+      found < self.vocab_size, total(written, copied), cited
+    )
+    scores = chosen - total(words, copies, cites)
+    return jnp.where(found != types.PAD, scores, 0.0)
 
 
 class _Source(NamedTuple):
@@ -177,12 +211,13 @@ def _shift(answer):
 def _force(config, params, memory, weights, answer):
   """Log-probabilities float32[B, A] of a given answer; see `fusion.Force`."""
   network = _Network(config, question_passage.vocab_size(params))
+  if config.citations:
+    return transformer.apply(
+      network, params, *memory, weights, answer, method='force'
+    )
   logits = transformer.apply(
     network, params, *memory, weights, _shift(answer), method='decode'
   )
-  if config.citations:
-    size, count = network.vocab_size, weights.shape[1]
-    answer = citations.classes(answer, size, count)
   return fusion.log_probabilities(logits, answer)
 
 
