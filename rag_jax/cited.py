@@ -86,7 +86,11 @@ def spell(
   start = 0
   while start < len(pieces):
     runs = [
-      (_common(wanted[start:], folded[place:]), known[place][0].islower(), -place)
+      (
+        _common(wanted[start:], folded[place:]),
+        known[place][0].islower(),
+        -place,
+      )
       for place in places.get(wanted[start], ())
     ]
     closes = pieces[start] in _CLOSING

@@ -21,6 +21,7 @@ from rag_jax import (
   measures,
   readers,
   reliability,
+  replies,
   report,
   summaries,
   types,
@@ -101,7 +102,10 @@ def judge(
   best = [system.text(found, row)[0] for row in range(len(questions))]
   cites = system.config.reader.citations
   if cites:
-    best = [system.finished(t, found, row)[0] for row, t in enumerate(best)]
+    best = [
+      replies.finished(system, text, found, row)[0]
+      for row, text in enumerate(best)
+    ]
   asked = [dataclasses.replace(q, answerable=True) for q in questions]
   plain = summaries.plain(asked, best) if cites else (asked, best)
   exact = measures.answers(*plain)['EM']

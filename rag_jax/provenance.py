@@ -1,5 +1,6 @@
 """Provenance of results: version, command, data, packages, machine and time."""
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import answers, forward, readers, store, types
+from rag_jax import answers, cited, forward, readers, store, types
 from rag_jax import config as configs
 from rag_jax.data import citations, pipeline, text_io, tokenizers
 
@@ -67,6 +67,25 @@ def read(
     for place in np.asarray(found.documents[row][:most]).tolist()
     if place >= 0 and (document := documents[place]) is not None
   ]
+
+
+def finished(
+  system: Any, text: str, found: Any, row: int
+) -> tuple[str, tuple[types.Document, ...]]:
+  """A text with citations as it is given, and the documents that it cites.
+
+  Args:
+    system: a `system.System` whose reader cites.
+    text: from `text`.
+    found: the answers of a batch, on the host.
+    row: which of them.
+  """
+  return cited.finish(
+    text,
+    read(system.config, found, row, system.documents),
+    support=system.config.reader.support,
+    language=system.config.data.language,
+  )
 
 
 def candidates(

@@ -19,7 +19,7 @@ from rag_jax.ops import summary_metrics, text_metrics
 
 WITHOUT, LEAD = 'without retrieval', 'lead sentences'
 LEAD_SIZE = 3  # sentences of the baseline
-ROUGE = {'ROUGE-1': 1, 'ROUGE-2': 2, 'ROUGE-Lsum': 'Lsum'}
+ROUGE: dict[str, str | int] = {'ROUGE-1': 1, 'ROUGE-2': 2, 'ROUGE-Lsum': 'Lsum'}
 
 
 def supporter(

@@ -23,7 +23,6 @@ from rag_jax import (
   answers,
   calibration,
   changes,
-  cited,
   compiled,
   confidence,
   console,
@@ -238,7 +237,7 @@ class System:
     abstained = self.abstains(found, row) or trust.withheld
     sources: tuple[types.Document, ...] = ()
     if self.config.reader.citations:
-      text, sources = self.finished(text, found, row)
+      text, sources = replies.finished(self, text, found, row)
       abstained = abstained or not text
     return answers.Answer(
       question=question,
@@ -251,17 +250,6 @@ class System:
       score=trust.score,
       certified=trust.certified,
       cited=() if abstained else sources,
-    )
-
-  def finished(
-    self, text: str, found: forward.Answer, row: int
-  ) -> tuple[str, tuple[types.Document, ...]]:
-    """A text with citations as it is given, and the documents that it cites."""
-    return cited.finish(
-      text,
-      replies.read(self.config, found, row, self.documents),
-      support=self.config.reader.support,
-      language=self.config.data.language,
     )
 
   def _score(
@@ -408,16 +396,4 @@ class System:
     return jnp.asarray(mask)
 
   def _rows_of(self, ids: Iterable[str], *, what: str) -> list[int]:
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-      raise ValueError(
-        f'{what} must be a list of document ids, got {ids!r}. Pass [{ids!r}].'
-      )
-    found = list(ids)
-    unknown = [name for name in found if name not in self.rows]
-    if unknown or not found:
-      got = f'{unknown[0]!r}' if unknown else 'none'
-      raise ValueError(
-        f'{what} must be ids of documents in the system, got {got}. Pass ids '
-        f'such as {next(iter(self.rows))!r}.'
-      )
-    return [self.rows[name] for name in found]
+    return corpus.rows_of(ids, self.rows, what=what)

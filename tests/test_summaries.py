@@ -5,11 +5,17 @@ import pytest
 
 from rag_jax import answers, grounding, summaries, types
 
-GOLD = types.Document(id='g', title='Gold', text='It is Au. It is soft. One. Two.')
+GOLD = types.Document(
+  id='g', title='Gold', text='It is Au. It is soft. One. Two.'
+)
 LEAD = types.Document(id='l', title='Lead', text='It is Pb.')
 CLAIMS = (
-  types.Claim(text='Au', document_id='g', statements=('Gold is Au.', 'It is Au.')),
-  types.Claim(text='Pb', document_id='l', statements=('Lead is Pb.', 'It is Pb.')),
+  types.Claim(
+    text='Au', document_id='g', statements=('Gold is Au.', 'It is Au.')
+  ),
+  types.Claim(
+    text='Pb', document_id='l', statements=('Lead is Pb.', 'It is Pb.')
+  ),
 )
 ASKED = types.Question(
   id='q',

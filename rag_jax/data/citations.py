@@ -78,9 +78,7 @@ def encode_targets(
   return found
 
 
-def decode(
-  tokenizer: hf.Tokenizer, tokens: Sequence[int] | np.ndarray
-) -> str:
+def decode(tokenizer: hf.Tokenizer, tokens: Sequence[int] | np.ndarray) -> str:
   """The text of tokens, with the mark [n] for -n."""
   parts: list[str] = []
   piece: list[int] = []

@@ -78,7 +78,10 @@ HELD_OUT = (
   'Please give me a few facts about {x}.',
   'Write a summary about {x}.',
 )
-SHORT = ('Tell me about {x} in {n} sentences.', 'Describe {x} in {n} sentences.')
+SHORT = (
+  'Tell me about {x} in {n} sentences.',
+  'Describe {x} in {n} sentences.',
+)
 COMPARISONS = (
   'Compare {x} and {y}.',
   'How do {x} and {y} compare?',
@@ -113,12 +116,13 @@ def load() -> types.Dataset:
   tables = {kind: facts.read_table(kind) for kind in templates.OPENINGS}
   everything = [(kind, row) for kind, rows in tables.items() for row in rows]
   rng = random.Random(_SEED)
-  unseen, seen = [], []
+  unseen: list[Entity] = []
+  seen: list[Entity] = []
   for kind, rows in tables.items():
     chosen = rng.sample(range(len(rows)), max(1, round(len(rows) * _UNSEEN)))
     for number, row in enumerate(rows):
       (unseen if number in chosen else seen).append((kind, row))
-  splits = {name: [] for name in SPLITS}
+  splits: dict[str, list[types.Question]] = {name: [] for name in SPLITS}
   for entity in seen:
     splits['train'] += _about(entity, PHRASINGS) + _short(entity, rng)
   for entity in unseen:

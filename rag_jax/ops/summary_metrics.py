@@ -98,9 +98,7 @@ def _statements(claim: types.Claim) -> frozenset[str]:
   return frozenset(map(text_metrics.normalise, claim.statements))
 
 
-def claim_scores(
-  text: str, claims: Sequence[types.Claim]
-) -> dict[str, float]:
+def claim_scores(text: str, claims: Sequence[types.Claim]) -> dict[str, float]:
   """Recall and precision of claims.
 
   Args:
@@ -125,7 +123,9 @@ def claim_scores(
   pieces = [sentence.text for sentence in parse(text)]
   whole = [plain(text)]
   stated = [
-    any(states(piece, claim) for piece in (pieces if claim.statements else whole))
+    any(
+      states(piece, claim) for piece in (pieces if claim.statements else whole)
+    )
     for claim in claims
   ]
   right = [any(states(piece, claim) for claim in claims) for piece in pieces]
@@ -170,7 +170,9 @@ def citation_scores(
   """
   supported, precise, known = [], [], []
   for sentence in sentences:
-    cited = [documents[n - 1] for n in sentence.citations if n <= len(documents)]
+    cited = [
+      documents[n - 1] for n in sentence.citations if n <= len(documents)
+    ]
     holds = bool(cited) and supports(sentence.text, cited)
     supported.append(holds)
     known.append(bool(documents) and supports(sentence.text, documents))

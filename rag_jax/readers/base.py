@@ -107,7 +107,6 @@ class ReaderConfig:
         'Set --config.reader.abstention_threshold.'
       )
 
-
   def _check_citations(self) -> None:
     for name, most in (('max_sentences', math.inf), ('support', 1.0)):
       value = getattr(self, name)

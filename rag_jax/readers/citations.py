@@ -57,9 +57,7 @@ def targets(cites: bool, batch: types.Batch, reading: Any) -> jax.Array:
   """
   if not cites:
     return batch.read_answers
-  return place(
-    batch.read_answers, batch.gold, reading.documents, reading.where
-  )
+  return place(batch.read_answers, batch.gold, reading.documents, reading.where)
 
 
 def alone(answers: jax.Array, count: int) -> jax.Array:
@@ -72,9 +70,7 @@ def alone(answers: jax.Array, count: int) -> jax.Array:
   return jnp.where(answers < 0, cited, answers)
 
 
-def classes(
-  answers: jax.Array, vocab_size: int, where: jax.Array
-) -> jax.Array:
+def classes(answers: jax.Array, vocab_size: int, where: jax.Array) -> jax.Array:
   """Index of each token among V tokens and K passages; 0 = no score.
 
   Args:

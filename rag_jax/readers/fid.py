@@ -155,9 +155,7 @@ class _Network(question_passage.Encoder):
     def total(*parts):
       return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
 
-    chosen = jnp.where(
-      found < self.vocab_size, total(written, copied), cited
-    )
+    chosen = jnp.where(found < self.vocab_size, total(written, copied), cited)
     scores = chosen - total(words, copies, cites)
     return jnp.where(found != types.PAD, scores, 0.0)
 
@@ -169,7 +167,7 @@ class _Source(NamedTuple):
   tokens: jax.Array  # int32[B, S]
   where: jax.Array  # bool[B, S], real tokens of passages of positive weight
   bias: jax.Array  # float32[B, 1, S], log weights
-  count: int  # K
+  size: int  # K
 
 
 def _source(states, tokens, weights):
@@ -182,7 +180,7 @@ def _source(states, tokens, weights):
     tokens=tokens.reshape(batch, -1),
     where=where.reshape(batch, -1),
     bias=bias,
-    count=count,
+    size=count,
   )
 
 
@@ -264,7 +262,7 @@ def _write(config, params, memory, weights):
     rule = citations.constraint(
       batch,
       size,
-      source.count,
+      source.size,
       end_token=EOS,
       max_sentences=config.max_sentences,
     )

@@ -33,9 +33,15 @@ def scores(text, documents=DOCUMENTS):
     ('One. [2][1] Two [3]', [('One.', (2, 1)), ('Two', (3,))]),
     ('One. [2] [2]', [('One.', (2,))]),
     # A full stop inside a cited sentence does not end it.
-    ('It is Washington, D.C. Yes. [1]', [('It is Washington, D.C. Yes.', (1,))]),
+    (
+      'It is Washington, D.C. Yes. [1]',
+      [('It is Washington, D.C. Yes.', (1,))],
+    ),
     ('One. [1] Two. Three', [('One.', (1,)), ('Two.', ()), ('Three', ())]),
-    ('At 5.2 m. all end. Or .fr!', [('At 5.2 m. all end.', ()), ('Or .fr!', ())]),
+    (
+      'At 5.2 m. all end. Or .fr!',
+      [('At 5.2 m. all end.', ()), ('Or .fr!', ())],
+    ),
   ],
 )
 def test_sentences_and_their_citations(text, sentences):
@@ -58,8 +64,12 @@ def test_claims_with_statements_must_be_stated_by_a_sentence():
 
 
 def test_claims_without_statements_are_words_anywhere():
-  claims = [types.Claim(text=text) for text in ('Au', 'the 79', 'gold mine', '')]
-  found = summary_metrics.claim_scores('AU! A gold. [1] Mine of 79. [1]', claims)
+  claims = [
+    types.Claim(text=text) for text in ('Au', 'the 79', 'gold mine', '')
+  ]
+  found = summary_metrics.claim_scores(
+    'AU! A gold. [1] Mine of 79. [1]', claims
+  )
   assert found['claim recall'] == 3 / 4  # a row of words may cross sentences
   assert found['claim precision'] == 1
   none = summary_metrics.claim_scores('Some text.', [])

@@ -117,7 +117,9 @@ def test_alone_equals_one_passage_at_a_time(params, texts):
   alone = jax.jit(READER.log_likelihood)(params, memory, ANSWERS)
   for k in range(3):
     one = jax.tree.map(lambda x, k=k: x[:, k : k + 1], memory)
-    own = jnp.where(ANSWERS == -1 - k, -1, jnp.where(ANSWERS < 0, -9, ANSWERS))
+    own = jnp.where(
+      ANSWERS + 1 + k == 0, -1, jnp.where(ANSWERS < 0, -9, ANSWERS)
+    )
     wanted = READER.joint_log_likelihood(params, one, jnp.ones((2, 1)), own)
     np.testing.assert_allclose(alone[:, k], wanted, rtol=1e-4, atol=1e-5)
 
@@ -165,7 +167,10 @@ def test_decoding_step_by_step_equals_the_decoder():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'kind': 'extractive', 'citations': True}, 'reader.citations has no effect'),
+    (
+      {'kind': 'extractive', 'citations': True},
+      'reader.citations has no effect',
+    ),
     ({'max_sentences': 3}, 'reader.max_sentences needs citations'),
     ({'support': 0.5}, 'reader.support needs citations'),
     ({'citations': True, 'support': 1.5}, 'reader.support must be from 0 to 1'),
