@@ -1,9 +1,11 @@
 """Measures of summaries of small documents, by hand."""
 
+import types as namespaces
+
 import numpy as np
 import pytest
 
-from rag_jax import answers, grounding, summaries, types
+from rag_jax import answers, ask, grounding, replies, summaries, types
 
 GOLD = types.Document(
   id='g', title='Gold', text='It is Au. It is soft. One. Two.'
@@ -82,15 +84,76 @@ def test_numbers_must_occur_and_titles_do_not_count():
 
 
 def test_answers_as_json_have_their_citations():
-  answer = answers.Answer(
+  given = answer('Gold is Au. [1]', (GOLD,))
+  assert given.to_dict(text=False)['cited'] == [{'id': 'g', 'title': 'Gold'}]
+
+
+@pytest.fixture
+def system():
+  """What the functions need of a system that read LEAD, then GOLD."""
+  fields = {
+    'search': namespaces.SimpleNamespace(read_size=2),
+    'reader': namespaces.SimpleNamespace(support=1.0),
+    'data': namespaces.SimpleNamespace(language='english'),
+  }
+  config = namespaces.SimpleNamespace(**fields)
+  return namespaces.SimpleNamespace(config=config, documents=(GOLD, LEAD, GOLD))
+
+
+FOUND = namespaces.SimpleNamespace(documents=np.array([[1, 0, 2], [1, -1, 2]]))
+
+
+def answer(text, cited):
+  return answers.Answer(
     question='?',
-    text='Gold is Au. [1]',
-    probability=1.0,
-    abstained=False,
+    text=text,
+    probability=0.5,
+    abstained=not text,
     document=GOLD,
     span=None,
     candidates=(),
-    cited=(GOLD,),
+    cited=cited,
   )
-  assert answer.to_dict(text=False)['cited'] == [{'id': 'g', 'title': 'Gold'}]
-  assert np.isfinite(answer.to_dict()['probability'])
+
+
+def test_marks_are_of_the_documents_that_were_read(system):
+  assert replies.read(system.config, FOUND, 0, system.documents) == [LEAD, GOLD]
+  assert replies.read(system.config, FOUND, 1, system.documents) == [LEAD]
+  text = 'gold is au . [2] lead is au . [1] lead is pb . [1]'
+  found = replies.finished(system, text, FOUND, 0)
+  assert found == ('Gold is Au. [1] Lead is Pb. [2]', (GOLD, LEAD))
+
+
+def test_the_system_is_measured_beside_two_baselines(system):
+  given = [
+    answer('Gold is Au. [1] Lead is Au. [2]', (GOLD, LEAD)),
+    answer('', ()),
+  ]
+  found = summaries.measure(
+    system,
+    [ASKED] * 2,
+    FOUND,
+    given,
+    ['Gold is Au.', 'No.'],
+    CLAIMS,
+    name='own',
+  )
+  for name, measure, values in (
+    ('own', 'claim recall', [1, 0]),
+    ('own', 'citation recall', [0.5, np.nan]),
+    ('own', 'no support', [0.5, np.nan]),
+    ('own', 'sentences', [2, 0]),
+    ('lead sentences', 'claim recall', [0, 0]),  # of lead, the first document
+    ('lead sentences', 'citation precision', [1, 1]),
+    ('without retrieval', 'claim recall', [1, 0]),
+    ('without retrieval', 'ROUGE-2', [1, 0]),
+  ):
+    np.testing.assert_array_equal(found[name, measure], values, measure)
+  assert ('without retrieval', 'citation recall') not in found
+
+
+def test_ask_shows_the_documents_that_are_cited():
+  shown = ask.show(answer('Gold is Au. [1]', (GOLD,))).splitlines()
+  assert shown[1] == 'answer    Gold is Au. [1]   (probability 0.50)'
+  assert shown[2] == '[1]       g  Gold'
+  assert 'answer    none' in ask.show(answer('', ()))
