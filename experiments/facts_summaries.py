@@ -2,7 +2,7 @@
 
   python launch.py --config=experiments/facts_summaries.py
 
-Results: docs/results.md.
+Measures and data: docs/howto/summaries.md.
 """
 
 from experiments import quickstart
