@@ -68,6 +68,8 @@ class Answer:
     score: calibrated probability that the best answer is right; None without a
       calibrator.
     certified: whether the certificate covers the answer; None without one.
+    cited: documents 1, 2, ... that the marks [1], [2], ... in the answer cite;
+      empty for a reader without citations.
   """
 
   question: str
@@ -80,6 +82,7 @@ class Answer:
   notes: tuple[str, ...] = ()
   score: float | None = None
   certified: bool | None = None
+  cited: tuple[types.Document, ...] = ()
 
   def to_dict(self, *, text: bool = True) -> dict[str, Any]:
     """The answer as JSON-serialisable values.
@@ -100,9 +103,9 @@ class Answer:
       {'question': 'Who sleeps?', 'answer': 'cat', 'probability': 0.75,
        'score': None, 'certified': None, 'abstained': False,
        'document': {'id': 'a', 'title': '', 'text': 'A cat sleeps.'},
-       'span': [2, 5], 'candidates': [], 'notes': []}
+       'span': [2, 5], 'cited': [], 'candidates': [], 'notes': []}
     """
-    cited = self.document
+    source = self.document
     return {
       'question': self.question,
       'answer': self.text,
@@ -110,8 +113,9 @@ class Answer:
       'score': None if self.score is None else _number(self.score),
       'certified': self.certified,
       'abstained': self.abstained,
-      'document': None if cited is None else _document(cited, text),
+      'document': None if source is None else _document(source, text),
       'span': None if self.span is None else list(self.span),
+      'cited': [_document(document, text) for document in self.cited],
       'candidates': [c.to_dict(text=text) for c in self.candidates],
       'notes': list(self.notes),
     }

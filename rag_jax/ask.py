@@ -74,6 +74,12 @@ def show(answer: answers.Answer) -> str:
     lines.append('answer    none; no reader was trained')
   elif answer.abstained:
     lines.append(f'answer    none; the best had {_trust(answer)}')
+  elif answer.cited:
+    lines.append(f'answer    {answer.text}   ({_trust(answer)})')
+    lines += [
+      f'{f"[{number}]":<9} {document.id}  {document.title}'
+      for number, document in enumerate(answer.cited, 1)
+    ]
   else:
     source = answer.document
     lines += [

@@ -14,7 +14,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rag_jax import docid_search, examine, forward, matching, model, types
+from rag_jax import (
+  docid_search,
+  examine,
+  forward,
+  matching,
+  model,
+  readers,
+  types,
+)
 from rag_jax.components import id_decoder, query_encoder, ranker
 from rag_jax.ops import beam, teacher_forcing
 
@@ -83,6 +91,21 @@ def answer_without_gold(config: model.ModelConfig) -> Function:
     if allowed is not None:
       others &= allowed
     return forward.answer(params, batch, index, config=config, allowed=others)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def answer_unread(config: model.ModelConfig) -> Function:
+  """The reader's answer from the question and a passage without a token."""
+
+  def run(params, batch, index, allowed=None):
+    del allowed
+    reader = readers.make(config.reader)
+    passages = jnp.zeros((len(batch.query), 1, index.passages.shape[1]), int)
+    memory = reader.read(params['reader'], batch.read_query, passages)
+    weights = jnp.ones((len(batch.query), 1))
+    return reader.answer(params['reader'], memory, weights, weights > 0).tokens
 
   return jax.jit(run)
 

@@ -259,3 +259,31 @@ def with_special_tokens(
     document_prompt=data.document_prompt,
     max_tokens=data.max_vector_tokens,
   )
+
+
+def rows_of(
+  ids: Iterable[str], rows: Mapping[str, int], *, what: str
+) -> list[int]:
+  """The rows of documents in the index.
+
+  Args:
+    ids: ids of documents, at least one.
+    rows: id -> row of each document.
+    what: name of `ids`, for the message.
+
+  Raises:
+    ValueError: if an id is unknown, or there is none.
+  """
+  if isinstance(ids, str) or not isinstance(ids, Iterable):
+    raise ValueError(
+      f'{what} must be a list of document ids, got {ids!r}. Pass [{ids!r}].'
+    )
+  found = list(ids)
+  unknown = [name for name in found if name not in rows]
+  if unknown or not found:
+    got = f'{unknown[0]!r}' if unknown else 'none'
+    raise ValueError(
+      f'{what} must be ids of documents in the system, got {got}. Pass ids '
+      f'such as {next(iter(rows))!r}.'
+    )
+  return [rows[name] for name in found]

@@ -87,7 +87,9 @@ def evaluate(
     baselines = baseline_runs.Baselines(system, dataset, pretrained)
   results, found = [], []
   for split, questions in splits(system, dataset):
-    measured = per_question.measure(system, split, questions, own_scores)
+    measured = per_question.measure(
+      system, split, questions, own_scores, dataset.claims
+    )
     if baselines is not None and any(
       question.answerable for question in questions
     ):

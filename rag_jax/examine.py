@@ -11,7 +11,7 @@ from rag_jax import docid_search, forward, model, readers, types
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
 from rag_jax.ops import losses, masking, metrics
-from rag_jax.readers import base
+from rag_jax.readers import base, citations
 
 FLOOR = -20.0  # nats; log-likelihood of an answer that no document read holds
 
@@ -83,16 +83,13 @@ def has_answer(batch: types.Batch, reader: base.Reader) -> jax.Array:
 def _likelihood(params: Any, batch: Any, reading: Any, reader: base.Reader):
   """The function weights -> log P(gold answer), float32[B], nats."""
   joint = reader.joint_log_likelihood
+  answers = citations.targets(reader.cites, batch, reading)
   if joint is not None:
     return lambda weights: jnp.maximum(
-      joint(params['reader'], reading.memory, weights, batch.read_answers).sum(
-        -1
-      ),
+      joint(params['reader'], reading.memory, weights, answers).sum(-1),
       FLOOR,
     )
-  tokens = reader.log_likelihood(
-    params['reader'], reading.memory, batch.read_answers
-  )
+  tokens = reader.log_likelihood(params['reader'], reading.memory, answers)
   each = tokens[..., 0] if reader.points else tokens.sum(-1)
   holds = reading.where & (each > masking.NEG_INF / 2)
 

@@ -21,7 +21,9 @@ from rag_jax import (
   measures,
   readers,
   reliability,
+  replies,
   report,
+  summaries,
   types,
 )
 from rag_jax import system as systems
@@ -98,8 +100,15 @@ def judge(
       calibrator replace them.
   """
   best = [system.text(found, row)[0] for row in range(len(questions))]
+  cites = system.config.reader.citations
+  if cites:
+    best = [
+      replies.finished(system, text, found, row)[0]
+      for row, text in enumerate(best)
+    ]
   asked = [dataclasses.replace(q, answerable=True) for q in questions]
-  exact = measures.answers(asked, best)['EM']
+  plain = summaries.plain(asked, best) if cites else (asked, best)
+  exact = measures.answers(*plain)['EM']
   answerable = np.asarray([q.answerable for q in questions], bool)
   right = (np.nan_to_num(exact) > 0) & answerable
   own = system.calibrator

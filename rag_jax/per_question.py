@@ -13,10 +13,13 @@ from rag_jax import (
   measures,
   objective,
   readers,
+  summaries,
   trec,
   types,
 )
 from rag_jax import system as systems
+from rag_jax.data import citations
+from rag_jax.ops import summary_metrics
 from rag_jax.readers import base
 
 DEPTHS = (1, 10, 100)  # k of Hits@k, as far as the beam reaches
@@ -53,8 +56,17 @@ def measure(
   split: str,
   questions: Sequence[types.Question],
   own_scores: dict[str, float],
+  claims: Sequence[types.Claim] = (),
 ) -> Measured:
-  """Measures of each question; `own_scores` replace those of the calibrator."""
+  """Measures of each question.
+
+  Args:
+    system: the trained system.
+    split: name of the split.
+    questions: n questions.
+    own_scores: id -> score, in place of the calibrator's.
+    claims: what the documents state; empty = unknown.
+  """
   reads = system.config.trains_with(objective.READER_LOSSES)
   system = dataclasses.replace(system, has_reader=reads)
   judged = None
@@ -99,6 +111,16 @@ def measure(
     texts = [None if answer.abstained else answer.text for answer in given]
     values |= of_answers(ANSWERS, system, questions, texts)
     values |= judging.values(judged, given)
+    if system.config.reader.citations:
+      values |= summaries.measure(
+        system,
+        questions,
+        found,
+        given,
+        _unread(system, questions),
+        claims,
+        name=ANSWERS,
+      )
     if readers.make(system.config.reader).load is not None:
       values |= _from_gold(system, questions)
   return Measured(
@@ -109,6 +131,15 @@ def measure(
     answers=given,
     judged=judged,
   )
+
+
+def _unread(
+  system: systems.System, questions: Sequence[types.Question]
+) -> list[str]:
+  """What the reader writes without a document, without citations."""
+  tokens = run(system, compiled.answer_unread, questions)
+  texts = [citations.decode(system.tokenizer, row) for row in tokens]
+  return [summary_metrics.plain(text) for text in texts]
 
 
 def decoded(candidates: types.Candidates) -> trec.Run:
@@ -216,12 +247,16 @@ def of_answers(
 ) -> measures.Values:
   """Measures of answers, under the name of a row of the results."""
   reader = system.config.reader
+  if reader.citations:
+    questions, texts = summaries.plain(questions, texts)
   found = measures.answers(
     questions,
     texts,
     written=not readers.make(reader).points,
     may_abstain=(
-      reader.abstention_threshold < base.NEVER or system.calibrator is not None
+      reader.abstention_threshold < base.NEVER
+      or system.calibrator is not None
+      or reader.citations
     ),
   )
   return {(name, measure): value for measure, value in found.items()}

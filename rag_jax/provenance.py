@@ -1,5 +1,6 @@
 """Provenance of results: version, command, data, packages, machine and time."""
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -96,6 +97,7 @@ def data_hash(dataset: types.Dataset) -> str:
     for q in dataset.splits[name]:
       fields: list[object] = [q.id, q.text, q.answers, q.document_ids, q.grades]
       fields += [q.answerable, *q.answer_patterns]
+      fields += [dataclasses.asdict(claim) for claim in q.claims]
       digest.update(json.dumps(fields).encode())
   return digest.hexdigest()
 

@@ -10,7 +10,7 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
 from rag_jax import model, readers, types
-from rag_jax.data import batches, encoder_input, widths, words
+from rag_jax.data import batches, citations, encoder_input, widths, words
 from rag_jax.index import index as indexes
 from rag_jax.readers import base
 
@@ -66,7 +66,18 @@ def encode(
     max_tokens=most,
     targets=targets,
   )
-  reader_text = readers.make(config.reader).text_inputs
+  reader = readers.make(config.reader)
+  if reader.cites and targets:
+    encoded = dataclasses.replace(
+      encoded,
+      answers=citations.encode_targets(
+        tokenizer,
+        [question.answers for question in questions],
+        max_answers=data.max_answers,
+        max_tokens=data.max_answer_tokens,
+      ),
+    )
+  reader_text = reader.text_inputs
   if reader_text is None or reader_tokenizer is None:
     return encoded
   query, cut = _reader_query(

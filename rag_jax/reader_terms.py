@@ -36,9 +36,9 @@ def answer(trace: Trace) -> Sum:
       trace.params['reader'],
       reading.memory,
       reading.weights,
-      trace.batch.read_answers,
+      trace.answers,
     )
-    return metrics.total(-scores.sum(-1), trace.has_answer)
+    return metrics.total(-scores.sum(-1), trace.written)
   if kind == 'token':
     nll = losses.token_marginal(
       reading.weights,
@@ -141,7 +141,7 @@ def left_out(trace: Trace) -> jax.Array:
       trace.params['reader'],
       trace.reading.memory,
       weights,
-      trace.batch.read_answers,
+      trace.answers,
     )
     return scores.sum(-1)
 
@@ -155,7 +155,7 @@ def _adist(trace: Trace) -> jax.Array:
     trace.params['reader'],
     trace.reading.memory,
     trace.reading.where / jnp.maximum(trace.reading.where.sum(1)[:, None], 1),
-    trace.batch.read_answers,
+    trace.answers,
   )
   return distillation.adist(
     trace.search_scores,

@@ -8,6 +8,7 @@ import tokenizers as hf_tokenizers
 from rag_jax import (
   answers,
   calibration,
+  cited,
   confidence,
   forward,
   readers,
@@ -15,7 +16,7 @@ from rag_jax import (
   types,
 )
 from rag_jax import config as configs
-from rag_jax.data import pipeline, text_io, tokenizers
+from rag_jax.data import citations, pipeline, text_io, tokenizers
 
 
 def text(
@@ -43,6 +44,8 @@ def text(
   reader = readers.make(config.reader)
   if not reader.points:
     tokens = np.asarray(found.tokens[row])
+    if reader.cites:
+      return citations.decode(tokenizer, tokens), None
     if reader.text_inputs is not None and reader_tokenizer is not None:
       return reader.text_inputs.decode(reader_tokenizer, tokens), None
     return tokenizers.decode(tokenizer, tokens), None
@@ -61,6 +64,37 @@ def text(
   if not text_io.has_text(document.text):  # the answer is in the title
     inside = None
   return whole[begin:end], inside
+
+
+def read(
+  config: configs.Config, found: Any, row: int, documents: store.Documents
+) -> list[types.Document]:
+  """The documents that the reader read, in the order of its citations."""
+  most = config.search.read_size
+  return [
+    document
+    for place in np.asarray(found.documents[row][:most]).tolist()
+    if place >= 0 and (document := documents[place]) is not None
+  ]
+
+
+def finished(
+  system: Any, text: str, found: Any, row: int
+) -> tuple[str, tuple[types.Document, ...]]:
+  """A text with citations as it is given, and the documents that it cites.
+
+  Args:
+    system: a `system.System` whose reader cites.
+    text: from `text`.
+    found: the answers of a batch, on the host.
+    row: which of them.
+  """
+  return cited.finish(
+    text,
+    read(system.config, found, row, system.documents),
+    support=system.config.reader.support,
+    language=system.config.data.language,
+  )
 
 
 def candidates(

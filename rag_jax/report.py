@@ -23,7 +23,7 @@ CELL = 12  # width of one cell, such as .922 .90-.94, characters
 # Measures in results.json but not in the table.
 KEPT_ONLY = (
   *('ECE unscaled', 'ECE temperature', 'certified risk', 'refused'),
-  *('holds', 'changes', 'unsupported', 'words'),
+  *('holds', 'changes', 'unsupported', 'words', 'length'),
   *(
     f'gradient {n}' for n in ('query_encoder', 'id_decoder', 'ranker', 'reader')
   ),
@@ -31,6 +31,11 @@ KEPT_ONLY = (
 # Redundant with Hits@k and MRR@10 if each question has one gold document.
 SEVERAL = ('nDCG@10', 'MAP', 'Recall@100')
 ANSWERS = ('EM', 'F1', 'ROUGE-L', 'answered')  # shown below the retrieval ones
+# Answers of several sentences, below the others.
+SUMMARIES = (
+  *('ROUGE-1', 'ROUGE-2', 'ROUGE-Lsum', 'claim recall', 'claim precision'),
+  *('citation recall', 'citation precision', 'no support', 'sentences'),
+)
 # Shown below the answers: how far scores can be trusted, and health.
 TRUST = (
   *('ECE', 'Brier', 'AUROC', 'AURC', 'EM@50%', 'EM@80%', 'EM@100%'),
@@ -41,7 +46,8 @@ ORDER = (
   *('Hits@1', 'Hits@10', 'MRR@10', 'nDCG@10', 'Hits@100', 'MAP', 'R-precision'),
   'gold in support',
   *('Recall@100', 'has-answer@1', 'has-answer@5', 'has-answer@20'),
-  *('has-answer@100', 'valid docids', 'beam regret', *ANSWERS, *TRUST),
+  *('has-answer@100', 'valid docids', 'beam regret', *ANSWERS, *SUMMARIES),
+  *TRUST,
   *HEALTH,
 )
 BOLD, DIM, PLAIN = '\033[1m', '\033[2m', '\033[0m'
@@ -136,7 +142,7 @@ def table(results: Sequence[Result], *, color: bool = False) -> str:
     title = f'{split} ({count:,} question{"s" * (count != 1)})'
     lines = [styled(line, BOLD, color) for line in textwrap.wrap(title, WIDTH)]
     left = max(len(r.system) for r in rows)
-    below = (ANSWERS, TRUST, HEALTH)
+    below = (ANSWERS, SUMMARIES, TRUST, HEALTH)
     others = {name for group in below for name in group}
     for group in ([n for n in names if n not in others], *below):
       shown = [name for name in names if name in group]

@@ -14,6 +14,8 @@ def _questions_hash(config: configs.Config, dataset: types.Dataset) -> str:
   digest = hashlib.sha256()
   for question in dataset.splits.get(config.data.train_split, ()):
     fields = dataclasses.asdict(question)
+    if not question.claims:
+      del fields['claims']  # the hash of older runs lacks them
     digest.update(json.dumps(fields, sort_keys=True).encode())
   return digest.hexdigest()
 

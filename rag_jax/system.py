@@ -237,6 +237,10 @@ class System:
       )
     trust = calibration.trust(self.calibrator, score, self.config.calibration)
     abstained = self.abstains(found, row) or trust.withheld
+    sources: tuple[types.Document, ...] = ()
+    if self.config.reader.citations:
+      text, sources = replies.finished(self, text, found, row)
+      abstained = abstained or not text
     return answers.Answer(
       question=question,
       text='' if abstained else text,
@@ -247,6 +251,7 @@ class System:
       candidates=candidates,
       score=trust.score,
       certified=trust.certified,
+      cited=() if abstained else sources,
     )
 
   @property
@@ -372,16 +377,4 @@ class System:
     return jnp.asarray(mask)
 
   def _rows_of(self, ids: Iterable[str], *, what: str) -> list[int]:
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-      raise ValueError(
-        f'{what} must be a list of document ids, got {ids!r}. Pass [{ids!r}].'
-      )
-    found = list(ids)
-    unknown = [name for name in found if name not in self.rows]
-    if unknown or not found:
-      got = f'{unknown[0]!r}' if unknown else 'none'
-      raise ValueError(
-        f'{what} must be ids of documents in the system, got {got}. Pass ids '
-        f'such as {next(iter(self.rows))!r}.'
-      )
-    return [self.rows[name] for name in found]
+    return corpus.rows_of(ids, self.rows, what=what)

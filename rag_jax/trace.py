@@ -16,6 +16,7 @@ from rag_jax import stage as stages
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
 from rag_jax.ops import masking, sampling
+from rag_jax.readers import citations
 
 # Log-likelihood of the answer given a document without it, relative to the best
 # document, in losses that compare documents.
@@ -261,13 +262,21 @@ class Trace:
     return self.reader.relevance(self.reading.memory)
 
   @functools.cached_property
+  def answers(self) -> jax.Array:
+    """The answers in the reader's tokens, int32[B, M, A].
+
+    Citations of gold documents become those of documents read.
+    """
+    return citations.targets(self.reader.cites, self.batch, self.reading)
+
+  @functools.cached_property
   def token_likelihoods(self) -> jax.Array:
     """Token log-likelihoods of the answer given each document, [B, R, T], nats.
 
     T is 1 for an extractive reader.
     """
     return self.reader.log_likelihood(
-      self.params['reader'], self.reading.memory, self.batch.read_answers
+      self.params['reader'], self.reading.memory, self.answers
     )
 
   @functools.cached_property
@@ -301,6 +310,17 @@ class Trace:
     if not self.reader.points:  # a generative reader trains on the first one
       answers = answers[:, :1]
     return self.batch.where & (answers != types.PAD).any((1, 2))
+
+  @functools.cached_property
+  def written(self) -> jax.Array:
+    """Questions whose answer a generative reader learns to write, bool[B].
+
+    A reader with citations also learns to write nothing where the data says
+    that there is no answer.
+    """
+    if not self.reader.cites or self.batch.answerable is None:
+      return self.has_answer
+    return self.has_answer | (self.batch.where & ~self.batch.answerable)
 
   @functools.cached_property
   def taught(self) -> jax.Array:

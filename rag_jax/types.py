@@ -81,19 +81,36 @@ class Document:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+  """A fact that an answer of several sentences may state.
+
+  Attributes:
+    text: the short answer inside it, such as a cell of a table.
+    document_id: id of the document that states it; '' = unknown.
+    statements: the sentences that state it; empty = any that holds `text`.
+  """
+
+  text: str
+  document_id: str = ''
+  statements: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
   """A question as text, on the host.
 
   Attributes:
     id: id in the data; unique in a split.
     text: the question.
-    answers: acceptable answers; empty if unknown.
+    answers: acceptable answers; empty if unknown. The mark [n] after a sentence
+      cites number n of `document_ids`, from 1.
     document_ids: ids of the gold documents; empty if unknown.
     grades: relevance grade of each gold document, above 0; empty = all 1.
     answerable: False if the data marks the question as unanswerable.
     answer_patterns: regular expressions that an answer may match, beside or
       instead of `answers`; they are used for measures, not for training.
     kind: kind of an unanswerable question, if the data distinguishes kinds.
+    claims: what a full answer of several sentences states; empty if unknown.
   """
 
   id: str
@@ -104,6 +121,7 @@ class Question:
   grades: tuple[int, ...] = ()
   answer_patterns: tuple[str, ...] = ()
   kind: str = ''
+  claims: tuple[Claim, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,11 +133,14 @@ class Dataset:
     splits: name of split -> questions.
     notes: warnings from loading the data, one sentence each with a count;
       printed before training.
+    claims: what the documents state, if the data lists all of it; support of a
+      sentence is then known exactly.
   """
 
   documents: tuple[Document, ...]
   splits: dict[str, tuple[Question, ...]]
   notes: tuple[str, ...] = ()
+  claims: tuple[Claim, ...] = ()
 
 
 @struct

@@ -113,7 +113,10 @@ def everything(split):
     'dense + BM25, exact': report.ORDER[:8],
     'generative index, untrained': report.ORDER[: report.ORDER.index('EM')],
     'answers from gold documents': report.ANSWERS,
-    'answers': (*report.ANSWERS, *report.TRUST, *report.KEPT_ONLY),
+    'answers': (
+      *(*report.ANSWERS, *report.SUMMARIES, *report.TRUST),
+      *report.KEPT_ONLY,
+    ),
     'health': report.HEALTH,
   }
   return [
@@ -137,7 +140,7 @@ def test_the_table_fits_80_columns(split, color):
   seen, wanted = (re.sub(r'\s', '', part) for part in (text, split))
   assert seen.startswith(wanted)
   for metric in (*report.ORDER, *report.KEPT_ONLY):
-    assert metric in text
+    assert metric in ' '.join(text.split())  # a list that is wrapped
   headers = [line for line in lines if ' EM ' in line or 'Hits@1 ' in line]
   assert len(headers) == 2  # retrieval, and answers below it
 

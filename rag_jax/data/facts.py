@@ -94,9 +94,9 @@ def document(kind: str, row: Row, rows: list[Row]) -> types.Document:
   name = entity_name(kind, row)
   return types.Document(
     id=document_id(kind, row),
-    title=row['name'] if name.endswith(f'the {row["name"]}') else _polish(name),
+    title=row['name'] if name.endswith(f'the {row["name"]}') else polish(name),
     text=' '.join(
-      _polish(part.replace('{x}', name)) for part in (opening, *parts)
+      polish(part.replace('{x}', name)) for part in (opening, *parts)
     ),
     summary=summary(kind, row),
   )
@@ -110,7 +110,7 @@ def summary(kind: str, row: Row) -> str:
     if all(row[n] for n in names if n != 'x'):
       values = {n: row[n] for n in names if n != 'x'}
       text = template.format(x=entity_name(kind, row), **values)
-      parts.append(_polish(text))
+      parts.append(polish(text))
   return ' '.join(parts)
 
 
@@ -161,7 +161,7 @@ def questions(
         [
           types.Question(
             id=f'{document_id(kind, row)}/{relation}/{direction}/{number}',
-            text=_polish(_fill(phrasing, slots)),
+            text=polish(_fill(phrasing, slots)),
             answers=(row['name'] if reverse else row[relation],),
             document_ids=(document_id(kind, row),),
           )
@@ -238,7 +238,7 @@ def _fill(text: str, slots: dict[str, str]) -> str:
   return re.sub(r'{\w+}', lambda slot: slots[slot[0]], text)
 
 
-def _polish(text: str) -> str:
+def polish(text: str) -> str:
   """Fixes the initial capital, the article a/an and a double full stop."""
   text = re.sub(r'\ba (?=[aeio])', 'an ', text).replace('D.C..', 'D.C.')
   return text[:1].upper() + text[1:]

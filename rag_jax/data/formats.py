@@ -3,6 +3,7 @@
 `READERS` has the formats by name; `register` adds one.
 """
 
+import importlib
 import os
 import pathlib
 
@@ -39,7 +40,12 @@ READERS: dict[str, base.Reader] = {
   'ir_datasets': ir_data.read,
   'tfds': catalogue.read,
 }
-FACTS = ('facts', 'facts_pairs')  # embedded; their path is their name
+# Embedded data sets: name, which is also the path -> module.
+EMBEDDED = {
+  'facts': 'facts',
+  'facts_pairs': 'fact_pairs',
+  'facts_summaries': 'fact_summaries',
+}
 # Formats that are no file: the beginning of their path.
 _PREFIXES = {'tfds': catalogue.PREFIX, 'ir_datasets': ir_data.PREFIX}
 LAYOUTS = (
@@ -72,10 +78,10 @@ def register(name: str, reader: base.Reader) -> None:
     >>> register('one-per-line', lines)
     >>> del READERS['one-per-line']
   """
-  if not isinstance(name, str) or name in (*READERS, *FACTS, 'auto', ''):
+  if not isinstance(name, str) or name in (*READERS, *EMBEDDED, 'auto', ''):
     raise ValueError(
       f'name of a format must be new, got {name!r}; there are '
-      f'{", ".join((*FACTS, *READERS))}. Pass another name.'
+      f'{", ".join((*EMBEDDED, *READERS))}. Pass another name.'
     )
   READERS[name] = reader
 
@@ -89,9 +95,9 @@ def load(
   """Loads a dataset.
 
   Args:
-    path: 'facts' or 'facts_pairs' (embedded), 'tfds:NAME',
+    path: the name of an embedded data set (`EMBEDDED`), 'tfds:NAME',
       'ir_datasets:NAME', a file or a folder.
-    format: one of `READERS`, one of `FACTS`, or 'auto' to detect it.
+    format: one of `READERS` or `EMBEDDED`, or 'auto' to detect it.
     **options: the fields of `sources.base.Options`: `on_empty`, `on_dangling`,
       `max_file_gib`, `fields`, `answer_patterns`, `passage_words` and
       `passage_overlap`, as in the configuration.
@@ -110,23 +116,24 @@ def load(
     >>> 'train' in dataset.splits
     True
   """
-  if format not in (*READERS, *FACTS, 'auto'):
+  if format not in (*READERS, *EMBEDDED, 'auto'):
     raise ValueError(
-      f'data.format must be one of auto, {", ".join((*FACTS, *READERS))}, '
+      f'data.format must be one of auto, {", ".join((*EMBEDDED, *READERS))}, '
       f'got {format!r}. Set --config.data.format.'
     )
   checked = base.Options(**options)
   name = os.fspath(path)
-  if format in FACTS or (format == 'auto' and name in FACTS):
-    if format not in ('auto', name):
+  for own, module in EMBEDDED.items():
+    if format != own and (format != 'auto' or name != own):
+      continue
+    if name != own:
       raise ValueError(
-        f'data.path must be {format!r} with data.format={format!r}, got '
-        f'{name!r}. Set --config.data.format=auto to read that path, or '
-        f'--config.data.path={format}.'
+        f'data.path must be {own!r} with data.format={own!r}, got {name!r}. '
+        'Set --config.data.format=auto to read that path, or '
+        f'--config.data.path={own}.'
       )
-    from rag_jax.data import fact_pairs, facts  # import TFDS, which is slow
-
-    return {'facts': facts, 'facts_pairs': fact_pairs}[name].load()
+    # Not at the top: it imports TFDS, which is slow.
+    return importlib.import_module(f'rag_jax.data.{module}').load()
   for own, prefix in _PREFIXES.items():
     if format == own or (format == 'auto' and name.startswith(prefix)):
       content = READERS[own](pathlib.Path(name.removeprefix(prefix)), checked)
@@ -135,8 +142,8 @@ def load(
   if not name or not where.exists():
     raise ValueError(
       f'data.path {name!r} does not exist. Set --config.data.path to '
-      "'facts', 'facts_pairs', 'tfds:NAME', 'ir_datasets:NAME', a file or a "
-      'folder.'
+      f'{", ".join(map(repr, EMBEDDED))}, '
+      "'tfds:NAME', 'ir_datasets:NAME', a file or a folder."
     )
   if format == 'auto':
     format = detect(where)

@@ -152,7 +152,7 @@ def _phrased(split: str, texts: Sequence[str]) -> Sequence[str]:
 def _unknown_things(split: str, rng: random.Random) -> Iterator[str]:
   """Endless questions about things that the corpus lacks."""
   rows = [r for r in read_table('unknown_things') if r['split'] == split]
-  invented = {kind: _invented(split, kind) for kind in _PARTS}
+  names = {kind: invented(split, kind) for kind in _PARTS}
   while True:
     row = rng.choice(rows)
     kind, name = row['kind'], row['value']
@@ -161,13 +161,13 @@ def _unknown_things(split: str, rng: random.Random) -> Iterator[str]:
       yield rng.choice(_phrased(split, forms)).replace('{v}', name)
       continue
     if rng.random() < 0.5:
-      name = rng.choice(invented[kind])
+      name = rng.choice(names[kind])
     relation = rng.choice([r for k, r in phrasings.QUESTIONS if k == kind])
     texts = phrasings.QUESTIONS[kind, relation]
     yield rng.choice(_phrased(split, texts)).replace('{x}', name)
 
 
-def _invented(split: str, kind: str) -> list[str]:
+def invented(split: str, kind: str) -> list[str]:
   """Invented names of a kind; those of different splits are disjoint."""
   begins, middles, ends = _PARTS[kind]
   names = [a + b + c for a in begins for b in middles for c in ends]

@@ -57,6 +57,13 @@ class ReaderConfig:
   marginal: str = ''  # marginal of answers; '' = the kind's first
   num_beams: int = 1  # 'causal': beams of the beam search; 1 = greedy
   copy: bool = False  # 'causal': generate only spans of the passages
+  # 'fid': answers of several sentences, a citation after each
+  citations: bool = False
+  # 'fid' with citations: maximum sentences of an answer; 0 = no limit
+  max_sentences: int = 0
+  # 'fid' with citations: share of a sentence's words that its documents must
+  # hold, or it is dropped; 0 keeps all
+  support: float = 0.0
   # 'causal': base of the rotary embeddings, as in the weights
   rope_base: float = 1e5
   epsilon: float = 1e-5  # 'causal': epsilon of RMSNorm, as in the weights
@@ -93,11 +100,27 @@ class ReaderConfig:
         f'reader.span_relevance must be at least 0, got {self.span_relevance}. '
         'Set --config.reader.span_relevance.'
       )
+    self._check_citations()
     if math.isnan(self.abstention_threshold):
       raise ValueError(
         'reader.abstention_threshold must be a number of nats, got nan. '
         'Set --config.reader.abstention_threshold.'
       )
+
+  def _check_citations(self) -> None:
+    for name, most in (('max_sentences', math.inf), ('support', 1.0)):
+      value = getattr(self, name)
+      if not 0 <= value <= most:
+        limit = 'at least 0' if most > 1 else 'from 0 to 1'
+        raise ValueError(
+          f'reader.{name} must be {limit}, got {value}. '
+          f'Set --config.reader.{name}=0.'
+        )
+      if value and not self.citations:
+        raise ValueError(
+          f'reader.{name} needs citations, got reader.citations=False. Set '
+          f'--config.reader.citations=True or --config.reader.{name}=0.'
+        )
 
 
 @flax.struct.dataclass
@@ -107,7 +130,8 @@ class Written:
   place: jax.Array  # int32[B], index of its passage among the K
   start: jax.Array  # int32[B], first token of its span; -1 if generated
   end: jax.Array  # int32[B], last token of its span; -1 if generated
-  tokens: jax.Array  # int32[B, A], the generated tokens; 0 if it is a span
+  # int32[B, A], the generated tokens; 0 if it is a span; -n cites passage n
+  tokens: jax.Array
   log_probability: jax.Array  # float32[B], nats
   no_answer: jax.Array  # float32[B], log-odds of no answer against it, nats
   # float32[B], log-probability of the best answer elsewhere; of a generated
@@ -199,6 +223,8 @@ class Reader(NamedTuple):
     end_token: the token that ends a generated answer; None if the reader is
       extractive or `text_inputs` are not plain.
     text_inputs: tokenisation, if the reader can have its own tokenizer.
+    cites: True if answers have citations: the token -n in an answer cites
+      passage n, from 1 (see `readers.citations`).
 
   Reference:
     For `attention`: Izacard and Grave, Distilling Knowledge from Reader to
@@ -224,10 +250,13 @@ class Reader(NamedTuple):
   published_fields: Callable[[], dict[str, Any]] | None = None
   end_token: int | None = None
   text_inputs: TextInputs | None = None
+  cites: bool = False
 
 
 # Fields that only some kinds support, and their defaults.
-_SPECIAL = {'frozen_layers': 0, 'num_beams': 1, 'copy': False}
+_SPECIAL = {
+  **{'frozen_layers': 0, 'num_beams': 1, 'copy': False, 'citations': False},
+}
 
 
 def check(
@@ -239,7 +268,8 @@ def check(
     config: the configuration of the reader.
     published: whether the kind requires published weights; else they are an
       error.
-    takes: the supported ones of `frozen_layers`, `num_beams` and `copy`.
+    takes: the supported ones of `frozen_layers`, `num_beams`, `copy` and
+      `citations`.
   """
   kind = f'reader.kind {config.kind!r}'
   if published and not config.weights:

@@ -1,10 +1,13 @@
 """The randomly initialised fusion-in-decoder reader with a copy mechanism.
 
 Each generated token is a vocabulary token or is copied from a passage, under
-one softmax; see `fusion`.
+one softmax; see `fusion`. With `reader.citations` the softmax has one more
+class for each passage, which cites it: its logit is the log of the sum over the
+tokens of the passage of exp(query . state), a pointer like that of copies
+(pointer-generator: See et al., Get To The Point, 2017). A passage that is not
+read has no class, so that no other document can be cited.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.nn import question_passage, transformer
-from rag_jax.ops import losses, masking, sampling
-from rag_jax.readers import base, fusion
+from rag_jax.nn import decoding, generate, question_passage, transformer
+from rag_jax.ops import losses, masking
+from rag_jax.readers import base, citations, fusion
 
 BOS, EOS = 1, 2  # token ids of the start and end of an answer
 
@@ -29,7 +32,7 @@ class Memory(NamedTuple):
 
 def make(config: base.ReaderConfig) -> base.Reader:
   """Makes the reader; see `readers.make`."""
-  base.check(config, published=False)
+  base.check(config, published=False, takes=('citations',))
   transformer.check_heads('reader', config.width, config)
 
   def init(
@@ -57,18 +60,20 @@ def make(config: base.ReaderConfig) -> base.Reader:
     points=False,
     marginals=('fusion',),
     end_token=EOS,
+    cites=config.citations,
     **fusion.functions(
       functools.partial(_force, config),
       functools.partial(_attend, config),
       functools.partial(_write, config),
       functools.partial(_sample, config),
       end=EOS,
+      cites=config.citations,
     ),
   )
 
 
 class _Network(question_passage.Encoder):
-  """The encoder with a decoder that can copy."""
+  """The encoder with a decoder that can copy, and cite."""
 
   def setup(self):
     super().setup()
@@ -77,28 +82,107 @@ class _Network(question_passage.Encoder):
       config.num_layers, config.num_heads, config.mlp_dim
     )
     self.copy_query = nn.Dense(config.width, use_bias=False)
+    if config.citations:
+      self.cite_query = nn.Dense(config.width, use_bias=False)
+      self.citation = self.param(
+        'citation', nn.initializers.normal(0.3), (config.width,)
+      )
 
   def write(self, query, passages, weights, prefix):
-    """Next-token logits float32[B, A, V] after each token of prefix [B, A]."""
+    """Next-token logits float32[B, A, V + K] after each token of prefix [B, A].
+
+    K = 0 without citations.
+    """
     return self.decode(*self.encode(query, passages), weights, prefix)
 
-  def decode(self, states, tokens, weights, prefix, index=None):
-    """As `write`, given the results of `encode`; with `index` [B, 1, V]."""
-    batch = tokens.shape[0]
-    bias, support = losses.log_weights(weights)
-    where = (tokens != types.PAD) & support[..., None]
-    bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
-    memory = states.reshape(batch, -1, states.shape[-1])
-    where, tokens = where.reshape(batch, -1), tokens.reshape(batch, -1)
-    x = self.decoder(self.embedding(prefix), memory, where, bias=bias)
-    if index is not None:
-      x = jax.lax.dynamic_slice_in_dim(x, index, 1, axis=1)
+  def decode(self, states, tokens, weights, prefix):
+    """As `write`, given the results of `encode`."""
+    source = _source(states, tokens, weights)
+    x = self.decoder(
+      self.embed(prefix), source.states, source.where, bias=source.bias
+    )
+    return self.score(x, *source)
+
+  def embed(self, prefix):
+    """Embeds tokens [B, A]; all citations are the same to the decoder."""
+    if not self.config.citations:
+      return self.embedding(prefix)
+    x = self.embedding(jnp.maximum(prefix, 0))
+    return jnp.where((prefix < 0)[..., None], self.citation, x)
+
+  def score(self, x, *source):
+    """Logits [B, A, V + K] of decoder states x [B, A, W] over a `_Source`."""
+    words, copies, cites = self.parts(x, *source)
+    logits = _add_copies(words, copies, source[1])
+    # Padding is never generated.
+    logits = logits.at[..., types.PAD].set(masking.NEG_INF)
+    return jnp.concatenate([logits, cites], axis=-1)
+
+  def parts(self, x, memory, tokens, where, bias, count):
+    """Logits of tokens [B, A, V], copies [B, A, S] and citations [B, A, K]."""
+    del tokens
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
-    copies = jnp.einsum('baw,bsw->bas', self.copy_query(x), memory) * scale
-    copies = jnp.where(where[:, None], copies + bias, masking.NEG_INF)
-    logits = _add_copies(words, copies, tokens)
-    return logits.at[..., types.PAD].set(masking.NEG_INF)  # never generated
+
+    def point(query):
+      scores = jnp.einsum('baw,bsw->bas', query(x), memory) * scale
+      return jnp.where(where[:, None], scores + bias, masking.NEG_INF)
+
+    copies = point(self.copy_query)
+    if not self.config.citations:
+      return words, copies, jnp.zeros((*x.shape[:2], 0))
+    cites = point(self.cite_query).reshape(*x.shape[:2], count, -1)
+    return words, copies, jax.nn.logsumexp(cites, axis=-1)
+
+  def force(self, states, tokens, weights, answer):
+    """Log-probabilities float32[B, A] of an answer with citations.
+
+    They are those of `decode`, without its array of [B, A, V] with copies.
+    """
+    source = _source(states, tokens, weights)
+    x = self.decoder(
+      self.embed(_shift(answer)), source.states, source.where, bias=source.bias
+    )
+    words, copies, cites = self.parts(x, *source)
+    words = words.at[..., types.PAD].set(masking.NEG_INF)
+    found = citations.classes(answer, self.vocab_size, weights > 0)
+    token = jnp.minimum(found, self.vocab_size - 1)
+    same = source.tokens[:, None] == token[..., None]  # [B, A, S]
+    copied = jnp.where(same, copies, masking.NEG_INF)
+    written = jnp.take_along_axis(words, token[..., None], axis=-1)
+    place = jnp.maximum(found - self.vocab_size, 0)
+    cited = jnp.take_along_axis(cites, place[..., None], axis=-1)[..., 0]
+
+    def total(*parts):
+      return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
+
+    chosen = jnp.where(found < self.vocab_size, total(written, copied), cited)
+    scores = chosen - total(words, copies, cites)
+    return jnp.where(found != types.PAD, scores, 0.0)
+
+
+class _Source(NamedTuple):
+  """The tokens of all passages in a row, S = K (Q + P)."""
+
+  states: jax.Array  # float32[B, S, W]
+  tokens: jax.Array  # int32[B, S]
+  where: jax.Array  # bool[B, S], real tokens of passages of positive weight
+  bias: jax.Array  # float32[B, 1, S], log weights
+  size: int  # K
+
+
+def _source(states, tokens, weights):
+  batch, count = tokens.shape[:2]
+  bias, support = losses.log_weights(weights)
+  where = (tokens != types.PAD) & support[..., None]
+  bias = jnp.broadcast_to(bias[..., None], where.shape).reshape(batch, 1, -1)
+  return _Source(
+    states=states.reshape(batch, -1, states.shape[-1]),
+    tokens=tokens.reshape(batch, -1),
+    where=where.reshape(batch, -1),
+    bias=bias,
+    size=count,
+  )
 
 
 def _add_copies(words, copies, tokens):
@@ -126,6 +210,10 @@ def _shift(answer):
 def _force(config, params, memory, weights, answer):
   """Log-probabilities float32[B, A] of a given answer; see `fusion.Force`."""
   network = _Network(config, question_passage.vocab_size(params))
+  if config.citations:
+    return transformer.apply(
+      network, params, *memory, weights, answer, method='force'
+    )
   logits = transformer.apply(
     network, params, *memory, weights, _shift(answer), method='decode'
   )
@@ -151,56 +239,57 @@ def _attend(config, params, memory, weights, answer):
 
 def _write(config, params, memory, weights):
   """Greedy decoding; see `fusion.Write`."""
-  tokens, score = _generate(
-    config, params, memory, weights, lambda _, logits: logits.argmax(axis=-1)
-  )
+  tokens, score = _generate(config, params, memory, weights, generate.greedy)
   return jnp.where(tokens == EOS, types.PAD, tokens), score
 
 
 def _sample(config, params, memory, weights, rng, how):
   """Draws an answer; see `fusion.Sample`."""
-
-  def draw(index, log_probs):
-    keys = jax.vmap(jax.random.fold_in, (0, None))(rng, index)
-    return sampling.nucleus(keys, log_probs, **dataclasses.asdict(how))
-
+  draw = functools.partial(generate.sample, rng, how=how)
   return _generate(config, params, memory, weights, draw)[0]
 
 
-def _generate(config, params, memory, weights, pick):
+def _generate(config, params, memory, weights, write):
   """Tokens [B, A] with the end token, and log-probabilities [B].
 
-  `pick` takes the position and log-probabilities [B, V], and gives tokens [B].
+  `write` is `generate.greedy` or `generate.sample`.
   """
-  length, batch = config.max_answer_tokens, memory.tokens.shape[0]
-  network = _Network(config, question_passage.vocab_size(params))
-
-  def step(carry):
-    index, tokens, score, done = carry
-    logits = transformer.apply(
-      network,
-      params,
-      *memory,
-      weights,
-      _shift(tokens),
-      index,
-      method='decode',
-    )
-    log_probs = jax.nn.log_softmax(logits[:, 0])
-    chosen = pick(index, log_probs)
-    gain = jnp.take_along_axis(log_probs, chosen[:, None], axis=1)[:, 0]
-    score = score + jnp.where(done, 0.0, gain)
-    tokens = tokens.at[:, index].set(jnp.where(done, types.PAD, chosen))
-    return index + 1, tokens, score, done | (chosen == EOS)
-
-  _, tokens, score, _ = jax.lax.while_loop(
-    lambda carry: (carry[0] < length) & ~carry[-1].all(),
-    step,
-    (
-      0,
-      jnp.zeros((batch, length), jnp.int32),
-      jnp.zeros(batch),
-      jnp.zeros(batch, bool),
-    ),
+  size = question_passage.vocab_size(params)
+  network = _Network(config, size)
+  source = _source(*memory, weights)
+  batch = memory.tokens.shape[0]
+  read, cache = decoding.start(
+    params['decoder'],
+    source.states,
+    source.where,
+    source.bias,
+    max_length=config.max_answer_tokens,
   )
-  return tokens, score
+
+  def step(cache, found):
+    token = citations.tokens(found, size)
+    x = transformer.apply(network, params, token, method='embed')
+    x, cache = decoding.step(params['decoder'], read, cache, x)
+    logits = transformer.apply(network, params, x, *source, method='score')
+    return logits, cache
+
+  rule = None
+  if config.citations:
+    rule = citations.constraint(
+      batch,
+      size,
+      source.size,
+      end_token=EOS,
+      max_sentences=config.max_sentences,
+    )
+  logits, cache = step(cache, jnp.full((batch, 1), BOS))
+  written = write(
+    step,
+    logits[:, 0],
+    cache,
+    end_token=EOS,
+    max_length=config.max_answer_tokens,
+    constraint=rule,
+  )
+  tokens = citations.tokens(written.tokens[:, 0], size)
+  return tokens, written.scores[:, 0]

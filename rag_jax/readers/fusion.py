@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
-from rag_jax.readers import base
+from rag_jax.readers import base, citations
 
 # (params, memory, weights) -> answer int32[B, A], log-probability float32[B]
 Write = Callable[[base.Params, Any, jax.Array], tuple[jax.Array, jax.Array]]
@@ -26,7 +26,13 @@ Force = Callable[[base.Params, Any, jax.Array, jax.Array], jax.Array]
 
 
 def functions(
-  force: Force, attend: Force, write: Write, sample: Sample, *, end: int
+  force: Force,
+  attend: Force,
+  write: Write,
+  sample: Sample,
+  *,
+  end: int,
+  cites: bool = False,
 ) -> dict[str, Any]:
   """Builds the functions of a reader from those of its model.
 
@@ -39,6 +45,7 @@ def functions(
     write: generates an answer.
     sample: draws an answer at random.
     end: the token that ends an answer.
+    cites: whether negative tokens of an answer cite passages.
 
   Returns:
     Function by its name in `base.Reader`.
@@ -51,7 +58,10 @@ def functions(
   def log_likelihood(params, memory, answers):
     single, (batch, count), ones = _split_passages(memory)
     target = base.with_end(answers[:, 0], end)
-    scores = force(params, single, ones, jnp.repeat(target, count, axis=0))
+    target = jnp.repeat(target, count, axis=0)
+    if cites:
+      target = citations.alone(target, count)
+    scores = force(params, single, ones, target)
     return scores.reshape(batch, count, -1)
 
   def attention(params, memory, weights, answers):

@@ -45,7 +45,7 @@ def test_things_and_relations_of_the_splits_are_disjoint():
     key = row['kind'], row['relation']
     assert relations.setdefault(key, row['split']) == row['split']
   for kind in unanswerable._PARTS:
-    names = [unanswerable._invented(s, kind) for s in unanswerable.COUNTS]
+    names = [unanswerable.invented(s, kind) for s in unanswerable.COUNTS]
     assert len(set().union(*names)) == sum(len(set(some)) for some in names)
 
 
@@ -59,7 +59,7 @@ def test_unknown_things_are_no_entity_and_no_value():
       assert (row['kind'], row['relation']) in phrasings.REVERSED
   for kind, rows in tables.items():
     for split in unanswerable.COUNTS:
-      names = unanswerable._invented(split, kind)
+      names = unanswerable.invented(split, kind)
       assert not {r['name'] for r in rows} & set(names)
 
 

@@ -1,0 +1,182 @@
+"""The fid reader with citations, against its logits and against Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import readers
+from rag_jax.nn import decoding, transformer
+from rag_jax.readers import base, citations, fid
+
+VOCAB = 40
+SIZES = {'width': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
+CONFIG = base.ReaderConfig(
+  kind='fid', citations=True, max_answer_tokens=7, max_sentences=2, **SIZES
+)
+READER = readers.make(CONFIG)
+WEIGHTS = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+ANSWERS = jnp.array([[[7, -1, 9, -2]], [[8, 9, -3, 0]]])
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(READER.init, static_argnames='vocab_size')
+  return init(jax.random.key(0), vocab_size=VOCAB)
+
+
+@jax.jit
+def score(params, query, passages, weights, answers):
+  memory = READER.read(params, query, passages)
+  return READER.joint_log_likelihood(params, memory, weights, answers)
+
+
+@jax.jit
+def logits(params, texts, target, weights=WEIGHTS):
+  """Log-probabilities of all classes by the decoder on the whole text."""
+  network = fid._Network(CONFIG, VOCAB)
+  prefix = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=fid.BOS)
+  found = transformer.apply(
+    network, params, *texts, weights, prefix, method='write'
+  )
+  return jax.nn.log_softmax(found)
+
+
+def test_forced_scores_are_those_of_all_classes(params, texts):
+  target = base.with_end(ANSWERS[:, 0], fid.EOS)
+  everything = np.asarray(logits(params, texts, target))
+  assert everything.shape == (2, 5, VOCAB + 3)
+  found = score(params, *texts, WEIGHTS, ANSWERS)
+  for row, tokens in enumerate(target.tolist()):
+    for place, token in enumerate(tokens):
+      wanted = 0.0
+      if token:
+        number = token if token > 0 else VOCAB - 1 - token
+        wanted = everything[row, place, number]
+      np.testing.assert_allclose(found[row, place], wanted, rtol=1e-4)
+  # The chance of a passage of weight zero is none.
+  assert (everything[0, :, VOCAB + 2] < -1e6).all()
+  assert (everything[:, :, 0] < -1e6).all()
+
+
+def test_a_citation_that_is_not_read_has_no_score(params, texts):
+  found = score(params, *texts, WEIGHTS, jnp.array([[[7, -3]], [[8, -9]]]))
+  assert found[:, 1].tolist() == [0, 0]
+  assert (found[:, 0] < 0).all() and (found[:, 2] < 0).all()
+
+
+def test_what_is_written_is_sentences_with_citations(params, texts):
+  # Parameters that make citations and ends likely.
+  read, answer = jax.jit(READER.read), jax.jit(READER.answer)
+  for seed in range(8):
+    noise = jax.random.split(jax.random.key(seed), 100)
+    own = jax.tree.map(
+      lambda x, key: x + jax.random.normal(key, x.shape),
+      params,
+      jax.tree.unflatten(
+        jax.tree.structure(params), list(noise[: len(jax.tree.leaves(params))])
+      ),
+    )
+    found = answer(own, read(own, *texts), WEIGHTS, WEIGHTS > 0)
+    for row, tokens in enumerate(found.tokens.tolist()):
+      real = tokens[: tokens.index(0)] if 0 in tokens else tokens
+      assert not any(tokens[len(real) :])
+      cites = [place for place, token in enumerate(real) if token < 0]
+      assert len(cites) <= 2
+      assert all(WEIGHTS[row, -1 - real[place]] > 0 for place in cites)
+      assert 0 not in cites and not set(cites) & {c + 1 for c in cites}
+      if len(real) < 7 and real:  # the end was written, after a citation
+        assert real[-1] < 0
+      if len(cites) == 2:
+        assert real[-1] < 0
+    scores = logits(own, texts, base.with_end(found.tokens, fid.EOS))
+    for row, tokens in enumerate(found.tokens.tolist()):
+      real = [t for t in tokens if t]
+      total = sum(
+        float(scores[row, i, t if t > 0 else VOCAB - 1 - t])
+        for i, t in enumerate(real)
+      )
+      if len(real) < 7:
+        total += float(scores[row, len(real), fid.EOS])
+      np.testing.assert_allclose(
+        found.log_probability[row], total, rtol=1e-3, atol=1e-3
+      )
+
+
+def test_a_step_lowers_the_loss_of_citations(params, texts, losses_of_a_step):
+  def loss(params):
+    found = score(params, *texts, WEIGHTS, ANSWERS)
+    return -jnp.where(ANSWERS[:, 0] < 0, found[:, :4], 0.0).sum()
+
+  before, after = losses_of_a_step(loss, params, 0.1)
+  assert after < before - 0.01
+
+
+def test_alone_equals_one_passage_at_a_time(params, texts):
+  memory = READER.read(params, *texts)
+  alone = jax.jit(READER.log_likelihood)(params, memory, ANSWERS)
+  for k in range(3):
+    one = jax.tree.map(lambda x, k=k: x[:, k : k + 1], memory)
+    own = jnp.where(
+      ANSWERS + 1 + k == 0, -1, jnp.where(ANSWERS < 0, -9, ANSWERS)
+    )
+    wanted = READER.joint_log_likelihood(params, one, jnp.ones((2, 1)), own)
+    np.testing.assert_allclose(alone[:, k], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_citations_of_gold_documents_become_those_read():
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    answers = rng.integers(-4, 5, (3, 1, 6))
+    gold = np.stack([rng.permutation(7)[:3] for _ in range(3)])
+    gold[rng.random(gold.shape) < 0.2] = -1
+    read = np.stack([rng.permutation(7)[:4] for _ in range(3)])
+    where = rng.random(read.shape) < 0.8
+    found = citations.place(*map(jnp.asarray, (answers, gold, read, where)))
+    for row in range(3):
+      places = {
+        int(document): -1 - place
+        for place, document in enumerate(read[row])
+        if where[row, place]
+      }
+      for token, own in zip(answers[row, 0], found[row, 0], strict=True):
+        if token >= 0:
+          assert own == token
+          continue
+        name = int(gold[row, -token - 1]) if -token <= 3 else -1
+        wanted = places.get(name) if name >= 0 else None
+        assert own == wanted if wanted else own < -100
+
+
+def test_decoding_step_by_step_equals_the_decoder():
+  network = transformer.Decoder(2, 2, 12)
+  keys = jax.random.split(jax.random.key(0), 5)
+  x = jax.random.normal(keys[0], (2, 4, 8))
+  memory = jax.random.normal(keys[1], (2, 6, 8))
+  where = jax.random.uniform(keys[2], (2, 6)) < 0.7
+  bias = jax.random.normal(keys[3], (2, 1, 6))
+  params = network.init(keys[4], x, memory, where, bias=bias)['params']
+  whole = transformer.apply(network, params, x, memory, where, bias=bias)
+  read, cache = decoding.start(params, memory, where, bias, max_length=5)
+  step = jax.jit(decoding.step)
+  for place in range(4):
+    one, cache = step(params, read, cache, x[:, place : place + 1])
+    np.testing.assert_allclose(one[:, 0], whole[:, place], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (
+      {'kind': 'extractive', 'citations': True},
+      'reader.citations has no effect',
+    ),
+    ({'max_sentences': 3}, 'reader.max_sentences needs citations'),
+    ({'support': 0.5}, 'reader.support needs citations'),
+    ({'citations': True, 'support': 1.5}, 'reader.support must be from 0 to 1'),
+    ({'citations': True, 'max_sentences': -1}, 'must be at least 0, got -1'),
+  ],
+)
+def test_fields_that_do_not_fit(fields, message):
+  with pytest.raises(ValueError, match=message):
+    readers.make(base.ReaderConfig(**{'kind': 'fid'} | fields))
