@@ -19,6 +19,7 @@ from rag_jax import config as configs
 from rag_jax import (
   console,
   corpus,
+  docid_search,
   forward,
   model,
   objective,
@@ -26,7 +27,6 @@ from rag_jax import (
   types,
 )
 from rag_jax import stage as stages
-from rag_jax import trace as traces
 from rag_jax import workdir as workdirs
 from rag_jax.data import batches, formats, pipeline
 from rag_jax.index import index as indexes
@@ -184,7 +184,7 @@ def with_negative(
     encoding, found = forward.search(
       params, config.model, index, batch, allowed=allowed
     )
-    others = found.where & ~traces.gold_among(found, batch.gold)
+    others = found.where & ~docid_search.gold_among(found, batch.gold)
     found = dataclasses.replace(found, where=others)
     ranking = forward.rank(params, config.model, index, batch, encoding, found)
     best = forward.choose(index, ranking, 1)

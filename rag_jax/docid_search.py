@@ -220,3 +220,25 @@ def union(
     scores=scores,
     where=jnp.take_along_axis(where, order, axis=1),
   )
+
+
+def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
+  """Candidates that are among the gold documents int32[B, G]; bool[B, K]."""
+  same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
+  return same.any(-1) & candidates.where
+
+
+def with_gold(
+  candidates: types.Candidates, gold: jax.Array, index: indexes.Index
+) -> types.Candidates:
+  """Adds gold documents in front, and masks their copies from the beam."""
+  is_gold = gold_among(candidates, gold)
+  rows = jnp.maximum(gold, 0)
+  return types.Candidates(
+    documents=jnp.concatenate([rows, candidates.documents], axis=1),
+    codes=jnp.concatenate(
+      [index.codes[rows].astype(jnp.int32), candidates.codes], axis=1
+    ),
+    scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
+    where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
+  )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rag_jax import model, ranking_terms, reader_terms, types
+from rag_jax import docid_search, model, ranking_terms, reader_terms, types
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.index import index as indexes
@@ -111,7 +111,7 @@ def _metrics(trace: Trace) -> Sums:
   }
   if trace.stage.candidates == 'all':  # no beam search
     return measured
-  hits = traces.gold_among(found, batch.gold)
+  hits = docid_search.gold_among(found, batch.gold)
   measured['beam_hits'] = metrics.total(hits.any(1), has_gold)
   measured['docid_hits@1'] = metrics.total(hits[:, 0], has_gold)
   if trace.config.search.scoring in ('log_softmax', 'vocabulary'):

@@ -104,7 +104,7 @@ class Trace:
   def candidates(self) -> types.Candidates:
     """The documents that are ranked."""
     if self.stage.candidates == 'beam+gold':
-      return _include_gold(self.found, self.batch.gold, self.index)
+      return docid_search.with_gold(self.found, self.batch.gold, self.index)
     return self.found
 
   @functools.cached_property
@@ -115,7 +115,7 @@ class Trace:
   @functools.cached_property
   def is_gold(self) -> jax.Array:
     """Candidates that are gold documents, bool[B, K]."""
-    return gold_among(self.candidates, self.batch.gold)
+    return docid_search.gold_among(self.candidates, self.batch.gold)
 
   @functools.cached_property
   def contrasted(self) -> jax.Array:
@@ -367,12 +367,6 @@ class Trace:
     )
 
 
-def gold_among(candidates: types.Candidates, gold: jax.Array) -> jax.Array:
-  """Candidates that are among the gold documents int32[B, G]; bool[B, K]."""
-  same = candidates.documents[:, :, None] == gold[:, None]  # [B, K, G]
-  return same.any(-1) & candidates.where
-
-
 def contrasted(
   index: indexes.Index,
   documents: jax.Array,
@@ -396,19 +390,3 @@ def contrasted(
   if index.gold_nodes is None:
     return where
   return where & (index.gold_nodes[documents] | is_gold)
-
-
-def _include_gold(
-  candidates: types.Candidates, gold: jax.Array, index: indexes.Index
-) -> types.Candidates:
-  """Adds gold documents in front, and masks their copies from the beam."""
-  is_gold = gold_among(candidates, gold)
-  rows = jnp.maximum(gold, 0)
-  return types.Candidates(
-    documents=jnp.concatenate([rows, candidates.documents], axis=1),
-    codes=jnp.concatenate(
-      [index.codes[rows].astype(jnp.int32), candidates.codes], axis=1
-    ),
-    scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
-    where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
-  )
