@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,20 +70,7 @@ def measure(
   """
   reads = system.config.trains_with(objective.READER_LOSSES)
   system = dataclasses.replace(system, has_reader=reads)
-  judged = None
-  if reads:
-    found, evidence = run(
-      system, compiled.answer_with_evidence, questions, targets=True
-    )
-    judged = judging.judge(system, questions, found, evidence)
-    if split == system.config.data.calibration_split and own_scores:
-      own = [
-        own_scores.get(question.id, score)
-        for question, score in zip(questions, judged.scores, strict=True)
-      ]
-      judged = judged.with_scores(np.asarray(own))
-  else:
-    found = run(system, compiled.answer, questions)
+  found, judged = _judged(system, split, questions, own_scores)
   runs = {
     INDEX: decoded(found.candidates),
     RANKED: trec.Run(
@@ -108,21 +96,8 @@ def measure(
     for row, question in enumerate(questions)
   ]
   if judged is not None:
-    texts = [None if answer.abstained else answer.text for answer in given]
-    values |= of_answers(ANSWERS, system, questions, texts)
+    values |= _read(system, questions, found, given, claims)
     values |= judging.values(judged, given)
-    if system.config.reader.citations:
-      values |= summaries.measure(
-        system,
-        questions,
-        found,
-        given,
-        _unread(system, questions),
-        claims,
-        name=ANSWERS,
-      )
-    if readers.make(system.config.reader).load is not None:
-      values |= _from_gold(system, questions)
   return Measured(
     split=split,
     questions=questions,
@@ -131,6 +106,48 @@ def measure(
     answers=given,
     judged=judged,
   )
+
+
+def _judged(
+  system: systems.System,
+  split: str,
+  questions: Sequence[types.Question],
+  own_scores: dict[str, float],
+) -> tuple[Any, judging.Judged | None]:
+  """Answers as arrays, and beside the gold ones; None without a reader."""
+  if not system.has_reader:
+    return run(system, compiled.answer, questions), None
+  found, evidence = run(
+    system, compiled.answer_with_evidence, questions, targets=True
+  )
+  judged = judging.judge(system, questions, found, evidence)
+  if split == system.config.data.calibration_split and own_scores:
+    own = [
+      own_scores.get(question.id, score)
+      for question, score in zip(questions, judged.scores, strict=True)
+    ]
+    judged = judged.with_scores(np.asarray(own))
+  return found, judged
+
+
+def _read(
+  system: systems.System,
+  questions: Sequence[types.Question],
+  found: Any,
+  given: Sequence[answers.Answer],
+  claims: Sequence[types.Claim],
+) -> measures.Values:
+  """Measures of the texts that a trained reader answers."""
+  texts = [None if answer.abstained else answer.text for answer in given]
+  values = of_answers(ANSWERS, system, questions, texts)
+  if system.config.reader.citations:
+    unread = _unread(system, questions)
+    values |= summaries.measure(
+      system, questions, found, given, unread, claims, name=ANSWERS
+    )
+  if readers.make(system.config.reader).load is not None:
+    values |= _from_gold(system, questions)
+  return values
 
 
 def _unread(

@@ -148,7 +148,10 @@ def test_missing_path(tmp_path):
 
 def test_unknown_names(tmp_path):
   _fails(
-    'facts', 'facts, facts_pairs, beir, jsonl, tables', "'biir'", format='biir'
+    'facts',
+    'facts, facts_pairs, facts_summaries, beir, jsonl',
+    "'biir'",
+    format='biir',
   )
   _fails('facts', "data.on_empty must be 'error' or", 'drop', on_empty='drop')
   _fails(tmp_path, 'no known format', 'corpus.jsonl', 'documents.jsonl')
