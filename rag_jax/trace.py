@@ -20,6 +20,7 @@ from rag_jax.ops import masking, sampling
 # Log-likelihood of the answer given a document without it, relative to the best
 # document, in losses that compare documents.
 NO_ANSWER_OFFSET = -20.0  # nats
+GOLD_LOSSES = ('docid', 'ranking', 'list_mle', 'margin', 'reranking')
 
 
 class Trace:
@@ -129,6 +130,7 @@ class Trace:
   @functools.cached_property
   def ranking(self) -> forward.Ranking:
     """Scores and weights of the candidates, with a gradient."""
+    learns_gold = any(map(self.stage.weight, GOLD_LOSSES))
     return forward.rank(
       self.params,
       self.config,
@@ -137,6 +139,7 @@ class Trace:
       self.encoding,
       self.candidates,
       select=self.select,
+      gold=self.is_gold if learns_gold else None,
     )
 
   @property
