@@ -4,7 +4,7 @@
   python launch.py --config=experiments/facts_pairs.py:one_search
   python launch.py --config=experiments/facts_pairs.py:answer_only
 
-Results: docs/results.md.
+A small corpus that shows the second search: benchmarks/second_search.py.
 """
 
 from experiments import quickstart

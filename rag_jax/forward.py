@@ -88,6 +88,7 @@ def rank(
   candidates: types.Candidates,
   *,
   select: ranker.Select | None = None,
+  gold: jax.Array | None = None,
 ) -> Ranking:
   """Scores and weighs candidates by docid, vector and lexical signals.
 
@@ -99,6 +100,9 @@ def rank(
     encoding: encoding of the questions.
     candidates: the documents.
     select: (scores, where) -> weights; None = the ranker's operator.
+    gold: bool[B, K], gold documents, for the gradient of two searches: of
+      several ones, only the first by s1 gets a gradient by the first search.
+      Otherwise that learns the second documents of training questions by heart.
 
   Returns:
     The `Ranking`. With a second search, the score of a document is
@@ -111,6 +115,8 @@ def rank(
   docid, scores = _score(params, config, index, batch, first, candidates)
   for second in others:
     again, more = _score(params, config, index, batch, second, candidates)
+    if gold is not None:
+      docid, scores = _first_gold(gold, scores, docid)
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
     left = jnp.log(jnp.maximum(1 - weights, LEAST))
     assert second.offset is not None  # of every second search
@@ -122,14 +128,18 @@ def rank(
   )
 
 
-def _score(
-  params: Params,
-  config: model.ModelConfig,
-  index: indexes.Index,
-  batch: types.Batch,
-  encoding: query_encoder.Encoding,
-  candidates: types.Candidates,
-) -> tuple[jax.Array, jax.Array]:
+def _first_gold(gold, scores, docid):
+  """Docid scores and scores, with a gradient to one of the gold documents."""
+  best = jnp.where(gold, scores, -jnp.inf).argmax(1)[:, None]
+  others = gold & (jnp.arange(gold.shape[1]) != best)
+
+  def stop(x):
+    return jnp.where(others, jax.lax.stop_gradient(x), x)
+
+  return stop(docid), stop(scores)
+
+
+def _score(params, config, index, batch, encoding, candidates):
   """Docid scores and ranker's scores by one search, float32[B, K], nats."""
   docid = docid_search.score_docids(
     params, config, index, encoding, candidates.documents
@@ -158,17 +168,9 @@ def follow(
 ) -> query_encoder.Encoding:
   """Adds the encoding of the second search, by what the first one found.
 
-  Args:
-    params: parameters of all components.
-    config: the model; with `search.hops=1` the encoding stays as it is.
-    index: the corpus.
-    batch: the questions.
-    encoding: encoding of the questions.
-    found: documents of the first search.
-    select: as for `rank`.
-
-  Returns:
-    The encoding, with a gradient to the weights of the documents found.
+  Arguments as for `rank`; `found` are the documents of the first search. With
+  `search.hops=1` the encoding stays as it is. Otherwise it has a gradient to
+  the weights of the documents found.
   """
   if config.search.hops == 1:
     return encoding

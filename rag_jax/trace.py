@@ -21,6 +21,7 @@ from rag_jax.readers import citations
 # Log-likelihood of the answer given a document without it, relative to the best
 # document, in losses that compare documents.
 NO_ANSWER_OFFSET = -20.0  # nats
+GOLD_LOSSES = ('docid', 'ranking', 'list_mle', 'margin', 'reranking')
 
 
 class Trace:
@@ -130,6 +131,7 @@ class Trace:
   @functools.cached_property
   def ranking(self) -> forward.Ranking:
     """Scores and weights of the candidates, with a gradient."""
+    learns_gold = any(map(self.stage.weight, GOLD_LOSSES))
     return forward.rank(
       self.params,
       self.config,
@@ -138,6 +140,7 @@ class Trace:
       self.encoding,
       self.candidates,
       select=self.select,
+      gold=self.is_gold if learns_gold else None,
     )
 
   @property

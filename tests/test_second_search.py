@@ -189,6 +189,46 @@ def test_it_follows_the_best_documents_of_the_first_search(
   np.testing.assert_allclose(encoding.after.vector, expected.vector, atol=1e-5)
 
 
+def test_only_the_first_gold_document_learns_from_the_first_search(
+  config, params, searched, small_index, small_batch
+):
+  encoding, found = searched
+  first, second = query_encoder.searches(encoding)
+  gold = found.where & (jnp.arange(found.where.shape[1]) < 3)
+
+  @jax.jit
+  def run(params, index, batch, vectors, found):
+    def score(vectors, gold):
+      both = first.replace(
+        vector=vectors[0], after=second.replace(vector=vectors[1])
+      )
+      own = params, config.model, index, batch, both, found
+      return forward.rank(*own, gold=gold).scores
+
+    plain, marked = score(vectors, None), score(vectors, gold)
+    slopes = jax.jacrev(lambda v: score(v, gold)[:, :3].sum(0))(vectors)
+    return plain, marked, slopes
+
+  vectors = first.vector, second.vector
+  plain, marked, (by_first, by_second) = run(
+    params, small_index, small_batch, vectors, found
+  )
+  np.testing.assert_allclose(marked, plain, rtol=1e-6)  # the same values
+  moved = np.abs(np.asarray(by_first)).max(2) > 0  # [3, B]
+  np.testing.assert_array_equal(moved.sum(0), 1)
+  assert (np.abs(np.asarray(by_second)).max(2) > 0).all()
+  signals = matching.signals(
+    params, config.model, small_index, small_batch, first, found.documents
+  )
+  docid = docid_search.score_docids(
+    params, config.model, small_index, first, found.documents
+  )
+  scores = ranker.apply(params['ranker'], config.ranker, docid=docid, **signals)
+  np.testing.assert_array_equal(
+    moved.argmax(0), np.asarray(scores)[:, :3].argmax(1)
+  )
+
+
 def test_lexical_signal_of_gated_tokens(config, params, small_index):
   """BM25 is linear in the gates, token by token."""
   query, gates = jnp.array([[5, 9, 7]]), jnp.array([[0.5, 0.0, 0.25]])
@@ -224,7 +264,7 @@ def second(params, query, passages, weights, *, config, size):
 
 
 class TestSecondQuery:
-  query = jnp.array([[4, 7, 0]])
+  query = jnp.array([[4, 15, 0]])
   passages = jnp.array([[[5, 6, 7, 0], [8, 9, 11, 12], [13, 14, 0, 0]]])
 
   def run(self, params, config, weights, *, size=SIZE, query=None):
@@ -240,7 +280,7 @@ class TestSecondQuery:
   def test_tokens_come_from_documents_with_weight(self, config, params):
     found = self.run(params, config, [0.5, 0.0, 0.25], size=12)
     tokens = np.asarray(found.tokens[0])
-    assert sorted(tokens[tokens != 0]) == sorted([4, 7, 5, 6, 7, 13, 14])
+    assert sorted(tokens[tokens != 0]) == sorted([4, 15, 5, 6, 7, 13, 14])
     assert (np.asarray(found.gates[0])[3:][tokens[3:] == 0] == 0).all()
     np.testing.assert_array_equal(found.where[0], tokens != 0)
     same = self.run(params, config, [1.0, 0.0, 0.5], size=12)  # ratios count
@@ -248,8 +288,18 @@ class TestSecondQuery:
 
   def test_untrained_gates_prefer_the_question(self, config, params):
     found = self.run(params, config, [1.0, 0.0, 0.0])
-    assert (np.asarray(found.gates[0, :2]) > 0.5).all()
-    assert (np.asarray(found.gates[0, 3:6]) < 0.5).all()
+    odds = [
+      np.log(gates / (1 - gates)).mean()
+      for gates in np.split(np.asarray(found.gates[0, [0, 1, 3, 4, 5]]), [2])
+    ]
+    assert abs(odds[0] - odds[1] - second_query.START) < 1
+
+  def test_tokens_of_both_have_no_gate(self, config, params):
+    query = jnp.array([[5, 4, 13]])  # 5 is in the first document, 13 not
+    found = self.run(params, config, [1.0, 0.0, 0.0], size=12, query=query)
+    assert found.gates[0, 0] == 0 and (found.gates[0, 1:3] > 0).all()
+    added = np.asarray(found.tokens[0, 3:])
+    assert set(added[added != 0].tolist()) == {6, 7}
 
   def test_gates_are_a_weighted_mean(self, config, params):
     one, other, both = (
@@ -302,7 +352,7 @@ class TestSecondQuery:
   def test_padding_of_a_question_changes_nothing(self, config, params):
     short = self.run(params, config, [0.5, 0.3, 0.2])
     longer = self.run(
-      params, config, [0.5, 0.3, 0.2], query=jnp.array([[4, 7, 0, 0, 0]])
+      params, config, [0.5, 0.3, 0.2], query=jnp.array([[4, 15, 0, 0, 0]])
     )
     np.testing.assert_allclose(short.offset, longer.offset, atol=1e-5)
     np.testing.assert_allclose(short.vector, longer.vector, atol=1e-5)
@@ -310,7 +360,7 @@ class TestSecondQuery:
   def test_gradient_to_weights_and_gates(self, config, params):
     def value(weights, params):
       found = second(
-        params, self.query, self.passages, weights, config=config, size=SIZE
+        params, self.query, self.passages, weights, config=config, size=12
       )
       return found.vector[0, 0] + found.offset[0]
 

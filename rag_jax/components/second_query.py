@@ -9,6 +9,10 @@ second search has two parts:
   the tokens of the question, with the gate sum_f w_f g_f;
   the `size` tokens of the documents with the largest w_f g_f * token weight.
 
+A token that occurs both in the question and in the document has the gate 0: the
+document has been found by it. Otherwise the second search could learn the
+answers to its training questions by heart, from the name in the question.
+
 The bag encoder encodes this sequence, with token weights multiplied by the
 gates. The choice of tokens has no gradient; gates and weights have one, so that
 a loss of the second search trains the network and the first search. The network
@@ -35,7 +39,7 @@ from rag_jax.components import query_encoder
 from rag_jax.nn import question_passage, transformer
 
 NAME = 'second'  # of its parameters, within those of the query encoder
-START = 2.0  # nats; initial log-odds of the gates, minus this for documents
+START = 2.0  # nats; initial log-odds of the gates of a question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +69,10 @@ class _Network(question_passage.Encoder):
     where = (query != types.PAD)[:, None, :, None]
     asked = states[:, :, :length]
     mean = (asked * where).sum(2) / jnp.maximum(where.sum(2), 1)
+    same = query[:, None, :, None] == passages[:, :, None]  # [B, F, Q, P]
     return (
-      jax.nn.sigmoid(logits[..., :length] + START),
-      jax.nn.sigmoid(logits[..., length:] - START),
+      jnp.where(same.any(3), 0.0, jax.nn.sigmoid(logits[..., :length] + START)),
+      jnp.where(same.any(2), 0.0, jax.nn.sigmoid(logits[..., length:])),
       self.needs(mean)[..., 0],
     )
 
