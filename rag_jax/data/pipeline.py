@@ -227,7 +227,8 @@ def check_splits(dataset: types.Dataset, config: DataConfig) -> list[str]:
       raise ValueError(
         f'data has no questions in split {name!r}; there are '
         f'{", ".join(sorted(dataset.splits)) or "none"}. '
-        'Set --config.data.train_split or --config.data.eval_splits.'
+        'Set --config.data.train_split or --config.data.eval_splits, such as '
+        "--config.data.eval_splits=\"('dev','test')\"."
       )
   filled = [name for name, questions in dataset.splits.items() if questions]
   held_out = [name for name in filled if name != config.train_split]
