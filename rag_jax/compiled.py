@@ -96,7 +96,9 @@ def health(config: model.ModelConfig) -> Function:
     del allowed
     return examine.health(params, batch, index, config=config)
 
-  return jax.jit(run, compiler_options=_quick_to_compile())
+  # A published reader is large: running takes longer than compiling.
+  options = None if config.reader.weights else _quick_to_compile()
+  return jax.jit(run, compiler_options=options)
 
 
 @functools.cache

@@ -189,10 +189,10 @@ def test_a_null_document_needs_its_loss(values):
     ('stages', {'joint': stages['joint'] | {'losses': losses}}, trained),
     ('stages', {'joint': stages['joint'] | {'steps': 0}}, trained),
     ('stages', {'joint': stages['joint'] | {'read_size': 1}}, 'read_size=2'),
-    ('reader', fid, 'needs a reader that scores.*null_document=False'),
+    ('reader', fid, 'need a reader that scores.*null_document=False'),
   ):
     other = values | {group: values[group] | changes}
-    with pytest.raises(ValueError, match=f'null_document .*{message}'):
+    with pytest.raises(ValueError, match=f'null_document.* {message}'):
       configs.build(other)
 
 
