@@ -208,6 +208,7 @@ class TestEager:
     run()  # a transformed program may be cached at its second use
     assert compilations(run) == 0
 
+  @pytest.mark.long
   def test_search_and_words_compile_once(self):
     codes = np.array([[0, 0], [0, 1], [1, 0]])
     tree, table = trie.build(codes), jnp.array([0.0, 2.0, 1.0, 0.0])
