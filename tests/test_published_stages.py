@@ -192,7 +192,7 @@ def test_a_null_document_needs_its_loss(values):
     ('reader', fid, 'need a reader that scores.*null_document=False'),
   ):
     other = values | {group: values[group] | changes}
-    with pytest.raises(ValueError, match=f'null_document.* {message}'):
+    with pytest.raises(ValueError, match=f'null_document.*{message}'):
       configs.build(other)
 
 
