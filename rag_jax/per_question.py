@@ -9,6 +9,7 @@ from rag_jax import (
   answers,
   baseline_runs,
   compiled,
+  forward,
   judging,
   measures,
   objective,
@@ -82,13 +83,7 @@ def measure(
   )
   if system.config.train.evaluate_exact:
     values[INDEX, 'beam regret'] = run(system, compiled.regret, questions)
-  scores: list[float | None] = [None] * len(questions)
-  if judged is not None and judged.calibrated:
-    scores = judged.scores.tolist()
-  given = [
-    system.answer(question.text, found, row, score=scores[row])
-    for row, question in enumerate(questions)
-  ]
+  given = answer(system, questions, found, judged)
   if judged is not None:
     texts = [None if answer.abstained else answer.text for answer in given]
     values |= of_answers(ANSWERS, system, questions, texts)
@@ -103,6 +98,22 @@ def measure(
     answers=given,
     judged=judged,
   )
+
+
+def answer(
+  system: systems.System,
+  questions: Sequence[types.Question],
+  found: forward.Answer,
+  judged: judging.Judged | None,
+) -> list[answers.Answer]:
+  """The answers to questions, with the scores that they were judged by."""
+  scores: list[float | None] = [None] * len(questions)
+  if judged is not None and judged.calibrated:
+    scores = judged.scores.tolist()
+  return [
+    system.answer(question.text, found, row, score=scores[row])
+    for row, question in enumerate(questions)
+  ]
 
 
 def decoded(candidates: types.Candidates) -> trec.Run:

@@ -15,9 +15,11 @@ from rag_jax import (
   objective,
   per_question,
   readers,
+  train,
 )
 from rag_jax import config as configs
 from rag_jax import trace as traces
+from rag_jax import workdir as workdirs
 from rag_jax.data import batches as batching
 
 
@@ -179,6 +181,41 @@ def test_the_reader_learns_relevance_from_hard_negatives(run, prepared, system):
   reader = readers.make(config.reader)
   found = reader.relevance(reader.read(better, batch.query, passages))
   assert float((found[:, 0] - found[:, 1]).mean()) > 0
+
+
+@pytest.mark.long
+def test_a_run_killed_in_a_reader_stage_resumes_exactly(
+  values, tmp_path, monkeypatch
+):
+  stages = values['stages']
+  changes = {
+    'reader': values['reader'] | {'null_document': False},
+    'train': values['train'] | {'log_every': 4, 'checkpoint_every': 1},
+    'stages': {
+      'search': stages['search'] | {'steps': 1},
+      'reading': stages['reading'] | {'steps': 3},
+    },
+  }
+  config = configs.build(values | changes)
+  prepared = workdirs.open(config, tmp_path / 'whole')
+  whole = train.fit(config, prepared, tmp_path / 'whole')
+  lines = (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()
+  records = {r['step']: r for r in map(json.loads, lines)}
+  assert 'relevance' in records[4]
+
+  prepared = workdirs.open(config, tmp_path / 'killed')
+  schedule = train.schedule
+  for last in (3, 4):  # within the stage, and at its end
+
+    def stop(config, first, last=last):
+      return (step for step in schedule(config, first) if step[0] < last)
+
+    monkeypatch.setattr(train, 'schedule', stop)
+    system = train.fit(config, prepared, tmp_path / 'killed')
+  for ours, theirs in zip(
+    jax.tree.leaves(system.params), jax.tree.leaves(whole.params), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_null_document_needs_its_loss(values):
