@@ -139,9 +139,9 @@ class Trust:
   withheld: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Calibrator:
-  """A fitted calibrator.
+  """A fitted calibrator, compared by identity for the cache of certificates.
 
   Attributes:
     features: names of the features.
@@ -183,14 +183,6 @@ class Calibrator:
         'right': right.astype(int).tolist(),
       }
     return json.dumps(values, ensure_ascii=False) + '\n'
-
-  def __hash__(self) -> int:
-    """By identity, for the cache of certificates."""
-    return id(self)
-
-  def __eq__(self, other: object) -> bool:
-    """By identity."""
-    return self is other
 
 
 def trust(

@@ -198,8 +198,8 @@ def union(
     >>> both = union(found([7, 4], [0.5, 0.1]), found([4, 2], [0.7, 0.2]))
     >>> both.documents[0, :3].tolist(), both.where.tolist()
     ([4, 7, 2], [[True, True, True, False]])
-    >>> jnp.exp(both.scores[0, :3]).round(2).tolist()
-    [0.4, 0.25, 0.1]
+    >>> [f"{p:.2f}" for p in jnp.exp(both.scores[0, :3])]
+    ['0.40', '0.25', '0.10']
   """
   same = first.documents[:, :, None] == second.documents[:, None]
   same &= first.where[:, :, None] & second.where[:, None]  # [B, K, K']

@@ -233,7 +233,7 @@ def _without_gold(
     gold=per_question.gold_rows(system, asked),
   )
   removed = judging.judge(system, asked, found)
-  given = [system.answer(q.text, found, i) for i, q in enumerate(asked)]
+  given = per_question.answer(system, asked, found, removed)
   name = f'{split} / {REMOVED}'
   texts = [None if answer.abstained else answer.text for answer in given]
   values = per_question.of_answers(ANSWERS, system, asked, texts)

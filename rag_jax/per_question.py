@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from rag_jax import (
   answers,
   baseline_runs,
   compiled,
+  forward,
   judging,
   measures,
   objective,
@@ -88,13 +88,7 @@ def measure(
     )
   if system.config.train.evaluate_exact:
     values[INDEX, 'beam regret'] = run(system, compiled.regret, questions)
-  scores: list[float | None] = [None] * len(questions)
-  if judged is not None and judged.calibrated:
-    scores = judged.scores.tolist()
-  given = [
-    system.answer(question.text, found, row, score=scores[row])
-    for row, question in enumerate(questions)
-  ]
+  given = answer(system, questions, found, judged)
   if judged is not None:
     values |= _read(system, questions, found, given, claims)
     values |= judging.values(judged, given)
@@ -113,7 +107,7 @@ def _judged(
   split: str,
   questions: Sequence[types.Question],
   own_scores: dict[str, float],
-) -> tuple[Any, judging.Judged | None]:
+) -> tuple[forward.Answer, judging.Judged | None]:
   """Answers as arrays, and beside the gold ones; None without a reader."""
   if not system.has_reader:
     return run(system, compiled.answer, questions), None
@@ -133,7 +127,7 @@ def _judged(
 def _read(
   system: systems.System,
   questions: Sequence[types.Question],
-  found: Any,
+  found: forward.Answer,
   given: Sequence[answers.Answer],
   claims: Sequence[types.Claim],
 ) -> measures.Values:
@@ -157,6 +151,22 @@ def _unread(
   tokens = run(system, compiled.answer_unread, questions)
   texts = [citations.decode(system.tokenizer, row) for row in tokens]
   return [summary_metrics.plain(text) for text in texts]
+
+
+def answer(
+  system: systems.System,
+  questions: Sequence[types.Question],
+  found: forward.Answer,
+  judged: judging.Judged | None,
+) -> list[answers.Answer]:
+  """The answers to questions, with the scores that they were judged by."""
+  scores: list[float | None] = [None] * len(questions)
+  if judged is not None and judged.calibrated:
+    scores = judged.scores.tolist()
+  return [
+    system.answer(question.text, found, row, score=scores[row])
+    for row, question in enumerate(questions)
+  ]
 
 
 def decoded(candidates: types.Candidates) -> trec.Run:

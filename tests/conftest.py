@@ -34,6 +34,18 @@ COLOURS = ('red', 'green', 'blue', 'white', 'black', 'brown')
 ANIMALS = ('cat', 'dog', 'owl', 'fox', 'hen', 'bee', 'ant', 'elk')
 
 
+def pytest_configure(config):
+  config.addinivalue_line('markers', 'long: runs with RAG_JAX_TESTS=long')
+
+
+def pytest_collection_modifyitems(items):
+  """Skips long tests of what shorter ones test, too."""
+  if os.environ.get('RAG_JAX_TESTS') != 'long':
+    for item in items:
+      if item.get_closest_marker('long'):
+        item.add_marker(pytest.mark.skip(reason='set RAG_JAX_TESTS=long'))
+
+
 @pytest.fixture(scope='module', autouse=True)
 def forget_compiled():
   """Clears compiled programs, which hold a limited number of memory maps."""

@@ -95,7 +95,9 @@ class TestGradient:
     ):
       np.testing.assert_allclose(one, other, atol=1e-6)
 
-  @pytest.mark.parametrize('operator', ['entmax15'])
+  @pytest.mark.parametrize(
+    'operator', ['entmax15', pytest.param('softmax', marks=pytest.mark.long)]
+  )
   def test_every_loss_against_finite_differences(
     self, small_config, small_index, small_batch, operator
   ):

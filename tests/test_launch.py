@@ -4,14 +4,22 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from rag_jax import report
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def finals(workdir):
+  """The last record of metrics.jsonl, and the results."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return json.loads(lines[-1]), report.load_results(workdir / 'results.json')
 
 
 def launch(tiny_file, workdir, *flags, **options):
@@ -35,6 +43,28 @@ def whole_run(tiny_file, tmp_path_factory):
   output, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
   return workdir, output, errors
+
+
+@pytest.mark.long
+def test_a_killed_run_resumes_exactly(tiny_file, whole_run, tmp_path):
+  workdir = tmp_path / 'killed'
+  flags = ('--config.train.checkpoint_every=1',)
+  process = launch(tiny_file, workdir, *flags)
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline and process.poll() is None:
+    if any((workdir / 'checkpoints').glob('[0-9]*')):
+      break
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert not (workdir / 'results.json').exists()
+  again = launch(tiny_file, workdir, *flags)
+  _, errors = again.communicate(timeout=300)
+  assert again.returncode == 0, errors
+  assert finals(workdir) == finals(whole_run[0])
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2, 3, 4]
 
 
 def test_a_run_prints_a_table_and_writes_its_results(whole_run):

@@ -15,9 +15,11 @@ from rag_jax import (
   objective,
   per_question,
   readers,
+  train,
 )
 from rag_jax import config as configs
 from rag_jax import trace as traces
+from rag_jax import workdir as workdirs
 from rag_jax.data import batches as batching
 
 
@@ -181,6 +183,41 @@ def test_the_reader_learns_relevance_from_hard_negatives(run, prepared, system):
   assert float((found[:, 0] - found[:, 1]).mean()) > 0
 
 
+@pytest.mark.long
+def test_a_run_killed_in_a_reader_stage_resumes_exactly(
+  values, tmp_path, monkeypatch
+):
+  stages = values['stages']
+  changes = {
+    'reader': values['reader'] | {'null_document': False},
+    'train': values['train'] | {'log_every': 4, 'checkpoint_every': 1},
+    'stages': {
+      'search': stages['search'] | {'steps': 1},
+      'reading': stages['reading'] | {'steps': 3},
+    },
+  }
+  config = configs.build(values | changes)
+  prepared = workdirs.open(config, tmp_path / 'whole')
+  whole = train.fit(config, prepared, tmp_path / 'whole')
+  lines = (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()
+  records = {r['step']: r for r in map(json.loads, lines)}
+  assert 'relevance' in records[4]
+
+  prepared = workdirs.open(config, tmp_path / 'killed')
+  schedule = train.schedule
+  for last in (3, 4):  # within the stage, and at its end
+
+    def stop(config, first, last=last):
+      return (step for step in schedule(config, first) if step[0] < last)
+
+    monkeypatch.setattr(train, 'schedule', stop)
+    system = train.fit(config, prepared, tmp_path / 'killed')
+  for ours, theirs in zip(
+    jax.tree.leaves(system.params), jax.tree.leaves(whole.params), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_null_document_needs_its_loss(values):
   stages, trained = values['stages'], 'is trained by the loss null_document'
   losses = stages['joint']['losses'] | {'null_document': 0.0}
@@ -189,10 +226,10 @@ def test_a_null_document_needs_its_loss(values):
     ('stages', {'joint': stages['joint'] | {'losses': losses}}, trained),
     ('stages', {'joint': stages['joint'] | {'steps': 0}}, trained),
     ('stages', {'joint': stages['joint'] | {'read_size': 1}}, 'read_size=2'),
-    ('reader', fid, 'needs a reader that scores.*null_document=False'),
+    ('reader', fid, 'need a reader that scores.*null_document=False'),
   ):
     other = values | {group: values[group] | changes}
-    with pytest.raises(ValueError, match=f'null_document .*{message}'):
+    with pytest.raises(ValueError, match=f'null_document.*{message}'):
       configs.build(other)
 
 

@@ -21,14 +21,17 @@ def values(tiny_values):
   return configs.values(configs.build(small))
 
 
+@pytest.mark.parametrize(
+  'sizes', [(4,), pytest.param((4, 6), marks=pytest.mark.long)]
+)
 def test_each_combination_is_a_run_and_a_second_sweep_adds_none(
-  values, tmp_path, capfd
+  values, tmp_path, capfd, sizes
 ):
-  grid = ['search.beam_size=4,6', 'seed=0,1']
+  grid = [f'search.beam_size={",".join(map(str, sizes))}', 'seed=0,1']
   text = sweep.run(values, grid, tmp_path / 'sweep')
   names = sorted(path.name for path in (tmp_path / 'sweep').iterdir())
   assert names == [
-    f'search.beam_size={size},seed={seed}' for size in (4, 6) for seed in (0, 1)
+    f'search.beam_size={size},seed={seed}' for size in sizes for seed in (0, 1)
   ]
   for name in names:
     own = json.loads((tmp_path / 'sweep' / name / 'config.json').read_text())
@@ -36,10 +39,9 @@ def test_each_combination_is_a_run_and_a_second_sweep_adds_none(
     assert name.endswith(f'seed={own["seed"]}')
   lines = text.splitlines()
   assert [x for x in lines if 'beam' in x] == [
-    'search.beam_size=4',
-    'search.beam_size=6',
+    f'search.beam_size={size}' for size in sizes
   ]
-  assert text.count('2 runs') == 2
+  assert text.count('2 runs') == len(sizes)
   hits = [
     next(
       r.value

@@ -297,6 +297,7 @@ class TestFit:
     assert moved(state.params, system.params) == set()
 
 
+@pytest.mark.long
 def test_a_run_killed_anywhere_resumes_exactly(
   build, other_data, tmp_path, monkeypatch
 ):

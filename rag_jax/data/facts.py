@@ -28,6 +28,7 @@ Au?") and exists only if exactly one entity has that value. Splits:
     two kinds of unanswerable questions, none of which is in another split.
 """
 
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -219,18 +220,30 @@ def _splits(
     for some in held_out.values()
     for question in own.sample(some, min(_CALIBRATION, len(some)))
   ]
-  for some in unanswerable.questions(
-    'train', trained_rows, seed=_SEED
-  ).values():
-    splits['train'] += some
-  for some in unanswerable.questions(
-    'calibration', tables, seed=_SEED
-  ).values():
-    calibration += some
-  for kind, some in unanswerable.questions('test', tables, seed=_SEED).items():
-    splits[f'test_{kind}'] = list(some)
+  _add_unanswerable(splits, calibration, tables, trained_rows)
   splits['calibration'] = own.sample(calibration, len(calibration))
   return {name: tuple(splits[name]) for name in SPLITS}
+
+
+def _add_unanswerable(
+  splits: dict[str, list[types.Question]],
+  calibration: list[types.Question],
+  tables: dict[str, list[Row]],
+  trained_rows: dict[str, list[Row]],
+) -> None:
+  """Adds questions without an answer to training, calibration and tests."""
+  made = {
+    split: unanswerable.questions(split, rows, seed=_SEED)
+    for split, rows in (
+      ('train', trained_rows),
+      ('calibration', tables),
+      ('test', tables),
+    )
+  }
+  splits['train'] += itertools.chain(*made['train'].values())
+  calibration += itertools.chain(*made['calibration'].values())
+  for kind, some in made['test'].items():
+    splits[f'test_{kind}'] = list(some)
 
 
 def _fill(text: str, slots: dict[str, str]) -> str:

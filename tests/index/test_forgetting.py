@@ -51,6 +51,7 @@ def test_summary_of_a_table_equals_arithmetic_by_hand():
     forgetting.summarise(np.ones((1, 1)))
 
 
+@pytest.mark.long
 def test_without_training_hits_equal_those_of_the_zero_shot_search():
   vectors, sessions, train, test = corpus()
   (hits,) = forgetting.continual(

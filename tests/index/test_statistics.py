@@ -24,6 +24,7 @@ def test_statistics_equal_those_by_hand():
   assert found.num_nodes == 4 + 2  # documents, and the nodes (0) and (0, 0)
 
 
+@pytest.mark.long
 def test_a_wide_beam_equals_exact_search():
   vectors, queries = unit(120), unit(7, seed=1)
   config = docids.DocidConfig(branching=4, leaf_size=5)
@@ -74,6 +75,7 @@ def test_compare_covers_every_scheme_and_exact_modes_find_all():
   assert len(text.splitlines()) == 1 + len(rows)
 
 
+@pytest.mark.long
 def test_a_wide_beam_over_keys_finds_the_result_of_exact_search():
   vectors, rng = unit(30), np.random.default_rng(3)
   tokens = rng.integers(1, 9, (30, 8))

@@ -208,6 +208,7 @@ class TestEager:
     run()  # a transformed program may be cached at its second use
     assert compilations(run) == 0
 
+  @pytest.mark.long
   def test_search_and_words_compile_once(self):
     codes = np.array([[0, 0], [0, 1], [1, 0]])
     tree, table = trie.build(codes), jnp.array([0.0, 2.0, 1.0, 0.0])
@@ -311,7 +312,7 @@ class TestPlaces:
     ]
     for one, *parts in zip(shared, *halves, strict=True):
       np.testing.assert_allclose(one, np.concatenate(parts), atol=1e-5)
-    # Scores that all devices share, and masks that they do not; tracing checks.
+    # Scores that all devices share, and masks that they do not.
     jax.jit(
       jax.shard_map(
         lambda z, x, where: EVERYTHING[name](z, x, where=where),
@@ -319,7 +320,7 @@ class TestPlaces:
         in_specs=(PartitionSpec(), PartitionSpec(), rows),
         out_specs=rows,
       )
-    ).lower(Z[:2], X[:2], WHERE)
+    )(Z[:2], X[:2], WHERE)
 
   @ALL
   def test_a_program_is_exported_for_any_shape(self, name):
@@ -346,7 +347,7 @@ class TestPlaces:
       # One program, so that nothing of the table above is looked at.
       found = jax.jit(function)(DIRTY_Z, DIRTY_X, WHERE)
       half = Z.astype(jnp.bfloat16), X.astype(jnp.bfloat16)
-      jax.eval_shape(EVERYTHING[name], *half)  # promotion is of types alone
+      jax.jit(EVERYTHING[name])(*half)
     for one, two in zip(found, wanted, strict=True):
       np.testing.assert_allclose(one, two, atol=1e-5)
 
