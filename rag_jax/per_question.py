@@ -74,7 +74,9 @@ def measure(
   runs = {
     INDEX: decoded(found.candidates),
     RANKED: trec.Run(
-      rows=found.documents, scores=found.scores, where=found.documents >= 0
+      rows=np.asarray(found.documents),
+      scores=np.asarray(found.scores),
+      where=np.asarray(found.documents) >= 0,
     ),
   }
   runs, values = retrieval(system, questions, runs)
