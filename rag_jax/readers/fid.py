@@ -21,6 +21,7 @@ from rag_jax.ops import losses, masking
 from rag_jax.readers import base, citations, fusion
 
 BOS, EOS = 1, 2  # token ids of the start and end of an answer
+CONTEXT = 3  # last tokens of an answer that are compared with a passage
 
 
 class Memory(NamedTuple):
@@ -87,6 +88,9 @@ class _Network(question_passage.Encoder):
       self.citation = self.param(
         'citation', nn.initializers.normal(0.3), (config.width,)
       )
+      self.continuation = nn.Dense(
+        CONTEXT, bias_init=nn.initializers.constant(2.0)
+      )
 
   def write(self, query, passages, weights, prefix):
     """Next-token logits float32[B, A, V + K] after each token of prefix [B, A].
@@ -101,7 +105,7 @@ class _Network(question_passage.Encoder):
     x = self.decoder(
       self.embed(prefix), source.states, source.where, bias=source.bias
     )
-    return self.score(x, *source)
+    return self.score(x, _recent(prefix), *source)
 
   def embed(self, prefix):
     """Embeds tokens [B, A]; all citations are the same to the decoder."""
@@ -110,17 +114,19 @@ class _Network(question_passage.Encoder):
     x = self.embedding(jnp.maximum(prefix, 0))
     return jnp.where((prefix < 0)[..., None], self.citation, x)
 
-  def score(self, x, *source):
-    """Logits [B, A, V + K] of decoder states x [B, A, W] over a `_Source`."""
-    words, copies, cites = self.parts(x, *source)
+  def score(self, x, recent, *source):
+    """Logits [B, A, V + K] of decoder states x [B, A, W] over a `_Source`.
+
+    The last tokens of the answer at each position are int32[B, A, N].
+    """
+    words, copies, cites = self.parts(x, recent, *source)
     logits = _add_copies(words, copies, source[1])
     # Padding is never generated.
     logits = logits.at[..., types.PAD].set(masking.NEG_INF)
     return jnp.concatenate([logits, cites], axis=-1)
 
-  def parts(self, x, memory, tokens, where, bias, count):
+  def parts(self, x, recent, memory, tokens, where, bias, count):
     """Logits of tokens [B, A, V], copies [B, A, S] and citations [B, A, K]."""
-    del tokens
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
 
@@ -131,6 +137,8 @@ class _Network(question_passage.Encoder):
     copies = point(self.copy_query)
     if not self.config.citations:
       return words, copies, jnp.zeros((*x.shape[:2], 0))
+    same = _continues(recent, tokens.reshape(tokens.shape[0], count, -1))
+    copies += jnp.einsum('basn,ban->bas', same, self.continuation(x))
     cites = point(self.cite_query).reshape(*x.shape[:2], count, -1)
     return words, copies, jax.nn.logsumexp(cites, axis=-1)
 
@@ -140,10 +148,11 @@ class _Network(question_passage.Encoder):
     They are those of `decode`, without its array of [B, A, V] with copies.
     """
     source = _source(states, tokens, weights)
+    prefix = _shift(answer)
     x = self.decoder(
-      self.embed(_shift(answer)), source.states, source.where, bias=source.bias
+      self.embed(prefix), source.states, source.where, bias=source.bias
     )
-    words, copies, cites = self.parts(x, *source)
+    words, copies, cites = self.parts(x, _recent(prefix), *source)
     words = words.at[..., types.PAD].set(masking.NEG_INF)
     found = citations.classes(answer, self.vocab_size, weights > 0)
     token = jnp.minimum(found, self.vocab_size - 1)
@@ -183,6 +192,31 @@ def _source(states, tokens, weights):
     bias=bias,
     size=count,
   )
+
+
+def _recent(prefix):
+  """The last N tokens up to each position of [B, A], latest first."""
+  length = prefix.shape[1]
+  padded = jnp.pad(prefix, ((0, 0), (CONTEXT - 1, 0)))
+  parts = [padded[:, n : n + length] for n in reversed(range(CONTEXT))]
+  return jnp.stack(parts, axis=-1)
+
+
+def _continues(recent, tokens):
+  """Whether the last 1 to N tokens precede a token, float32[B, A, S, N].
+
+  Args:
+    recent: int32[B, A, N], latest first.
+    tokens: int32[B, K, S / K], of the passages.
+  """
+  batch, _, length = tokens.shape
+  before = [
+    jnp.pad(tokens, ((0, 0), (0, 0), (n, 0)))[..., :length]
+    for n in range(1, CONTEXT + 1)
+  ]
+  before = jnp.stack(before, axis=-1).reshape(batch, 1, -1, CONTEXT)
+  same = (before == recent[:, :, None]) & (before != types.PAD)
+  return jnp.cumprod(same.astype(jnp.float32), axis=-1)
 
 
 def _add_copies(words, copies, tokens):
@@ -267,11 +301,15 @@ def _generate(config, params, memory, weights, write):
   )
 
   def step(cache, found):
+    cache, recent = cache
     token = citations.tokens(found, size)
+    recent = jnp.concatenate([token[..., None], recent[..., :-1]], axis=-1)
     x = transformer.apply(network, params, token, method='embed')
     x, cache = decoding.step(params['decoder'], read, cache, x)
-    logits = transformer.apply(network, params, x, *source, method='score')
-    return logits, cache
+    logits = transformer.apply(
+      network, params, x, recent, *source, method='score'
+    )
+    return logits, (cache, recent)
 
   rule = None
   if config.citations:
@@ -282,7 +320,8 @@ def _generate(config, params, memory, weights, write):
       end_token=EOS,
       max_sentences=config.max_sentences,
     )
-  logits, cache = step(cache, jnp.full((batch, 1), BOS))
+  recent = jnp.zeros((batch, 1, CONTEXT), jnp.int32)
+  logits, cache = step((cache, recent), jnp.full((batch, 1), BOS))
   written = write(
     step,
     logits[:, 0],
