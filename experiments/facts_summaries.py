@@ -26,5 +26,6 @@ def get_config():
   values.stages.joint.losses.null_document = 0.0
   values.stages.joint.losses.answer = 0.1  # nats of some 60 tokens
   values.stages.joint.read_size = 2
-  values.stages.joint.steps = 600
+  values.stages.joint.without_gold = 0.15
+  values.stages.joint.steps = 1100
   return values

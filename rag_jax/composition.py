@@ -227,6 +227,13 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
       f'{field}.losses.null_document needs reader.null_document=True, got '
       'False. Set --config.reader.null_document=True.'
     )
+  if stage.without_gold and not (reader.cites and stage.searches):
+    raise ValueError(
+      f'{field}.without_gold trains empty answers of a reader with citations '
+      'by a search, got '
+      f'reader.citations={config.reader.citations} and {field}.candidates='
+      f'{stage.candidates!r}. Set --config.{field}.without_gold=0.'
+    )
   size = stage.read_size or config.search.read_size
   gold = max(config.data.max_gold, 1)
   adds_gold = stage.candidates == 'beam+gold'

@@ -161,9 +161,10 @@ def with_negative(
   """Adds a hard negative to each question: the best document that is not gold.
 
   Search and ranker choose it. If the index has `gold_nodes`, only documents
-  that are gold for some training question are allowed; see `trace.contrasted`.
-  False negatives are possible: documents that contain the answer by chance, and
-  gold documents beyond the first `data.max_gold`.
+  that are gold for some training question are allowed; see
+  `docid_search.contrasted`. False negatives are possible: documents that
+  contain the answer by chance, and gold documents beyond the first
+  `data.max_gold`.
 
   Args:
     config: the experiment.

@@ -242,3 +242,28 @@ def with_gold(
     scores=jnp.concatenate([jnp.zeros(rows.shape), candidates.scores], axis=1),
     where=jnp.concatenate([gold >= 0, candidates.where & ~is_gold], axis=1),
   )
+
+
+def contrasted(
+  index: indexes.Index,
+  documents: jax.Array,
+  is_gold: jax.Array,
+  where: jax.Array,
+) -> jax.Array:
+  """Mask of the documents in ranking losses: gold documents and negatives.
+
+  Documents that are never gold in training are excluded from the negatives;
+  otherwise every step would lower their scores, whatever their text.
+
+  Args:
+    index: the corpus; without `gold_nodes`, no document is excluded.
+    documents: int32[B, K], rows of documents.
+    is_gold: bool[B, K], gold documents.
+    where: bool[B, K], real documents.
+
+  Returns:
+    bool[B, K].
+  """
+  if index.gold_nodes is None:
+    return where
+  return where & (index.gold_nodes[documents] | is_gold)

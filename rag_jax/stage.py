@@ -64,6 +64,9 @@ class Stage:
   # number of documents that the reader reads; 0 = `search.read_size`
   read_size: int = 0
   passage_tokens: int = 0  # tokens read of a document; 0 = all
+  # share of the questions that a reader with citations reads without their gold
+  # documents, to learn that the answer is then empty
+  without_gold: float = 0.0
   # the ranker's operator in this stage; '' = `ranker.operator`
   operator: str = ''
   # marginal of the loss 'answer'; '' = the default of the reader's kind
@@ -97,6 +100,8 @@ class Stage:
     for name in ('steps', 'read_size', 'passage_tokens', 'learning_rate'):
       if not getattr(self, name) >= 0:
         raise _error(name, 'at least 0', getattr(self, name))
+    if not 0 <= self.without_gold < 1:
+      raise _error('without_gold', 'from 0 to below 1', self.without_gold)
     if not self.temperature > 0:
       raise _error('temperature', 'above 0', self.temperature)
     if self.estimator == 'leave_one_out' and self.samples < 2:

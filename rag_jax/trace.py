@@ -121,7 +121,7 @@ class Trace:
   @functools.cached_property
   def contrasted(self) -> jax.Array:
     """Candidates that are gold documents or negatives, bool[B, K]."""
-    return contrasted(
+    return docid_search.contrasted(
       self.index,
       self.candidates.documents,
       self.is_gold,
@@ -198,7 +198,23 @@ class Trace:
       # No gradient from the loss 'answer' to the search.
       scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
       reading = dataclasses.replace(reading, scores=scores, weights=weights)
+    if self.stage.without_gold:
+      weights = citations.without(
+        reading.weights,
+        reading.where,
+        jnp.take_along_axis(self.is_gold, reading.places, axis=1),
+        self.ungrounded,
+      )
+      reading = dataclasses.replace(reading, weights=weights)
     return self._read(reading)
+
+  @functools.cached_property
+  def ungrounded(self) -> jax.Array:
+    """Questions that are read without their gold documents, bool[B]."""
+    if not self.stage.without_gold:
+      return jnp.zeros_like(self.batch.where)
+    drawn = jax.vmap(jax.random.uniform)(self.key(4)) < self.stage.without_gold
+    return drawn & self.has_gold
 
   @property
   def costs_search(self) -> bool:
@@ -254,7 +270,7 @@ class Trace:
     """Documents read that are gold documents or negatives, bool[B, R]."""
     if not self.stage.searches:
       return self.reading.where
-    return contrasted(
+    return docid_search.contrasted(
       self.index, self.reading.documents, self.read_gold, self.reading.where
     )
 
@@ -268,9 +284,11 @@ class Trace:
   def answers(self) -> jax.Array:
     """The answers in the reader's tokens, int32[B, M, A].
 
-    Citations of gold documents become those of documents read.
+    Citations of gold documents become those of documents read. The answer to
+    a question that is read without its gold documents is empty.
     """
-    return citations.targets(self.reader.cites, self.batch, self.reading)
+    given = citations.targets(self.reader.cites, self.batch, self.reading)
+    return jnp.where(self.ungrounded[:, None, None], types.PAD, given)
 
   @functools.cached_property
   def token_likelihoods(self) -> jax.Array:
@@ -368,28 +386,3 @@ class Trace:
     return jax.lax.stop_gradient(
       jnp.where(self.holds, self.likelihoods, best + NO_ANSWER_OFFSET)
     )
-
-
-def contrasted(
-  index: indexes.Index,
-  documents: jax.Array,
-  is_gold: jax.Array,
-  where: jax.Array,
-) -> jax.Array:
-  """Mask of the documents in ranking losses: gold documents and negatives.
-
-  Documents that are never gold in training are excluded from the negatives;
-  otherwise every step would lower their scores, whatever their text.
-
-  Args:
-    index: the corpus; without `gold_nodes`, no document is excluded.
-    documents: int32[B, K], rows of documents.
-    is_gold: bool[B, K], gold documents.
-    where: bool[B, K], real documents.
-
-  Returns:
-    bool[B, K].
-  """
-  if index.gold_nodes is None:
-    return where
-  return where & (index.gold_nodes[documents] | is_gold)

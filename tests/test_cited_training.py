@@ -19,6 +19,7 @@ def traced(small_config, small_index, small_batch):
     reader={'kind': 'fid', 'citations': True}, ranker={'operator': 'softmax'}
   )
   [(_, stage)] = config.stages
+  ungrounded = dataclasses.replace(stage, without_gold=0.5)
 
   def init(rng):
     return model.init(rng, config.model, small_index, vocab_size=50)
@@ -32,11 +33,10 @@ def traced(small_config, small_index, small_batch):
     answerable=jnp.array([True, True, False, True]),
   )
 
-  @jax.jit
-  def run(params, batch):
+  def attributes(params, batch, stage, seed):
     trace = traces.Trace(
       params,
-      jax.random.key(1),
+      jax.random.key(seed),
       batch,
       small_index,
       config=config.model,
@@ -50,20 +50,31 @@ def traced(small_config, small_index, small_batch):
       'answers': trace.answers,
       'written': trace.written,
       'documents': reading.documents,
+      'weights': reading.weights,
+      'ungrounded': trace.ungrounded,
       'scores': scores,
       'term': reader_terms.answer(trace),
     }
 
-  return jax.device_get(run(params, batch))
+  run = jax.jit(attributes, static_argnums=2)
+  return {
+    'grounded': jax.device_get(run(params, batch, stage, 1)),
+    'draws': [
+      jax.device_get(run(params, batch, ungrounded, seed)) for seed in range(8)
+    ],
+  }
 
 
 def test_citations_of_gold_documents_are_places_among_those_read(traced):
+  traced = traced['grounded']
+  assert not traced['ungrounded'].any()
   for row, golds in ((0, [0, 7]), (1, [1])):
     cited = [int(-1 - t) for t in traced['answers'][row, 0] if t < 0]
     assert [traced['documents'][row, place] for place in cited] == golds
 
 
 def test_an_unanswerable_question_trains_an_empty_answer(traced):
+  traced = traced['grounded']
   # The last one has no answer in the data, and trains nothing.
   assert traced['written'].tolist() == [True, True, True, False]
   value, count = traced['term']
@@ -73,3 +84,24 @@ def test_an_unanswerable_question_trains_an_empty_answer(traced):
   target = base.with_end(jnp.zeros((1, 4), int), fid.EOS)
   assert target.tolist() == [[fid.EOS, 0, 0, 0, 0]]
   assert traced['scores'][2, 0] < 0 and not traced['scores'][2, 1:].any()
+
+
+def test_without_its_gold_documents_an_answer_is_empty(traced):
+  golds = [{0, 7}, {1}, set(), set()]
+  drawn = np.array([own['ungrounded'] for own in traced['draws']])
+  assert not drawn[:, 2:].any()  # they have no gold documents
+  assert 0 < drawn[:, :2].sum() < drawn[:, :2].size
+  for own in traced['draws']:
+    for row in range(4):
+      weights, documents = own['weights'][row], own['documents'][row]
+      if not own['ungrounded'][row]:
+        same = traced['grounded']
+        np.testing.assert_allclose(weights, same['weights'][row], rtol=1e-5)
+        np.testing.assert_array_equal(own['answers'][row], same['answers'][row])
+        continue
+      np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
+      is_gold = np.isin(documents, list(golds[row]))
+      assert (weights[is_gold] == 0).all() and is_gold.any()
+      assert len(set(weights[~is_gold].round(6))) == 1
+      assert not own['answers'][row].any() and own['written'][row]
+      assert own['scores'][row, 0] < 0 and not own['scores'][row, 1:].any()

@@ -330,7 +330,7 @@ class TestReading:
       (index, [[True, True, False, False]]),
       (small_index, [[True, True, True, False]]),
     ):
-      found = traces.contrasted(own, documents, is_gold, where)
+      found = docid_search.contrasted(own, documents, is_gold, where)
       assert found.tolist() == wanted
 
 

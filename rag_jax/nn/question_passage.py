@@ -17,12 +17,14 @@ PASSAGE_START = 18
 class Encoder(nn.Module):
   """Encodes question + passage.
 
-  Segment embeddings mark question tokens (0), passage tokens (1) and passage
-  tokens that occur in the question (2).
+  Segment embeddings mark question tokens (0), passage tokens (1), passage
+  tokens that occur in the question (2) and, with `marks_absent`, question
+  tokens that do not occur in the passage (3).
   """
 
   config: Any  # width, window, num_layers, num_heads and mlp_dim
   vocab_size: int
+  marks_absent: bool = False
 
   def setup(self):
     """Makes the layers; subclasses add their heads."""
@@ -33,7 +35,7 @@ class Encoder(nn.Module):
       embedding_init=nn.initializers.normal(0.3),
     )
     self.window = transformer.Window(config.window)
-    self.segment = nn.Embed(3, config.width)
+    self.segment = nn.Embed(4 if self.marks_absent else 3, config.width)
     self.encoder = transformer.Encoder(
       config.num_layers, config.num_heads, config.mlp_dim
     )
@@ -46,11 +48,14 @@ class Encoder(nn.Module):
     """
     batch, count, length = passages.shape
     query = jnp.broadcast_to(query[:, None], (batch, count, query.shape[-1]))
-    shared = (passages[..., None] == query[:, :, None]).any(-1)
+    same = passages[..., None] == query[:, :, None]  # [B, K, P, Q]
+    own = jnp.zeros_like(query)
+    if self.marks_absent:
+      own = jnp.where(same.any(2), 0, 3)
     parts = []
     for tokens, segments in (
-      (query, jnp.zeros_like(query)),
-      (passages, jnp.where(shared, 2, 1)),
+      (query, own),
+      (passages, jnp.where(same.any(-1), 2, 1)),
     ):
       x = self.embedding(tokens) + self.segment(segments)
       parts.append(

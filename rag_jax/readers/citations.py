@@ -60,6 +60,27 @@ def targets(cites: bool, batch: types.Batch, reading: Any) -> jax.Array:
   return place(batch.read_answers, batch.gold, reading.documents, reading.where)
 
 
+def without(
+  weights: jax.Array, where: jax.Array, is_gold: jax.Array, chosen: jax.Array
+) -> jax.Array:
+  """Weights of documents read, without the gold ones of some questions.
+
+  Args:
+    weights: float32[B, R].
+    where: bool[B, R], True = real.
+    is_gold: bool[B, R], gold documents.
+    chosen: bool[B], the questions; their other documents have equal weights.
+
+  Example:
+    >>> weights, real = jnp.array([[0.9, 0.1, 0.0]]), jnp.ones((1, 3), bool)
+    >>> without(weights, real, weights > 0.5, jnp.array([True])).tolist()
+    [[0.0, 0.5, 0.5]]
+  """
+  others = where & ~is_gold
+  equal = others / jnp.maximum(others.sum(1, keepdims=True), 1)
+  return jnp.where(chosen[:, None], equal, weights)
+
+
 def alone(answers: jax.Array, count: int) -> jax.Array:
   """Answers int32[B * K, A] to K copies of a question with passage k each.
 

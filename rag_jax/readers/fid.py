@@ -28,7 +28,9 @@ class Memory(NamedTuple):
   """Encoded passages, each preceded by the question."""
 
   states: jax.Array  # float32[B, K, Q + P, W]
-  tokens: jax.Array  # int32[B, K, Q + P], 0 = padding
+  # int32[B, K, Q + P], 0 = padding; with citations the tokens of the question
+  # are negative, as they are never copied
+  tokens: jax.Array
 
 
 def make(config: base.ReaderConfig) -> base.Reader:
@@ -41,7 +43,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
   ) -> base.Params:
     del pretrained
     query = jnp.ones((1, 1), jnp.int32)
-    network = _Network(config, vocab_size)
+    network = _network(config, vocab_size)
     found = network.init(
       rng, query, query[None], jnp.ones((1, 1)), query, method='write'
     )
@@ -50,7 +52,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
   def read(
     params: base.Params, query: jax.Array, passages: jax.Array
   ) -> Memory:
-    network = _Network(config, question_passage.vocab_size(params))
+    network = _network(config, question_passage.vocab_size(params))
     return Memory(
       *transformer.apply(network, params, query, passages, method='encode')
     )
@@ -91,6 +93,14 @@ class _Network(question_passage.Encoder):
       self.continuation = nn.Dense(
         CONTEXT, bias_init=nn.initializers.constant(2.0)
       )
+
+  def encode(self, query, passages):
+    """See `Memory`."""
+    states, tokens = super().encode(query, passages)
+    if self.config.citations:
+      asked = jnp.arange(tokens.shape[-1]) < query.shape[-1]
+      tokens = jnp.where(asked, -tokens, tokens)
+    return states, tokens
 
   def write(self, query, passages, weights, prefix):
     """Next-token logits float32[B, A, V + K] after each token of prefix [B, A].
@@ -139,6 +149,7 @@ class _Network(question_passage.Encoder):
       return words, copies, jnp.zeros((*x.shape[:2], 0))
     same = _continues(recent, tokens.reshape(tokens.shape[0], count, -1))
     copies += jnp.einsum('basn,ban->bas', same, self.continuation(x))
+    copies = jnp.where(tokens[:, None] > 0, copies, masking.NEG_INF)
     cites = point(self.cite_query).reshape(*x.shape[:2], count, -1)
     return words, copies, jax.nn.logsumexp(cites, axis=-1)
 
@@ -168,6 +179,10 @@ class _Network(question_passage.Encoder):
     chosen = jnp.where(found < self.vocab_size, total(written, copied), cited)
     scores = chosen - total(words, copies, cites)
     return jnp.where(found != types.PAD, scores, 0.0)
+
+
+def _network(config, vocab_size):
+  return _Network(config, vocab_size, marks_absent=config.citations)
 
 
 class _Source(NamedTuple):
@@ -215,7 +230,7 @@ def _continues(recent, tokens):
     for n in range(1, CONTEXT + 1)
   ]
   before = jnp.stack(before, axis=-1).reshape(batch, 1, -1, CONTEXT)
-  same = (before == recent[:, :, None]) & (before != types.PAD)
+  same = (before == recent[:, :, None]) & (before > types.PAD)
   return jnp.cumprod(same.astype(jnp.float32), axis=-1)
 
 
@@ -243,7 +258,7 @@ def _shift(answer):
 
 def _force(config, params, memory, weights, answer):
   """Log-probabilities float32[B, A] of a given answer; see `fusion.Force`."""
-  network = _Network(config, question_passage.vocab_size(params))
+  network = _network(config, question_passage.vocab_size(params))
   if config.citations:
     return transformer.apply(
       network, params, *memory, weights, answer, method='force'
@@ -256,7 +271,7 @@ def _force(config, params, memory, weights, answer):
 
 def _attend(config, params, memory, weights, answer):
   """Cross-attention float32[B, A, S]; see `fusion.Force`."""
-  network = _Network(config, question_passage.vocab_size(params))
+  network = _network(config, question_passage.vocab_size(params))
   _, state = transformer.apply(
     network,
     params,
@@ -289,7 +304,7 @@ def _generate(config, params, memory, weights, write):
   `write` is `generate.greedy` or `generate.sample`.
   """
   size = question_passage.vocab_size(params)
-  network = _Network(config, size)
+  network = _network(config, size)
   source = _source(*memory, weights)
   batch = memory.tokens.shape[0]
   read, cache = decoding.start(

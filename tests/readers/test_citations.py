@@ -34,7 +34,7 @@ def score(params, query, passages, weights, answers):
 @jax.jit
 def logits(params, texts, target, weights=WEIGHTS):
   """Log-probabilities of all classes by the decoder on the whole text."""
-  network = fid._Network(CONFIG, VOCAB)
+  network = fid._network(CONFIG, VOCAB)
   prefix = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=fid.BOS)
   found = transformer.apply(
     network, params, *texts, weights, prefix, method='write'
@@ -101,6 +101,77 @@ def test_what_is_written_is_sentences_with_citations(params, texts):
       np.testing.assert_allclose(
         found.log_probability[row], total, rtol=1e-3, atol=1e-3
       )
+
+
+def test_a_copy_goes_on_where_the_answer_does(params, texts):
+  query, passages = texts
+  passages = jnp.where(passages > 30, 3, passages)
+  passages = passages.at[1, 2, :4].set(jnp.arange(31, 35))
+  sure = params | {
+    'continuation': params['continuation'] | {'bias': jnp.full(3, 12.0)}
+  }
+  target = jnp.array([[31, 32, 33, 34, 2]] * 2)
+  found = np.asarray(logits(sure, (query, passages), target))
+  assert (np.exp(found[1, range(1, 4), target[1, 1:4]]) > 0.99).all()
+  # The other question has no such passage.
+  assert (np.exp(found[0, range(1, 4), target[0, 1:4]]) < 0.5).all()
+
+
+def test_places_after_the_last_tokens_by_loops():
+  rng = np.random.default_rng(0)
+  tokens = rng.choice([-1, 0, 1, 1, 1, 2, 2], (2, 3, 6))
+  recent = rng.choice([-1, 0, 1, 1, 1, 2, 2], (2, 4, 3))
+  found = fid._continues(jnp.asarray(recent), jnp.asarray(tokens))
+  assert found.shape == (2, 4, 18, 3)
+  for b, a, k, s, n in np.ndindex(2, 4, 3, 6, 3):
+    before = [tokens[b, k, s - 1 - j] if s > j else 0 for j in range(n + 1)]
+    wanted = all(
+      own > 0 and own == recent[b, a, j] for j, own in enumerate(before)
+    )
+    assert found[b, a, k * 6 + s, n] == wanted
+  assert 0 < found[..., 2].sum() < found[..., 0].sum()
+
+
+def test_the_question_is_read_and_not_copied(params, texts):
+  query, passages = texts
+  token = 37
+  passages = jnp.where(passages == token, 3, passages)
+  network = fid._network(CONFIG, VOCAB)
+  prefix = jnp.ones((2, 1), int)
+
+  def run(params, query):
+    return transformer.apply(
+      network, params, query, passages, WEIGHTS, prefix, method='write'
+    )
+
+  strong = jax.tree.map(lambda x: 5 * x, params['copy_query'])
+  asked = query.at[:, 0].set(token)
+  plain, other = (
+    run(own, asked) for own in (params, params | {'copy_query': strong})
+  )
+  np.testing.assert_allclose(plain[..., token], other[..., token], rtol=1e-5)
+  assert np.abs(plain - other)[..., :VOCAB].max() > 1e-3
+  assert np.abs(plain - run(params, query))[..., :VOCAB].max() > 1e-3
+
+
+def test_question_tokens_that_a_passage_lacks_are_marked(params, texts):
+  query, passages = texts
+  passages = passages.at[0, 1, :5].set(query[0])
+  other = params | {
+    'segment': {'embedding': params['segment']['embedding'].at[3].add(1.0)}
+  }
+  before, after = (
+    READER.read(own, query, passages).states for own in (params, other)
+  )
+  moved = np.abs(before - after).max((2, 3)) > 1e-6  # [B, K]
+  lacks = np.array(
+    [
+      [bool(set(q[q > 0].tolist()) - set(p.tolist())) for p in own]
+      for q, own in zip(np.asarray(query), np.asarray(passages), strict=True)
+    ]
+  )
+  np.testing.assert_array_equal(moved, lacks)
+  assert lacks.any() and not lacks.all()
 
 
 def test_a_step_lowers_the_loss_of_citations(params, texts, losses_of_a_step):
