@@ -27,5 +27,6 @@ def get_config():
   values.stages.joint.losses.answer = 0.1  # nats of some 60 tokens
   values.stages.joint.read_size = 2
   values.stages.joint.without_gold = 0.15
+  values.stages.joint.renamed = 0.6
   values.stages.joint.steps = 1100
   return values

@@ -234,6 +234,12 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
       f'reader.citations={config.reader.citations} and {field}.candidates='
       f'{stage.candidates!r}. Set --config.{field}.without_gold=0.'
     )
+  if stage.renamed and config.reader.weights:
+    raise ValueError(
+      f'{field}.renamed is for a reader that is trained from scratch, got '
+      f'reader.weights={config.reader.weights!r}. Set '
+      f'--config.{field}.renamed=0.'
+    )
   size = stage.read_size or config.search.read_size
   gold = max(config.data.max_gold, 1)
   adds_gold = stage.candidates == 'beam+gold'

@@ -24,6 +24,7 @@ from rag_jax import (
   model,
   objective,
   readers,
+  renaming,
   types,
 )
 from rag_jax import stage as stages
@@ -70,6 +71,10 @@ def prepare(
       chosen = answered(name, config, chosen, index)
     elif not any(loss in objective.READER_LOSSES for loss, _ in stage.losses):
       chosen = labelled(chosen)
+    if stage.renamed:
+      size = prepared.system.tokenizer.get_vocab_size()
+      is_rare = renaming.rare(np.asarray(index.tokens), size)
+      index = dataclasses.replace(index, rare=jnp.asarray(is_rare))
     if stage.candidates == 'gold+negative':
       found[name] = functools.partial(_with_negative, config, chosen, index)
     else:

@@ -79,9 +79,7 @@ def _costs(trace: Trace) -> jax.Array:
     'em': answer_metrics.token_exact_match,
     'f1': answer_metrics.token_f1,
   }
-  utility = measure[trace.stage.cost](
-    written, trace.batch.read_answers[:, None]
-  )
+  utility = measure[trace.stage.cost](written, trace.answers[:, None])
   return 1.0 - utility
 
 

@@ -67,6 +67,9 @@ class Stage:
   # share of the questions that a reader with citations reads without their gold
   # documents, to learn that the answer is then empty
   without_gold: float = 0.0
+  # share of the questions whose rare tokens the reader sees exchanged at
+  # random, so that it copies them from the documents
+  renamed: float = 0.0
   # the ranker's operator in this stage; '' = `ranker.operator`
   operator: str = ''
   # marginal of the loss 'answer'; '' = the default of the reader's kind
@@ -102,6 +105,8 @@ class Stage:
         raise _error(name, 'at least 0', getattr(self, name))
     if not 0 <= self.without_gold < 1:
       raise _error('without_gold', 'from 0 to below 1', self.without_gold)
+    if not 0 <= self.renamed <= 1:
+      raise _error('renamed', 'from 0 to 1', self.renamed)
     if not self.temperature > 0:
       raise _error('temperature', 'above 0', self.temperature)
     if self.estimator == 'leave_one_out' and self.samples < 2:

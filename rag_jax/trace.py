@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rag_jax import docid_search, forward, model, readers, types
+from rag_jax import docid_search, forward, model, readers, renaming, types
 from rag_jax import stage as stages
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
@@ -199,11 +199,9 @@ class Trace:
       scores, weights = jax.lax.stop_gradient((reading.scores, reading.weights))
       reading = dataclasses.replace(reading, scores=scores, weights=weights)
     if self.stage.without_gold:
+      is_gold = jnp.take_along_axis(self.is_gold, reading.places, axis=1)
       weights = citations.without(
-        reading.weights,
-        reading.where,
-        jnp.take_along_axis(self.is_gold, reading.places, axis=1),
-        self.ungrounded,
+        reading.weights, reading.where, is_gold, self.ungrounded
       )
       reading = dataclasses.replace(reading, weights=weights)
     return self._read(reading)
@@ -223,11 +221,14 @@ class Trace:
 
   def _read(self, reading: forward.Reading) -> forward.Reading:
     length = self.stage.passage_tokens or reading.passages.shape[-1]
-    passages = reading.passages[..., :length]
+    passages, batch = reading.passages[..., :length], self.batch
+    if self.names is not None:
+      passages = renaming.rename(self.names, passages)
+      batch = renaming.questions(self.names, batch)
     return forward.read(
       self.params,
       self.config,
-      self.batch,
+      batch,
       dataclasses.replace(reading, passages=passages),
       select=self.select,
     )
@@ -281,6 +282,15 @@ class Trace:
     return self.reader.relevance(self.reading.memory)
 
   @functools.cached_property
+  def names(self) -> jax.Array | None:
+    """The tokens that the reader sees for those of the texts, int32[B, V]."""
+    if not self.stage.renamed:
+      return None
+    assert self.index.rare is not None  # set by curriculum.prepare
+    drawn = jax.vmap(jax.random.uniform)(self.key(5)) < self.stage.renamed
+    return renaming.draw(self.key(6), self.index.rare, drawn)
+
+  @functools.cached_property
   def answers(self) -> jax.Array:
     """The answers in the reader's tokens, int32[B, M, A].
 
@@ -288,6 +298,8 @@ class Trace:
     a question that is read without its gold documents is empty.
     """
     given = citations.targets(self.reader.cites, self.batch, self.reading)
+    if self.names is not None:
+      given = renaming.rename(self.names, given)
     return jnp.where(self.ungrounded[:, None, None], types.PAD, given)
 
   @functools.cached_property

@@ -16,10 +16,12 @@ os.environ['XLA_FLAGS'] = (
 # Fusion emitters double the compile time; later versions need them.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-CACHE = os.environ.get('RAG_JAX_TEST_CACHE')  # set by benchmarks/mutations.py
+# Workers of pytest-xdist inherit the folder; benchmarks/mutations.py sets it.
+CACHE = os.environ.get('RAG_JAX_TEST_CACHE')
 if not CACHE:
   CACHE = tempfile.mkdtemp(prefix='rag_jax-compiled-')
   atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+  os.environ['RAG_JAX_TEST_CACHE'] = CACHE
 os.environ['JAX_COMPILATION_CACHE_DIR'] = CACHE
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 

@@ -47,6 +47,8 @@ class Index:
   # int32[N, S, T] and int32[N], generated questions about each document, for
   # the loss 'indexing', and their number.
   generated: tuple[jax.Array, jax.Array] | None = None
+  # bool[V], tokens that `stages.STAGE.renamed` exchanges.
+  rare: jax.Array | None = None
   # int32[N, P'], documents in the reader's vocabulary, if it has another one.
   reader_tokens: jax.Array | None = None
 
