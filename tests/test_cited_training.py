@@ -11,6 +11,8 @@ from rag_jax import model, reader_terms
 from rag_jax import trace as traces
 from rag_jax.readers import base, fid
 
+IS_RARE = jnp.arange(50) % 3 == 0
+
 
 @pytest.fixture(scope='module')
 def traced(small_config, small_index, small_batch):
@@ -20,6 +22,7 @@ def traced(small_config, small_index, small_batch):
   )
   [(_, stage)] = config.stages
   ungrounded = dataclasses.replace(stage, without_gold=0.5)
+  renamed = dataclasses.replace(stage, renamed=0.5)
 
   def init(rng):
     return model.init(rng, config.model, small_index, vocab_size=50)
@@ -38,7 +41,7 @@ def traced(small_config, small_index, small_batch):
       params,
       jax.random.key(seed),
       batch,
-      small_index,
+      dataclasses.replace(small_index, rare=IS_RARE),
       config=config.model,
       stage=stage,
     )
@@ -52,6 +55,8 @@ def traced(small_config, small_index, small_batch):
       'documents': reading.documents,
       'weights': reading.weights,
       'ungrounded': trace.ungrounded,
+      'names': () if trace.names is None else trace.names,
+      'memory': reading.memory.tokens,
       'scores': scores,
       'term': reader_terms.answer(trace),
     }
@@ -62,6 +67,11 @@ def traced(small_config, small_index, small_batch):
     'draws': [
       jax.device_get(run(params, batch, ungrounded, seed)) for seed in range(8)
     ],
+    'renamed': [
+      jax.device_get(run(params, batch, renamed, seed)) for seed in range(3)
+    ],
+    'passages': np.asarray(small_index.tokens),
+    'query': np.asarray(batch.query),
   }
 
 
@@ -105,3 +115,24 @@ def test_without_its_gold_documents_an_answer_is_empty(traced):
       assert len(set(weights[~is_gold].round(6))) == 1
       assert not own['answers'][row].any() and own['written'][row]
       assert own['scores'][row, 0] < 0 and not own['scores'][row, 1:].any()
+
+
+def test_a_reader_sees_the_same_new_names_everywhere(traced):
+  same, width = traced['grounded'], traced['query'].shape[1]
+  changed = []
+  for own in traced['renamed']:
+    # The search sees the old names.
+    np.testing.assert_array_equal(own['documents'], same['documents'])
+    for row, names in enumerate(own['names']):
+      changed.append((names != np.arange(50)).any())
+      asked, read = np.split(own['memory'][row], [width], axis=1)
+      np.testing.assert_array_equal(
+        asked, -names[np.broadcast_to(traced['query'][row], asked.shape)]
+      )
+      texts = traced['passages'][own['documents'][row]]
+      np.testing.assert_array_equal(read, names[texts])
+      for new, old in zip(
+        own['answers'][row].flat, same['answers'][row].flat, strict=True
+      ):
+        assert new == (names[old] if old >= 0 else old)
+  assert 0 < sum(changed) < len(changed)
