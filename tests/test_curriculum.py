@@ -121,6 +121,20 @@ def test_a_generative_reader_needs_no_answer_span(staged):
     curriculum.prepare(pointing, prepared_, {})
 
 
+def test_rare_tokens_are_those_of_the_corpus(staged, monkeypatch):
+  monkeypatch.setattr(curriculum.renaming, 'SHARE', 0.25)  # a small corpus
+  config, prepared = staged(plain=JOINT, renamed=JOINT | {'renamed': 0.5})
+  found = curriculum.prepare(config, prepared, {})
+  indexes = {name: make(None)[1] for name, make in found.items()}
+  assert indexes['plain'].rare is None
+  is_rare = np.asarray(indexes['renamed'].rare)
+  assert len(is_rare) == prepared.system.tokenizer.get_vocab_size()
+  for token in range(len(is_rare)):
+    count = (prepared.index.tokens == token).any(1).sum()
+    assert is_rare[token] == (token > 0 and 1 <= count <= 12)
+  assert is_rare.any()
+
+
 class TestNegatives:
   @pytest.fixture(scope='class')
   def searched(self, tiny_values, start):

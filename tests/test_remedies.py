@@ -33,6 +33,8 @@ OPEN = {
   f'{STAGE}.temperature': 1.0,
   f'{STAGE}.candidates': 'beam',
   f'{STAGE}.cost': 'f1',
+  f'{STAGE}.without_gold': 0.1,
+  f'{STAGE}.renamed': 0.5,
   'reader.weights': 'tiny',
   'data.tokenizer': 'tiny',
 }
@@ -135,6 +137,23 @@ CASES = [
     | BERT
     | {'reader.null_document': True, f'{STAGE}.read_size': 1},
   ),
+  ('without_gold', 'citations=False', {f'{STAGE}.without_gold': 0.1}),
+  (
+    'without_gold',
+    "candidates='gold'",
+    losses('answer')
+    | {'reader.kind': 'fid', 'reader.citations': True}
+    | {f'{STAGE}.candidates': 'gold', f'{STAGE}.without_gold': 0.1},
+  ),
+  (
+    'without_gold',
+    '1.0',
+    losses('answer')
+    | {'reader.kind': 'fid', 'reader.citations': True}
+    | {f'{STAGE}.without_gold': 1.0},
+  ),
+  ('renamed', "'tiny'", losses('answer') | BERT | {f'{STAGE}.renamed': 0.5}),
+  ('renamed', '1.5', {f'{STAGE}.renamed': 1.5}),
   ('marginal', "'token'", {f'{STAGE}.marginal': 'token'}),
   ('estimator', 'expected_cost=0', {f'{STAGE}.estimator': 'top_k'}),
   ('losses.expected_cost', "'rescore'", losses('answer', 'expected_cost')),
