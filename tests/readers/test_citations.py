@@ -139,6 +139,7 @@ def test_the_question_is_read_and_not_copied(params, texts):
   network = fid._network(CONFIG, VOCAB)
   prefix = jnp.ones((2, 1), int)
 
+  @jax.jit
   def run(params, query):
     return transformer.apply(
       network, params, query, passages, WEIGHTS, prefix, method='write'
@@ -160,9 +161,8 @@ def test_question_tokens_that_a_passage_lacks_are_marked(params, texts):
   other = params | {
     'segment': {'embedding': params['segment']['embedding'].at[3].add(1.0)}
   }
-  before, after = (
-    READER.read(own, query, passages).states for own in (params, other)
-  )
+  read = jax.jit(READER.read)
+  before, after = (read(own, query, passages).states for own in (params, other))
   moved = np.abs(before - after).max((2, 3)) > 1e-6  # [B, K]
   lacks = np.array(
     [
@@ -184,14 +184,15 @@ def test_a_step_lowers_the_loss_of_citations(params, texts, losses_of_a_step):
 
 
 def test_alone_equals_one_passage_at_a_time(params, texts):
-  memory = READER.read(params, *texts)
+  memory = jax.jit(READER.read)(params, *texts)
   alone = jax.jit(READER.log_likelihood)(params, memory, ANSWERS)
+  joint = jax.jit(READER.joint_log_likelihood)
   for k in range(3):
     one = jax.tree.map(lambda x, k=k: x[:, k : k + 1], memory)
     own = jnp.where(
       ANSWERS + 1 + k == 0, -1, jnp.where(ANSWERS < 0, -9, ANSWERS)
     )
-    wanted = READER.joint_log_likelihood(params, one, jnp.ones((2, 1)), own)
+    wanted = joint(params, one, jnp.ones((2, 1)), own)
     np.testing.assert_allclose(alone[:, k], wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -226,9 +227,15 @@ def test_decoding_step_by_step_equals_the_decoder():
   memory = jax.random.normal(keys[1], (2, 6, 8))
   where = jax.random.uniform(keys[2], (2, 6)) < 0.7
   bias = jax.random.normal(keys[3], (2, 1, 6))
-  params = network.init(keys[4], x, memory, where, bias=bias)['params']
-  whole = transformer.apply(network, params, x, memory, where, bias=bias)
-  read, cache = decoding.start(params, memory, where, bias, max_length=5)
+
+  @jax.jit
+  def decode(x, memory, where, bias):
+    params = network.init(keys[4], x, memory, where, bias=bias)['params']
+    whole = transformer.apply(network, params, x, memory, where, bias=bias)
+    start = decoding.start(params, memory, where, bias, max_length=5)
+    return params, whole, *start
+
+  params, whole, read, cache = decode(x, memory, where, bias)
   step = jax.jit(decoding.step)
   for place in range(4):
     one, cache = step(params, read, cache, x[:, place : place + 1])
