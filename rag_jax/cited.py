@@ -20,9 +20,10 @@ def finish(
 ) -> tuple[str, tuple[types.Document, ...]]:
   """Drops sentences that their documents do not support; numbers the rest.
 
-  A sentence without a citation, such as one that the maximum length cut, is
-  dropped too. Sentences are spelt as in their documents, since tokens have no
-  capitals. Numbers are in the order of first citation.
+  A sentence that repeats an earlier one is dropped too, and one without a
+  citation, such as one that the maximum length cut. Sentences are spelt as in
+  their documents, since tokens have no capitals. Numbers are in the order of
+  first citation.
 
   Args:
     text: sentences with marks, such as 'gold is a metal . [2]'.
@@ -43,13 +44,15 @@ def finish(
     ('Gold is a metal. [1]', ['a'])
   """
   numbers: dict[int, int] = {}  # number in the text -> number in the result
-  kept = []
+  kept: dict[str, str] = {}  # sentence -> with its citations
   for sentence in summary_metrics.parse(text):
     own = [n for n in sentence.citations if n <= len(documents)]
     sources = [documents[n - 1] for n in own]
     if not sources:
       continue
     spelt = spell(sentence.text, sources[0], language=language)
+    if spelt in kept:
+      continue
     if support and not grounding.supports(
       spelt, sources, share=support, language=language
     ):
@@ -57,8 +60,8 @@ def finish(
     for n in own:
       numbers.setdefault(n, len(numbers) + 1)
     marks = ''.join(f'[{numbers[n]}]' for n in own)
-    kept.append(f'{spelt} {marks}')
-  return ' '.join(kept), tuple(documents[n - 1] for n in numbers)
+    kept[spelt] = f'{spelt} {marks}'
+  return ' '.join(kept.values()), tuple(documents[n - 1] for n in numbers)
 
 
 def spell(

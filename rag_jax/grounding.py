@@ -81,8 +81,8 @@ def supports(
 
   It compares words without stop words, by their first five letters, so that
   `discovered` is in a text with `discovery`. Every number must occur. Of the
-  other words that are in no title, at least `share` must. A sentence without
-  such words is supported if its words are those of a title.
+  other words that are in no title, at least `share` must. A sentence of title
+  words alone says nothing, and is not supported.
 
   The test is necessary but not sufficient: it does not see who did what to
   whom.
@@ -99,8 +99,8 @@ def supports(
     True
     >>> supports('Gold has 80 protons.', [gold], share=0.5)
     False
-    >>> supports('Lead has 79 protons.', [gold])
-    False
+    >>> supports('Lead has 79 protons.', [gold]), supports('Gold.', [gold])
+    (False, False)
 
   Reference:
     Words cut after five letters: Can et al., Information Retrieval on Turkish
@@ -116,7 +116,7 @@ def supports(
   if not numbers <= known:
     return False
   found = len(others & known)
-  return bool(own) and found >= share * len(others)
+  return bool(others | numbers) and found >= share * len(others)
 
 
 def _keys(text: str, language: str) -> set[str]:

@@ -22,6 +22,9 @@ def test_sentences_are_dropped_and_numbered_anew():
     '',
     (),
   )
+  twice = 'gold is au . [2] gold is 79 . [2] gold is au . [1] gold . [2]'
+  found, sources = cited.finish(twice, [FRANCE, GOLD], support=1.0)
+  assert found == 'Gold is Au. [1] Gold is 79. [1]' and sources == (GOLD,)
   assert cited.finish('', [GOLD]) == ('', ())
   assert cited.finish('gold . [3]', [FRANCE, GOLD]) == ('', ())
 
