@@ -28,5 +28,7 @@ def get_config():
   values.stages.joint.read_size = 2
   values.stages.joint.without_gold = 0.15
   values.stages.joint.renamed = 0.6
-  values.stages.joint.steps = 1100
+  values.stages.joint.steps = 2200
+  values.stages.joint.batch_size = 16
+  values.pseudo_queries.batch_size = 32
   return values
