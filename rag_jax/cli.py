@@ -23,6 +23,7 @@ COMMANDS = {
   'report': 'write one or more trained runs as a page, report.html',
   'sweep': 'train one run per combination of values',
   'export': 'write the parts of a trained workdir in common formats',
+  'corpus': 'encode, fit, assign or pack: index a large corpus in shards',
 }
 ALIASES = {'index': 'compare-docids'}
 QUICKSTART = 'quickstart'
@@ -54,6 +55,10 @@ flags
       learning rate
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
+  --shard=NUMBER/COUNT
+      corpus: this process of a job array, from 0/COUNT; default: 0/1
+  --block=DOCUMENTS
+      corpus encode: documents of a block; default: 16384
   --to=PATH
       export: folder to write to; report: file to write
   --helpfull
@@ -88,6 +93,12 @@ _INIT_FROM = flags.DEFINE_string(
 )
 _CONTINUE_FROM = flags.DEFINE_string(
   'continue_from', None, 'train: workdir of a run to continue in a copy.'
+)
+_SHARD = flags.DEFINE_string(
+  'shard', '0/1', 'corpus: this process of a job array, NUMBER/COUNT from 0.'
+)
+_BLOCK = flags.DEFINE_integer(
+  'block', 0, 'corpus: documents of a block; 0 = 16384, or as before.'
 )
 _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
@@ -197,7 +208,11 @@ def _one_line_errors() -> Iterator[None]:
 def _run(argv: list[str]) -> None:
   """Runs the command that the flags name."""
   mode = ALIASES.get(_MODE.value, _MODE.value)
-  if len(argv) > 1 and mode not in ('compare', 'report'):
+  if len(argv) > 1 and mode not in (
+    'compare',
+    'report',
+    'corpus',
+  ):
     sys.exit(
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
       f'are {", ".join(COMMANDS)}.'
@@ -253,6 +268,10 @@ def _command(mode: str, arguments: list[str]) -> None:
     from rag_jax import compare_docids
 
     print(compare_docids.run(config, workdir))
+  elif mode == 'corpus':
+    from rag_jax.offline import run
+
+    print(run.step(config, workdir, arguments, _SHARD.value, _BLOCK.value))
   elif mode == 'sweep':
     from rag_jax import sweep
 

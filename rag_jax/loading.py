@@ -74,7 +74,12 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     del values[store.INDEX], values[store.DOCUMENTS]
   fingerprints.check(path, values, found)
   index, vocabulary = corpus.complete(
-    config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer
+    config,
+    documents,
+    tokenizer,
+    index,
+    reader_tokenizer=reader_tokenizer,
+    workdir=path,
   )
   calibrator = None
   if (path / calibration.NAME).exists():

@@ -238,6 +238,11 @@ def init(
   return initial | start
 
 
+def init_key(seed: int) -> jax.Array:
+  """PRNG key of the initial parameters, and so of the docids."""
+  return jax.random.key(seed)
+
+
 def document_vectors(
   rng: jax.Array,
   config: ModelConfig,
@@ -247,7 +252,7 @@ def document_vectors(
   pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Document vectors float32[N, D] of `init`, for assigning docids."""
-  encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
+  encoder = initial_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.embed_corpus(encoder, tokens)
 
 
@@ -261,17 +266,18 @@ def embed(
   pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Query vectors float32[B, D] by the initial encoder of `init`."""
-  encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
+  encoder = initial_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.apply(encoder, config.query_encoder, query).vector
 
 
-def _initial_encoder(
+def initial_encoder(
   rng: jax.Array,
   config: ModelConfig,
   tokens: jax.Array,
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
+  """The query encoder of `init`, before training; arguments as for `init`."""
   if pretrained and 'query_encoder' in pretrained.start:
     return pretrained.start['query_encoder']
   frequency = None

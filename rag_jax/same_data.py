@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from typing import Any
+
+import numpy as np
 
 from rag_jax import checkpoint, files, store, types
 from rag_jax import config as configs
@@ -31,6 +34,24 @@ def check(
   if stored != list(dataset.documents):
     raise other_documents(config, workdir)
   check_questions(config, dataset, workdir)
+
+
+def check_documents(
+  config: configs.Config,
+  stored: Any,
+  tokens: np.ndarray,
+  workdir: pathlib.Path,
+) -> None:
+  """Raises a ValueError if an index has other tokens than the documents.
+
+  Args:
+    config: the experiment.
+    stored: int[N, P], tokens of the index.
+    tokens: int32[N, P], tokens of the documents.
+    workdir: folder of the run.
+  """
+  if not np.array_equal(np.asarray(stored), tokens):
+    raise other_documents(config, workdir)
 
 
 def other_documents(

@@ -191,8 +191,7 @@ def prepare(
   if source:
     weights = starts.with_decoder(source, config, weights, index)
     console.note(starts.note(source, config, weights.start))
-  if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
-    raise same_data.other_documents(config, workdir)
+  same_data.check_documents(config, index.tokens, encoded.tokens, workdir)
   if writes:
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
@@ -214,6 +213,7 @@ def prepare(
     corpus.with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
     notes=True,
+    workdir=workdir,
   )
   index = generated.with_pseudo_queries(config, index, tokenizer, found)
   system = systems.System(
@@ -319,7 +319,7 @@ def document_vectors(
 
 def init_key(config: configs.Config) -> jax.Array:
   """PRNG key of the initial parameters, and so of the docids."""
-  return jax.random.key(config.seed)
+  return model.init_key(config.seed)
 
 
 def notes(
