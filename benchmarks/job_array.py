@@ -31,7 +31,7 @@ SHARDS = 4
 
 
 def write_corpus(path, count, seed=0):
-  """Documents of 40 to 100 words; 50,000 different words."""
+  """Documents of 20 to 50 words; 50,000 different words."""
   rng = np.random.default_rng(seed)
   letters = 'bcdfghklmnprstvz', 'aeiou'
   words = [
@@ -41,7 +41,7 @@ def write_corpus(path, count, seed=0):
   with path.open('w') as file:
     for first in range(0, count, 10_000):
       number = min(10_000, count - first)
-      lengths = rng.integers(40, 100, number)
+      lengths = rng.integers(20, 50, number)
       ids = np.minimum(rng.zipf(1.2, lengths.sum()) - 1, len(words) - 1)
       for i, row in enumerate(np.split(ids, np.cumsum(lengths)[:-1]), first):
         text = ' '.join(words[j] for j in row)

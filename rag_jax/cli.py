@@ -23,6 +23,7 @@ COMMANDS = {
   'report': 'write one or more trained runs as a page, report.html',
   'sweep': 'train one run per combination of values',
   'export': 'write the parts of a trained workdir in common formats',
+  'plan': 'where an index of so many documents fits, before it is made',
   'corpus': 'encode, fit, assign or pack: index a large corpus in shards',
 }
 ALIASES = {'index': 'compare-docids'}
@@ -59,6 +60,10 @@ flags
       corpus: this process of a job array, from 0/COUNT; default: 0/1
   --block=DOCUMENTS
       corpus encode: documents of a block; default: 16384
+  --documents=N, --tokens=N, --words=N
+      plan: documents, and tokens and different words of each
+  --devices=N, --device_memory=GIB, --host_memory=GIB
+      plan: number and memory of the devices; default: this machine's
   --to=PATH
       export: folder to write to; report: file to write
   --helpfull
@@ -100,6 +105,12 @@ _SHARD = flags.DEFINE_string(
 _BLOCK = flags.DEFINE_integer(
   'block', 0, 'corpus: documents of a block; 0 = 16384, or as before.'
 )
+_DOCUMENTS = flags.DEFINE_integer('documents', 0, 'plan: number of documents.')
+_TOKENS = flags.DEFINE_integer('tokens', 0, 'plan: tokens of a document.')
+_WORDS = flags.DEFINE_integer('words', -1, 'plan: different words of one.')
+_DEVICES = flags.DEFINE_integer('devices', 0, 'plan: number of devices.')
+_DEVICE_MEMORY = flags.DEFINE_float('device_memory', 0, 'plan: GiB of one.')
+_HOST_MEMORY = flags.DEFINE_float('host_memory', 0, 'plan: GiB of the host.')
 _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
 )
@@ -264,6 +275,8 @@ def _command(mode: str, arguments: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
   if mode == 'train':
     _train(config, workdir)
+  elif mode == 'plan':
+    _plan(config)
   elif mode == 'compare-docids':
     from rag_jax import compare_docids
 
@@ -302,6 +315,23 @@ def _train(config, workdir: pathlib.Path) -> None:
   )
   print(f'\nresults: {workdir / "results.json"}')
   _print_page(workdir)
+
+
+def _plan(config) -> None:
+  import jax
+
+  from rag_jax import plan
+
+  size = plan.size_of(
+    config,
+    _DOCUMENTS.value,
+    tokens=_TOKENS.value,
+    words=_WORDS.value,
+    devices=_DEVICES.value or jax.device_count(),
+    device_memory=_DEVICE_MEMORY.value,
+    host_memory=_HOST_MEMORY.value,
+  )
+  print(plan.show(config, size))
 
 
 def _use(mode: str, config, workdir: pathlib.Path) -> None:

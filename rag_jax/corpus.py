@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
@@ -24,7 +23,7 @@ from rag_jax.data import (
 )
 from rag_jax.index import index as indexes
 from rag_jax.index import lexicon_file
-from rag_jax.ops import lexical
+from rag_jax.ops import lexical, token_table
 from rag_jax.ops import trie as tries
 
 BLOCK = 4096  # documents whose words are padded to the same length
@@ -257,7 +256,7 @@ def reader_passages(
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
   *,
   notes: bool = False,
-) -> jax.Array | None:
+) -> token_table.Table | None:
   """Passages in the reader's own tokens, int32[N, P'].
 
   None for a reader that uses the tokens of the data. With `notes`, it prints
@@ -276,7 +275,7 @@ def reader_passages(
       "tokens of the reader's own tokenizer "
       '(--config.data.max_document_tokens).'
     )
-  return jnp.asarray(passages)
+  return token_table.make(passages, on_host=config.data.host_tokens)
 
 
 def _present(

@@ -252,7 +252,7 @@ def document_vectors(
   pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Document vectors float32[N, D] of `init`, for assigning docids."""
-  encoder = initial_encoder(rng, config, tokens, vocab_size, pretrained)
+  encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.embed_corpus(encoder, tokens)
 
 
@@ -266,18 +266,17 @@ def embed(
   pretrained: Pretrained | None = None,
 ) -> jax.Array:
   """Query vectors float32[B, D] by the initial encoder of `init`."""
-  encoder = initial_encoder(rng, config, tokens, vocab_size, pretrained)
+  encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
   return query_encoder.apply(encoder, config.query_encoder, query).vector
 
 
-def initial_encoder(
+def _initial_encoder(
   rng: jax.Array,
   config: ModelConfig,
   tokens: jax.Array,
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
-  """The query encoder of `init`, before training; arguments as for `init`."""
   if pretrained and 'query_encoder' in pretrained.start:
     return pretrained.start['query_encoder']
   frequency = None
@@ -286,10 +285,31 @@ def initial_encoder(
     frequency = query_encoder.inverse_document_frequency(
       tokens, vocab_size=vocab_size
     )
+  weights = pretrained.query_encoder if pretrained else None
+  return initial_encoder(rng, config, vocab_size, frequency, weights)
+
+
+def initial_encoder(
+  rng: jax.Array,
+  config: ModelConfig,
+  vocab_size: int,
+  token_weights: jax.Array | None,
+  pretrained: Params | None = None,
+) -> Params:
+  """The query encoder of `init`, before training.
+
+  Args:
+    rng: PRNG key of `init`.
+    config: the model.
+    vocab_size: number of token ids.
+    token_weights: float32[vocab_size], inverse document frequencies; None for a
+      published encoder.
+    pretrained: its published weights, or None.
+  """
   return query_encoder.init(
     jax.random.split(rng, 3)[0],
     config.query_encoder,
     vocab_size=vocab_size,
-    token_weights=frequency,
-    pretrained=pretrained.query_encoder if pretrained else None,
+    token_weights=token_weights,
+    pretrained=pretrained,
   )

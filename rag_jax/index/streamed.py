@@ -1,15 +1,18 @@
-"""Writes the files of an index block by block: no array is whole in memory."""
+"""Files of an index whose largest arrays are never whole in memory."""
 
 import dataclasses
 import hashlib
 import os
 import pathlib
+import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from rag_jax import files
+
+_PIECE = 2**24  # bytes in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,74 @@ class Array:
   shape: tuple[int, ...]
   dtype: np.dtype
   blocks: Callable[[], Iterator[np.ndarray]]
+
+
+def read(
+  path: str | os.PathLike[str], names: Iterable[str], *, mapped: str
+) -> dict[str, np.ndarray]:
+  """Reads a file of `index.write`, one array of it memory-mapped.
+
+  The array is written to a file beside `path`, if that is not there: its name
+  has the checksum of `path`, so it is never that of another index.
+
+  Args:
+    path: the file.
+    names: arrays that it must hold.
+    mapped: the name of the array.
+
+  Raises:
+    ValueError: if the file is missing or damaged, or an array is missing.
+  """
+  path = pathlib.Path(path)
+  try:
+    with zipfile.ZipFile(path) as file:
+      found = {name.removesuffix('.npy') for name in file.namelist()}
+      checksum = str(_member(file, 'checksum'))
+      missing = sorted(set(names) - found)
+      if missing:
+        raise ValueError(f'no array {missing[0]}')
+      copy = path.with_name(f'{path.stem}-{mapped}-{checksum[:16]}.npy')
+      if not copy.exists():
+        _extract(file, mapped, copy)
+      arrays = {
+        name: _member(file, name) for name in found - {'checksum', mapped}
+      }
+    arrays[mapped] = np.load(copy, mmap_mode='r')
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+      array = arrays[name]
+      digest.update(name.encode())
+      digest.update(str(array.shape).encode())
+      flat = np.atleast_1d(array)
+      rows = max(_PIECE // max(flat[:1].nbytes, 1), 1)
+      for start in range(0, len(flat), rows):
+        part = np.ascontiguousarray(flat[start : start + rows])
+        digest.update(part.tobytes())
+    if digest.hexdigest() != checksum:
+      copy.unlink(missing_ok=True)
+      raise ValueError('its checksum differs')
+  except Exception as error:  # NumPy and zipfile raise many types
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise ValueError(
+      f'index file {str(path)!r} cannot be read ({reason[:200]}). Use another '
+      '--workdir, or build the index again.'
+    ) from error
+  return arrays
+
+
+def _member(file: zipfile.ZipFile, name: str) -> np.ndarray:
+  with file.open(f'{name}.npy') as stream:
+    return np.lib.format.read_array(stream)
+
+
+def _extract(file: zipfile.ZipFile, name: str, copy: pathlib.Path) -> None:
+  """Writes an array of a .npz to a file of its own."""
+  with (
+    files.creating(copy) as partial,
+    partial.open('wb') as target,
+    file.open(f'{name}.npy') as stream,
+  ):
+    shutil.copyfileobj(stream, target, _PIECE)
 
 
 def whole(array: np.ndarray) -> Array:

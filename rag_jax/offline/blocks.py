@@ -13,6 +13,7 @@ WORKDIR/corpus/
   inputs-B.npy              uint16 or int32[n, T], for a published encoder
   words-B.npz               words of each document, for the lexicon
   vectors-B.npy             float32[n, D]; the last file of a block
+  frequencies.npz           token weights of the first documents
   start.npz                 the quantiser of a sample
   sums-B.npz                sums of the vectors of each code
   quantiser.npz             the quantiser

@@ -173,29 +173,39 @@ class _Encoder:
 
 
 def _encoder(job: Job) -> _Encoder:
-  """Tokenizer and encoder: published, or made from the first documents."""
+  """Tokenizer and encoder: published, or made from the first documents.
+
+  The first process to make them writes them.
+  """
   config, documents = job.config, job.documents()
   path = job.folder.workdir / store.TOKENIZER
+  frequencies = job.folder.path / 'frequencies.npz'
   weights, _ = pretrained.load(config)
-  published = weights.query_encoder is not None
+  params, published = weights.query_encoder, weights.query_encoder is not None
   first: list[types.Document] = []
-  if not published or not path.exists():
+  if not path.exists() or not (published or frequencies.exists()):
     first = list(itertools.islice(documents, SAMPLE))
   if not path.exists():
-    made = pretrained.tokenizer(
-      config, types.Dataset(documents=tuple(first), splits={})
-    )
+    dataset = types.Dataset(documents=tuple(first), splits={})
+    made = pretrained.tokenizer(config, dataset)
     with files.creating(path) as partial:
       tokenizers.save(made, partial)
   tokenizer = tokenizers.load(path)
-  params = weights.query_encoder
+  size = tokenizer.get_vocab_size()
   if not published:
-    encoded = pipeline.encode_documents(tokenizer, first, config.data)
+    found: dict[str, np.ndarray] = {}
+    if not frequencies.exists():
+      encoded = pipeline.encode_documents(tokenizer, first, config.data)
+      inverse = query_encoder.inverse_document_frequency(
+        jnp.asarray(encoded.tokens), vocab_size=size
+      )
+      found = {'inverse': np.asarray(inverse)}
+    found = job.folder.save_all(frequencies, found)
     params = model.initial_encoder(
       model.init_key(config.seed),
       config.model,
-      jnp.asarray(encoded.tokens),
-      tokenizer.get_vocab_size(),
+      size,
+      jnp.asarray(found['inverse']),
     )
   return _Encoder(
     itertools.chain(first, documents), tokenizer, params, published
