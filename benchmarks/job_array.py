@@ -30,8 +30,8 @@ STEPS = ('encode', 'fit', 'assign')
 SHARDS = 4
 
 
-def write_corpus(path, count, seed=0):
-  """Documents of 20 to 50 words; 50,000 different words."""
+def write_corpus(path, count, words_each, seed=0):
+  """Documents of about so many words; 50,000 different words."""
   rng = np.random.default_rng(seed)
   letters = 'bcdfghklmnprstvz', 'aeiou'
   words = [
@@ -41,7 +41,7 @@ def write_corpus(path, count, seed=0):
   with path.open('w') as file:
     for first in range(0, count, 10_000):
       number = min(10_000, count - first)
-      lengths = rng.integers(20, 50, number)
+      lengths = rng.integers(words_each // 2, 3 * words_each // 2, number)
       ids = np.minimum(rng.zipf(1.2, lengths.sum()) - 1, len(words) - 1)
       for i, row in enumerate(np.split(ids, np.cumsum(lengths)[:-1]), first):
         text = ' '.join(words[j] for j in row)
@@ -131,12 +131,14 @@ def hashes(workdir):
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--documents', type=int, default=100_000)
+  parser.add_argument('--words', type=int, default=35)
   parser.add_argument('--scheme', default='residual_kmeans')
   parser.add_argument('--only_one', action='store_true')
   options, more = parser.parse_known_args()
   folder = pathlib.Path(tempfile.mkdtemp(prefix='job-array-'))
   (folder / 'corpus').mkdir()
-  write_corpus(folder / 'corpus' / 'documents.jsonl', options.documents)
+  path = folder / 'corpus' / 'documents.jsonl'
+  write_corpus(path, options.documents, options.words)
   flags = [
     '--config=beir',
     f'--config.data.path={folder / "corpus"}',

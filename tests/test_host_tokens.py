@@ -1,5 +1,7 @@
 """`data.host_tokens`: tokens on the host, the same numbers."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -9,7 +11,10 @@ import pytest
 
 import rag_jax
 from rag_jax import config as configs
-from rag_jax import store, train
+from rag_jax import model, objective, store, train, workdir
+from rag_jax import stage as stages
+from rag_jax.components import query_encoder
+from rag_jax.data import batches, formats
 from rag_jax.index import index as indexes
 from rag_jax.offline import run
 from rag_jax.ops import token_table
@@ -25,6 +30,103 @@ def losses(folder):
     {k: v for k, v in json.loads(line).items() if 'second' not in k}
     for line in lines
   ]
+
+
+@pytest.fixture(scope='module')
+def indexed(tiny_values, tmp_path_factory):
+  """A workdir with an index of uint16 tokens, by `rag-jax corpus`."""
+  folder = tmp_path_factory.mktemp('indexed') / 'run'
+  for step in run.STEPS:
+    run.step(build(tiny_values), folder, [step])
+  return folder
+
+
+def prepare(tiny_values, folder, name):
+  """The system before training, its tokens int32, packed or on the host."""
+  config = build(tiny_values, host_tokens=name == 'host')
+  prepared = workdir.prepare(
+    config, formats.load(config.data.path), model.Pretrained(), folder
+  )
+  if name == 'plain':
+    tokens = jnp.asarray(np.asarray(prepared.index.tokens))
+    index = prepared.index.replace(tokens=tokens)
+    system = dataclasses.replace(prepared.system, index=index)
+    prepared = prepared.replace(system=system)
+  return prepared
+
+
+def test_tokens_are_where_they_should_be(tiny_values, indexed):
+  plain, packed, host = (
+    prepare(tiny_values, indexed, name).index.tokens
+    for name in ('plain', 'packed', 'host')
+  )
+  assert isinstance(plain, jax.Array) and plain.dtype == np.int32
+  assert isinstance(packed, token_table.Packed)
+  assert packed.tokens.dtype == np.uint16
+  assert isinstance(host, token_table.OnHost)
+  assert isinstance(host.host.array, np.memmap)
+  assert not jax.tree.leaves(host)  # nothing on the device
+  for table in (packed, host):
+    assert np.array_equal(np.asarray(table), np.asarray(plain))
+
+
+def test_losses_are_the_same(tiny_values, indexed):
+  prepared = prepare(tiny_values, indexed, 'plain')
+  host = prepared.index.replace(
+    tokens=token_table.make(np.asarray(prepared.index.tokens), on_host=True)
+  )
+  config, size = prepared.system.config, prepared.vocab_size
+  # Search and reading; crops of documents.
+  losses = {'answer': 1.0, 'indexing': 1.0}
+  stage = stages.Stage(losses=tuple(losses.items()))
+  init = functools.partial(model.init, config=config.model, vocab_size=size)
+  params = jax.jit(lambda key, index: init(key, index=index))(
+    jax.random.key(0), prepared.index
+  )
+  questions = prepared.system.encode(prepared.dataset.splits['train'])
+  batch = batches.train_batches(questions, batch_size=8, seed=0)[0]
+
+  def loss(params, index):
+    terms, _ = objective.loss(
+      params, jax.random.key(1), batch, index, config=config.model, stage=stage
+    )
+    each = {n: value / jnp.maximum(m, 1) for n, (value, m) in terms.items()}
+    return sum(each.values()), each
+
+  one, other = (jax.jit(loss)(params, own) for own in (prepared.index, host))
+  assert set(one[1]) == {'answer', 'indexing'}
+  for ours, theirs in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+  # Compiling it takes long, so that a long test does. A callback that has a
+  # gradient is an error of the tracing.
+  gradient = jax.grad(loss, has_aux=True)
+  assert 'callback' in str(jax.make_jaxpr(gradient)(params, host))
+
+
+def test_parameters_are_initialised_from_the_same_documents():
+  rng = np.random.default_rng(0)
+  array = rng.integers(0, 40, (query_encoder.BLOCK + 50, 5)).astype(np.uint16)
+  array[7] = array[-1] = 0  # no documents
+  plain = jnp.asarray(array.astype(np.int32))
+  params = {
+    'embedding': jnp.asarray(rng.normal(size=(40, 8)), jnp.float32),
+    'log_token_weight': jnp.zeros(40),
+  }
+  inverse = functools.partial(
+    query_encoder.inverse_document_frequency, vocab_size=40
+  )
+  counts = np.array([(array == token).any(axis=1).sum() for token in range(40)])
+  total = (array != 0).any(axis=1).sum()
+  expected = np.log1p((total - counts + 0.5) / (counts + 0.5))
+  for table in (
+    plain,
+    token_table.make(array),
+    token_table.make(array, on_host=True),
+  ):
+    np.testing.assert_allclose(inverse(table), expected, rtol=1e-5)
+    found = query_encoder.embed_corpus(params, table)
+    known = query_encoder.embed_documents(params, plain)
+    np.testing.assert_allclose(found, known, atol=1e-5)
 
 
 @pytest.fixture(scope='module')
@@ -45,23 +147,9 @@ def runs(tiny_values, tmp_path_factory):
   return found
 
 
-def test_tokens_are_where_they_should_be(runs):
-  tables = {
-    name: rag_jax.load(folder).index.tokens for name, folder in runs.items()
-  }
-  assert isinstance(tables['plain'], jax.Array)
-  assert tables['plain'].dtype == np.int32
-  assert isinstance(tables['packed'], token_table.Packed)
-  assert tables['packed'].tokens.dtype == np.uint16
-  assert isinstance(tables['host'], token_table.OnHost)
-  assert isinstance(tables['host'].host.array, np.memmap)
-  assert not jax.tree.leaves(tables['host'])  # nothing on the device
-  for table in tables.values():
-    assert np.array_equal(np.asarray(table), np.asarray(tables['plain']))
-
-
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['packed', 'host'])
-def test_losses_and_answers_are_the_same(runs, name):
+def test_trained_runs_are_the_same(runs, name):
   assert losses(runs[name]) == losses(runs['plain'])
   questions = ['How much does the red cat weigh?', 'The white elk?']
   own, plain = (
@@ -77,6 +165,7 @@ def test_losses_and_answers_are_the_same(runs, name):
     )
 
 
+@pytest.mark.long
 def test_documents_can_be_added_to_a_system_with_tokens_on_the_host(runs):
   system = rag_jax.load(runs['host'])
   more = system.add([{'id': 'new', 'text': 'The pink yak weighs 3 grams.'}])
@@ -85,9 +174,9 @@ def test_documents_can_be_added_to_a_system_with_tokens_on_the_host(runs):
   assert found
 
 
-def test_the_mapped_file_is_that_of_its_index(runs, tmp_path):
+def test_the_mapped_file_is_that_of_its_index(indexed, tmp_path):
   path = tmp_path / store.INDEX
-  path.write_bytes((runs['host'] / store.INDEX).read_bytes())
+  path.write_bytes((indexed / store.INDEX).read_bytes())
   index, quantiser = indexes.load(path, on_host=True)
   plain, other = indexes.load(path)
   assert np.array_equal(np.asarray(index.tokens), np.asarray(plain.tokens))
