@@ -3,10 +3,11 @@
   python benchmarks/job_array.py --documents=100000
 
 It writes a corpus of random sentences (words by Zipf's law), runs `rag-jax
-corpus` encode, fit, assign and pack on it three times (one process; four
-shards, two at a time; four shards of which two are killed at random moments of
-each step and started again), and compares the SHA-256 of every file. It prints
-the time and the largest resident memory of each step of the one process.
+corpus` encode, fit, assign and pack on it three times (one process a step; four
+shards, one after the other; four processes, two at a time, of which two are
+killed at random moments of each step and started again), and compares the
+SHA-256 of every file. It prints seconds, seconds of CPU and the largest
+resident memory of each step of the one process.
 """
 
 import argparse
@@ -74,14 +75,15 @@ def finish(process):
 
 
 def measured(arguments):
-  """Seconds, and the largest resident memory in MB, of a command."""
+  """Seconds, seconds of CPU and largest resident memory (MB) of a command."""
   begin = time.perf_counter()
   process = start(arguments)
   errors = process.stderr.read()
   _, status, usage = os.wait4(process.pid, 0)
   if status:
     raise SystemExit(errors[-2000:])
-  return time.perf_counter() - begin, usage.ru_maxrss / 1024
+  used = usage.ru_utime + usage.ru_stime
+  return time.perf_counter() - begin, used, usage.ru_maxrss / 1024
 
 
 def shard(step, workdir, number, flags, kill):
@@ -118,6 +120,18 @@ def shards(workdir, flags, kills, seconds, seed):
   return killed
 
 
+def in_turn(workdir, one):
+  """All shards of all steps, one after the other in this process."""
+  from rag_jax import store
+  from rag_jax.offline import run
+
+  config = store.read_config(one)
+  for step in STEPS:
+    for number in range(SHARDS):
+      run.step(config, workdir, [step], f'{number}/{SHARDS}')
+  run.step(config, workdir, ['pack'])
+
+
 def hashes(workdir):
   return {
     str(path.relative_to(workdir)): hashlib.sha256(
@@ -134,7 +148,12 @@ def main():
   parser.add_argument('--words', type=int, default=35)
   parser.add_argument('--scheme', default='residual_kmeans')
   parser.add_argument('--only_one', action='store_true')
+  parser.add_argument('--in_turn', default='', help=argparse.SUPPRESS)
   options, more = parser.parse_known_args()
+  if options.in_turn:
+    folder = pathlib.Path(options.in_turn)
+    in_turn(folder / 'four', folder / 'one')
+    return
   folder = pathlib.Path(tempfile.mkdtemp(prefix='job-array-'))
   (folder / 'corpus').mkdir()
   path = folder / 'corpus' / 'documents.jsonl'
@@ -151,15 +170,20 @@ def main():
   seconds = {}
   for step in (*STEPS, 'pack'):
     own = flags if step != 'pack' else ()
-    seconds[step], memory = measured(command(step, one, '0/1', own))
-    print(f'{step}: {seconds[step]:.1f} s, {memory:.0f} MB', flush=True)
+    seconds[step], used, memory = measured(command(step, one, '0/1', own))
+    print(
+      f'{step}: {seconds[step]:.1f} s, {used:.1f} s of CPU, {memory:.0f} MB',
+      flush=True,
+    )
   if not options.only_one:
     expected = hashes(one)
     print(f'{len(expected)} files of one process')
-    for name, kills in (('shards', 0), ('killed', 2)):
-      count = shards(folder / name, flags, kills, seconds, seed=kills)
-      same = hashes(folder / name) == expected
-      print(f'{name}: {count} processes killed, same hashes: {same}')
+    finish(start([sys.executable, __file__, f'--in_turn={folder}']))
+    same = hashes(folder / 'four') == expected
+    print(f'four shards: same hashes: {same}', flush=True)
+    count = shards(folder / 'killed', flags, 2, seconds, seed=0)
+    same = hashes(folder / 'killed') == expected
+    print(f'{count} processes killed: same hashes: {same}', flush=True)
   used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
   print(f'largest resident memory of any step: {used:.0f} MB')
   shutil.rmtree(folder)

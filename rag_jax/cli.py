@@ -60,10 +60,14 @@ flags
       corpus: this process of a job array, from 0/COUNT; default: 0/1
   --block=DOCUMENTS
       corpus encode: documents of a block; default: 16384
-  --documents=N, --tokens=N, --words=N
-      plan: documents, and tokens and different words of each
-  --devices=N, --device_memory=GIB, --host_memory=GIB
-      plan: number and memory of the devices; default: this machine's
+  --documents=N
+      plan: number of documents; of each, --tokens=N and --words=N (different)
+  --tokens=N
+      plan: tokens of a document; default: data.max_document_tokens
+  --devices=N
+      plan: number of devices; default: those of this machine
+  --device_memory=GIB
+      plan: memory of a device, and --host_memory=GIB of the host
   --to=PATH
       export: folder to write to; report: file to write
   --helpfull

@@ -178,9 +178,18 @@ def test_the_mapped_file_is_that_of_its_index(indexed, tmp_path):
   path = tmp_path / store.INDEX
   path.write_bytes((indexed / store.INDEX).read_bytes())
   index, quantiser = indexes.load(path, on_host=True)
+  assert [file.name for file in tmp_path.iterdir()] == [store.INDEX]
   plain, other = indexes.load(path)
   assert np.array_equal(np.asarray(index.tokens), np.asarray(plain.tokens))
   assert quantiser.keys() == other.keys()
+  damaged = bytearray(path.read_bytes())
+  damaged[-2000] ^= 1  # inside of the tokens, which are last
+  (tmp_path / 'other.npz').write_bytes(damaged)
+  with pytest.raises(ValueError, match='cannot be read'):
+    indexes.load(tmp_path / 'other.npz', on_host=True)
+  indexes.save(plain, other, path)  # compressed, as a run writes it
+  index, _ = indexes.load(path, on_host=True)
+  assert np.array_equal(np.asarray(index.tokens), np.asarray(plain.tokens))
   [copy] = tmp_path.glob('index-tokens-*.npy')
   with copy.open('r+b') as file:
     file.seek(-1, 2)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
@@ -35,8 +36,9 @@ def read(
 ) -> dict[str, np.ndarray]:
   """Reads a file of `index.write`, one array of it memory-mapped.
 
-  The array is written to a file beside `path`, if that is not there: its name
-  has the checksum of `path`, so it is never that of another index.
+  If `path` is compressed, the array is written to a file beside it, unless that
+  is there: its name has the checksum of `path`, so it is never that of another
+  index.
 
   Args:
     path: the file.
@@ -55,12 +57,16 @@ def read(
       if missing:
         raise ValueError(f'no array {missing[0]}')
       copy = path.with_name(f'{path.stem}-{mapped}-{checksum[:16]}.npy')
-      if not copy.exists():
+      info = file.getinfo(f'{mapped}.npy')
+      if info.compress_type != zipfile.ZIP_STORED and not copy.exists():
         _extract(file, mapped, copy)
       arrays = {
         name: _member(file, name) for name in found - {'checksum', mapped}
       }
-    arrays[mapped] = np.load(copy, mmap_mode='r')
+    if info.compress_type == zipfile.ZIP_STORED:
+      arrays[mapped] = _map(path, info)
+    else:
+      arrays[mapped] = np.load(copy, mmap_mode='r')
     digest = hashlib.sha256()
     for name in sorted(arrays):
       array = arrays[name]
@@ -88,6 +94,18 @@ def _member(file: zipfile.ZipFile, name: str) -> np.ndarray:
     return np.lib.format.read_array(stream)
 
 
+def _map(path: pathlib.Path, info: zipfile.ZipInfo) -> np.memmap:
+  """Maps an array that is not compressed."""
+  with path.open('rb') as file:
+    file.seek(info.header_offset)
+    # The header of a member has 30 bytes, then its name and extra fields.
+    lengths = struct.unpack('<HH', file.read(30)[26:])
+    file.seek(sum(lengths), os.SEEK_CUR)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return np.memmap(path, dtype, 'r', file.tell(), shape)
+
+
 def _extract(file: zipfile.ZipFile, name: str, copy: pathlib.Path) -> None:
   """Writes an array of a .npz to a file of its own."""
   with (
@@ -107,6 +125,9 @@ def whole(array: np.ndarray) -> Array:
 def write(path: str | os.PathLike[str], arrays: dict[str, Array]) -> None:
   """Writes arrays to a .npz file that `index.read` reads, atomically.
 
+  They are not compressed: `read` then maps them, and to pack the tokens of 21
+  million passages would take minutes.
+
   Args:
     path: the file; an existing one is replaced.
     arrays: name -> array.
@@ -117,9 +138,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, Array]) -> None:
   digest = hashlib.sha256()  # as in `index`, of what the file holds
   with (
     files.replacing(pathlib.Path(path)) as partial,
-    zipfile.ZipFile(
-      partial, 'w', zipfile.ZIP_DEFLATED, compresslevel=1
-    ) as file,
+    zipfile.ZipFile(partial, 'w') as file,
   ):
     for name in sorted(arrays):
       array = arrays[name]
@@ -133,7 +152,6 @@ def write(path: str | os.PathLike[str], arrays: dict[str, Array]) -> None:
 def _write_member(file: zipfile.ZipFile, name: str, array: Array, digest):
   # The date of `ZipInfo` is fixed, so that the bytes do not depend on the time.
   member = zipfile.ZipInfo(f'{name}.npy')
-  member.compress_type = zipfile.ZIP_DEFLATED
   with file.open(member, 'w', force_zip64=True) as stream:
     np.lib.format.write_array_header_1_0(
       stream,
