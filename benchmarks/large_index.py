@@ -5,8 +5,8 @@
 Documents have 64 random tokens and 4 random codes below 256. Shards of tokens
 and codes are written block by block; the blocks are joined as `rag-jax corpus
 pack` joins them; the index is loaded with its tokens on the host, and searched
-by residual codes (inner products with random codebooks, a beam of 50). Each
-number of documents runs in a process of its own. It prints seconds, bytes and
+by residual codes (inner products with random codebooks, a beam of 50). Each phase
+runs in a process of its own. It prints seconds, bytes and
 the largest resident memory, compares bytes with `rag-jax plan`, and compares
 documents found with an exact search.
 """
@@ -35,6 +35,7 @@ from rag_jax.ops import beam, docid_order
 TOKENS, CODES, LEVELS = 64, 256, 4
 VOCABULARY, WIDTH = 30_000, 32
 QUERIES, BEAM, EXACT = 32, 50, 4
+PHASES = ('shards', 'save', 'load')
 
 
 def memory():
@@ -125,27 +126,31 @@ def search(index, batch_size, books, queries):
   return 1e3 * float(np.median(times)), documents, scores, tokens
 
 
-def one(count, folder):
-  """All of it for one number of documents."""
+def phase(name, count, folder):
+  """One phase, in a process of its own: its time, memory and sizes."""
   about = blocks.About(count, blocks.BLOCK, {})
-  shards = blocks.Folder(folder)
-  path = folder / 'index.npz'
-  row = {'documents': count}
+  shards, path = blocks.Folder(folder), folder / 'index.npz'
+  begin, row = time.perf_counter(), {}
+  if name == 'shards':
+    write_shards(shards, about)
+    row['shards on disk GB'] = size_of(shards.path)
+  elif name == 'save':
+    save(shards, about, path)
+    row['index.npz GB'] = round(path.stat().st_size / 1e9, 2)
+  else:
+    index, _ = indexes.load(path, on_host=True)
+  row[f'{name} s'] = round(time.perf_counter() - begin, 1)
+  if name == 'load':
+    row |= measures(count, index)
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  row[f'{name} CPU s'] = round(used.ru_utime + used.ru_stime, 1)
+  row[f'{name} largest GB'] = round(memory(), 2)
+  return row
 
-  def timed(name, function, *arguments):
-    begin = time.perf_counter()
-    result = function(*arguments)
-    row[f'{name} s'] = round(time.perf_counter() - begin, 1)
-    row[f'{name} GB'] = round(memory(), 2)
-    print(f'{count:,} documents: {name} done', file=sys.stderr, flush=True)
-    return result
 
-  timed('shards', write_shards, shards, about)
-  timed('save', save, shards, about, path)
-  row['shards on disk GB'] = size_of(shards.path)
-  shutil.rmtree(shards.path)
-  index, _ = timed('load', lambda: indexes.load(path, on_host=True))
-  row['index.npz GB'] = round(path.stat().st_size / 1e9, 2)
+def measures(count, index):
+  """Bytes of the index, and its search."""
+  row = {}
   sizes = {
     'trie': sum(x.nbytes for x in jax.tree.leaves(index.trie)),
     'docids': index.codes.nbytes + index.alive.nbytes,
@@ -169,15 +174,13 @@ def one(count, folder):
       index, batch_size, jnp.asarray(books), queries
     )
     row[f'search of {batch_size} ms'] = round(time_ms, 1)
-  assert (tokens == np.asarray(index.tokens.host.take(documents))).all()
+  assert (tokens == index.tokens.host.take(documents)).all()
   codes, hits = np.asarray(index.codes), 0
   for number in range(EXACT):
     best, row_of = exact(queries[number], books, codes)
     assert scores[number, 0] <= best + 1e-3
     hits += row_of == documents[number, 0]
-  row['best found'] = f'{hits} of {EXACT}'
-  row['largest GB'] = round(memory(), 2)
-  return row
+  return row | {'best found': f'{hits} of {EXACT}'}
 
 
 def ratios(count, sizes):
@@ -204,30 +207,31 @@ def size_of(folder):
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--documents', default='100000,1000000')
-  parser.add_argument('--one', action='store_true')
-  parser.add_argument('--folder', default='')
+  parser.add_argument('--phase', default='', help=argparse.SUPPRESS)
+  parser.add_argument('--folder', default='', help=argparse.SUPPRESS)
   options = parser.parse_args()
-  if options.one:
+  if options.phase:
     folder = pathlib.Path(options.folder)
-    print(json.dumps(one(int(options.documents), folder)))
+    print(json.dumps(phase(options.phase, int(options.documents), folder)))
     return
   for number in options.documents.split(','):
     folder = tempfile.mkdtemp(prefix='large-index-')
+    print(f'{int(number):,} documents', flush=True)
     try:
-      done = subprocess.run(
-        [
-          *(sys.executable, __file__, '--one'),
-          *(f'--documents={number}', f'--folder={folder}'),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-      )
+      for name in PHASES:
+        done = subprocess.run(
+          [
+            *(sys.executable, __file__, f'--phase={name}'),
+            *(f'--documents={number}', f'--folder={folder}'),
+          ],
+          check=True,
+          stdout=subprocess.PIPE,
+          text=True,
+        )
+        for key, value in json.loads(done.stdout).items():
+          print(f'  {key:20} {value}', flush=True)
     finally:
       shutil.rmtree(folder)
-    for name, value in json.loads(done.stdout).items():
-      print(f'{name:20} {value}', flush=True)
-    print(flush=True)
 
 
 if __name__ == '__main__':
