@@ -23,6 +23,8 @@ COMMANDS = {
   'report': 'write one or more trained runs as a page, report.html',
   'sweep': 'train one run per combination of values',
   'export': 'write the parts of a trained workdir in common formats',
+  'plan': 'where an index of so many documents fits, before it is made',
+  'corpus': 'encode, fit, assign or pack: index a large corpus in shards',
 }
 ALIASES = {'index': 'compare-docids'}
 QUICKSTART = 'quickstart'
@@ -54,6 +56,18 @@ flags
       learning rate
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
+  --shard=NUMBER/COUNT
+      corpus: this process of a job array, from 0/COUNT; default: 0/1
+  --block=DOCUMENTS
+      corpus encode: documents of a block; default: 16384
+  --documents=N
+      plan: number of documents; of each, --tokens=N and --words=N (different)
+  --tokens=N
+      plan: tokens of a document; default: data.max_document_tokens
+  --devices=N
+      plan: number of devices; default: those of this machine
+  --device_memory=GIB
+      plan: memory of a device, and --host_memory=GIB of the host
   --to=PATH
       export: folder to write to; report: file to write
   --helpfull
@@ -89,6 +103,18 @@ _INIT_FROM = flags.DEFINE_string(
 _CONTINUE_FROM = flags.DEFINE_string(
   'continue_from', None, 'train: workdir of a run to continue in a copy.'
 )
+_SHARD = flags.DEFINE_string(
+  'shard', '0/1', 'corpus: this process of a job array, NUMBER/COUNT from 0.'
+)
+_BLOCK = flags.DEFINE_integer(
+  'block', 0, 'corpus: documents of a block; 0 = 16384, or as before.'
+)
+_DOCUMENTS = flags.DEFINE_integer('documents', 0, 'plan: number of documents.')
+_TOKENS = flags.DEFINE_integer('tokens', 0, 'plan: tokens of a document.')
+_WORDS = flags.DEFINE_integer('words', -1, 'plan: different words of one.')
+_DEVICES = flags.DEFINE_integer('devices', 0, 'plan: number of devices.')
+_DEVICE_MEMORY = flags.DEFINE_float('device_memory', 0, 'plan: GiB of one.')
+_HOST_MEMORY = flags.DEFINE_float('host_memory', 0, 'plan: GiB of the host.')
 _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
 )
@@ -197,7 +223,11 @@ def _one_line_errors() -> Iterator[None]:
 def _run(argv: list[str]) -> None:
   """Runs the command that the flags name."""
   mode = ALIASES.get(_MODE.value, _MODE.value)
-  if len(argv) > 1 and mode not in ('compare', 'report'):
+  if len(argv) > 1 and mode not in (
+    'compare',
+    'report',
+    'corpus',
+  ):
     sys.exit(
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
       f'are {", ".join(COMMANDS)}.'
@@ -249,10 +279,16 @@ def _command(mode: str, arguments: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{name}').resolve()
   if mode == 'train':
     _train(config, workdir)
+  elif mode == 'plan':
+    _plan(config)
   elif mode == 'compare-docids':
     from rag_jax import compare_docids
 
     print(compare_docids.run(config, workdir))
+  elif mode == 'corpus':
+    from rag_jax.offline import run
+
+    print(run.step(config, workdir, arguments, _SHARD.value, _BLOCK.value))
   elif mode == 'sweep':
     from rag_jax import sweep
 
@@ -283,6 +319,23 @@ def _train(config, workdir: pathlib.Path) -> None:
   )
   print(f'\nresults: {workdir / "results.json"}')
   _print_page(workdir)
+
+
+def _plan(config) -> None:
+  import jax
+
+  from rag_jax import plan
+
+  size = plan.size_of(
+    config,
+    _DOCUMENTS.value,
+    tokens=_TOKENS.value,
+    words=_WORDS.value,
+    devices=_DEVICES.value or jax.device_count(),
+    device_memory=_DEVICE_MEMORY.value,
+    host_memory=_HOST_MEMORY.value,
+  )
+  print(plan.show(config, size))
 
 
 def _use(mode: str, config, workdir: pathlib.Path) -> None:

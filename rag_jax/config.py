@@ -137,6 +137,7 @@ MAY_CHANGE = (
   *('calibration.alpha', 'calibration.delta', 'data.calibration_split'),
   'reader.abstention_threshold',  # compared with a probability at the end
   *('data.eval_splits', 'data.eval_questions', 'data.max_file_gib'),
+  'data.host_tokens',  # where the same tokens are
 )
 # Where the same documents and training questions lie; `workdir.open` compares
 # them with those that the run began with.

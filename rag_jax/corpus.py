@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
+import pathlib
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
@@ -21,7 +22,8 @@ from rag_jax.data import (
   words,
 )
 from rag_jax.index import index as indexes
-from rag_jax.ops import lexical
+from rag_jax.index import lexicon_file
+from rag_jax.ops import lexical, token_table
 from rag_jax.ops import trie as tries
 
 BLOCK = 4096  # documents whose words are padded to the same length
@@ -146,6 +148,7 @@ def complete(
   *,
   reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
   notes: bool = False,
+  workdir: pathlib.Path | None = None,
 ) -> tuple[indexes.Index, words.Vocabulary | None]:
   """Rebuilds the fields of an index that are derived from its documents.
 
@@ -156,6 +159,8 @@ def complete(
     index: an index with docids and tokens.
     reader_tokenizer: tokenizer of a reader that does not use that of the data.
     notes: whether to print how many documents were truncated for the reader.
+    workdir: folder that may hold the lexicon of these documents, as `rag-jax
+      corpus pack` writes it; None makes it here.
 
   Returns:
     The index with `lexicon` (BM25 weights), `around_query` (special tokens and
@@ -170,9 +175,45 @@ def complete(
   index = dataclasses.replace(index, reader_tokens=passages)
   if not config.data.lexicon:
     return index, None
-  texts = words.document_texts(
-    _present(documents), title_weight=config.data.title_weight
-  )
+  if workdir is not None and (workdir / lexicon_file.FOLDER).is_dir():
+    about = about_lexicon(config, _checksum(documents))
+    folder = workdir / lexicon_file.FOLDER
+    made = lexicon_file.load(folder, about, language=config.data.language)
+    if made is not None:
+      return dataclasses.replace(index, lexicon=made[0]), made[1]
+  lexicon, vocabulary = _lexicon(config, _present(documents))
+  return dataclasses.replace(index, lexicon=lexicon), vocabulary
+
+
+def about_lexicon(config: configs.Config, checksum: int) -> dict[str, Any]:
+  """What the lexicon of a workdir must be made of.
+
+  Args:
+    config: the experiment.
+    checksum: CRC-32 of ids, titles and texts of the documents.
+  """
+  names = ('language', 'bm25_k1', 'bm25_b', 'title_weight', 'pair_weight')
+  values = {name: getattr(config.data, name) for name in names}
+  return values | {'documents': checksum}
+
+
+def _checksum(documents: Sequence[types.Document | None]) -> int:
+  """CRC-32 of documents; -1 if some have questions, which are keys as well."""
+  checksum = 0
+  for document in _present(documents):
+    if document.questions:
+      return -1
+    fields = (document.id, document.title, document.text)
+    text = '\0'.join(fields).encode('utf-8', 'surrogatepass')
+    checksum = zlib.crc32(text, checksum)
+  return checksum
+
+
+def _lexicon(
+  config: configs.Config, documents: Sequence[types.Document]
+) -> tuple[lexical.Lexicon, words.Vocabulary]:
+  """The lexicon of documents, and its vocabulary."""
+  texts = words.document_texts(documents, title_weight=config.data.title_weight)
   vocabulary = words.build(texts, language=config.data.language)
   lexicon = lexical.build(
     (
@@ -185,8 +226,7 @@ def complete(
     pair_weight=config.data.pair_weight,
   )
   counts = np.diff(np.asarray(lexicon.first))[: vocabulary.size]
-  vocabulary = dataclasses.replace(vocabulary, counts=counts)
-  return dataclasses.replace(index, lexicon=lexicon), vocabulary
+  return lexicon, dataclasses.replace(vocabulary, counts=counts)
 
 
 def with_gold_nodes(
@@ -216,7 +256,7 @@ def reader_passages(
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
   *,
   notes: bool = False,
-) -> jax.Array | None:
+) -> token_table.Table | None:
   """Passages in the reader's own tokens, int32[N, P'].
 
   None for a reader that uses the tokens of the data. With `notes`, it prints
@@ -235,7 +275,7 @@ def reader_passages(
       "tokens of the reader's own tokenizer "
       '(--config.data.max_document_tokens).'
     )
-  return jnp.asarray(passages)
+  return token_table.make(passages, on_host=config.data.host_tokens)
 
 
 def _present(

@@ -266,7 +266,7 @@ def stage_questions(
   chosen = pipeline.spread(_readable(stage_data, data.train_split), enough)
   names = {name for question in chosen for name in question.document_ids}
   documents = [d for d in stage_data.documents if d.id in names]
-  corpus_tokens = prepared.index.tokens
+  corpus_tokens = jnp.asarray(np.asarray(prepared.index.tokens))
   encoded = pipeline.encode_documents(system.tokenizer, documents, data)
   tokens = jnp.concatenate(
     [corpus_tokens, jnp.asarray(encoded.tokens, corpus_tokens.dtype)]

@@ -1,9 +1,14 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
+
+# What a file system without hard links says.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 @contextlib.contextmanager
@@ -21,6 +26,31 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def creating(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a path beside `path`; at the end, its file becomes `path`.
+
+  For processes that may make the same file at the same time: each writes a file
+  of its own, and the first that is done wins. A later one leaves `path` as it
+  is. A process that is killed leaves a file NAME.RANDOM.partial.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+  try:
+    yield partial
+    try:
+      os.link(partial, path)
+    except FileExistsError:
+      pass
+    except OSError as error:
+      if error.errno not in _NO_LINKS:
+        raise
+      os.replace(partial, path)
+  finally:
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
 
 
 def write(path: str | os.PathLike[str], data: str | bytes) -> None:

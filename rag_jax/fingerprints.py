@@ -12,16 +12,16 @@ import tokenizers as hf_tokenizers
 
 from rag_jax import checkpoint, store, types
 from rag_jax.index import index as indexes
+from rag_jax.ops import token_table
 
 
 def of_index(index: indexes.Index) -> int:
   """CRC-32 of the tokens and docids of an index, which parameters belong to."""
-  tokens = np.ascontiguousarray(index.tokens, np.int32)
   codes = np.ascontiguousarray(index.codes, np.int32)
-  shape = f'{tokens.shape}{codes.shape}'.encode()
-  return zlib.crc32(
-    codes.tobytes(), zlib.crc32(tokens.tobytes(), zlib.crc32(shape))
-  )
+  checksum = zlib.crc32(f'{index.tokens.shape}{codes.shape}'.encode())
+  for tokens in token_table.host_blocks(index.tokens):
+    checksum = zlib.crc32(tokens.tobytes(), checksum)
+  return zlib.crc32(codes.tobytes(), checksum)
 
 
 def _of_tokenizer(tokenizer: hf_tokenizers.Tokenizer | None) -> int:

@@ -68,13 +68,18 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     index, quantiser = live.index, live.quantiser
   else:
     documents = store.load_documents(path)
-    index, quantiser = workdirs.read(path / store.INDEX, indexes.load)
+    index, quantiser = workdirs.load_index(config, path / store.INDEX)
   values = fingerprints.of(index, tokenizer, reader_tokenizer, documents)
   if live is not None:  # `changes.load` has compared the checkpoint
     del values[store.INDEX], values[store.DOCUMENTS]
   fingerprints.check(path, values, found)
   index, vocabulary = corpus.complete(
-    config, documents, tokenizer, index, reader_tokenizer=reader_tokenizer
+    config,
+    documents,
+    tokenizer,
+    index,
+    reader_tokenizer=reader_tokenizer,
+    workdir=path,
   )
   calibrator = None
   if (path / calibration.NAME).exists():

@@ -238,6 +238,11 @@ def init(
   return initial | start
 
 
+def init_key(seed: int) -> jax.Array:
+  """PRNG key of the initial parameters, and so of the docids."""
+  return jax.random.key(seed)
+
+
 def document_vectors(
   rng: jax.Array,
   config: ModelConfig,
@@ -280,10 +285,31 @@ def _initial_encoder(
     frequency = query_encoder.inverse_document_frequency(
       tokens, vocab_size=vocab_size
     )
+  weights = pretrained.query_encoder if pretrained else None
+  return initial_encoder(rng, config, vocab_size, frequency, weights)
+
+
+def initial_encoder(
+  rng: jax.Array,
+  config: ModelConfig,
+  vocab_size: int,
+  token_weights: jax.Array | None,
+  pretrained: Params | None = None,
+) -> Params:
+  """The query encoder of `init`, before training.
+
+  Args:
+    rng: PRNG key of `init`.
+    config: the model.
+    vocab_size: number of token ids.
+    token_weights: float32[vocab_size], inverse document frequencies; None for a
+      published encoder.
+    pretrained: its published weights, or None.
+  """
   return query_encoder.init(
     jax.random.split(rng, 3)[0],
     config.query_encoder,
     vocab_size=vocab_size,
-    token_weights=frequency,
-    pretrained=pretrained.query_encoder if pretrained else None,
+    token_weights=token_weights,
+    pretrained=pretrained,
   )

@@ -4,9 +4,13 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from typing import Any
+
+import numpy as np
 
 from rag_jax import checkpoint, files, store, types
 from rag_jax import config as configs
+from rag_jax.ops import token_table
 
 
 def _questions_hash(config: configs.Config, dataset: types.Dataset) -> str:
@@ -31,6 +35,28 @@ def check(
   if stored != list(dataset.documents):
     raise other_documents(config, workdir)
   check_questions(config, dataset, workdir)
+
+
+def check_documents(
+  config: configs.Config,
+  stored: Any,
+  tokens: np.ndarray,
+  workdir: pathlib.Path,
+) -> None:
+  """Raises a ValueError if an index has other tokens than the documents.
+
+  Args:
+    config: the experiment.
+    stored: int[N, P], tokens of the index.
+    tokens: int32[N, P], tokens of the documents.
+    workdir: folder of the run.
+  """
+  same, start = stored.shape == tokens.shape, 0
+  for own in token_table.host_blocks(stored) if same else ():
+    same = same and np.array_equal(own, tokens[start : start + len(own)])
+    start += len(own)
+  if not same:
+    raise other_documents(config, workdir)
 
 
 def other_documents(

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rag_jax import (
   checkpoint,
@@ -43,6 +42,7 @@ from rag_jax import workdir as workdirs
 from rag_jax.components import query_encoder
 from rag_jax.data import batches
 from rag_jax.index import index as indexes
+from rag_jax.ops import token_table
 from rag_jax.page import build
 
 LENGTH_STEP = 32  # tokens; lengths are rounded up to it, for fewer compilations
@@ -243,7 +243,7 @@ def step_function(
     return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
-  lengths = np.asarray((index.passages != types.PAD).sum(axis=1))
+  lengths = token_table.lengths(index.passages)
   reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
 

@@ -133,6 +133,14 @@ def read(path: pathlib.Path, load: Callable[[pathlib.Path], T]) -> T:
     ) from error
 
 
+def load_index(
+  config: configs.Config, path: pathlib.Path
+) -> tuple[indexes.Index, docids.Quantiser]:
+  """Reads the index of a workdir; see `read`."""
+  on_host = config.data.host_tokens
+  return read(path, functools.partial(indexes.load, on_host=on_host))
+
+
 def _check_present(*paths: pathlib.Path) -> None:
   """Raises a ValueError if a file of a trained workdir is missing."""
   for path in paths:
@@ -191,8 +199,7 @@ def prepare(
   if source:
     weights = starts.with_decoder(source, config, weights, index)
     console.note(starts.note(source, config, weights.start))
-  if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
-    raise same_data.other_documents(config, workdir)
+  same_data.check_documents(config, index.tokens, encoded.tokens, workdir)
   if writes:
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
@@ -201,7 +208,7 @@ def prepare(
         tokenizers.save(tokenizer, paths[0])
       if made_index:
         indexes.save(index, quantiser, paths[1])
-        index, quantiser = indexes.load(paths[1])
+        index, quantiser = load_index(config, paths[1])
       _save(config, dataset, workdir, tokenizer, reader_tokenizer)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
@@ -214,6 +221,7 @@ def prepare(
     corpus.with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
     notes=True,
+    workdir=workdir,
   )
   index = generated.with_pseudo_queries(config, index, tokenizer, found)
   system = systems.System(
@@ -272,7 +280,7 @@ def _index(
     vectors = document_vectors(*arguments, weights, workdir.parent)
     weights = dataclasses.replace(weights, start_vectors=jnp.asarray(vectors))
   if path.exists():
-    return weights, *read(path, indexes.load)
+    return weights, *load_index(config, path)
   index, quantiser = indexes.build(
     tokens,
     vectors,
@@ -319,7 +327,7 @@ def document_vectors(
 
 def init_key(config: configs.Config) -> jax.Array:
   """PRNG key of the initial parameters, and so of the docids."""
-  return jax.random.key(config.seed)
+  return model.init_key(config.seed)
 
 
 def notes(

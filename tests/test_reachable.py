@@ -10,6 +10,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 STARTS = ('train', 'evaluate', 'ask', 'compare_docids', 'loading', 'system')
+STARTS += ('plan', 'offline.run')
 # Public for other code only, and documented as such.
 OWN_CODE = {
   # Measures of retrieval that the results tables do not have.

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from rag_jax import types
 from rag_jax.nn import encoders, pooling, transformer
+from rag_jax.ops import token_table
 
 SIMILARITIES = ('cosine', 'dot')
 
@@ -303,7 +304,7 @@ def embed_documents(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
   return normalise(jnp.einsum('...p,...pd->...d', weights, embedded))
 
 
-def embed_corpus(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
+def embed_corpus(params: dict[str, Any], tokens: Any) -> jax.Array:
   """`embed_documents` of a whole corpus, `BLOCK` documents at a time.
 
   Memory does not grow with the corpus, except for the result. A block stops at
@@ -318,7 +319,7 @@ def embed_corpus(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
   """
   count, length = tokens.shape
   if count <= BLOCK:
-    return embed_documents(params, tokens)
+    return embed_documents(params, token_table.block(tokens, 0, count))
   padded = -length % STEP
 
   def embed(block: jax.Array) -> jax.Array:
@@ -337,7 +338,7 @@ def embed_corpus(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
 
   def step(number, vectors):
     start = _block_start(number, BLOCK, count)
-    block = jax.lax.dynamic_slice(tokens, (start, 0), (BLOCK, length))
+    block = token_table.block(tokens, start, BLOCK)
     return jax.lax.dynamic_update_slice(
       vectors, normalise(embed(block)), (start, 0)
     )
@@ -347,7 +348,7 @@ def embed_corpus(params: dict[str, Any], tokens: jax.Array) -> jax.Array:
 
 
 def inverse_document_frequency(
-  tokens: jax.Array, *, vocab_size: int
+  tokens: token_table.Table, *, vocab_size: int
 ) -> jax.Array:
   """Smoothed inverse document frequency, float32[vocab_size].
 
@@ -358,22 +359,23 @@ def inverse_document_frequency(
     tokens: int32[N, P], the documents, 0 = padding.
     vocab_size: number of token ids.
   """
-  count, length = tokens.shape
+  count = tokens.shape[0]
   size = min(BLOCK, count)
   rows = jnp.arange(size)
 
-  def add(number, frequency):
+  def add(number, state):
+    frequency, total = state
     start = _block_start(number, size, count)
-    block = jax.lax.dynamic_slice(tokens, (start, 0), (size, length))
+    block = token_table.block(tokens, start, size)
     fresh = start + rows >= number * size  # not in the block before
     present = jnp.zeros((size, vocab_size), bool)
     present = present.at[rows[:, None], block].set(fresh[:, None])
-    return frequency + present.sum(axis=0)
+    real = fresh & (block != types.PAD).any(axis=1)
+    return frequency + present.sum(axis=0), total + real.sum()
 
-  zeros = jnp.zeros(vocab_size, jnp.int32)
-  found = jax.lax.fori_loop(0, -(-count // size), add, zeros)
+  zeros = jnp.zeros(vocab_size, jnp.int32), jnp.zeros((), jnp.int32)
+  found, total = jax.lax.fori_loop(0, -(-count // size), add, zeros)
   frequency = found.astype(jnp.float32)
-  total = (tokens != types.PAD).any(axis=1).sum()
   return jnp.log1p((total - frequency + 0.5) / (frequency + 0.5))
 
 

@@ -10,6 +10,7 @@ import pathlib
 from rag_jax import types
 from rag_jax.data import assemble, text_files
 from rag_jax.data.sources import (
+  array_records,
   base,
   beir,
   catalogue,
@@ -37,6 +38,7 @@ READERS: dict[str, base.Reader] = {
   'smart': smart.read,
   'medquad': medquad.read,
   'files': text_folder.read,
+  'array_record': array_records.read,
   'ir_datasets': ir_data.read,
   'tfds': catalogue.read,
 }
@@ -161,6 +163,8 @@ def detect(path: pathlib.Path) -> str:
       return 'beir'
     if tables.find(path):
       return 'tables'
+    if array_records.find(path):
+      return 'array_record'
     if kilt.find(path):
       return 'kilt'
     if smart.find(path):

@@ -45,6 +45,8 @@ class DataConfig:
   # maximum tokens per training question; 0 = as many as the encoder takes
   max_query_tokens: int = 0
   max_document_tokens: int = 176  # maximum tokens per document
+  # whether tokens of documents stay in a memory-mapped file of the host
+  host_tokens: bool = False
   max_answers: int = 3  # maximum answers per training question
   # maximum tokens per answer; longer ones are no training targets
   max_answer_tokens: int = 12

@@ -1,6 +1,7 @@
 """Codebooks by residual quantisation and by product quantisation."""
 
 import numpy as np
+import scipy.sparse
 
 from rag_jax.index import clustering
 
@@ -116,6 +117,48 @@ def encode_product(centres: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     clustering.nearest(p, c) for p, c in zip(parts, centres, strict=True)
   ]
   return np.stack(codes, axis=1)
+
+
+def sums(
+  centres: np.ndarray, vectors: np.ndarray, scheme: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Sums and numbers of what each code stands for, for one Lloyd iteration.
+
+  Sums of parts of a corpus add up to those of the corpus; divided by the
+  numbers they are the next centroids.
+
+  Args:
+    centres: float32[levels, V, D'], of either codebook.
+    vectors: float32[M, D].
+    scheme: 'residual_kmeans' or 'product_quantisation'.
+
+  Returns:
+    float64[levels, V, D'], of residuals (with those of earlier levels by
+    `centres`) or slices, and int64[levels, V].
+
+  Example:
+    >>> centres = np.array([[[0.0], [1.0]]], np.float32)
+    >>> total, counts = sums(centres, np.array([[0.1], [0.9], [1.1]]),
+    ...                      'product_quantisation')
+    >>> (total / counts[..., None]).round(2).tolist(), counts.tolist()
+    ([[[0.1], [1.0]]], [[1, 2]])
+  """
+  total = np.zeros(centres.shape, np.float64)
+  counts = np.zeros(centres.shape[:2], np.int64)
+  residual = np.array(vectors, np.float32)
+  slices = _slices(residual, len(centres))
+  for level, own in enumerate(centres):
+    part = slices[level] if scheme == 'product_quantisation' else residual
+    labels = clustering.nearest(part, own)
+    ones = np.ones(len(labels))
+    picks = scipy.sparse.csr_matrix(
+      (ones, (labels, np.arange(len(labels)))), (len(own), len(labels))
+    )
+    total[level] = picks @ part.astype(np.float64)
+    counts[level] = np.bincount(labels, minlength=len(own))
+    if scheme == 'residual_kmeans':
+      residual -= own[labels]
+  return total, counts
 
 
 def _slices(vectors: np.ndarray, count: int) -> list[np.ndarray]:

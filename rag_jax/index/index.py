@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import files, types
-from rag_jax.index import docids
-from rag_jax.ops import docid_order, lexical
+from rag_jax import files
+from rag_jax.index import docids, streamed
+from rag_jax.ops import docid_order, lexical, token_table
 from rag_jax.ops import trie as tries
 
 # Tokens are packed to a tenth of their size, what is made to fill a memory to
@@ -34,7 +34,8 @@ class Index:
 
   trie: tries.Trie
   codes: jax.Array  # uint8, uint16 or int32[N, L], the docid of each document
-  tokens: jax.Array  # int32[N, P], title and text of each document
+  # int32[N, P], title and text of each document; a table reads like an array
+  tokens: token_table.Table
   alive: jax.Array  # bool[N], False = deleted, never returned
   mean_length: jax.Array  # float32[], mean number of tokens per document
   lexicon: lexical.Lexicon | None = None  # postings of the words, for BM25
@@ -50,10 +51,10 @@ class Index:
   # bool[V], tokens that `stages.STAGE.renamed` exchanges.
   rare: jax.Array | None = None
   # int32[N, P'], documents in the reader's vocabulary, if it has another one.
-  reader_tokens: jax.Array | None = None
+  reader_tokens: token_table.Table | None = None
 
   @property
-  def passages(self) -> jax.Array:
+  def passages(self) -> token_table.Table:
     """The documents in the tokens of the reader."""
     return self.tokens if self.reader_tokens is None else self.reader_tokens
 
@@ -94,14 +95,19 @@ def build(
 
 
 def from_codes(
-  tokens: np.ndarray, codes: np.ndarray, *, alive: np.ndarray | None = None
+  tokens: np.ndarray,
+  codes: np.ndarray,
+  *,
+  alive: np.ndarray | None = None,
+  on_host: bool = False,
 ) -> Index:
   """Builds the index of documents with given docids.
 
   Args:
-    tokens: int32[N, P], 0 = padding.
+    tokens: int[N, P], 0 = padding; of a smaller type, they stay in it.
     codes: int[N, L], the docids.
     alive: bool[N], False excludes a document from the trie; None includes all.
+    on_host: whether tokens stay on the host, see `token_table.OnHost`.
 
   Raises:
     ValueError: if `codes` does not have one row per document.
@@ -113,12 +119,13 @@ def from_codes(
     )
   if alive is None:
     alive = np.ones(len(tokens), bool)
-  lengths = (np.asarray(tokens) != types.PAD).sum(axis=1)
+  table = token_table.make(np.asanyarray(tokens), on_host=on_host)
+  lengths = token_table.lengths(table)
   dtype = docid_order.code_type(int(np.max(codes)) + 1)
   return Index(
     trie=tries.build(codes, where=alive),
     codes=jnp.asarray(np.asarray(codes).astype(dtype)),
-    tokens=jnp.asarray(tokens),
+    tokens=table,
     alive=jnp.asarray(alive),
     mean_length=jnp.float32(lengths[alive].mean()),
   )
@@ -142,8 +149,15 @@ def save(
   write(path, arrays | grouped('quantiser', quantiser))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Index, docids.Quantiser]:
+def load(
+  path: str | os.PathLike[str], *, on_host: bool = False
+) -> tuple[Index, docids.Quantiser]:
   """Reads what `save` wrote.
+
+  Args:
+    path: the file.
+    on_host: whether tokens stay on the host: in a file beside `path` that is
+      memory-mapped, and written if it is not there.
 
   Returns:
     The index and the quantiser. The quantiser is empty for the schemes 'atomic'
@@ -152,8 +166,17 @@ def load(path: str | os.PathLike[str]) -> tuple[Index, docids.Quantiser]:
   Raises:
     ValueError: if the file is missing or damaged.
   """
-  arrays = read(path, ('tokens', 'codes', 'alive'))
-  index = from_codes(arrays['tokens'], arrays['codes'], alive=arrays['alive'])
+  names = ('tokens', 'codes', 'alive')
+  if on_host:
+    arrays = streamed.read(path, names, mapped='tokens')
+  else:
+    arrays = read(path, names)
+  index = from_codes(
+    arrays['tokens'],
+    arrays['codes'],
+    alive=arrays['alive'],
+    on_host=on_host,
+  )
   return index, group('quantiser', arrays)
 
 

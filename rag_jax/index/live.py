@@ -338,7 +338,7 @@ def _rebuild(
     rows,
     after.codes,
     after.alive,
-    after.index.tokens,
+    jnp.asarray(after.index.tokens),
     after.lengths,
   )
   after = dataclasses.replace(after, index=index, spans=layout.spans, rows=rows)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import types
+from rag_jax.ops import token_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class PseudoQueryConfig:
 def draw(
   rng: jax.Array,
   config: PseudoQueryConfig,
-  tokens: jax.Array,
+  tokens: token_table.Table,
   positions: jax.Array,
   *,
   around: tuple[jax.Array, jax.Array] | None = None,

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from rag_jax import console
+from rag_jax import console, files
 
 try:
   import fcntl
@@ -71,6 +71,42 @@ def load(path: pathlib.Path, key: str, shape: tuple[int, int]) -> Any:
     if vectors.shape != shape or vectors.dtype != np.float32:
       return _again(path, f'holds {vectors.dtype}{list(vectors.shape)}')
     return vectors
+
+
+def write(
+  path: pathlib.Path,
+  key: str,
+  shape: tuple[int, int],
+  blocks: Iterator[np.ndarray],
+) -> None:
+  """Writes vectors that come in blocks, for `load`; replaces what is there.
+
+  Args:
+    path: NAME.npy; its folder is created if missing.
+    key: hash of what was encoded.
+    shape: of all vectors.
+    blocks: float32[., W], in order.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  new = path.with_name(f'{path.stem}-{secrets.token_hex(8)}{_NEW[0]}')
+  digest = hashlib.sha256()
+  try:
+    with new.open('w+b') as file:
+      np.lib.format.write_array_header_1_0(
+        file, {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+      )
+      file.seek(0)
+      digest.update(file.read())
+      for block in blocks:
+        data = np.ascontiguousarray(block, np.float32).tobytes()
+        digest.update(data)
+        file.write(data)
+    about = _about(key, shape) | {'sha256': digest.hexdigest()}
+    with _locked_folder(path.parent):
+      os.replace(new, path)
+      files.write(path.with_suffix('.json'), json.dumps(about) + '\n')
+  finally:
+    new.unlink(missing_ok=True)
 
 
 class Partial:

@@ -9,30 +9,22 @@ words too, which tells a phrase from its words alone.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.ops import checks, masking
+from rag_jax.ops import checks, masking, postings
 
 # Postings are read in windows of neighbours, so many at a time. Of 32 to 512
 # and 16 to 256, these were among the fastest on a CPU.
-WINDOW = 128
+WINDOW = postings.WINDOW
 WINDOWS = 128
-PAIR_BUCKETS = 2**20  # that pairs of words are hashed into; 4 MB
-
-
-class Counts(NamedTuple):
-  """Which words occur where and how often, on the host; from `count`."""
-
-  first: np.ndarray  # int64[V + 1], first posting of each word
-  documents: np.ndarray  # int64[P], sorted for each word
-  times: np.ndarray  # int64[P], how often the word occurs in the document
-  lengths: np.ndarray  # int64[N], words of each document
+# Users know them by these names.
+Counts = postings.Counts
+count = postings.count
 
 
 @types.struct
@@ -98,11 +90,14 @@ def build(
       f'pair_weight must be at least 0, got {pair_weight}. 0 leaves pairs out.'
     )
   blocks = words if isinstance(words, Iterator) else iter([words])
-  size = vocab_size
-  if pair_weight:
-    blocks = (np.asarray(_add_pairs(own, vocab_size)) for own in blocks)
-    size += PAIR_BUCKETS
-  counts = _join([count(own, vocab_size=size) for own in blocks])
+  counts = postings.join(
+    [
+      postings.count_with_pairs(
+        own, vocab_size=vocab_size, pair_weight=pair_weight
+      )
+      for own in blocks
+    ]
+  )
   lexicon = weigh(counts, k1=k1, b=b)
   if not pair_weight:
     return lexicon
@@ -133,69 +128,7 @@ def with_pairs(lexicon: Lexicon, query: jax.Array) -> jax.Array:
   """
   if not lexicon.first_pair:
     return query
-  return _add_pairs(query, lexicon.first_pair)
-
-
-def _add_pairs(words, first):
-  """Numbers of pairs behind those of words, [..., W] to [..., 2 W - 1]."""
-  words = jnp.asarray(words, jnp.int32)
-  before = words[..., :-1].astype(jnp.uint32)
-  after = words[..., 1:].astype(jnp.uint32)
-  mixed = before * jnp.uint32(0x9E3779B1) + after * jnp.uint32(0x85EBCA77)
-  mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
-  bucket = ((mixed ^ (mixed >> 12)) % PAIR_BUCKETS).astype(jnp.int32)
-  pairs = jnp.where((before > 0) & (after > 0), first + bucket, 0)
-  return jnp.concatenate([words, pairs], axis=-1)
-
-
-def count(words: np.ndarray, *, vocab_size: int) -> Counts:
-  """Counts words: the part of `build` that k1 and b do not change."""
-  words = np.asarray(words)
-  if words.ndim != 2 or not np.issubdtype(words.dtype, np.integer):
-    raise ValueError(
-      f'words must be integers [N, W], got {words.dtype} of shape '
-      f'{words.shape}. Give the words of each document by number.'
-    )
-  if not len(words):
-    raise ValueError(
-      'a lexicon needs at least 1 document, got 0. '
-      'Give words of a document or more.'
-    )
-  if words.size and not 0 <= words.min() <= words.max() < vocab_size:
-    raise ValueError(
-      f'words must be 0 to {vocab_size - 1}, got {words.min()} to '
-      f'{words.max()}. Encode them with the vocabulary of vocab_size.'
-    )
-  rows, places = np.nonzero(words)
-  keys = words[rows, places].astype(np.int64) * len(words) + rows
-  keys, times = np.unique(keys, return_counts=True)
-  own, documents = np.divmod(keys, len(words))
-  frequency = np.bincount(own, minlength=vocab_size)
-  first = np.concatenate([[0], np.cumsum(frequency)])
-  return Counts(first, documents, times, (words != 0).sum(axis=1))
-
-
-def _join(blocks: Sequence[Counts]) -> Counts:
-  """The counts of documents that come in blocks, in order."""
-  if len(blocks) == 1:
-    return blocks[0]
-  if not blocks:
-    raise ValueError(
-      'a lexicon needs at least 1 document, got 0. '
-      'Give words of a document or more.'
-    )
-  frequency = np.stack([np.diff(own.first) for own in blocks])
-  before = np.cumsum([0, *(len(own.lengths) for own in blocks)])
-  number = np.arange(frequency.shape[1])
-  own = np.concatenate([np.repeat(number, f) for f in frequency])
-  order = np.argsort(own, kind='stable')  # by word, then by block
-  documents = [c.documents + b for c, b in zip(blocks, before, strict=False)]
-  return Counts(
-    np.concatenate([[0], np.cumsum(frequency.sum(axis=0))]),
-    np.concatenate(documents)[order],
-    np.concatenate([c.times for c in blocks])[order],
-    np.concatenate([c.lengths for c in blocks]),
-  )
+  return postings.add_pairs(query, lexicon.first_pair)
 
 
 def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:
@@ -205,12 +138,12 @@ def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:
       f'BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}. '
       'Pass other values to lexical.build.'
     )
+  postings.check_postings(int(counts.first[-1]))
   frequency = np.diff(counts.first)
   num_documents = len(counts.lengths)
-  idf = np.log1p((num_documents - frequency + 0.5) / (frequency + 0.5))
-  relative = counts.lengths / max(counts.lengths.mean(), 1e-9)
-  norm = k1 * (1 - b + b * relative[counts.documents])
-  impacts = np.repeat(idf, frequency) * counts.times / (counts.times + norm)
+  impacts = postings.Weights(counts.lengths, frequency, k1=k1, b=b).impacts(
+    counts, 0
+  )
   return Lexicon(
     first=jnp.asarray(counts.first, jnp.int32),
     documents=jnp.asarray(np.pad(counts.documents, (0, WINDOW)), jnp.int32),

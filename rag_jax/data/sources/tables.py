@@ -13,7 +13,7 @@ from rag_jax.data import text_files, text_io
 from rag_jax.data.sources import base, beside, records
 
 # Names of files with documents -> columns, where there is no header.
-_NAMES: dict[str, tuple[str, ...]] = {
+NAMES: dict[str, tuple[str, ...]] = {
   'documents.jsonl': (),
   'documents.csv': (),
   'documents.tsv': (),
@@ -28,7 +28,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 
 def find(folder: pathlib.Path) -> str | None:
   """Name of the file with the documents; None if there is none."""
-  names = (name for name in _NAMES if text_files.find(folder, name))
+  names = (name for name in NAMES if text_files.find(folder, name))
   return next(names, None)
 
 
@@ -45,7 +45,7 @@ def _read(
   folder: pathlib.Path, options: base.Options, name: str
 ) -> base.Content:
   path = base.need(folder, name)
-  read_rows = records.read(path, options, _NAMES[name])
+  read_rows = records.read(path, options, NAMES[name])
   documents = list(read_documents(path, read_rows, options))
   references = base.References(options)
   splits, notes = beside.read(
@@ -69,14 +69,19 @@ def read_documents(
     text_io.check_names(record, base.DOCUMENT_FIELDS, where)
     document = document_of(record, where, fields, number)
     if number == 1 and not {'text', 'title'} & record.keys():
-      raise ValueError(
-        f'{where} has neither text nor title, but {", ".join(own)[:200]}. '
-        "Set --config.data.fields='text=NAME' with the name of the text."
-      )
+      raise no_text(where, own)
     if document.id in seen:
       raise text_io.duplicate('document', document.id, where)
     seen.add(document.id)
     yield document
+
+
+def no_text(where: str, record: dict[str, Any]) -> ValueError:
+  """The error that the first record has neither text nor title."""
+  return ValueError(
+    f'{where} has neither text nor title, but {", ".join(record)[:200]}. '
+    "Set --config.data.fields='text=NAME' with the name of the text."
+  )
 
 
 def document_of(

@@ -1,0 +1,1 @@
+"""An index made by a job array: encode, fit, assign and pack."""

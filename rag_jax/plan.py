@@ -1,0 +1,312 @@
+"""The command `rag-jax plan`: where an index fits, before it is made.
+
+Bytes follow from numbers alone: documents, tokens, codes, width and words. The
+trie is that of uniform codes (`docid_sizes`), which is exact for random docids
+and close for those of residual k-means.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from rag_jax import config as configs
+from rag_jax import memory, sizes
+from rag_jax.components import query_encoder
+from rag_jax.ops import docid_layout, docid_order, docid_sizes, postings
+
+GIB, FLOAT = memory.GIB, memory.FLOAT
+SHARE = 0.9  # of a device's memory that can be filled
+# Different words of a document as a share of its tokens, and Heaps' law for
+# the vocabulary; of passages of Wikipedia.
+WORDS = 0.5
+HEAPS = 40
+TEXT = 5  # characters of a token
+OBJECT = 400  # bytes of a document in Python, beside its text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+  """What is planned for.
+
+  Attributes:
+    documents: number of documents.
+    tokens: tokens that are kept of each.
+    words: different words of each, for the lexicon.
+    vocabulary: number of token ids.
+    devices: number of devices.
+    device_memory: GiB of one device; 0 = what this machine has.
+    host_memory: GiB of the host; 0 = what this machine has.
+  """
+
+  documents: int
+  tokens: int
+  words: int
+  vocabulary: int
+  devices: int = 1
+  device_memory: float = 0.0
+  host_memory: float = 0.0
+
+  def __post_init__(self) -> None:
+    """Raises a ValueError on a value out of range."""
+    least = {'documents': 1, 'tokens': 1, 'words': 0, 'devices': 1}
+    least |= {'device_memory': 0, 'host_memory': 0}
+    for name, number in least.items():
+      if not getattr(self, name) >= number:
+        raise ValueError(
+          f'--{name} must be at least {number}, got {getattr(self, name)}. '
+          f'Set --{name}.'
+        )
+    if self.documents >= 2**31 - 1:
+      raise ValueError(
+        f'--documents must be below {2**31 - 1:,}, got {self.documents:,}. '
+        'Divide the corpus: rows are int32.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Bytes of a part of the index, for one choice.
+
+  Attributes:
+    name: the part.
+    choice: the choice, and the flag that makes it.
+    device: on each device.
+    host: in memory of each host, or on its disk if memory-mapped.
+    grows: whether `device` can be divided by the devices.
+  """
+
+  name: str
+  choice: str
+  device: int
+  host: int = 0
+  grows: bool = True
+
+
+def size_of(
+  config: configs.Config,
+  documents: int,
+  *,
+  tokens: int = 0,
+  words: int = -1,
+  devices: int = 1,
+  device_memory: float = 0.0,
+  host_memory: float = 0.0,
+) -> Size:
+  """The size of a corpus for an experiment; 0 and -1 = as the experiment."""
+  tokens = tokens or config.data.max_document_tokens
+  vocabulary = 32_000 if config.data.tokenizer else config.data.vocab_size
+  return Size(
+    documents=documents,
+    tokens=tokens,
+    words=math.ceil(WORDS * tokens) if words < 0 else words,
+    vocabulary=vocabulary,
+    devices=devices,
+    device_memory=device_memory,
+    host_memory=host_memory,
+  )
+
+
+def trie(config: configs.Config, documents: int) -> docid_layout.Capacity:
+  """The expected room of the trie of an experiment."""
+  docid = config.docid
+  levels = docid.num_levels
+  if docid.scheme == 'hierarchical_kmeans':
+    clusters = max(documents / docid.leaf_size, 1)
+    depth = math.ceil(math.log(clusters) / math.log(docid.branching))
+    levels = min(max(depth, 0), docid.max_depth)
+  if docid.scheme == 'atomic':
+    levels = 0
+  return docid_sizes.expected(documents, docid.num_codes, levels)
+
+
+def parts(config: configs.Config, size: Size) -> list[Part]:
+  """All parts of an index, one entry a choice, the first as it is by default.
+
+  Example:
+    >>> size = size_of(configs.Config(), 1_000_000, tokens=100)
+    >>> [p.device for p in parts(configs.Config(), size) if p.name == 'tokens']
+    [400000000, 200000000, 0]
+  """
+  count = size.documents
+  room = trie(config, count)
+  code = max(
+    np.dtype(docid_order.code_type(n)).itemsize for n in room.num_values
+  )
+  token = np.dtype(docid_order.code_type(size.vocabulary)).itemsize
+  cells = count * size.tokens
+  width = query_encoder.vector_width(config.query_encoder)
+  found = [
+    Part('tokens', 'int32, of rag-jax train', 4 * cells),
+    Part('tokens', f'{token} bytes, of rag-jax corpus', token * cells),
+    Part('tokens', '--config.data.host_tokens=True', 0, token * cells),
+    Part(
+      'docids', 'codes and marks', count * (code * len(room.num_values) + 1)
+    ),
+    Part('trie', 'on every device', room.memory, 0, False),
+  ]
+  if config.id_decoder.output == 'node_table':
+    rows = FLOAT * room.num_nodes * width
+    state = memory.STATE if _trains(config) else 1
+    found.append(Part('node table', 'float32', rows))
+    if state > 1:
+      more = (state - 1) * rows
+      found.append(Part('its training', 'gradient and Adam', more))
+  rows = FLOAT * (len(room.num_values) * config.docid.num_codes) * width
+  found.append(
+    Part('codebook', '--config.id_decoder.output=codebook', rows, 0, False)
+  )
+  if config.data.lexicon:
+    found.append(Part('lexicon', 'int32, float32', lexicon(config, size)))
+  if config.reader.weights:
+    found.append(Part('passages', "int32, in the reader's tokens", 4 * cells))
+  texts = count * (TEXT * size.tokens + OBJECT)
+  found.append(Part('texts', 'to train and to answer', 0, texts))
+  return found
+
+
+def _trains(config: configs.Config) -> bool:
+  return any(
+    stage.steps and stage.rate('id_decoder') for _, stage in config.stages
+  )
+
+
+def lexicon(config: configs.Config, size: Size) -> int:
+  """Bytes of the lexicon.
+
+  Raises:
+    ValueError: if there are more postings than 32 bits can number.
+  """
+  number = size.documents * size.words
+  vocabulary = HEAPS * math.sqrt(number)
+  if config.data.pair_weight:
+    number, vocabulary = 2 * number, vocabulary + postings.PAIR_BUCKETS
+  postings.check_postings(number)
+  return 8 * (number + postings.WINDOW) + 4 * math.ceil(vocabulary + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What fits.
+
+  Attributes:
+    parts: all parts and choices.
+    chosen: the parts of the plan.
+    step: bytes of the rest of a training step on a device.
+    device: bytes of all on each device.
+    limit: bytes that a device has.
+    flags: what to set.
+    fits: whether it fits.
+  """
+
+  parts: list[Part]
+  chosen: list[Part]
+  step: float
+  device: float
+  limit: float
+  flags: tuple[str, ...]
+  fits: bool
+
+
+def make(config: configs.Config, size: Size) -> Plan:
+  """Chooses what fits, with as few changes of the experiment as possible.
+
+  In this order: tokens as `rag-jax corpus` packs them; tokens on the host; all
+  tables divided over the devices; codes scored by a codebook, without a vector
+  a node; no lexicon.
+  """
+  every = parts(config, size)
+  limit = SHARE * (size.device_memory * GIB or memory.available())
+  few = min(size.documents, 1000)
+  corpus = sizes.Corpus(documents=few, questions=1000, characters=10**7)
+  step = memory.estimate(config, corpus)
+  sharded = size.devices > 1 and hasattr(config.train, 'mesh')
+  tokens = [part for part in every if part.name == 'tokens']
+  table = ('node table', 'its training')
+  tries: list[tuple[tuple[str, ...], Part, bool, tuple[str, ...]]] = []
+  without: tuple[str, ...] = ('codebook',) if _has(every, 'node table') else ()
+  on_host = ('--config.data.host_tokens=True',)
+  mesh = (f'--config.train.mesh=fsdp={size.devices}',)
+  tries.append((without, tokens[1], False, ()))
+  tries.append((without, tokens[2], False, on_host))
+  if sharded:
+    tries.append((without, tokens[1], True, mesh))
+    tries.append((without, tokens[2], True, on_host + mesh))
+  codes = ('--config.id_decoder.output=codebook',)
+  if without and not config.query_encoder.weights:
+    tries.append((table, tokens[2], False, on_host + codes))
+  if config.data.lexicon and not config.search.lexical_weight:
+    for taken, own, divided, flags in tuple(tries):
+      less = ('--config.data.lexicon=False',)
+      tries.append(((*taken, 'lexicon'), own, divided, flags + less))
+  best: Plan | None = None
+  for taken, own, divided, flags in tries:
+    chosen = [
+      part
+      for part in every
+      if part.name not in taken and (part.name != 'tokens' or part is own)
+    ]
+    share = size.devices if divided else 1
+    device = step + sum(
+      part.device / (share if part.grows else 1) for part in chosen
+    )
+    found = Plan(every, chosen, step, device, limit, flags, device <= limit)
+    if found.fits:
+      return found
+    if best is None or device < best.device:
+      best = found
+  assert best is not None
+  return best
+
+
+def _has(every: list[Part], name: str) -> bool:
+  return any(part.name == name for part in every)
+
+
+def show(config: configs.Config, size: Size) -> str:
+  """The plan as a table, and the flags to set."""
+  found = make(config, size)
+  count = size.devices
+  lines = [
+    f'{size.documents:,} documents of {size.tokens} tokens, {count} devices of '
+    f'{found.limit / SHARE / GIB:.4g} GiB',
+    '',
+    f'{"GiB":<14}{"each device":>12}{f"one of {count}":>12}{"host":>10}'
+    '  choice',
+  ]
+  for part in found.parts:
+    mark = '*' if part in found.chosen else ' '
+    shared = part.device / (count if part.grows else 1)
+    lines.append(
+      f'{mark} {part.name:<12}{_gib(part.device):>12}{_gib(shared):>12}'
+      f'{_gib(part.host):>10}  {part.choice}'
+    )
+  lines += [
+    f'  {"step":<12}{_gib(found.step):>12}{_gib(found.step):>12}{"":>10}  '
+    'model, activations, optimiser (estimate)',
+    '',
+    f'* together: {_gib(found.device)} of {_gib(found.limit)} GiB on each '
+    f'device ({SHARE:.0%} of it), '
+    f'{_gib(sum(part.host for part in found.chosen))} GiB on the host.',
+  ]
+  host = size.host_memory * GIB
+  texts = sum(part.host for part in found.chosen if part.name == 'texts')
+  if host and texts > host:
+    lines.append(
+      f'The texts need {_gib(texts)} GiB in the memory of each host, which has '
+      f'{size.host_memory:g}.'
+    )
+  if found.fits:
+    lines.append('It fits. Build it with rag-jax corpus, and set')
+    lines += [f'  {flag}' for flag in found.flags or ('nothing else',)]
+  else:
+    need = found.device / SHARE / GIB
+    lines.append(
+      f'It does not fit: even with {" ".join(found.flags) or "these choices"} '
+      f'a device needs {need:.4g} GiB. Fewer documents fit, or more devices.'
+    )
+  return '\n'.join(lines)
+
+
+def _gib(size: float) -> str:
+  return f'{size / GIB:.2f}' if not 0 < size < GIB / 100 else '<0.01'
