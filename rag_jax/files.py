@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from rag_jax import distributed
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
@@ -24,7 +26,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def write(path: str | os.PathLike[str], data: str | bytes) -> None:
-  """Writes text, in UTF-8, or bytes to a file, atomically."""
+  """Writes text, in UTF-8, or bytes to a file, atomically.
+
+  Of several processes, only the first writes.
+  """
+  if not distributed.is_first():
+    return
   with replacing(path) as partial:
     if isinstance(data, str):
       partial.write_text(data, encoding='utf-8')

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from rag_jax import config as configs
-from rag_jax import model, objective, optimizer, parallel, types
+from rag_jax import model, objective, optimizer, parallel, placement, types
 from rag_jax import stage as stages
 from rag_jax.index import index as indexes
+from rag_jax.ops import split_rows
 from rag_jax.readers import base
 
 
@@ -82,6 +83,7 @@ def train_step(
   rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
 
   def losses(params, rng, batch):
+    params = placement.for_use(params, index.trie.num_nodes)
     return objective.loss(
       _lower(params, config.train.precision),
       rng,
@@ -154,7 +156,11 @@ def _split(
 ) -> tuple[jax.Array, types.Batch]:
   """`count` keys and parts of a batch, along a new first axis."""
   keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(count))
-  return keys, jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+  def split(x):
+    return split_rows.divide(x.reshape(count, -1, *x.shape[1:]), axis=1)
+
+  return keys, jax.tree.map(split, batch)
 
 
 def _sum_over(function: Callable[..., Any], parts: Any) -> Any:

@@ -17,6 +17,7 @@ from rag_jax import (
   checkpoint,
   console,
   corpus,
+  distributed,
   fingerprints,
   generated,
   lock,
@@ -169,6 +170,12 @@ def prepare(
   """Builds tokenizer and index, or loads them; builds all before it writes."""
   paths = workdir / store.TOKENIZER, workdir / store.INDEX
   made_tokenizer, made_index = (not path.exists() for path in paths)
+  if made_index and not distributed.is_first():
+    raise ValueError(
+      f'workdir {str(workdir)!r} must lie on a file system that all processes '
+      f'of a run share, got no {store.INDEX} there. Set --workdir to a folder '
+      'of one.'
+    )
   if not writes:
     _check_present(*paths, *generated.needed(config, workdir))
   if made_tokenizer:
@@ -195,6 +202,7 @@ def prepare(
     raise same_data.other_documents(config, workdir)
   if writes:
     same_data.check_questions(config, dataset, workdir)
+  if writes and distributed.is_first():
     store.claim(workdir, config, resumes=True)
     try:
       if made_tokenizer:
