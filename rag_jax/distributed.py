@@ -53,16 +53,18 @@ def start(
     coordinator: HOST:PORT of the first process; '' = found from the variables
       of SLURM, Open MPI, a TPU or Kubernetes.
     num_processes: number of processes; 0 = found in the same way.
-    process_id: number of this process, from 0; -1 = found in the same way.
+    process_id: number of this process, from 0; needed with `num_processes`.
 
   Raises:
     ValueError: if the processes cannot be found or joined.
   """
-  if num_processes and not -1 <= process_id < num_processes:
+  if num_processes and not 0 <= process_id < num_processes:
     raise ValueError(
       f'--process_id must be 0 to {num_processes - 1} with '
       f'--num_processes={num_processes}, got {process_id}. Set --process_id.'
     )
+  with contextlib.suppress(AttributeError):  # `signals` handles SIGTERM
+    jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       coordinator or None,

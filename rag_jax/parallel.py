@@ -208,7 +208,7 @@ def _by_pmap(step: Callable[..., Any]) -> Callable[..., Any]:
   return whole_step
 
 
-def sum_over(tree: Any, axis_name: str | None) -> Any:
+def sum_over(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
   """Sums a pytree over the devices of a pmap; under jit it is unchanged."""
   if axis_name is None:
     return tree

@@ -280,6 +280,92 @@ def for_use(params: Any, nodes: int) -> Any:
   return jax.tree_util.tree_map_with_path(use, params)
 
 
+def divides_steps() -> bool:
+  """Whether a step is being traced for a mesh of several devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.axis_names == AXES and mesh.size > 1 and not mesh.manual_axes
+
+
+def per_device(
+  function: Callable[..., Any], params: Any, batch: Any, index: Any
+) -> Any:
+  """Values and gradients of a loss, from those of each device's questions.
+
+  Each device computes those of its questions, and all are summed once. Left to
+  itself, the compiler may sum every part of a gradient over the devices.
+
+  Args:
+    function: (params, batch, index, *, use, axis_name, shard) -> (values,
+      gradients), sums over questions; `use` makes parameters whole.
+    params: parameters, as they lie on the mesh.
+    batch: the questions.
+    index: the corpus.
+
+  Returns:
+    The values, and the gradients, which lie as the parameters do.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  counts = dict(mesh.shape)
+  alone = counts['model'] == 1
+  split = split_rows.SPLIT
+
+  def spec(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    axes = _spec(name, leaf.shape, counts)
+    return PartitionSpec(*(axis if axis == split else None for axis in axes))
+
+  specs = jax.tree_util.tree_map_with_path(spec, params)
+  tables = index_specs(index)
+
+  def use(path, leaf, own):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if split not in own:
+      return leaf
+    if name == NODE_TABLE:
+      return split_rows.Rows(leaf, index.trie.num_nodes)
+    return jax.lax.all_gather(leaf, split, axis=own.index(split), tiled=True)
+
+  def total(gradient, own):  # of what is split, all_gather has summed a part
+    axes = (AXIS,) if split in own else split_rows.BATCH
+    return jax.lax.psum(gradient, axes)
+
+  def run(params, batch, index):
+    number = jax.lax.axis_index(split_rows.BATCH)
+    values, gradients = function(
+      params,
+      batch,
+      index,
+      use=lambda params: jax.tree_util.tree_map_with_path(use, params, specs),
+      axis_name=split_rows.BATCH,
+      shard=(number, counts[AXIS] * counts[split]),
+    )
+    values = jax.tree.map(
+      lambda x: jax.lax.psum(jnp.asarray(x), split_rows.BATCH), values
+    )
+    return values, jax.tree.map(total, gradients, specs)
+
+  return jax.shard_map(
+    run,
+    in_specs=(specs, BATCH, tables),
+    out_specs=(PartitionSpec(), specs),
+    axis_names=set(AXES if alone else split_rows.BATCH),
+    check_vma=False,
+  )(params, batch, index)
+
+
+def index_specs(index: Any) -> Any:
+  """Which axes divide the arrays of an index that `place_index` placed."""
+
+  def spec(x):
+    if isinstance(x, split_rows.Rows):
+      return dataclasses.replace(x, array=PartitionSpec(split_rows.SPLIT))
+    return PartitionSpec()
+
+  return jax.tree.map(
+    spec, index, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+  )
+
+
 def _padded(function, parts, *arguments):
   return _pad(function(*arguments), parts)
 

@@ -7,7 +7,7 @@ from rag_jax import docid_search, types
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import pseudo_queries
-from rag_jax.ops import losses, masking, metrics, split_rows
+from rag_jax.ops import losses, masking, metrics
 from rag_jax.readers import spans
 
 Sum = tuple[jax.Array, jax.Array]  # (sum, count)
@@ -225,7 +225,6 @@ def indexing(trace: Trace) -> Sum:
     ),
     generated=trace.index.generated,
   )
-  query, rows = split_rows.divide(query), split_rows.divide(rows)
   encoding = query_encoder.apply(
     trace.params['query_encoder'], config.query_encoder, query
   )

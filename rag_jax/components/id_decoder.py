@@ -342,7 +342,8 @@ def level_log_likelihood(
     if not config.num_layers:  # one state per query, equal at all levels
       state = state[:, :1]
     scores = scale * _all_products(state, decoder['table'], encoding.unit)
-    scores = scores[..., : trie.num_nodes]  # without rows that were added
+    if isinstance(decoder['table'], split_rows.Rows):
+      scores = split_rows.whole(scores)[..., : trie.num_nodes]
     scores = jnp.broadcast_to(scores, (*codes.shape[:2], trie.num_nodes))
     level = frontier.level + 1
     negatives = (depth == level) | (is_leaf & (depth > 0) & (depth < level))

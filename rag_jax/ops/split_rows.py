@@ -68,28 +68,16 @@ class Rows:
 def size(*axes: str) -> int:
   """Number of devices along axes of the mesh of the context; 1 without one."""
   mesh = jax.sharding.get_abstract_mesh()
-  automatic = jax.sharding.AxisType.Auto  # not inside a pmap
-  return math.prod(
-    mesh.shape[name]
-    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-    if name in axes and kind == automatic
-  )
+  return math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
-def divide(x: jax.Array, axis: int = 0) -> jax.Array:
-  """Divides an axis of an array as a batch, if there is a mesh.
-
-  The compiler otherwise computes on every device what depends on no batch.
-  """
-  devices = size(*BATCH)
-  if devices == 1 or x.shape[axis] % devices:
-    return x
-  spec = PartitionSpec(*(None,) * axis, BATCH)
-  return jax.lax.with_sharding_constraint(x, spec)
+def _is_manual() -> bool:
+  """Whether this is traced for one device, inside a `jax.shard_map`."""
+  return SPLIT in jax.sharding.get_abstract_mesh().manual_axes
 
 
 def lookup(table: jax.Array, index: jax.Array) -> jax.Array:
-  """table[index], for int32[B, ...] indices in range; [B, ..., *rest]."""
+  """table[index], for int32[B, ...] or int32[] in range; [B, ..., *rest]."""
 
   def read(own, index):
     own_index, mine = _places(len(own), index)
@@ -97,6 +85,8 @@ def lookup(table: jax.Array, index: jax.Array) -> jax.Array:
     mine = mine.reshape(mine.shape + (1,) * (found.ndim - mine.ndim))
     return jnp.where(mine, found, jnp.zeros((), found.dtype))
 
+  if not index.ndim:  # one row, as under vmap
+    return lookup(table, index[None])[0]
   return _exchange(read, table, index) if _divides(index) else table[index]
 
 
@@ -138,6 +128,8 @@ def all_products(table: jax.Array, states: jax.Array) -> jax.Array:
   Each device has the columns of its own rows, for the questions of all devices
   that share the table. `take` reads from the result.
   """
+  if _is_manual():
+    return jax.lax.all_gather(states, SPLIT, tiled=True) @ table.T
   if not _divides(states):
     return states @ table.T
   shared = PartitionSpec('data')
@@ -148,8 +140,6 @@ def all_products(table: jax.Array, states: jax.Array) -> jax.Array:
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
   """Reads columns [B, ..., C] of `all_products` [B, ..., m]."""
-  if not _divides(index):
-    return jnp.take_along_axis(values, index, axis=-1)
 
   def read(own, index):
     index = jax.lax.all_gather(index, SPLIT, tiled=True)
@@ -158,17 +148,32 @@ def take(values: jax.Array, index: jax.Array) -> jax.Array:
     found = jnp.where(mine, found, 0.0)
     return jax.lax.psum_scatter(found, SPLIT, tiled=True)
 
+  if _is_manual():
+    return read(values, index)
+  if not _divides(index):
+    return jnp.take_along_axis(values, index, axis=-1)
   columns = PartitionSpec('data', *(None,) * (values.ndim - 2), SPLIT)
   batch = PartitionSpec(BATCH)
   run = jax.shard_map(read, in_specs=(columns, batch), out_specs=batch)
   return run(values, index)
 
 
+def whole(values: jax.Array) -> jax.Array:
+  """All columns of `all_products`, for the questions of this device."""
+  if _is_manual():
+    return jax.lax.all_to_all(
+      values, SPLIT, split_axis=0, concat_axis=values.ndim - 1, tiled=True
+    )
+  if not _divides(values):
+    return values
+  return jax.lax.with_sharding_constraint(values, PartitionSpec(BATCH))
+
+
 def _divides(x: jax.Array) -> bool:
-  """Whether there are several devices and they divide a batch."""
-  if size(SPLIT) == 1 or not getattr(x, 'ndim', 0):
+  """Whether the devices share a table and divide a batch."""
+  if size(SPLIT) == 1:
     return False
-  return x.shape[0] % size(*BATCH) == 0
+  return _is_manual() or x.shape[0] % size(*BATCH) == 0
 
 
 def _places(count: int, index: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -187,6 +192,8 @@ def _exchange(
     shared = [jax.lax.all_gather(x, SPLIT, tiled=True) for x in batch]
     return jax.lax.psum_scatter(read(own, *shared), SPLIT, tiled=True)
 
+  if _is_manual():
+    return run(table, *batch)
   rows = PartitionSpec(BATCH)
   specs = (PartitionSpec(SPLIT), *(rows for _ in batch))
   return jax.shard_map(run, in_specs=specs, out_specs=rows)(table, *batch)
