@@ -54,8 +54,13 @@ flags
       learning rate
   --distributed
       train: join the processes that SLURM, Open MPI, a TPU or Kubernetes
-      started, to train one model; elsewhere with --coordinator=HOST:PORT of the
-      first process, --num_processes=N, and --process_id=I of this one, from 0
+      started, to train one model; elsewhere with the three flags below
+  --coordinator=HOST:PORT
+      train: address of the first process
+  --num_processes=NUMBER
+      train: number of processes
+  --process_id=NUMBER
+      train: number of this process, from 0
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
   --to=PATH

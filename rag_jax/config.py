@@ -47,9 +47,7 @@ class TrainConfig:
   # gradient accumulation: parts of a batch, to save memory
   accumulate: int = 1
   parallel: str = 'jit'  # 'jit' over a mesh of all devices, or 'pmap'
-  # devices on each axis of the mesh: 'data=2,fsdp=4', 'data=2,model=4';
-  # '' = all on data
-  mesh: str = ''
+  mesh: str = ''  # such as 'data=2,fsdp=4'; '' = all devices on data
   log_every: int = 50  # steps between records in metrics.jsonl
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # checkpoints that are kept

@@ -106,6 +106,12 @@ def open(
     store.check(workdir, config, resumes=True)
   else:
     store.check_use(workdir, config)
+  if not distributed.is_first() and not (workdir / store.INDEX).exists():
+    raise ValueError(
+      f'workdir {str(workdir)!r} must lie on a file system that all processes '
+      f'of a run share, got no {store.INDEX} there. Set --workdir to a folder '
+      'of one.'
+    )
   dataset = load_data(config)
   if writes and any(
     stage.steps and not stage.data for _, stage in config.stages
@@ -170,12 +176,6 @@ def prepare(
   """Builds tokenizer and index, or loads them; builds all before it writes."""
   paths = workdir / store.TOKENIZER, workdir / store.INDEX
   made_tokenizer, made_index = (not path.exists() for path in paths)
-  if made_index and not distributed.is_first():
-    raise ValueError(
-      f'workdir {str(workdir)!r} must lie on a file system that all processes '
-      f'of a run share, got no {store.INDEX} there. Set --workdir to a folder '
-      'of one.'
-    )
   if not writes:
     _check_present(*paths, *generated.needed(config, workdir))
   if made_tokenizer:
@@ -200,9 +200,8 @@ def prepare(
     console.note(starts.note(source, config, weights.start))
   if not np.array_equal(np.asarray(index.tokens), encoded.tokens):
     raise same_data.other_documents(config, workdir)
-  if writes:
-    same_data.check_questions(config, dataset, workdir)
   if writes and distributed.is_first():
+    same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
     try:
       if made_tokenizer:
