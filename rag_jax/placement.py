@@ -94,8 +94,8 @@ def shardings(tree: Any, devices: jax.sharding.Mesh) -> Any:
   Example:
     >>> state = {'reader': {'up': jnp.ones((4, 8))}, 'step': jnp.zeros(())}
     >>> devices = mesh(f'fsdp={jax.device_count()}')
-    >>> shardings(state, devices)['step'].spec
-    PartitionSpec()
+    >>> shardings(state, devices)['step'].is_fully_replicated
+    True
   """
 
   def place(path, leaf):
