@@ -224,9 +224,9 @@ def _run(argv: list[str]) -> None:
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
       f'are {", ".join(COMMANDS)}.'
     )
+  logging.set_verbosity(logging.WARNING)  # Orbax logs every save
   _join(mode)
   _use_compilation_cache()
-  logging.set_verbosity(logging.WARNING)  # Orbax logs every save
   _command(mode, argv[1:])
 
 
