@@ -65,6 +65,9 @@ def start(
     )
   with contextlib.suppress(AttributeError):  # `signals` handles SIGTERM
     jax.config.update('jax_enable_preemption_service', False)
+  # On a CPU, programs that do not depend on each other run at the same time. In
+  # two processes they may come in another order, and then wait for each other.
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
   try:
     jax.distributed.initialize(
       coordinator or None,
