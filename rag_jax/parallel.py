@@ -172,20 +172,27 @@ def call(
   index = placement.place_index(index, devices)
   batch = placement.place_batch(batch, devices)
   with jax.set_mesh(devices):
-    found = _for_mesh(function)(params, batch, index, *arguments)
-  return jax.tree.map(distributed.on_host, found)
+    run = _for_mesh(function, devices)
+    return jax.device_get(run(params, batch, index, *arguments))
 
 
 @functools.cache
-def _for_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
-  """A compiled function, compiled for parameters on a mesh."""
+def _for_mesh(
+  function: Callable[..., Any], devices: jax.sharding.Mesh
+) -> Callable[..., Any]:
+  """A compiled function, compiled for parameters on a mesh.
+
+  Each process gets whole results. Left to the compiler, where they lie may
+  differ between two processes that compile or read from a cache.
+  """
   plain = getattr(function, '__wrapped__', function)  # without its options
 
   def run(params, batch, index, *rest):
     params = placement.for_use(params, index.trie.num_nodes)
     return plain(params, batch, index, *rest)
 
-  return jax.jit(run)
+  whole = NamedSharding(devices, PartitionSpec())
+  return jax.jit(run, out_shardings=whole)
 
 
 def _by_pmap(step: Callable[..., Any]) -> Callable[..., Any]:
