@@ -34,7 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import config as configs
-from rag_jax import curriculum, evaluate, host_memory, keeper, report, train
+from rag_jax import (
+  curriculum,
+  evaluate,
+  host_memory,
+  keeper,
+  report,
+  states,
+  train,
+)
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
 
@@ -79,7 +87,7 @@ def train_last(state, config, prepared):
   material = curriculum.prepare(last, prepared, {})[name](state.params)
   step = train.step_function(config, stage, *material)
   state = jax.tree.map(jnp.copy, state)  # a step donates its buffers
-  state = train.start_stage(state, config, stage)
+  state = states.start_stage(state, config, stage)
   sums = []
   for place in range(stage.steps):
     state, measured = step(state, place)

@@ -10,15 +10,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import bm25s
 import jax
 import numpy as np
 
 from rag_jax import types
 from rag_jax.data import words as lexical_words
 from rag_jax.ops import checks, lexical
-
-logging.getLogger('bm25s').setLevel(logging.WARNING)  # default: DEBUG
 
 K1S = (0.6, 0.9, 1.2, 1.6, 2.0, 2.5)
 BS = (0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -32,7 +29,7 @@ _CHUNK = 64  # queries scored at a time; bounds the memory
 class Bm25Index:
   """A corpus indexed for BM25; from `bm25_index`."""
 
-  retriever: bm25s.BM25
+  retriever: Any  # bm25s.BM25
   count: int  # documents
   stem: bool
   language: str
@@ -94,6 +91,9 @@ def bm25_index(
       'BM25 needs k1 >= 0, 0 <= b <= 1 and title_weight >= 0, got '
       f'{k1}, {b} and {title_weight}. Pass other values to bm25_index.'
     )
+  import bm25s  # starts XLA, which must wait for other processes
+
+  logging.getLogger('bm25s').setLevel(logging.WARNING)  # default: DEBUG
   texts = lexical_words.document_texts(documents, title_weight=title_weight)
   retriever = bm25s.BM25(k1=k1, b=b)
   words = lexical_words.split(texts, stem=stem, language=language)

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from rag_jax import console
+from rag_jax import console, distributed
 
 METADATA = '_CHECKPOINT_METADATA'  # Orbax's file, in JSON
 ASIDE = 'damaged-'  # prefix of the folder of a checkpoint that is damaged
@@ -233,8 +233,9 @@ def load(
 
 def set_aside(directory: str | os.PathLike[str], after: int) -> None:
   """Renames the checkpoints after a step, which `load` found damaged."""
-  for step in steps(directory):
-    if step > after:
+  with distributed.first_then_others('set-aside'):
+    late = [step for step in steps(directory) if step > after]
+    for step in late if distributed.is_first() else ():
       aside = pathlib.Path(directory) / f'{ASIDE}{step}'
       shutil.rmtree(aside, ignore_errors=True)
       os.replace(pathlib.Path(directory) / str(step), aside)
@@ -294,7 +295,9 @@ def named(tree: Any) -> dict[str, np.ndarray]:
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
+    jax.tree_util.keystr(path, simple=True, separator='/'): (
+      distributed.on_host(leaf)
+    )
     for path, leaf in leaves
   }
 
@@ -385,5 +388,5 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
   """Shape, dtype and sharding of an array; default: the first device."""
   sharding = getattr(x, 'sharding', None)
   if sharding is None:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

@@ -54,6 +54,15 @@ flags
   --continue_from=FOLDER
       train: workdir of a run to continue in a copy, with more steps or another
       learning rate
+  --distributed
+      train: join the processes that SLURM, Open MPI, a TPU or Kubernetes
+      started, to train one model; elsewhere with the three flags below
+  --coordinator=HOST:PORT
+      train: address of the first process
+  --num_processes=NUMBER
+      train: number of processes
+  --process_id=NUMBER
+      train: number of this process, from 0
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
   --shard=NUMBER/COUNT
@@ -117,6 +126,18 @@ _DEVICE_MEMORY = flags.DEFINE_float('device_memory', 0, 'plan: GiB of one.')
 _HOST_MEMORY = flags.DEFINE_float('host_memory', 0, 'plan: GiB of the host.')
 _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', None, 'train: join other processes of the same command.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'With --distributed: HOST:PORT of the first process.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', 0, 'With --distributed: number of processes.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', -1, 'With --distributed: number of this process, from 0.'
 )
 
 
@@ -199,10 +220,11 @@ def usage() -> str:
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
   """Turns errors and signals into one line and an exit code."""
-  from rag_jax import files, signals
+  from rag_jax import distributed, files, signals
 
   try:
-    yield
+    with distributed.ending_together():
+      yield
   except ValueError as error:
     sys.exit(f'error: {error}')
   except signals.Stopped as error:
@@ -232,9 +254,33 @@ def _run(argv: list[str]) -> None:
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
       f'are {", ".join(COMMANDS)}.'
     )
-  _use_compilation_cache()
   logging.set_verbosity(logging.WARNING)  # Orbax logs every save
+  _join(mode)
+  _use_compilation_cache()
   _command(mode, argv[1:])
+
+
+def _join(mode: str) -> None:
+  """Joins other processes by --distributed; refuses tasks that do not."""
+  from rag_jax import distributed
+
+  flag = _DISTRIBUTED.value
+  if flag and mode != 'train':
+    sys.exit(f'error: {mode} runs in one process. Leave out --distributed.')
+  if flag:
+    distributed.watch()
+    distributed.start(
+      coordinator=_COORDINATOR.value,
+      num_processes=_NUM_PROCESSES.value,
+      process_id=_PROCESS_ID.value,
+    )
+  elif _COORDINATOR.value or _NUM_PROCESSES.value or _PROCESS_ID.value >= 0:
+    sys.exit(
+      'error: --coordinator, --num_processes and --process_id join processes, '
+      'got no --distributed. Set --distributed.'
+    )
+  elif flag is None and mode in ('train', 'sweep'):
+    distributed.check_alone()
 
 
 def _use_compilation_cache() -> None:
@@ -309,7 +355,7 @@ def _set_start(mode: str) -> None:
 
 
 def _train(config, workdir: pathlib.Path) -> None:
-  from rag_jax import report, train
+  from rag_jax import distributed, report, train
 
   train.run(
     config,
@@ -317,6 +363,8 @@ def _train(config, workdir: pathlib.Path) -> None:
     show=report.show,
     continue_from=_CONTINUE_FROM.value or '',
   )
+  if not distributed.is_first():
+    return
   print(f'\nresults: {workdir / "results.json"}')
   _print_page(workdir)
 

@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from rag_jax import calibration as calibrations
-from rag_jax import composition, field_values, parallel
+from rag_jax import composition, field_values, parallel, placement
 from rag_jax import model as models
 from rag_jax import stage as training
 from rag_jax.components import id_decoder as decoders
@@ -47,6 +47,7 @@ class TrainConfig:
   # gradient accumulation: parts of a batch, to save memory
   accumulate: int = 1
   parallel: str = 'jit'  # 'jit' over a mesh of all devices, or 'pmap'
+  mesh: str = ''  # such as 'data=2,fsdp=4'; '' = all devices on data
   log_every: int = 50  # steps between records in metrics.jsonl
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # checkpoints that are kept
@@ -64,6 +65,7 @@ class TrainConfig:
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
     parallel.check_mode(self.parallel)
+    placement.sizes(self.mesh)
     sizes = ('eval_batch_size', 'accumulate', 'log_every')
     for name, least in (
       *((name, 1) for name in (*sizes, 'checkpoint_every', 'keep_checkpoints')),
@@ -129,7 +131,7 @@ class Config:
 # depend on them, nor on the batches and records of earlier steps.
 MAY_CHANGE = (
   *('train.log_every', 'train.checkpoint_every', 'train.keep_checkpoints'),
-  *('train.parallel', 'train.report', 'train.max_memory_gib'),
+  *('train.parallel', 'train.mesh', 'train.report', 'train.max_memory_gib'),
   'train.evaluate_every',  # measures between steps, which change no state
   *('train.eval_batch_size', 'train.evaluate_exact'),
   'train.evaluate_without_gold',

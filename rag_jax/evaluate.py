@@ -16,6 +16,7 @@ from rag_jax import (
   measures,
   model,
   objective,
+  parallel,
   per_question,
   report,
   trec,
@@ -206,7 +207,7 @@ def _gradients(
   for start in range(0, len(questions), size):
     rows = np.arange(start, start + size)
     batch = batches.take(batches.keep(encoded, rows))
-    parts.append(jax.device_get(function(system.params, batch, system.index)))
+    parts.append(parallel.call(function, system.params, batch, system.index))
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

@@ -7,6 +7,8 @@ import pathlib
 import secrets
 from collections.abc import Iterator
 
+from rag_jax import distributed
+
 # What a file system without hard links says.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
@@ -54,7 +56,12 @@ def creating(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def write(path: str | os.PathLike[str], data: str | bytes) -> None:
-  """Writes text, in UTF-8, or bytes to a file, atomically."""
+  """Writes text, in UTF-8, or bytes to a file, atomically.
+
+  Of several processes, only the first writes.
+  """
+  if not distributed.is_first():
+    return
   with replacing(path) as partial:
     if isinstance(data, str):
       partial.write_text(data, encoding='utf-8')

@@ -13,7 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rag_jax import checkpoint, objective, report, signals, store
+from rag_jax import (
+  checkpoint,
+  distributed,
+  objective,
+  placement,
+  report,
+  signals,
+  store,
+)
 from rag_jax import config as configs
 from rag_jax import step as steps
 
@@ -33,6 +41,7 @@ class Keeper:
     start: int,
     notes: Mapping[str, Any],
     files: Mapping[str, int],
+    nodes: int,
   ):
     """Opens the files of a run.
 
@@ -42,11 +51,12 @@ class Keeper:
       start: steps done.
       notes: values of the checkpoint that the run resumes from.
       files: `fingerprints.of` the files of the run.
+      nodes: rows of the node table.
     """
     self.writer = report.MetricsWriter(
       workdir, start, is_measured=notes.get('measured', True)
     )
-    self._config, self._files = config, dict(files)
+    self._config, self._files, self._nodes = config, dict(files), nodes
     self._checkpointer = checkpoint.open(
       workdir / store.CHECKPOINTS, keep=config.train.keep_checkpoints
     )
@@ -125,7 +135,7 @@ class Keeper:
       ValueError: if the state is not finite, or the files cannot be written.
       signals.Stopped: after a signal, once the checkpoint is complete.
     """
-    number = signals.requested()
+    number = self._requested(step, is_last)
     due = step % self._config.train.checkpoint_every == 0
     if not (due or is_last or number):
       return
@@ -136,12 +146,24 @@ class Keeper:
       'files': self._files,
     }
     checkpoint.save(
-      self._checkpointer, step, saved(state), notes, remedy=remedy(stage)
+      self._checkpointer,
+      step,
+      saved(placement.stored(state, self._nodes)),
+      notes,
+      remedy=remedy(stage),
     )
     if number:
       checkpoint.wait(self._checkpointer)
       text = f'a checkpoint of step {step} is saved'
       raise signals.Stopped(number, signals.line(number, text))
+
+  def _requested(self, step: int, is_last: bool) -> int:
+    """The signal that came to any process; several agree at records."""
+    if distributed.count() == 1:
+      return signals.requested()
+    if step % self._config.train.log_every and not is_last:
+      return 0
+    return distributed.largest(signals.requested())
 
 
 def saved(state: steps.State) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from rag_jax import files
+from rag_jax import distributed, files
 
 try:
   import fcntl
@@ -42,10 +42,15 @@ def hold(workdir: pathlib.Path, *, wait: float = 0.0) -> Iterator[None]:
     workdir: folder of a run.
     wait: seconds to wait for another process.
 
+  Of the processes of one run, the first holds it for all.
+
   Raises:
     Held: if another process still holds the lock.
     ValueError: if the folder cannot be written.
   """
+  if not distributed.is_first():
+    yield
+    return
   made = _make(workdir)
   path = workdir / FILE
   try:

@@ -5,6 +5,8 @@ import time
 
 import tqdm
 
+from rag_jax import distributed
+
 FIRST = 5.0  # seconds from the first step of a stage to its first line
 
 
@@ -20,7 +22,7 @@ class Progress:
       total=total,
       initial=start,
       unit='step',
-      disable=not sys.stderr.isatty(),
+      disable=not (sys.stderr.isatty() and distributed.is_first()),
     )
     self._total, self._every = total, every
     self._loss = ''
@@ -95,4 +97,6 @@ class Progress:
     self._start = self._shown = self._then = now
 
   def _print(self, line: str) -> None:
+    if not distributed.is_first():
+      return
     print(line, file=sys.stderr, flush=True)

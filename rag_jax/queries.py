@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import model, readers, types
+from rag_jax import model, parallel, readers, types
 from rag_jax.data import batches, citations, encoder_input, widths, words
 from rag_jax.index import index as indexes
 from rag_jax.readers import base
@@ -156,7 +156,7 @@ def run(
     questions, batch_size=size, max_tokens=limit(config), prompt=prompt(config)
   ):
     rows.append(own)
-    parts.append(jax.device_get(compiled(params, batch, index, allowed)))
+    parts.append(parallel.call(compiled, params, batch, index, allowed))
   back = np.argsort(np.concatenate(rows))
 
   def whole(*found):

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rag_jax import console, files, tensorboard
+from rag_jax import console, distributed, files, tensorboard
 
 METRICS = 'metrics.jsonl'  # in a workdir: records of training
 UNTRAINED = 'results-untrained.json'  # in a workdir: results before training
@@ -313,6 +313,9 @@ class MetricsWriter:
       ValueError: if the file cannot be written.
     """
     self._path = pathlib.Path(workdir) / METRICS
+    self._writes = distributed.is_first()
+    if not self._writes:
+      return
     try:
       files.write(self._path, _kept(self._path, start_step, is_measured))
       # Without a buffer, which would be written again after an error.
@@ -329,6 +332,8 @@ class MetricsWriter:
     Raises:
       ValueError: if the file cannot be written.
     """
+    if not self._writes:
+      return
     finite = {k: v for k, v in values.items() if math.isfinite(v)}
     record: dict[str, Any] = {'step': step, 'split': split}
     record |= {name: round(value, 6) for name, value in finite.items()}
@@ -343,6 +348,8 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes the files."""
+    if not self._writes:
+      return
     self._file.close()
     if self._board is not None:
       self._board.close()

@@ -11,6 +11,7 @@ nothing.
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,7 +191,8 @@ def _quietly(function: Callable[[], Any]) -> None:
 
 def _end(number: int, text: str) -> None:
   """Ends without waiting for threads; files are written whole or not at all."""
-  start = '\n' if os.isatty(2) else ''  # below the progress bar, or ^C
-  with contextlib.suppress(OSError):
-    os.write(2, f'{start}{text}\n'.encode())
+  with contextlib.suppress(OSError, ValueError):
+    terminal = sys.stderr.fileno()  # see `distributed.watch`
+    start = '\n' if os.isatty(terminal) else ''  # below the bar, or ^C
+    os.write(terminal, f'{start}{text}\n'.encode())
   os._exit(128 + number)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rag_jax import config as configs
-from rag_jax import model, objective, optimizer, parallel, types
+from rag_jax import model, objective, optimizer, parallel, placement, types
 from rag_jax import stage as stages
 from rag_jax.index import index as indexes
 from rag_jax.readers import base
@@ -81,39 +81,50 @@ def train_step(
   """
   rng = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
 
-  def losses(params, rng, batch):
-    return objective.loss(
-      _lower(params, config.train.precision),
-      rng,
-      batch,
-      index,
-      config=config.model,
-      stage=stage,
-      shard=shard,
-    )
+  def found(params, batch, index, *, use, axis_name, shard):
+    """(loss, metrics) and gradients of some questions."""
 
-  def total_loss(params, rng, batch, counts=None):
-    terms, measured = losses(params, rng, batch)
-    if counts is None:
-      counts = parallel.sum_over(_counts(terms), axis_name)
-    return objective.total(terms, counts, stage), measured
+    def losses(params, rng, batch):
+      return objective.loss(
+        _lower(use(params), config.train.precision),
+        rng,
+        batch,
+        index,
+        config=config.model,
+        stage=stage,
+        shard=shard,
+      )
 
-  gradient_fn = jax.value_and_grad(total_loss, has_aux=True)
-  if config.train.accumulate == 1:
-    found = gradient_fn(state.params, rng, batch)
-  else:
+    def total_loss(params, rng, batch, counts=None):
+      terms, measured = losses(params, rng, batch)
+      if counts is None:
+        counts = parallel.sum_over(_counts(terms), axis_name)
+      return objective.total(terms, counts, stage), measured
+
+    gradient_fn = jax.value_and_grad(total_loss, has_aux=True)
+    if config.train.accumulate == 1:
+      return gradient_fn(params, rng, batch)
     parts = _split(rng, batch, config.train.accumulate)
     # The parts may have different numbers of questions with labels: the loss
     # is a mean over all questions of the batch, not a mean of means. XLA leaves
     # out of this pass what the counts do not depend on, mostly the whole model.
     counts = parallel.sum_over(
-      _sum_over(lambda *part: _counts(losses(state.params, *part)[0]), parts),
+      _sum_over(lambda *part: _counts(losses(params, *part)[0]), parts),
       axis_name,
     )
-    found = _sum_over(
-      lambda *part: gradient_fn(state.params, *part, counts), parts
+    return _sum_over(lambda *part: gradient_fn(params, *part, counts), parts)
+
+  if axis_name is None and placement.divides_steps():
+    total = placement.per_device(found, state.params, batch, index)
+  else:
+    total = found(
+      *(state.params, batch, index),
+      use=lambda params: params,
+      axis_name=axis_name,
+      shard=shard,
     )
-  (loss, measured), gradients = parallel.sum_over(found, axis_name)
+    total = parallel.sum_over(total, axis_name)
+  (loss, measured), gradients = total
   updates, optimizer_state = optimizer.make(config, stage).update(
     gradients, state.optimizer, state.params
   )

@@ -1,36 +1,36 @@
 """The training loop over all stages and steps; resumes exactly."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from rag_jax import (
   checkpoint,
   console,
   continued,
   curriculum,
+  distributed,
   evaluate,
-  fingerprints,
   host_memory,
   keeper,
   lock,
   objective,
-  optimizer,
   outputs,
   parallel,
+  placement,
   pretrained,
   progress,
   provenance,
   queries,
   report,
   signals,
+  states,
   store,
   types,
 )
@@ -85,16 +85,20 @@ def run(
   workdir = store.local(workdir)
   check_devices(config)
   stage_data = curriculum.load_stage_data(config)
-  if continue_from:
-    continued.copy(config, continue_from, workdir)
+  with distributed.first_then_others('continue'):
+    if continue_from:
+      continued.copy(config, continue_from, workdir)
   with lock.hold(workdir):
-    prepared = workdirs.open(config, workdir)
+    with distributed.first_then_others('workdir'):
+      prepared = workdirs.open(config, workdir)
     system = fit(config, prepared, workdir, stage_data=stage_data)
-    found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
+    found = evaluate.evaluate(
+      states.on_devices(config, system), prepared.dataset, prepared.pretrained
+    )
     if first := _untrained_results(workdir):
       merged = report.merge(found.results, first)
       found = dataclasses.replace(found, results=merged)
-    if show is not None:
+    if show is not None and distributed.is_first():
       show(found.results)
     outputs.show_notes(found)
     made = provenance.collect(
@@ -104,8 +108,9 @@ def run(
     with signals.deferred():
       outputs.save(workdir, found, made | {'config_changes': changes})
     outputs.save_paths(workdir, found)
-    if config.train.report:
+    if config.train.report and distributed.is_first():
       build.add(workdir)
+    distributed.wait('end')
   return found.results
 
 
@@ -130,26 +135,36 @@ def fit(
   if stage_data is None:
     stage_data = curriculum.load_stage_data(config)
   material = curriculum.prepare(config, prepared, stage_data)
-  state, notes = restore(config, prepared, workdir / store.CHECKPOINTS)
+  state, notes = states.restore(config, prepared, workdir / store.CHECKPOINTS)
   start = int(state.step)
   _check_unchanged(config, workdir, start)
-  files = keeper.Keeper(config, workdir, start, notes, prepared.fingerprints)
+  nodes = prepared.index.trie.num_nodes
+  files = keeper.Keeper(
+    config, workdir, start, notes, prepared.fingerprints, nodes
+  )
+  devices = states.mesh(config)
+  placed = dataclasses.replace(
+    prepared, system=states.on_devices(config, prepared.system)
+  )
   next_state = None
   with files, progress.Progress(config.steps, start) as shown:
     if start == 0 and config.steps:
-      _measure_untrained(state, config, prepared, files.writer, workdir)
+      _measure_untrained(state, config, placed, files.writer, workdir)
     elif not notes.get('measured', True):
-      _measure(prepared.trained(state.params), prepared, files.writer, start)
+      _measure(placed.trained(state.params), placed, files.writer, start)
     for step, name, stage, place in schedule(config, start):
       if place == 0 and step:
-        state = start_stage(state, config, stage)
+        state = states.start_stage(state, config, stage)
       if fresh := next_state is None or place == 0:
         files.compiling()
         host_memory.release()
         shown.compiling(name)
         questions, index = material[name](state.params)
+        if index is prepared.index:
+          index = placed.index
         next_state = step_function(config, stage, questions, index)
-        state = parallel.replicate(state, mode=config.train.parallel)
+        if devices is not None:
+          state = placement.place(state, devices)
       state, sums = next_state(state, place)
       if fresh:
         jax.block_until_ready(sums)
@@ -159,61 +174,13 @@ def fit(
       ends = place + 1 == stage.steps
       loss = files.record(step + 1, name, sums, is_last=ends)
       shown.step(step + 1, examples=stage.batch_size, loss=loss)
-      measured = _measure_if_due(
-        state, config, prepared, files.writer, step + 1
-      )
+      measured = _measure_if_due(state, config, placed, files.writer, step + 1)
       files.step(state, step + 1, name, is_last=ends, is_measured=measured)
     if config.steps == 0:
       files.step(state, 0, '', is_last=True)
-  identity = checkpoint.identity(config.steps, state.params)
-  return dataclasses.replace(
-    prepared.trained(state.params), checkpoint=identity
-  )
-
-
-def restore(
-  config: configs.Config, prepared: workdirs.Prepared, folder: pathlib.Path
-) -> tuple[steps.State, dict[str, Any]]:
-  """The state of the last whole checkpoint and its notes, or an initial state.
-
-  Checkpoints after it, which are damaged, are set aside.
-
-  Raises:
-    ValueError: if no checkpoint is whole, or if it has another index.
-  """
-
-  def initial(step):
-    init = functools.partial(steps.init_state, config, stage_at(config, step))
-    vocab = jnp.zeros(prepared.vocab_size)
-    return functools.partial(init, vocab=vocab)
-
-  args = prepared.index, prepared.pretrained
-  found = checkpoint.load(
-    folder, lambda step: keeper.saved(jax.eval_shape(initial(step), *args))
-  )
-  if found is None:
-    return jax.jit(initial(0))(*args), {}
-  fingerprints.check(folder.parent, prepared.fingerprints, found)
-  checkpoint.set_aside(folder, found.step)
-  state = steps.State(params=found.parts['params'], **found.parts['training'])
-  return state, found.notes
-
-
-def stage_at(config: configs.Config, step: int) -> stages.Stage:
-  """The stage that made the checkpoint of a step; defines its optimiser."""
-  for _, stage in config.stages:
-    if stage.steps and step <= stage.steps:
-      return stage
-    step -= stage.steps
-  return stages.Stage()
-
-
-def start_stage(
-  state: steps.State, config: configs.Config, stage: stages.Stage
-) -> steps.State:
-  """The state with a new optimiser state for a stage."""
-  fresh = optimizer.make(config, stage).init(state.params)
-  return dataclasses.replace(state, optimizer=fresh)
+  params = placement.stored(state.params, nodes)
+  identity = checkpoint.identity(config.steps, params)
+  return dataclasses.replace(prepared.trained(params), checkpoint=identity)
 
 
 def step_function(
@@ -234,7 +201,9 @@ def step_function(
   @functools.cache
   def compiled(stage):
     step = functools.partial(steps.train_step, config=config, stage=stage)
-    return parallel.compile_step(step, mode=config.train.parallel)
+    return parallel.compile_step(
+      step, mode=config.train.parallel, mesh=config.train.mesh
+    )
 
   options = {'batch_size': stage.batch_size, 'seed': config.seed}
   options['prompt'] = queries.prompt(config)
@@ -301,7 +270,8 @@ def _measure_if_due(
   if not every or step % every:
     return True
   try:
-    with signals.interruptible():
+    alone = distributed.count() == 1  # others would wait in the evaluation
+    with signals.interruptible() if alone else contextlib.nullcontext():
       _measure(prepared.trained(state.params), prepared, writer, step)
     return True
   except signals.Interrupted:
@@ -351,12 +321,21 @@ def _measure(
 
 
 def check_devices(config: configs.Config) -> None:
-  """Raises a ValueError if a batch size is no multiple of the devices."""
+  """Raises a ValueError if the devices do not divide mesh and batches."""
+  train = config.train
+  parallel.check_mesh(train.mesh, train.parallel)
   for name, stage in config.stages:
     if not stage.steps:
       continue
-    parallel.check_batch(stage.batch_size, field=f'stages.{name}.batch_size')
+    parallel.check_batch(
+      stage.batch_size,
+      field=f'stages.{name}.batch_size',
+      mesh=train.mesh,
+      parts=train.accumulate,
+    )
     if stage.weight('indexing'):
       parallel.check_batch(
-        config.pseudo_queries.batch_size, field='pseudo_queries.batch_size'
+        config.pseudo_queries.batch_size,
+        field='pseudo_queries.batch_size',
+        mesh=train.mesh,
       )

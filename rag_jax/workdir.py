@@ -17,6 +17,7 @@ from rag_jax import (
   checkpoint,
   console,
   corpus,
+  distributed,
   fingerprints,
   generated,
   lock,
@@ -105,6 +106,12 @@ def open(
     store.check(workdir, config, resumes=True)
   else:
     store.check_use(workdir, config)
+  if not distributed.is_first() and not (workdir / store.INDEX).exists():
+    raise ValueError(
+      f'workdir {str(workdir)!r} must lie on a file system that all processes '
+      f'of a run share, got no {store.INDEX} there. Set --workdir to a folder '
+      'of one.'
+    )
   dataset = load_data(config)
   if writes and any(
     stage.steps and not stage.data for _, stage in config.stages
@@ -200,7 +207,7 @@ def prepare(
     weights = starts.with_decoder(source, config, weights, index)
     console.note(starts.note(source, config, weights.start))
   same_data.check_documents(config, index.tokens, encoded.tokens, workdir)
-  if writes:
+  if writes and distributed.is_first():
     same_data.check_questions(config, dataset, workdir)
     store.claim(workdir, config, resumes=True)
     try:

@@ -92,6 +92,22 @@ def test_import_is_light(module):
   assert output.stdout.strip() == '[]', output.stderr
 
 
+def test_no_import_starts_the_devices():
+  """They must not run yet when `distributed.start` joins processes."""
+  code = (
+    'import importlib, pkgutil, rag_jax\n'
+    'for module in pkgutil.walk_packages(rag_jax.__path__, "rag_jax."):\n'
+    '  if not module.name.endswith("__main__"):\n'
+    '    importlib.import_module(module.name)\n'
+    'from jax._src import xla_bridge\n'
+    'print(xla_bridge.backends_are_initialized())'
+  )
+  output = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT
+  )
+  assert output.stdout.strip() == 'False', output.stderr
+
+
 def test_only_the_command_line_imports_flags():
   for path in MODULES:
     if path.name == 'cli.py':

@@ -24,6 +24,7 @@ from rag_jax import (
   objective,
   parallel,
   readers,
+  states,
   train,
 )
 from rag_jax import stage as stages
@@ -218,7 +219,9 @@ def test_a_method_trains(
   config = shrink(values, tiny_folder, language_model)
   prepared = prepare(config)
   # One device compiles faster; the step is the same.
-  monkeypatch.setattr(parallel, 'compile_step', lambda f, mode: jax.jit(f))
+  monkeypatch.setattr(
+    parallel, 'compile_step', lambda f, mode, mesh: jax.jit(f)
+  )
   material = curriculum.prepare(config, prepared, {})
   vocab = jnp.zeros(prepared.vocab_size)
   init = functools.partial(steps.init_state, config, config.stages[0][1])
@@ -226,7 +229,7 @@ def test_a_method_trains(
   for own, stage in config.stages:
     if not stage.steps:
       continue
-    state = train.start_stage(state, config, stage)
+    state = states.start_stage(state, config, stage)
     before = parts(state.params)
     questions, index = material[own](state.params)
     next_state = train.step_function(config, stage, questions, index)

@@ -15,9 +15,9 @@ from rag_jax import (
   per_question,
   pretrained,
   reliability,
+  states,
   step,
   store,
-  train,
   types,
 )
 from rag_jax import config as configs
@@ -263,7 +263,7 @@ def test_a_start_encodes_documents_with_the_trained_encoder(
     (prepared.pretrained.vectors),
   )
   assert np.abs(ours - published).max() > 1e-4  # the run has trained it
-  state, _ = train.restore(config, prepared, folder / store.CHECKPOINTS)
+  state, _ = states.restore(config, prepared, folder / store.CHECKPOINTS)
   table = state.params['id_decoder']['table'][: len(ours)]
   np.testing.assert_allclose(table, ours, atol=1e-6)
 

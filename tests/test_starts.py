@@ -14,6 +14,7 @@ from rag_jax import (
   curriculum,
   fingerprints,
   keeper,
+  states,
   store,
   train,
 )
@@ -45,7 +46,7 @@ def source(build, tmp_path_factory):
   folder = tmp_path_factory.mktemp('source') / 'run'
   config = build()
   prepared = workdirs.open(config, folder)
-  state, _ = train.restore(config, prepared, folder / store.CHECKPOINTS)
+  state, _ = states.restore(config, prepared, folder / store.CHECKPOINTS)
   params = jax.tree.map(lambda x: x + 0.25, state.params)
   state = dataclasses.replace(state, params=params, step=jnp.int32(4))
   saving = checkpoint.open(folder / store.CHECKPOINTS)
@@ -63,7 +64,7 @@ def contents(folder):
 def initial(config, folder):
   """The untrained system of a workdir, and the parameters it starts with."""
   prepared = workdirs.open(config, folder)
-  state, _ = train.restore(config, prepared, folder / store.CHECKPOINTS)
+  state, _ = states.restore(config, prepared, folder / store.CHECKPOINTS)
   return prepared, state
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import curriculum, keeper, store, train
+from rag_jax import curriculum, keeper, states, store, train
 from rag_jax import stage as stages
 from rag_jax import step as steps
 from rag_jax import workdir as workdirs
@@ -87,7 +87,7 @@ def fresh(config, prepared):
 
 def newest(config, prepared, workdir):
   """The state from which a run would resume."""
-  return train.restore(config, prepared, workdir / store.CHECKPOINTS)[0]
+  return states.restore(config, prepared, workdir / store.CHECKPOINTS)[0]
 
 
 def test_averages_use_only_steps_with_the_loss():
@@ -151,7 +151,7 @@ class TestSchedule:
     named = dict(staged.stages)
     made_by = ['search', 'search', 'search', 'read', 'read', 'joint']
     for step, name in enumerate(made_by):
-      assert train.stage_at(staged, step) == named[name], step
+      assert states.stage_at(staged, step) == named[name], step
 
 
 class TestStepFunction:
@@ -174,8 +174,8 @@ class TestStepFunction:
     [(_, stage)] = config.stages
     seen = []
 
-    def compile_step(step, *, mode):
-      assert mode == config.train.parallel
+    def compile_step(step, *, mode, mesh):
+      assert (mode, mesh) == (config.train.parallel, config.train.mesh)
       seen.append(step.keywords['stage'].passage_tokens)
       return lambda state, batch, index: (state, {})
 
@@ -325,7 +325,7 @@ def test_a_run_killed_anywhere_resumes_exactly(
     kept.append(jax.device_get(system.params))
   state = newest(config, own, folder)
   [_, (_, last)] = config.stages
-  anew = train.start_stage(state, config, last)  # the structures are complete
+  anew = states.start_stage(state, config, last)  # the structures are complete
   for other in (whole, anew):
     assert jax.tree.structure(state) == jax.tree.structure(other)
   for ours, theirs in zip(

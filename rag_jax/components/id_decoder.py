@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from rag_jax.components import query_encoder
 from rag_jax.nn import transformer
-from rag_jax.ops import beam, masking
+from rag_jax.ops import beam, masking, split_rows
 from rag_jax.ops import trie as tries
 
 OUTPUTS = ('node_table', 'codebook')
@@ -190,7 +190,8 @@ def apply(
     # Equal at all levels, so that XLA computes the product once.
     products = _all_products(encoding.vector, decoder['table'], encoding.unit)
     rows = frontier.children.reshape(len(products), -1)
-    edges = beam.take(products, rows).reshape(frontier.children.shape)
+    edges = _take(products, rows, decoder['table'])
+    edges = edges.reshape(frontier.children.shape)
     return edges * scale, cache
   state, cache = states(params, cache, frontier, config=config)
   if config.output == 'codebook':
@@ -201,7 +202,10 @@ def apply(
 
 
 def _products(
-  states: jax.Array, table: jax.Array, rows: jax.Array, unit: bool
+  states: jax.Array,
+  table: jax.Array | split_rows.Rows,
+  rows: jax.Array,
+  unit: bool,
 ) -> jax.Array:
   """Products of states with the requested rows of a table.
 
@@ -215,20 +219,36 @@ def _products(
     float32[B, K, C].
   """
   if len(table) <= MAX_PRODUCT_RATIO * rows.shape[-1]:
-    return beam.take(_all_products(states, table, unit), rows)
+    return _take(_all_products(states, table, unit), rows, table)
+  if isinstance(table, split_rows.Rows):
+    scale = query_encoder.inverse_norm if unit else None
+    return split_rows.products(table.array, states, rows, scale=scale)
   vectors = table[rows]  # [B, K, C, D]
   products = jnp.einsum('bkd,bkcd->bkc', states, vectors)
   return products * query_encoder.inverse_norm(vectors) if unit else products
 
 
-def _all_products(states: jax.Array, table: jax.Array, unit: bool) -> jax.Array:
+def _all_products(
+  states: jax.Array, table: jax.Array | split_rows.Rows, unit: bool
+) -> jax.Array:
   """Products of states float32[..., D] with all rows [n, D]: [..., n].
 
   Normalising the products instead of the rows avoids a copy of the table and of
   its gradient.
   """
-  products = states @ table.T
+  if isinstance(table, split_rows.Rows):
+    table = table.array
+    products = split_rows.all_products(table, states)
+  else:
+    products = states @ table.T
   return products * query_encoder.inverse_norm(table) if unit else products
+
+
+def _take(products, rows, table):
+  """Reads columns of `_all_products`."""
+  if isinstance(table, split_rows.Rows):
+    return split_rows.take(products, rows)
+  return beam.take(products, rows)
 
 
 def states(
@@ -322,6 +342,8 @@ def level_log_likelihood(
     if not config.num_layers:  # one state per query, equal at all levels
       state = state[:, :1]
     scores = scale * _all_products(state, decoder['table'], encoding.unit)
+    if isinstance(decoder['table'], split_rows.Rows):
+      scores = split_rows.whole(scores)[..., : trie.num_nodes]
     scores = jnp.broadcast_to(scores, (*codes.shape[:2], trie.num_nodes))
     level = frontier.level + 1
     negatives = (depth == level) | (is_leaf & (depth > 0) & (depth < level))

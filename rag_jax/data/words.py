@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import regex
 import Stemmer
-from bm25s import stopwords
 
 from rag_jax import types
 from rag_jax.ops import checks, scripts
@@ -35,19 +34,20 @@ LANGUAGES = (NONE, *Stemmer.algorithms())
 _WORD = regex.compile(r'\w+')
 _ASCII_WORD = re.compile(r'\w+')  # the same words, in less time
 _PAIRED = regex.compile(rf'(?V1)(?:{scripts.UNSPACED}|\p{{Hangul}})+')
+# Languages with stop words -> the end of their name in `bm25s.stopwords`.
 _STOP_WORDS = {
-  'danish': stopwords.STOPWORDS_DANISH,
-  'dutch': stopwords.STOPWORDS_DUTCH,
-  'english': stopwords.STOPWORDS_EN,
-  'french': stopwords.STOPWORDS_FRENCH,
-  'german': stopwords.STOPWORDS_GERMAN,
-  'italian': stopwords.STOPWORDS_ITALIAN,
-  'norwegian': stopwords.STOPWORDS_NORWEGIAN,
-  'portuguese': stopwords.STOPWORDS_PORTUGUESE,
-  'russian': stopwords.STOPWORDS_RUSSIAN,
-  'spanish': stopwords.STOPWORDS_SPANISH,
-  'swedish': stopwords.STOPWORDS_SWEDISH,
-  'turkish': stopwords.STOPWORDS_TURKISH,
+  'danish': 'DANISH',
+  'dutch': 'DUTCH',
+  'english': 'EN',
+  'french': 'FRENCH',
+  'german': 'GERMAN',
+  'italian': 'ITALIAN',
+  'norwegian': 'NORWEGIAN',
+  'portuguese': 'PORTUGUESE',
+  'russian': 'RUSSIAN',
+  'spanish': 'SPANISH',
+  'swedish': 'SWEDISH',
+  'turkish': 'TURKISH',
 }
 
 
@@ -252,4 +252,8 @@ class _Terms(dict[str, tuple[str, ...]]):
 
 @functools.cache
 def _stop_words(language: str) -> frozenset[str]:
-  return frozenset(_STOP_WORDS.get(language, ()))
+  if language not in _STOP_WORDS:
+    return frozenset()
+  from bm25s import stopwords  # starts XLA, which must wait for other processes
+
+  return frozenset(getattr(stopwords, f'STOPWORDS_{_STOP_WORDS[language]}'))

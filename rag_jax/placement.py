@@ -1,0 +1,390 @@
+"""Where the arrays of a run lie: a mesh of devices, and the rules for it.
+
+Axes of the mesh: `data` and `fsdp` divide the batch; `fsdp` also divides
+parameters, their optimiser state and the tables of documents; `model` divides
+heads and hidden units.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rag_jax import distributed
+from rag_jax.ops import split_rows
+
+AXIS = 'data'
+AXES = (AXIS, split_rows.SPLIT, 'model')
+BATCH = PartitionSpec(split_rows.BATCH)
+NODE_TABLE = 'id_decoder/table'  # the parameter with a row per node
+T = TypeVar('T')
+
+# End of a parameter's name -> axes of the mesh that divide its dimensions. Of
+# the lines with this name and number of dimensions, the first counts whose axes
+# divide the sizes; if there is none, the first without those that do not.
+# Optimiser state has the names of its parameters.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+  (NODE_TABLE, ('fsdp', None)),
+  (NODE_TABLE, (None, 'fsdp')),  # in a checkpoint, which has no added rows
+  # Heads: [width, heads, size] and [heads, size, width].
+  ('(query|key|value)/kernel', ('fsdp', 'model', None)),
+  ('out/kernel', ('model', None, 'fsdp')),
+  # Hidden units: [width, hidden] and [hidden, width]; published weights too.
+  ('(qkv|cross_query|cross_key_value|up)(/kernel)?', ('fsdp', 'model')),
+  ('(out|cross_out|down)(/kernel)?', ('model', 'fsdp')),
+  ('(embedding|output|positions)', (None, 'fsdp')),
+  ('kernel', ('fsdp', None)),
+)
+
+
+def sizes(text: str) -> dict[str, int]:
+  """Axis of the mesh -> number of devices, as the field `train.mesh` says.
+
+  Args:
+    text: such as 'data=4,fsdp=2'; axes left out have one device. '' = {}.
+
+  Raises:
+    ValueError: if an axis is unknown or a size is no positive number.
+
+  Example:
+    >>> sizes('fsdp=2,model=4')
+    {'fsdp': 2, 'model': 4}
+  """
+  found: dict[str, int] = {}
+  for part in filter(None, text.split(',')):
+    name, _, number = (word.strip() for word in part.partition('='))
+    known = name in AXES and name not in found
+    if not known or not number.isdecimal() or not int(number):
+      raise ValueError(
+        f'train.mesh must give each of {", ".join(AXES)} at most one number of '
+        f'devices, got {text!r}. Set --config.train.mesh=data=4,fsdp=2, for '
+        'example.'
+      )
+    found[name] = int(number)
+  return found
+
+
+def mesh(text: str = '') -> jax.sharding.Mesh:
+  """All devices of all processes, on the axes data, fsdp and model.
+
+  Args:
+    text: the field `train.mesh`; '' = all devices on the axis data.
+  """
+  found = sizes(text) or {AXIS: jax.device_count()}
+  return jax.make_mesh(
+    tuple(found.get(axis, 1) for axis in AXES),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+  )
+
+
+def shardings(tree: Any, devices: jax.sharding.Mesh) -> Any:
+  """Where each array of a state lies, by `RULES`.
+
+  Args:
+    tree: a pytree of arrays or shapes, such as a state or parameters.
+    devices: from `mesh`.
+
+  Example:
+    >>> state = {'reader': {'up': jnp.ones((4, 8))}, 'step': jnp.zeros(())}
+    >>> devices = mesh(f'fsdp={jax.device_count()}')
+    >>> shardings(state, devices)['step'].is_fully_replicated
+    True
+  """
+
+  def place(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return NamedSharding(devices, _spec(name, leaf.shape, dict(devices.shape)))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def abstract(tree: Any, devices: jax.sharding.Mesh) -> Any:
+  """Shapes with where they lie, to load a checkpoint onto the devices.
+
+  Args:
+    tree: a pytree of arrays or shapes.
+    devices: from `mesh`.
+  """
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    tree,
+    shardings(tree, devices),
+  )
+
+
+def _spec(
+  name: str, shape: tuple[int, ...], counts: dict[str, int]
+) -> PartitionSpec:
+  """Axes that divide an array; those of one device are left out."""
+  found = []
+  for end, axes in RULES:
+    if len(axes) != len(shape) or not re.search(f'(^|/){end}$', name):
+      continue
+    both = list(zip(axes, shape, strict=True))
+    fits = [axis is None or size % counts[axis] == 0 for axis, size in both]
+    own = [
+      axis if fit and counts.get(axis or '', 1) > 1 else None
+      for axis, fit in zip(axes, fits, strict=True)
+    ]
+    if all(fits):
+      return PartitionSpec(*own)
+    found.append(own)
+  return PartitionSpec(*found[0]) if found else PartitionSpec()
+
+
+def make(
+  function: Callable[..., T], *arguments: Any, devices: jax.sharding.Mesh
+) -> T:
+  """Computes a state where it will lie: no device holds all of it.
+
+  Args:
+    function: returns a state or parameters.
+    *arguments: pytrees of arrays, the same in every process.
+    devices: from `mesh`.
+  """
+  if devices.size == 1:
+    return jax.jit(function)(*arguments)
+  if distributed.count() > 1:  # an array of one process is no argument for all
+    arguments = jax.tree.map(np.asarray, arguments)
+  run = functools.partial(_padded, function, devices.shape['fsdp'])
+  where = shardings(jax.eval_shape(run, *arguments), devices)
+  return jax.jit(run, out_shardings=where)(*arguments)
+
+
+def place(state: T, devices: jax.sharding.Mesh) -> T:
+  """Places a state on the devices by `RULES`, and pads its node table.
+
+  A first state that is placed otherwise would compile the step twice.
+  """
+  state = _pad(state, devices.shape['fsdp'])
+  return jax.tree.map(put, state, shardings(state, devices))
+
+
+def stored(state: T, nodes: int) -> T:
+  """A state as a checkpoint has it: the node table without added rows.
+
+  Args:
+    state: a state or parameters.
+    nodes: rows of the node table.
+  """
+  devices = mesh_of(state)
+  if devices is None or devices.size == 1:
+    return state
+
+  def cut(x):
+    if len(x) == nodes:
+      return x
+    shape = {NODE_TABLE: jax.ShapeDtypeStruct((nodes, x.shape[1]), x.dtype)}
+    where = shardings(shape, devices)[NODE_TABLE]
+    return jax.jit(lambda x: x[:nodes], out_shardings=where)(x)
+
+  return _map_tables(cut, state)
+
+
+def place_index(index: T, devices: jax.sharding.Mesh) -> T:
+  """Places an index on the devices: tokens by rows, the rest on each.
+
+  The trie and the docids are a few bytes a document, so each device has them.
+  """
+  if devices.size == 1:
+    return index
+  split = {
+    name: _split(getattr(index, name), devices)
+    for name in ('tokens', 'reader_tokens')
+    if getattr(index, name, None) is not None
+  }
+  rest: Any = index
+  if split:
+    rest = dataclasses.replace(rest, **dict.fromkeys(split))
+  whole = NamedSharding(devices, PartitionSpec())
+  rest = jax.tree.map(lambda x: put(x, whole), rest)
+  return dataclasses.replace(rest, **split) if split else rest
+
+
+def _split(table: Any, devices: jax.sharding.Mesh) -> split_rows.Rows:
+  if isinstance(table, split_rows.Rows):
+    return table
+  rows, parts = len(table), devices.shape['fsdp']
+  padded = np.pad(
+    np.asarray(table), ((0, -rows % parts), *((0, 0),) * (table.ndim - 1))
+  )
+  where = NamedSharding(devices, PartitionSpec('fsdp'))
+  return split_rows.Rows(put(padded, where), rows)
+
+
+def place_batch(batch: T, devices: jax.sharding.Mesh) -> T:
+  """Divides a batch over the devices; each process keeps its questions."""
+  count = devices.shape['data'] * devices.shape['fsdp']
+
+  def divide(x):
+    rows = BATCH if x.shape[0] % count == 0 else PartitionSpec()
+    return put(x, NamedSharding(devices, rows))
+
+  return jax.tree.map(divide, batch)
+
+
+def put(x: Any, where: NamedSharding) -> jax.Array:
+  """Places an array that every process has whole, or that lies on a mesh."""
+  if getattr(x, 'sharding', None) == where:
+    return x
+  if where.is_fully_addressable:
+    return jax.device_put(x, where)
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return jax.jit(lambda x: x, out_shardings=where)(x)
+  host = np.asarray(x)
+  return jax.make_array_from_callback(host.shape, where, lambda i: host[i])
+
+
+def mesh_of(tree: Any) -> jax.sharding.Mesh | None:
+  """The mesh on which arrays lie; None if it is none of `mesh`."""
+  for leaf in jax.tree.leaves(tree):
+    devices = getattr(getattr(leaf, 'sharding', None), 'mesh', None)
+    if devices is not None and devices.axis_names == AXES:
+      return devices
+  return None
+
+
+def for_use(params: Any, nodes: int) -> Any:
+  """Parameters as a compiled function uses them; on one device unchanged.
+
+  The node table is read by rows, which stay where they are. Of all others, a
+  device gets the parts of the axis fsdp for as long as it needs them.
+  Otherwise the compiler would move activations to where the parameters are.
+
+  Args:
+    params: parameters of all components.
+    nodes: rows of the node table, without those that `place` added.
+  """
+  parts = split_rows.size(split_rows.SPLIT)
+  if parts * split_rows.size('model') == 1:
+    return params
+  counts = {axis: split_rows.size(axis) for axis in AXES}
+
+  def use(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if name == NODE_TABLE:
+      return split_rows.Rows(leaf, nodes) if len(leaf) % parts == 0 else leaf
+    axes = (
+      None if axis == split_rows.SPLIT else axis
+      for axis in _spec(name, leaf.shape, counts)
+    )
+    return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*axes))
+
+  return jax.tree_util.tree_map_with_path(use, params)
+
+
+def divides_steps() -> bool:
+  """Whether a step is being traced for a mesh of several devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.axis_names == AXES and mesh.size > 1 and not mesh.manual_axes
+
+
+def per_device(
+  function: Callable[..., Any], params: Any, batch: Any, index: Any
+) -> Any:
+  """Values and gradients of a loss, from those of each device's questions.
+
+  Each device computes those of its questions, and all are summed once. Left to
+  itself, the compiler may sum every part of a gradient over the devices.
+
+  Args:
+    function: (params, batch, index, *, use, axis_name, shard) -> (values,
+      gradients), sums over questions; `use` makes parameters whole.
+    params: parameters, as they lie on the mesh.
+    batch: the questions.
+    index: the corpus.
+
+  Returns:
+    The values, and the gradients, which lie as the parameters do.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  counts = dict(mesh.shape)
+  alone = counts['model'] == 1
+  split = split_rows.SPLIT
+
+  def spec(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    axes = _spec(name, leaf.shape, counts)
+    return PartitionSpec(*(axis if axis == split else None for axis in axes))
+
+  specs = jax.tree_util.tree_map_with_path(spec, params)
+  tables = index_specs(index)
+
+  def use(path, leaf, own):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if split not in own:
+      return leaf
+    if name == NODE_TABLE:
+      return split_rows.Rows(leaf, index.trie.num_nodes)
+    return jax.lax.all_gather(leaf, split, axis=own.index(split), tiled=True)
+
+  def total(gradient, own):  # of what is split, all_gather has summed a part
+    axes = (AXIS,) if split in own else split_rows.BATCH
+    return jax.lax.psum(gradient, axes)
+
+  def run(params, batch, index):
+    number = jax.lax.axis_index(split_rows.BATCH)
+    values, gradients = function(
+      params,
+      batch,
+      index,
+      use=lambda params: jax.tree_util.tree_map_with_path(use, params, specs),
+      axis_name=split_rows.BATCH,
+      shard=(number, counts[AXIS] * counts[split]),
+    )
+    values = jax.tree.map(
+      lambda x: jax.lax.psum(jnp.asarray(x), split_rows.BATCH), values
+    )
+    return values, jax.tree.map(total, gradients, specs)
+
+  return jax.shard_map(
+    run,
+    in_specs=(specs, BATCH, tables),
+    out_specs=(PartitionSpec(), specs),
+    axis_names=set(AXES if alone else split_rows.BATCH),
+    check_vma=False,
+  )(params, batch, index)
+
+
+def index_specs(index: Any) -> Any:
+  """Which axes divide the arrays of an index that `place_index` placed."""
+
+  def spec(x):
+    if isinstance(x, split_rows.Rows):
+      return dataclasses.replace(x, array=PartitionSpec(split_rows.SPLIT))
+    return PartitionSpec()
+
+  return jax.tree.map(
+    spec, index, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+  )
+
+
+def _padded(function, parts, *arguments):
+  return _pad(function(*arguments), parts)
+
+
+def _pad(state: Any, parts: int) -> Any:
+  """Adds rows of zeros to the node table, as many as `parts` need."""
+
+  def pad(x):
+    return jnp.pad(x, ((0, -len(x) % parts), (0, 0))) if len(x) % parts else x
+
+  return _map_tables(pad, state)
+
+
+def _map_tables(function: Callable[[Any], Any], state: T) -> T:
+  """Applies a function to the node table and to its optimiser state."""
+
+  def change(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    is_table = re.search(f'(^|/){NODE_TABLE}$', name) and leaf.ndim == 2
+    return function(leaf) if is_table else leaf
+
+  return jax.tree_util.tree_map_with_path(change, state)
