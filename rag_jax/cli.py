@@ -14,90 +14,18 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-COMMANDS = {
-  'train': 'train and evaluate an experiment; resumes a stopped run',
-  'evaluate': 'evaluate a trained workdir again, also on other splits',
-  'ask': 'answer questions with a trained workdir',
-  'compare-docids': 'compare the docid schemes on a corpus, before training',
-  'compare': 'test whether two or more trained runs differ significantly',
-  'report': 'write one or more trained runs as a page, report.html',
-  'sweep': 'train one run per combination of values',
-  'export': 'write the parts of a trained workdir in common formats',
-  'plan': 'where an index of so many documents fits, before it is made',
-  'corpus': 'encode, fit, assign or pack: index a large corpus in shards',
-}
-ALIASES = {'index': 'compare-docids'}
+from rag_jax import usage
+
 QUICKSTART = 'quickstart'
-USAGE = """\
-usage: rag-jax COMMAND [--config=EXPERIMENT] [--workdir=FOLDER] [flags]
-       python launch.py [--mode=COMMAND] [flags]
-
-commands
-{commands}
-
-flags
-  --config=EXPERIMENT
-      an experiment file, or one of
-      {experiments}.
-      EXPERIMENT:ARGUMENT passes an argument to its get_config. Default: the
-      configuration saved in the workdir; in a new workdir, quickstart.
-  --config.FIELD=VALUE
-      sets a field of the experiment, from the list below
-  --workdir=FOLDER
-      folder of the run; default: runs/NAME
-  --question=TEXT
-      ask: one question, instead of standard input
-  --json
-      ask: print each answer as a line of JSON
-  --init_from=FOLDER
-      train: workdir of a run whose weights a new run starts from
-  --continue_from=FOLDER
-      train: workdir of a run to continue in a copy, with more steps or another
-      learning rate
-  --distributed
-      train: join the processes that SLURM, Open MPI, a TPU or Kubernetes
-      started, to train one model; elsewhere with the three flags below
-  --coordinator=HOST:PORT
-      train: address of the first process
-  --num_processes=NUMBER
-      train: number of processes
-  --process_id=NUMBER
-      train: number of this process, from 0
-  --grid=FIELD=VALUE,VALUE
-      sweep: values of one field; repeat the flag for more fields
-  --shard=NUMBER/COUNT
-      corpus: this process of a job array, from 0/COUNT; default: 0/1
-  --block=DOCUMENTS
-      corpus encode: documents of a block; default: 16384
-  --documents=N
-      plan: number of documents; of each, --tokens=N and --words=N (different)
-  --tokens=N
-      plan: tokens of a document; default: data.max_document_tokens
-  --devices=N
-      plan: number of devices; default: those of this machine
-  --device_memory=GIB
-      plan: memory of a device, and --host_memory=GIB of the host
-  --to=PATH
-      export: folder to write to; report: file to write
-  --helpfull
-      every flag, including those of libraries
-
-examples
-  rag-jax train                                   trains the quickstart
-  rag-jax ask --workdir=runs/facts                answers typed questions
-  rag-jax train --config=beir --config.data.path=PATH --workdir=runs/mine
-  rag-jax sweep --grid=search.beam_size=8,24 --grid=seed=0,1,2
-  rag-jax compare runs/one runs/other
-  rag-jax report runs/one runs/other
-
-fields, with their defaults
-{fields}"""
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run. Default: runs/NAME.'
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', [*COMMANDS, *ALIASES], 'The command, given as a flag.'
+  'mode',
+  'train',
+  [*usage.COMMANDS, *usage.ALIASES],
+  'The command, given as a flag.',
 )
 _QUESTION = flags.DEFINE_string(
   'question', None, 'ask: one question. Default: standard input.'
@@ -153,10 +81,10 @@ def main() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses flags; loads the experiment and defines its `--config` flags."""
-  if len(argv) > 1 and argv[1] in (*COMMANDS, *ALIASES):
+  if len(argv) > 1 and argv[1] in (*usage.COMMANDS, *usage.ALIASES):
     argv = [argv[0], f'--mode={argv[1]}', *argv[2:]]
   if {'-h', '--help', '-help', 'help'} & set(argv[1:]):
-    print(usage())
+    print(usage.show())
     sys.exit()
   from rag_jax import config as configs
   from rag_jax import experiment_files
@@ -199,24 +127,6 @@ def _take(argv: list[str], name: str) -> tuple[list[str], str]:
   return rest, value
 
 
-def usage() -> str:
-  """The text of `--help`: commands, flags, and the fields by group."""
-  import textwrap
-
-  from rag_jax import experiment_files, field_help
-
-  width = max(map(len, COMMANDS)) + 2
-  commands = [f'  {name:{width}}{text}' for name, text in COMMANDS.items()]
-  names = textwrap.fill(
-    ', '.join(experiment_files.names()), 72, subsequent_indent=' ' * 6
-  )
-  return USAGE.format(
-    commands='\n'.join(commands),
-    experiments=names,
-    fields=field_help.show(),
-  )
-
-
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
   """Turns errors and signals into one line and an exit code."""
@@ -244,7 +154,7 @@ def _one_line_errors() -> Iterator[None]:
 
 def _run(argv: list[str]) -> None:
   """Runs the command that the flags name."""
-  mode = ALIASES.get(_MODE.value, _MODE.value)
+  mode = usage.ALIASES.get(_MODE.value, _MODE.value)
   if len(argv) > 1 and mode not in (
     'compare',
     'report',
@@ -252,7 +162,7 @@ def _run(argv: list[str]) -> None:
   ):
     sys.exit(
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
-      f'are {", ".join(COMMANDS)}.'
+      f'are {", ".join(usage.COMMANDS)}.'
     )
   logging.set_verbosity(logging.WARNING)  # Orbax logs every save
   _join(mode)

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from rag_jax import cli, field_help
 from rag_jax import config as configs
+from rag_jax import field_help, usage
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'configuration.md').read_text(encoding='utf-8')
@@ -43,12 +43,12 @@ def workdir(tiny_values, tmp_path_factory):
 
 
 def test_help_fits_80_columns_and_names_every_field():
-  text = cli.usage()
+  text = usage.show()
   assert max(map(len, text.splitlines())) <= 80
   for name, _, meaning in field_help.fields():
     assert f'--config.{name}' in text
     assert meaning, name
-  assert all(f'  {command}' in text for command in cli.COMMANDS)
+  assert all(f'  {command}' in text for command in usage.COMMANDS)
 
 
 def test_help_equals_the_configuration_page():

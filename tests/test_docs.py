@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from rag_jax import cli, experiment_files, sweep
 from rag_jax import config as configs
+from rag_jax import experiment_files, sweep, usage
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -80,16 +80,16 @@ RAG_JAX = [words[1:] for _, words in EVERY if words[0] == 'rag-jax']
 @pytest.mark.parametrize('words', RAG_JAX, ids=' '.join)
 def test_a_command_is_one_and_its_experiment_builds(words):
   command, *arguments = words
-  assert command in cli.COMMANDS
+  assert command in usage.COMMANDS
   plain = [word for word in arguments if not word.startswith('--')]
   given = [w.removeprefix('--') for w in arguments if w.startswith('--')]
   most = {'compare': 2, 'report': 2, 'corpus': 1}.get(command, 0)
   least = {'compare': 2, 'report': 1, 'corpus': 1}.get(command, 0)
   assert least <= len(plain) <= most
   fields = [word for word in given if word.startswith('config.')]
-  usage = cli.usage()
+  text = usage.show()
   for own in set(given) - set(fields):
-    assert re.search(rf'^  --{own.partition("=")[0]}\b', usage, re.M), own
+    assert re.search(rf'^  --{own.partition("=")[0]}\b', text, re.M), own
   for own in fields:
     configs.check_field(own.partition('=')[0].removeprefix('config.'))
   named = dict(word.partition('=')[::2] for word in given)
