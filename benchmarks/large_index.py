@@ -5,10 +5,10 @@
 Documents have 64 random tokens and 4 random codes below 256. Shards of tokens
 and codes are written block by block; the blocks are joined as `rag-jax corpus
 pack` joins them; the index is loaded with its tokens on the host, and searched
-by residual codes (inner products with random codebooks, a beam of 50). Each phase
-runs in a process of its own. It prints seconds, bytes and
-the largest resident memory, compares bytes with `rag-jax plan`, and compares
-documents found with an exact search.
+by residual codes (inner products with random codebooks, a beam of 50). Each
+phase runs in a process of its own. It prints seconds, bytes and the largest
+resident memory, compares bytes with `rag-jax plan`, and compares documents
+found with an exact search.
 """
 
 import argparse

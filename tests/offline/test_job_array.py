@@ -1,16 +1,18 @@
 """`rag-jax corpus`: the same files for any number of processes."""
 
 import dataclasses
+import errno
 import gzip
 import hashlib
 import json
+import os
 import pathlib
 
 import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import corpus, store, types, workdir
+from rag_jax import corpus, files, store, types, workdir
 from rag_jax.data import formats, pipeline, tokenizers
 from rag_jax.data.sources import array_records
 from rag_jax.index import codebooks, docids, lexicon_file
@@ -414,6 +416,26 @@ def test_the_lexicon_is_refused_before_it_is_written(tmp_path, monkeypatch):
       tmp_path / 'lexicon', own, k1=1.2, b=0.75, pair_weight=0, about=about
     )
   assert not list((tmp_path / 'lexicon').iterdir())
+
+
+def test_the_first_file_wins_and_an_error_leaves_none(tmp_path, monkeypatch):
+  path = tmp_path / 'file'
+  with files.creating(path) as one, files.creating(path) as two:
+    two.write_text('two')
+    one.write_text('one')
+  assert path.read_text() == 'two'  # the inner one is done first
+  with pytest.raises(OSError), files.creating(tmp_path / 'other') as partial:
+    partial.write_text('half')
+    raise OSError
+  assert [own.name for own in tmp_path.iterdir()] == ['file']
+
+  def no_links(*args):
+    raise OSError(errno.EPERM, 'no links')
+
+  monkeypatch.setattr(os, 'link', no_links)
+  with files.creating(tmp_path / 'third') as partial:
+    partial.write_text('third')
+  assert (tmp_path / 'third').read_text() == 'third'
 
 
 def test_documents_are_types(packed):
