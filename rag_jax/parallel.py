@@ -170,10 +170,18 @@ def call(
   whole = NamedSharding(devices, PartitionSpec())
   arguments = tuple(placement.put(x, whole) for x in arguments)
   index = placement.place_index(index, devices)
+  count = len(jax.tree.leaves(batch)[0])
+  more = -count % (devices.size // devices.shape['model'])
+  if more:  # the devices divide what they get
+    batch = jax.tree.map(
+      lambda x: np.pad(x, ((0, more), *((0, 0),) * (x.ndim - 1)), mode='edge'),
+      batch,
+    )
   batch = placement.place_batch(batch, devices)
   with jax.set_mesh(devices):
     run = _for_mesh(function, devices)
-    return jax.device_get(run(params, batch, index, *arguments))
+    found = jax.device_get(run(params, batch, index, *arguments))
+  return jax.tree.map(lambda x: x[:count], found)
 
 
 @functools.cache
@@ -188,8 +196,7 @@ def _for_mesh(
   plain = getattr(function, '__wrapped__', function)  # without its options
 
   def run(params, batch, index, *rest):
-    params = placement.for_use(params, index.trie.num_nodes)
-    return plain(params, batch, index, *rest)
+    return placement.each_question(plain, params, batch, index, *rest)
 
   whole = NamedSharding(devices, PartitionSpec())
   return jax.jit(run, out_shardings=whole)

@@ -251,35 +251,6 @@ def mesh_of(tree: Any) -> jax.sharding.Mesh | None:
   return None
 
 
-def for_use(params: Any, nodes: int) -> Any:
-  """Parameters as a compiled function uses them; on one device unchanged.
-
-  The node table is read by rows, which stay where they are. Of all others, a
-  device gets the parts of the axis fsdp for as long as it needs them.
-  Otherwise the compiler would move activations to where the parameters are.
-
-  Args:
-    params: parameters of all components.
-    nodes: rows of the node table, without those that `place` added.
-  """
-  parts = split_rows.size(split_rows.SPLIT)
-  if parts * split_rows.size('model') == 1:
-    return params
-  counts = {axis: split_rows.size(axis) for axis in AXES}
-
-  def use(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if name == NODE_TABLE:
-      return split_rows.Rows(leaf, nodes) if len(leaf) % parts == 0 else leaf
-    axes = (
-      None if axis == split_rows.SPLIT else axis
-      for axis in _spec(name, leaf.shape, counts)
-    )
-    return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*axes))
-
-  return jax.tree_util.tree_map_with_path(use, params)
-
-
 def divides_steps() -> bool:
   """Whether a step is being traced for a mesh of several devices."""
   mesh = jax.sharding.get_abstract_mesh()
@@ -304,26 +275,9 @@ def per_device(
   Returns:
     The values, and the gradients, which lie as the parameters do.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  counts = dict(mesh.shape)
-  alone = counts['model'] == 1
+  counts = dict(jax.sharding.get_abstract_mesh().shape)
   split = split_rows.SPLIT
-
-  def spec(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    axes = _spec(name, leaf.shape, counts)
-    return PartitionSpec(*(axis if axis == split else None for axis in axes))
-
-  specs = jax.tree_util.tree_map_with_path(spec, params)
-  tables = index_specs(index)
-
-  def use(path, leaf, own):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if split not in own:
-      return leaf
-    if name == NODE_TABLE:
-      return split_rows.Rows(leaf, index.trie.num_nodes)
-    return jax.lax.all_gather(leaf, split, axis=own.index(split), tiled=True)
+  specs, whole = _layout(params, index.trie.num_nodes)
 
   def total(gradient, own):  # of what is split, all_gather has summed a part
     axes = (AXIS,) if split in own else split_rows.BATCH
@@ -335,7 +289,7 @@ def per_device(
       params,
       batch,
       index,
-      use=lambda params: jax.tree_util.tree_map_with_path(use, params, specs),
+      use=whole,
       axis_name=split_rows.BATCH,
       shard=(number, counts[AXIS] * counts[split]),
     )
@@ -344,13 +298,76 @@ def per_device(
     )
     return values, jax.tree.map(total, gradients, specs)
 
+  run = _each(
+    run,
+    in_specs=(specs, BATCH, index_specs(index)),
+    out_specs=(PartitionSpec(), specs),
+  )
+  return run(params, batch, index)
+
+
+def each_question(
+  function: Callable[..., Any],
+  params: Any,
+  batch: Any,
+  index: Any,
+  *rest: Any,
+) -> Any:
+  """Results of questions, each computed by the device that has the question.
+
+  Args:
+    function: (params, batch, index, *rest) -> pytree with a row per question.
+    params: parameters, as they lie on the mesh.
+    batch: the questions.
+    index: the corpus.
+    *rest: arrays that every device has.
+  """
+  specs, whole = _layout(params, index.trie.num_nodes)
+  others = (PartitionSpec(),) * len(rest)
+  run = _each(
+    lambda params, *arguments: function(whole(params), *arguments),
+    in_specs=(specs, BATCH, index_specs(index), *others),
+    out_specs=BATCH,
+  )
+  return run(params, batch, index, *rest)
+
+
+def _each(run: Callable[..., Any], *, in_specs: Any, out_specs: Any):
+  """`jax.shard_map` over the axes that divide the batch."""
+  alone = jax.sharding.get_abstract_mesh().shape['model'] == 1
   return jax.shard_map(
     run,
-    in_specs=(specs, BATCH, tables),
-    out_specs=(PartitionSpec(), specs),
+    in_specs=in_specs,
+    out_specs=out_specs,
     axis_names=set(AXES if alone else split_rows.BATCH),
     check_vma=False,
-  )(params, batch, index)
+  )
+
+
+def _layout(params: Any, nodes: int) -> tuple[Any, Callable[[Any], Any]]:
+  """How the axis fsdp divides parameters, and what makes them whole."""
+  counts = dict(jax.sharding.get_abstract_mesh().shape)
+  split = split_rows.SPLIT
+
+  def spec(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    axes = _spec(name, leaf.shape, counts)
+    return PartitionSpec(*(axis if axis == split else None for axis in axes))
+
+  specs = jax.tree_util.tree_map_with_path(spec, params)
+
+  def use(path, leaf, own):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if split not in own:
+      return leaf
+    if name == NODE_TABLE and own[0] == split:
+      return split_rows.Rows(leaf, nodes)
+    return jax.lax.all_gather(leaf, split, axis=own.index(split), tiled=True)
+
+  def whole(params):
+    return jax.tree_util.tree_map_with_path(use, params, specs)
+
+  return specs, whole
 
 
 def index_specs(index: Any) -> Any:
