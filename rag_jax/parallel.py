@@ -184,6 +184,24 @@ def call(
   return jax.tree.map(lambda x: x[:count], found)
 
 
+def call_whole(
+  function: Callable[..., Any], params: Any, batch: Any, index: Any
+) -> Any:
+  """As `call`, for gradients: every device computes all questions.
+
+  The parameters have to fit on a device.
+  """
+  devices = placement.mesh_of(params)
+  if devices is None or devices.size == 1:
+    return jax.device_get(function(params, batch, index))
+  params = placement.stored(params, index.trie.num_nodes)
+  whole = NamedSharding(devices, PartitionSpec())
+  arguments = params, batch, placement.whole_index(index)
+  arguments = jax.tree.map(lambda x: placement.put(x, whole), arguments)
+  plain = getattr(function, '__wrapped__', function)
+  return jax.device_get(jax.jit(plain, out_shardings=whole)(*arguments))
+
+
 @functools.cache
 def _for_mesh(
   function: Callable[..., Any], devices: jax.sharding.Mesh

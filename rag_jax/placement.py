@@ -370,6 +370,17 @@ def _layout(params: Any, nodes: int) -> tuple[Any, Callable[[Any], Any]]:
   return specs, whole
 
 
+def whole_index(index: T) -> T:
+  """An index whose tokens are not divided."""
+
+  def join(x):
+    return x[:] if isinstance(x, split_rows.Rows) else x
+
+  return jax.tree.map(
+    join, index, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+  )
+
+
 def index_specs(index: Any) -> Any:
   """Which axes divide the arrays of an index that `place_index` placed."""
 
