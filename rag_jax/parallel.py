@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rag_jax import distributed, placement
+from rag_jax import distributed, per_device, placement
 
 MODES = ('jit', 'pmap')
 
@@ -214,7 +214,7 @@ def _for_mesh(
   plain = getattr(function, '__wrapped__', function)  # without its options
 
   def run(params, batch, index, *rest):
-    return placement.each_question(plain, params, batch, index, *rest)
+    return per_device.each_question(plain, params, batch, index, *rest)
 
   whole = NamedSharding(devices, PartitionSpec())
   return jax.jit(run, out_shardings=whole)
