@@ -207,7 +207,9 @@ def _gradients(
   for start in range(0, len(questions), size):
     rows = np.arange(start, start + size)
     batch = batches.take(batches.keep(encoded, rows))
-    parts.append(parallel.call(function, system.params, batch, system.index))
+    parts.append(
+      parallel.call_whole(function, system.params, batch, system.index)
+    )
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rag_jax import distributed, placement
+from rag_jax import distributed, per_device, placement
 
 MODES = ('jit', 'pmap')
 
@@ -170,10 +170,36 @@ def call(
   whole = NamedSharding(devices, PartitionSpec())
   arguments = tuple(placement.put(x, whole) for x in arguments)
   index = placement.place_index(index, devices)
+  count = len(jax.tree.leaves(batch)[0])
+  more = -count % (devices.size // devices.shape['model'])
+  if more:  # the devices divide what they get
+    batch = jax.tree.map(
+      lambda x: np.pad(x, ((0, more), *((0, 0),) * (x.ndim - 1)), mode='edge'),
+      batch,
+    )
   batch = placement.place_batch(batch, devices)
   with jax.set_mesh(devices):
     run = _for_mesh(function, devices)
-    return jax.device_get(run(params, batch, index, *arguments))
+    found = jax.device_get(run(params, batch, index, *arguments))
+  return jax.tree.map(lambda x: x[:count], found)
+
+
+def call_whole(
+  function: Callable[..., Any], params: Any, batch: Any, index: Any
+) -> Any:
+  """As `call`, for gradients: every device computes all questions.
+
+  The parameters have to fit on a device.
+  """
+  devices = placement.mesh_of(params)
+  if devices is None or devices.size == 1:
+    return jax.device_get(function(params, batch, index))
+  params = placement.stored(params, index.trie.num_nodes)
+  whole = NamedSharding(devices, PartitionSpec())
+  arguments = params, batch, placement.whole_index(index)
+  arguments = jax.tree.map(lambda x: placement.put(x, whole), arguments)
+  plain = getattr(function, '__wrapped__', function)
+  return jax.device_get(jax.jit(plain, out_shardings=whole)(*arguments))
 
 
 @functools.cache
@@ -188,8 +214,7 @@ def _for_mesh(
   plain = getattr(function, '__wrapped__', function)  # without its options
 
   def run(params, batch, index, *rest):
-    params = placement.for_use(params, index.trie.num_nodes)
-    return plain(params, batch, index, *rest)
+    return per_device.each_question(plain, params, batch, index, *rest)
 
   whole = NamedSharding(devices, PartitionSpec())
   return jax.jit(run, out_shardings=whole)

@@ -100,7 +100,7 @@ def shardings(tree: Any, devices: jax.sharding.Mesh) -> Any:
 
   def place(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    return NamedSharding(devices, _spec(name, leaf.shape, dict(devices.shape)))
+    return NamedSharding(devices, spec(name, leaf.shape, dict(devices.shape)))
 
   return jax.tree_util.tree_map_with_path(place, tree)
 
@@ -119,7 +119,7 @@ def abstract(tree: Any, devices: jax.sharding.Mesh) -> Any:
   )
 
 
-def _spec(
+def spec(
   name: str, shape: tuple[int, ...], counts: dict[str, int]
 ) -> PartitionSpec:
   """Axes that divide an array; those of one device are left out."""
@@ -251,118 +251,14 @@ def mesh_of(tree: Any) -> jax.sharding.Mesh | None:
   return None
 
 
-def for_use(params: Any, nodes: int) -> Any:
-  """Parameters as a compiled function uses them; on one device unchanged.
+def whole_index(index: T) -> T:
+  """An index whose tokens are not divided."""
 
-  The node table is read by rows, which stay where they are. Of all others, a
-  device gets the parts of the axis fsdp for as long as it needs them.
-  Otherwise the compiler would move activations to where the parameters are.
-
-  Args:
-    params: parameters of all components.
-    nodes: rows of the node table, without those that `place` added.
-  """
-  parts = split_rows.size(split_rows.SPLIT)
-  if parts * split_rows.size('model') == 1:
-    return params
-  counts = {axis: split_rows.size(axis) for axis in AXES}
-
-  def use(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if name == NODE_TABLE:
-      return split_rows.Rows(leaf, nodes) if len(leaf) % parts == 0 else leaf
-    axes = (
-      None if axis == split_rows.SPLIT else axis
-      for axis in _spec(name, leaf.shape, counts)
-    )
-    return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*axes))
-
-  return jax.tree_util.tree_map_with_path(use, params)
-
-
-def divides_steps() -> bool:
-  """Whether a step is being traced for a mesh of several devices."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return mesh.axis_names == AXES and mesh.size > 1 and not mesh.manual_axes
-
-
-def per_device(
-  function: Callable[..., Any], params: Any, batch: Any, index: Any
-) -> Any:
-  """Values and gradients of a loss, from those of each device's questions.
-
-  Each device computes those of its questions, and all are summed once. Left to
-  itself, the compiler may sum every part of a gradient over the devices.
-
-  Args:
-    function: (params, batch, index, *, use, axis_name, shard) -> (values,
-      gradients), sums over questions; `use` makes parameters whole.
-    params: parameters, as they lie on the mesh.
-    batch: the questions.
-    index: the corpus.
-
-  Returns:
-    The values, and the gradients, which lie as the parameters do.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  counts = dict(mesh.shape)
-  alone = counts['model'] == 1
-  split = split_rows.SPLIT
-
-  def spec(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    axes = _spec(name, leaf.shape, counts)
-    return PartitionSpec(*(axis if axis == split else None for axis in axes))
-
-  specs = jax.tree_util.tree_map_with_path(spec, params)
-  tables = index_specs(index)
-
-  def use(path, leaf, own):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if split not in own:
-      return leaf
-    if name == NODE_TABLE:
-      return split_rows.Rows(leaf, index.trie.num_nodes)
-    return jax.lax.all_gather(leaf, split, axis=own.index(split), tiled=True)
-
-  def total(gradient, own):  # of what is split, all_gather has summed a part
-    axes = (AXIS,) if split in own else split_rows.BATCH
-    return jax.lax.psum(gradient, axes)
-
-  def run(params, batch, index):
-    number = jax.lax.axis_index(split_rows.BATCH)
-    values, gradients = function(
-      params,
-      batch,
-      index,
-      use=lambda params: jax.tree_util.tree_map_with_path(use, params, specs),
-      axis_name=split_rows.BATCH,
-      shard=(number, counts[AXIS] * counts[split]),
-    )
-    values = jax.tree.map(
-      lambda x: jax.lax.psum(jnp.asarray(x), split_rows.BATCH), values
-    )
-    return values, jax.tree.map(total, gradients, specs)
-
-  return jax.shard_map(
-    run,
-    in_specs=(specs, BATCH, tables),
-    out_specs=(PartitionSpec(), specs),
-    axis_names=set(AXES if alone else split_rows.BATCH),
-    check_vma=False,
-  )(params, batch, index)
-
-
-def index_specs(index: Any) -> Any:
-  """Which axes divide the arrays of an index that `place_index` placed."""
-
-  def spec(x):
-    if isinstance(x, split_rows.Rows):
-      return dataclasses.replace(x, array=PartitionSpec(split_rows.SPLIT))
-    return PartitionSpec()
+  def join(x):
+    return x[:] if isinstance(x, split_rows.Rows) else x
 
   return jax.tree.map(
-    spec, index, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+    join, index, is_leaf=lambda x: isinstance(x, split_rows.Rows)
   )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rag_jax import config as configs
-from rag_jax import model, objective, optimizer, parallel, placement, types
+from rag_jax import model, objective, optimizer, parallel, per_device, types
 from rag_jax import stage as stages
 from rag_jax.index import index as indexes
 from rag_jax.readers import base
@@ -114,8 +114,8 @@ def train_step(
     )
     return _sum_over(lambda *part: gradient_fn(params, *part, counts), parts)
 
-  if axis_name is None and placement.divides_steps():
-    total = placement.per_device(found, state.params, batch, index)
+  if axis_name is None and per_device.divides_steps():
+    total = per_device.gradients(found, state.params, batch, index)
   else:
     total = found(
       *(state.params, batch, index),
