@@ -63,12 +63,8 @@ class Prepared:
   def fingerprints(self) -> dict[str, int]:
     """What tells apart the files that a checkpoint belongs to."""
     system = self.system
-    return fingerprints.of(
-      system.index,
-      system.tokenizer,
-      system.reader_tokenizer,
-      system.documents,
-    )
+    tokenizers = system.tokenizer, system.reader_tokenizer
+    return fingerprints.of(system.index, *tokenizers, system.documents)
 
   def trained(self, params: model.Params) -> systems.System:
     """The system with these parameters."""
