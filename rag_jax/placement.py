@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rag_jax import distributed
-from rag_jax.ops import split_rows
+from rag_jax.ops import split_rows, token_table
 
 AXIS = 'data'
 AXES = (AXIS, split_rows.SPLIT, 'model')
@@ -208,9 +208,12 @@ def place_index(index: T, devices: jax.sharding.Mesh) -> T:
   return dataclasses.replace(rest, **split) if split else rest
 
 
-def _split(table: Any, devices: jax.sharding.Mesh) -> split_rows.Rows:
-  if isinstance(table, split_rows.Rows):
+def _split(table: Any, devices: jax.sharding.Mesh) -> Any:
+  """A table of tokens by rows; one on the host stays there."""
+  if isinstance(table, split_rows.Rows | token_table.OnHost):
     return table
+  if isinstance(table, token_table.Packed):
+    return dataclasses.replace(table, tokens=_split(table.tokens, devices))
   rows, parts = len(table), devices.shape['fsdp']
   padded = np.pad(
     np.asarray(table), ((0, -rows % parts), *((0, 0),) * (table.ndim - 1))

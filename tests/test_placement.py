@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import parallel, placement, train
+from rag_jax import parallel, per_device, placement, train
 from rag_jax import step as steps
-from rag_jax.ops import split_rows
+from rag_jax.ops import split_rows, token_table
 
 P = jax.sharding.PartitionSpec
 
@@ -138,3 +138,35 @@ def test_tokens_are_divided_by_rows_and_read_the_same(small_index, devices):
   assert placed.codes.sharding.is_fully_replicated
   again = placement.place_index(placed, devices)
   assert again.tokens is placed.tokens
+
+
+def test_small_tokens_are_divided_and_those_on_the_host_are_not(
+  small_index, devices
+):
+  tokens = np.asarray(small_index.tokens)
+  packed = token_table.make(tokens.astype(np.uint16))
+  host = token_table.make(tokens, on_host=True)
+  index = dataclasses.replace(small_index, tokens=packed, reader_tokens=host)
+  placed = placement.place_index(index, devices)
+  assert placed.reader_tokens is host
+  assert placed.tokens.tokens.array.dtype == np.uint16
+  shards = placed.tokens.tokens.array.addressable_shards
+  assert shards[0].data.shape == (3, 9)
+  rows = jnp.arange(8)[::-1]
+
+  def read(index, rows):
+    return index.tokens[rows], index.passages[rows]
+
+  run = jax.shard_map(
+    read,
+    in_specs=(per_device.index_specs(placed), P()),
+    out_specs=P(),
+    check_vma=False,
+  )
+  with jax.set_mesh(devices):
+    found = jax.jit(run)(placed, rows)
+  for own in found:
+    np.testing.assert_array_equal(own, tokens[rows])
+  np.testing.assert_array_equal(
+    np.asarray(placement.whole_index(placed).tokens), tokens
+  )
