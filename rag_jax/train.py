@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 
 from rag_jax import (
   checkpoint,
@@ -212,7 +211,8 @@ def step_function(
     return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
-  lengths = np.asarray((index.passages != types.PAD).sum(axis=1))
+  passages = placement.whole_index(index).passages
+  lengths = distributed.on_host((passages != types.PAD).sum(axis=1))
   reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
 
