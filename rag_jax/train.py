@@ -212,7 +212,8 @@ def step_function(
     return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
-  lengths = token_table.lengths(index.passages)
+  passages = placement.whole_index(index).passages
+  lengths = token_table.lengths(jax.tree.map(distributed.on_host, passages))
   reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
 
