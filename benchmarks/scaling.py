@@ -199,7 +199,7 @@ def prepare(args: argparse.Namespace):
   [(name, stage), *_] = config.stages
   questions, index = curriculum.prepare(config, prepared, {})[name](None)
   state, _ = states.restore(config, prepared, args.workdir / 'none')
-  devices = states.mesh(config)
+  devices = parallel.run_mesh(config.train.parallel, config.train.mesh)
   if devices is not None:
     state = placement.place(state, devices)
   made = functools.partial(steps.train_step, config=config, stage=stage)

@@ -76,7 +76,9 @@ def run_evaluation(
   """
   began = time.monotonic()
   _try_to_write(workdir / EVALUATIONS)
-  found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
+  found = evaluate.evaluate(
+    system.on_devices(), prepared.dataset, prepared.pretrained
+  )
   show(found.results)
   show_notes(found)
   made = provenance.collect(

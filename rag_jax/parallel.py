@@ -54,6 +54,19 @@ def check_mesh(text: str, mode: str = 'jit') -> None:
     )
 
 
+def run_mesh(mode: str, mesh: str = '') -> jax.sharding.Mesh | None:
+  """The mesh of a run; None with pmap, or for another number of devices.
+
+  Args:
+    mode: 'jit' or 'pmap'.
+    mesh: the field `train.mesh`.
+  """
+  counts = placement.sizes(mesh)
+  if counts and math.prod(counts.values()) != jax.device_count():
+    return None
+  return None if mode == 'pmap' else placement.mesh(mesh)
+
+
 def check_batch(
   batch_size: int, *, field: str, mesh: str = '', parts: int = 1
 ) -> None:

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rag_jax import distributed
 from rag_jax.ops import split_rows, token_table
 
 AXIS = 'data'
@@ -151,8 +150,8 @@ def make(
   """
   if devices.size == 1:
     return jax.jit(function)(*arguments)
-  if distributed.count() > 1:  # an array of one process is no argument for all
-    arguments = jax.tree.map(np.asarray, arguments)
+  # An array of one device or process is no argument of a function of all.
+  arguments = jax.tree.map(np.asarray, arguments)
   run = functools.partial(_padded, function, devices.shape['fsdp'])
   where = shardings(jax.eval_shape(run, *arguments), devices)
   return jax.jit(run, out_shardings=where)(*arguments)

@@ -8,11 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rag_jax import checkpoint, fingerprints, keeper, optimizer, placement
+from rag_jax import (
+  checkpoint,
+  fingerprints,
+  keeper,
+  optimizer,
+  parallel,
+  placement,
+)
 from rag_jax import config as configs
 from rag_jax import stage as stages
 from rag_jax import step as steps
-from rag_jax import system as systems
 from rag_jax import workdir as workdirs
 
 
@@ -33,7 +39,7 @@ def restore(
     return functools.partial(init, vocab=vocab)
 
   args = prepared.index, prepared.pretrained
-  devices = mesh(config)
+  devices = parallel.run_mesh(config.train.parallel, config.train.mesh)
 
   def wanted(step):
     shapes = keeper.saved(jax.eval_shape(initial(step), *args))
@@ -73,24 +79,3 @@ def start_stage(
     where = placement.shardings(jax.eval_shape(init, state.params), devices)
     fresh = jax.jit(init, out_shardings=where)(state.params)
   return dataclasses.replace(state, optimizer=fresh)
-
-
-def mesh(config: configs.Config) -> jax.sharding.Mesh | None:
-  """The mesh of a run; None with pmap."""
-  if config.train.parallel == 'pmap':
-    return None
-  return placement.mesh(config.train.mesh)
-
-
-def on_devices(
-  config: configs.Config, system: systems.System
-) -> systems.System:
-  """A system whose arrays lie on the mesh of the run."""
-  devices = mesh(config)
-  if devices is None or devices.size == 1:
-    return system
-  return dataclasses.replace(
-    system,
-    params=placement.place(system.params, devices),
-    index=placement.place_index(system.index, devices),
-  )

@@ -28,6 +28,8 @@ from rag_jax import (
   corpus,
   forward,
   model,
+  parallel,
+  placement,
   queries,
   replies,
   store,
@@ -85,6 +87,21 @@ class System:
     """The system with another configuration of the same parameters."""
     configs.check(config)
     return dataclasses.replace(self, config=config)
+
+  def on_devices(self) -> 'System':
+    """The system with its arrays on the mesh of its run, `train.mesh`.
+
+    On another number of devices, or after pmap, it stays on one device.
+    """
+    train = self.config.train
+    devices = parallel.run_mesh(train.parallel, train.mesh)
+    if devices is None or devices.size == 1:
+      return self
+    return dataclasses.replace(
+      self,
+      params=placement.place(self.params, devices),
+      index=placement.place_index(self.index, devices),
+    )
 
   def ask(
     self,

@@ -93,7 +93,7 @@ def run(
       prepared = workdirs.open(config, workdir)
     system = fit(config, prepared, workdir, stage_data=stage_data)
     found = evaluate.evaluate(
-      states.on_devices(config, system), prepared.dataset, prepared.pretrained
+      system.on_devices(), prepared.dataset, prepared.pretrained
     )
     if first := _untrained_results(workdir):
       merged = report.merge(found.results, first)
@@ -142,10 +142,8 @@ def fit(
   files = keeper.Keeper(
     config, workdir, start, notes, prepared.fingerprints, nodes
   )
-  devices = states.mesh(config)
-  placed = dataclasses.replace(
-    prepared, system=states.on_devices(config, prepared.system)
-  )
+  devices = parallel.run_mesh(config.train.parallel, config.train.mesh)
+  placed = dataclasses.replace(prepared, system=prepared.system.on_devices())
   next_state = None
   with files, progress.Progress(config.steps, start) as shown:
     if start == 0 and config.steps:

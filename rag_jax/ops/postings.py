@@ -50,8 +50,8 @@ def check_postings(number: int) -> None:
   most = 2**31 - 1 - WINDOW
   if number > most:
     raise ValueError(
-      f'a lexicon has at most {most:,} postings, got {number:,}. Set '
-      '--config.data.lexicon=False, or divide the corpus.'
+      f'a lexicon has at most {most:,} postings, got {number:,}. Divide the '
+      'corpus, or search without a lexicon.'
     )
 
 
