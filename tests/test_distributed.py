@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 START = """
 import sys, time
 from rag_jax import cli, console, distributed, files, lock
-distributed.HEARTBEAT = 5
+distributed.HEARTBEAT = 10
 distributed.watch()
 distributed.start(
   coordinator=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
@@ -34,6 +34,7 @@ with lock.hold(folder):
       time.sleep(1)
       files.write(folder / 'built', 'by the first')
     assert (folder / 'built').read_text() == 'by the first'
+  distributed.wait('read')
   files.write(folder / 'built', str(own))
   console.note('once')
   devices = placement.mesh('fsdp=2')

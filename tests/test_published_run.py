@@ -237,6 +237,7 @@ def test_a_question_without_gold_document_is_left_out_of_gold_measures(
   assert counts['dev', 'answers from gold documents', 'EM'] == 1
 
 
+@pytest.mark.long
 def test_compare_docids_uses_published_vectors(values, tmp_path, monkeypatch):
   monkeypatch.setattr(docids, 'SCHEMES', ('residual_kmeans',))
   config = configs.build(

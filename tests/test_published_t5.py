@@ -52,6 +52,7 @@ def test_the_sizes_of_the_t5_are_filled_in(config):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_the_answer_trains_search_and_reader(config, tmp_path):
   prepared = workdirs.open(config, tmp_path / 'run')
   before = prepared.pretrained

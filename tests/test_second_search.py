@@ -189,6 +189,7 @@ def test_it_follows_the_best_documents_of_the_first_search(
   np.testing.assert_allclose(encoding.after.vector, expected.vector, atol=1e-5)
 
 
+@pytest.mark.long
 def test_only_the_first_gold_document_learns_from_the_first_search(
   config, params, searched, small_index, small_batch
 ):

@@ -169,7 +169,9 @@ class TestAccumulation:
     # The first moment of Adam is 0.1 times the gradient.
     return sums, optax.tree_utils.tree_get(state.optimizer, 'mu')
 
-  @pytest.mark.parametrize('labels', [4, 1])
+  @pytest.mark.parametrize(
+    'labels', [pytest.param(4, marks=pytest.mark.long), 1]
+  )
   def test_losses_and_gradients_are_those_of_the_whole_batch(
     self, small_config, small_index, small_batch, labels
   ):

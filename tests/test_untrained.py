@@ -36,6 +36,7 @@ def folder_of(path, tiny_folder, questions):
   return path
 
 
+@pytest.mark.long
 def test_only_a_test_split_of_passages(
   untrained, tiny_folder, tmp_path, capsys
 ):

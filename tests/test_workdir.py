@@ -79,6 +79,7 @@ def test_truncated_documents_are_counted(tiny_values, tmp_path, capsys):
   assert 'beam_size is 6, but there are only 2 documents' in notes
 
 
+@pytest.mark.long
 def test_a_beam_wider_than_the_corpus_returns_real_documents(
   tiny_values, tmp_path
 ):

@@ -163,7 +163,9 @@ def test_published_kinds_need_weights():
     settings.GeneratorConfig(kind='t5')
 
 
-@pytest.mark.parametrize('kind', ['t5', 'causal'])
+@pytest.mark.parametrize(
+  'kind', ['t5', pytest.param('causal', marks=pytest.mark.long)]
+)
 def test_published_weights_are_trained_and_write(
   kind, published_t5, material, tmp_path, monkeypatch
 ):

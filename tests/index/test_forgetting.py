@@ -52,6 +52,7 @@ def test_summary_of_a_table_equals_arithmetic_by_hand():
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_without_training_hits_equal_those_of_the_zero_shot_search():
   vectors, sessions, train, test = corpus()
   (hits,) = forgetting.continual(

@@ -76,6 +76,7 @@ def test_compare_covers_every_scheme_and_exact_modes_find_all():
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_a_wide_beam_over_keys_finds_the_result_of_exact_search():
   vectors, rng = unit(30), np.random.default_rng(3)
   tokens = rng.integers(1, 9, (30, 8))
