@@ -73,14 +73,15 @@ class Part:
     choice: the choice, and the flag that makes it.
     device: on each device.
     host: in memory of each host, or on its disk if memory-mapped.
-    grows: whether `device` can be divided by the devices.
+    is_divided: whether the devices of the axis fsdp divide `device`; see
+      `placement`.
   """
 
   name: str
   choice: str
   device: int
   host: int = 0
-  grows: bool = True
+  is_divided: bool = True
 
 
 def size_of(
@@ -135,14 +136,13 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
   )
   token = np.dtype(docid_order.code_type(size.vocabulary)).itemsize
   cells = count * size.tokens
+  codes = count * (code * len(room.num_values) + 1)
   width = query_encoder.vector_width(config.query_encoder)
   found = [
     Part('tokens', 'int32, of rag-jax train', 4 * cells),
     Part('tokens', f'{token} bytes, of rag-jax corpus', token * cells),
     Part('tokens', '--config.data.host_tokens=True', 0, token * cells),
-    Part(
-      'docids', 'codes and marks', count * (code * len(room.num_values) + 1)
-    ),
+    Part('docids', 'on every device', codes, 0, False),
     Part('trie', 'on every device', room.memory, 0, False),
   ]
   if config.id_decoder.output == 'node_table':
@@ -157,7 +157,8 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     Part('codebook', '--config.id_decoder.output=codebook', rows, 0, False)
   )
   if config.data.lexicon:
-    found.append(Part('lexicon', 'int32, float32', lexicon(config, size)))
+    whole = lexicon(config, size)
+    found.append(Part('lexicon', 'on every device', whole, 0, False))
   if config.reader.weights:
     found.append(Part('passages', "int32, in the reader's tokens", 4 * cells))
   texts = count * (TEXT * size.tokens + OBJECT)
@@ -211,9 +212,9 @@ class Plan:
 def make(config: configs.Config, size: Size) -> Plan:
   """Chooses what fits, with as few changes of the experiment as possible.
 
-  In this order: tokens as `rag-jax corpus` packs them; tokens on the host; all
-  tables divided over the devices; codes scored by a codebook, without a vector
-  a node; no lexicon.
+  In this order: tokens as `rag-jax corpus` packs them; tokens on the host;
+  tokens and node table divided over the devices; codes scored by a codebook, without a
+  vector a node; no lexicon.
   """
   every = parts(config, size)
   limit = SHARE * (size.device_memory * GIB or memory.available())
@@ -248,7 +249,7 @@ def make(config: configs.Config, size: Size) -> Plan:
     ]
     share = size.devices if divided else 1
     device = step + sum(
-      part.device / (share if part.grows else 1) for part in chosen
+      part.device / (share if part.is_divided else 1) for part in chosen
     )
     found = Plan(every, chosen, step, device, limit, flags, device <= limit)
     if found.fits:
@@ -276,7 +277,7 @@ def show(config: configs.Config, size: Size) -> str:
   ]
   for part in found.parts:
     mark = '*' if part in found.chosen else ' '
-    shared = part.device / (count if part.grows else 1)
+    shared = part.device / (count if part.is_divided else 1)
     lines.append(
       f'{mark} {part.name:<12}{_gib(part.device):>12}{_gib(shared):>12}'
       f'{_gib(part.host):>10}  {part.choice}'

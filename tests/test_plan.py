@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax import config as configs
-from rag_jax import plan
+from rag_jax import placement, plan
 from rag_jax.index import index as indexes
 from rag_jax.index import uniqueness
 from rag_jax.ops import docid_layout, docid_sizes, lexical
@@ -103,6 +103,23 @@ def test_what_fits_is_chosen_with_the_fewest_changes():
   text = plan.show(own, dataclasses.replace(size, device_memory=0.1))
   assert 'It does not fit' in text
   assert 'It fits' in plan.show(own, size)
+
+
+def test_what_the_devices_divide_is_what_a_mesh_divides(small_index):
+  devices = placement.mesh('fsdp=8')
+  placed = placement.place_index(small_index, devices)
+  params = {'id_decoder': {'table': np.zeros((16, 4))}}
+  where = {
+    'tokens': placed.tokens,
+    'docids': placed.codes,
+    'trie': placed.trie,
+    'node table': placement.place(params, devices),
+  }
+  found = plan.parts(config(lexicon=True), plan.size_of(config(), 1000))
+  for name, arrays in where.items():
+    whole = all(x.sharding.is_fully_replicated for x in jax.tree.leaves(arrays))
+    assert part(found, name).is_divided != whole, name
+  assert not part(found, 'lexicon').is_divided
 
 
 def test_the_flags_of_a_plan_are_fields():
