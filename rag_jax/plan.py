@@ -213,8 +213,8 @@ def make(config: configs.Config, size: Size) -> Plan:
   """Chooses what fits, with as few changes of the experiment as possible.
 
   In this order: tokens as `rag-jax corpus` packs them; tokens on the host;
-  tokens and node table divided over the devices; codes scored by a codebook, without a
-  vector a node; no lexicon.
+  tokens and node table divided over the devices; codes scored by a codebook,
+  without a vector a node; no lexicon.
   """
   every = parts(config, size)
   limit = SHARE * (size.device_memory * GIB or memory.available())
