@@ -170,6 +170,7 @@ def test_a_mistake_is_one_line(workdir, tmp_path, arguments, words):
   assert not (tmp_path / 'nowhere').exists()
 
 
+@pytest.mark.long
 def test_ctrl_c_prints_no_traceback(tiny_file, tmp_path):
   import signal
   import time

@@ -10,6 +10,7 @@ from rag_jax.index import docids
 SCHEMES = ('hierarchical_kmeans', 'residual_kmeans', 'title')
 
 
+@pytest.mark.long
 def test_every_scheme_is_measured_and_drawn(tiny_values, tmp_path, monkeypatch):
   monkeypatch.setattr(docids, 'SCHEMES', SCHEMES)  # all of them take a minute
   values = tiny_values | {

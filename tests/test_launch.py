@@ -165,6 +165,7 @@ def test_a_missing_experiment_is_one_error_line(tmp_path):
   assert 'one of answer_only, beir, ' in error
 
 
+@pytest.mark.long
 def test_a_workdir_rejects_another_experiment(tiny_file, whole_run):
   workdir = whole_run[0]
   before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}

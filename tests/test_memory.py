@@ -106,6 +106,7 @@ def test_nothing_is_written_if_it_is_refused(tiny_values, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_the_estimate_is_near_a_compiled_step(tiny_values, tmp_path):
   """Sizes at which arrays, not the program, take most of the memory."""
   stage = tiny_values['stages']['joint'] | {'batch_size': 64}

@@ -76,7 +76,9 @@ def measured(tiny_values, beir_folder, tmp_path_factory):
   return make
 
 
-@pytest.mark.parametrize('name', ['beir', 'facts'])
+@pytest.mark.parametrize(
+  'name', ['beir', pytest.param('facts', marks=pytest.mark.long)]
+)
 def test_trec_tools_compute_the_same_measures(measured, name):
   ir_measures = pytest.importorskip('ir_measures')
   folder, found = measured(name)

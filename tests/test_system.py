@@ -301,6 +301,7 @@ class TestLoad:
 
 
 class TestFromDocuments:
+  @pytest.mark.long
   def test_fifty_texts_are_retrieved_without_training(self):
     texts = [
       f'The {size} {animal} of {place} sleeps.'

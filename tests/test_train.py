@@ -219,6 +219,7 @@ class TestFit:
     monkeypatch.setattr(train, 'step_function', step_function)
     return rows
 
+  @pytest.mark.long
   def test_an_experiment_may_have_any_stages(
     self, build, prepared, counted, other_data, tmp_path
   ):
@@ -337,6 +338,7 @@ def test_a_run_killed_anywhere_resumes_exactly(
   assert parts == [set(), {'reader'}, set(), {*SEARCH}, set()]
 
 
+@pytest.mark.long
 def test_a_stage_is_compiled_once(tiny_values, tmp_path, caplog):
   values = tiny_values | {'stages': two_stages(tiny_values)}
   with jax.log_compiles(), caplog.at_level('WARNING'):

@@ -73,6 +73,7 @@ def test_only_a_test_split_of_passages(
   assert answer.abstained and answer.candidates[0].document.parent
 
 
+@pytest.mark.long
 def test_no_questions_at_all(untrained, tiny_folder, tmp_path, capsys):
   folder = folder_of(
     tmp_path / 'data', tiny_folder, {'documents.jsonl': 'documents.jsonl'}

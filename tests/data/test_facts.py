@@ -245,6 +245,7 @@ def test_tables_are_consistent():
   assert numbers == list(range(1, 119))
 
 
+@pytest.mark.long
 def test_builder_round_trip(tmp_path: pathlib.Path, dataset):
   builder = facts.Facts(data_dir=tmp_path, file_format='array_record')
   builder.download_and_prepare()

@@ -181,6 +181,7 @@ def read_meanwhile(train, workdir, *arguments):
   return code
 
 
+@pytest.mark.long
 def test_a_run_through_faults_ends_in_the_same_bits(train, whole, tmp_path):
   rng, workdir = random.Random(0), tmp_path / 'run'
   kill(train, workdir, 1, rng)

@@ -54,6 +54,7 @@ def test_inner_product_mode_ranks_by_the_quantised_documents():
   assert (np.diff(scores, axis=1) <= 1e-5).all()
 
 
+@pytest.mark.long
 def test_compare_covers_every_scheme_and_exact_modes_find_all():
   vectors = unit(40)
   configs = [
