@@ -181,7 +181,9 @@ def ending_together() -> Iterator[None]:
     yield
   except ValueError as error:
     if count() > 1:
-      end(str(error))
+      # A checkpoint cannot be saved without the others.
+      lost = error.__cause__ and _LOST.search(str(error.__cause__))
+      end(ENDED if lost else str(error))
     raise
   except Exception as error:
     if count() == 1:

@@ -145,3 +145,22 @@ def test_a_number_out_of_range_is_refused(process):
     distributed.start(
       coordinator='127.0.0.1:1', num_processes=2, process_id=process
     )
+
+
+@pytest.mark.parametrize(
+  ('cause', 'wanted'),
+  [
+    (OSError('Connection reset by peer'), distributed.ENDED),
+    (OSError('No space left on device'), 'it cannot be saved'),
+    (None, 'it cannot be saved'),
+  ],
+)
+def test_a_save_that_fails_without_the_others_says_so(
+  monkeypatch, cause, wanted
+):
+  said = []
+  monkeypatch.setattr(distributed, 'count', lambda: 2)
+  monkeypatch.setattr(distributed, 'end', said.append)
+  with pytest.raises(ValueError), distributed.ending_together():
+    raise ValueError('it cannot be saved') from cause
+  assert said == [wanted]
