@@ -155,11 +155,7 @@ def _one_line_errors() -> Iterator[None]:
 def _run(argv: list[str]) -> None:
   """Runs the command that the flags name."""
   mode = usage.ALIASES.get(_MODE.value, _MODE.value)
-  if len(argv) > 1 and mode not in (
-    'compare',
-    'report',
-    'corpus',
-  ):
+  if len(argv) > 1 and mode not in ('compare', 'report', 'corpus'):
     sys.exit(
       f'error: unknown argument {argv[1]!r}. Flags start with --; commands '
       f'are {", ".join(usage.COMMANDS)}.'

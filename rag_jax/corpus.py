@@ -203,10 +203,15 @@ def _checksum(documents: Sequence[types.Document | None]) -> int:
   for document in _present(documents):
     if document.questions:
       return -1
-    fields = (document.id, document.title, document.text)
-    text = '\0'.join(fields).encode('utf-8', 'surrogatepass')
-    checksum = zlib.crc32(text, checksum)
+    fields = document.id, document.title, document.text
+    checksum = add_to_checksum(checksum, *fields)
   return checksum
+
+
+def add_to_checksum(checksum: int, name: str, title: str, text: str) -> int:
+  """CRC-32 of documents, and of one more with this id, title and text."""
+  fields = '\0'.join((name, title, text))
+  return zlib.crc32(fields.encode('utf-8', 'surrogatepass'), checksum)
 
 
 def _lexicon(

@@ -224,7 +224,7 @@ def _comparison(
     text = text.replace(slot, facts.entity_name(kind, row))
   return types.Question(
     id=f'{"+".join(names)}/{relation}/{order}',
-    text=_polish(text),
+    text=facts.polish(text),
     answers=(right['name'],),
     document_ids=tuple(names),
   )
@@ -263,7 +263,7 @@ def _add_bridges(
           continue
         question = types.Question(
           id=f'{first}+{second}/{link.relation}/{relation or "name"}/{number}',
-          text=_polish(text),
+          text=facts.polish(text),
           answers=(answer,),
           document_ids=(first, second),
         )
@@ -348,7 +348,3 @@ def _occurs(words: str, text: str) -> bool:
   """Whether a text contains the words, as whole words in any case."""
   pattern = rf'(?<!\w){re.escape(words)}(?!\w)'
   return re.search(pattern, text, re.IGNORECASE) is not None
-
-
-def _polish(text: str) -> str:
-  return text[:1].upper() + text[1:]

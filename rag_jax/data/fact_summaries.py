@@ -1,7 +1,7 @@
 """The embedded dataset `facts_summaries`: answers of several sentences.
 
-Its documents are those of `facts`. A question asks for what is known about an
-entity ("Tell me about Gold.") or for a comparison of two of one kind. Its
+It has the documents of `facts`. A question asks for a summary of an entity
+("Tell me about Gold.") or for a comparison of two entities of one kind. Its
 reference has one sentence for each cell of a table, in a fixed order, and the
 mark [n] after a sentence cites number n of the gold documents:
 

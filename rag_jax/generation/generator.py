@@ -118,7 +118,7 @@ def make(config: settings.GeneratorConfig) -> base.Reader:
 
 
 def instruction(generator: Generator) -> jax.Array:
-  """What stands in the place of the question, int32[1, Q]."""
+  """The tokens that the reader gets instead of a question, int32[1, Q]."""
   text = generator.reader.text_inputs
   if text is None:
     return jnp.array([[fid.BOS]])

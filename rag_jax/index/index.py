@@ -5,7 +5,6 @@ embeddings) are parameters in the checkpoint, so training never invalidates the
 index.
 """
 
-import hashlib
 import math
 import os
 import pathlib
@@ -205,7 +204,9 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
   """Writes arrays to a .npz file, atomically, with their checksum."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  everything: dict[str, Any] = arrays | {'checksum': _checksum(arrays)}
+  everything: dict[str, Any] = arrays | {
+    'checksum': streamed.checksum_of(arrays)
+  }
   with files.replacing(path) as partial:
     # NumPy adds .npz to the name of a path, but not to an open file.
     with partial.open('wb') as file:
@@ -241,7 +242,7 @@ def read(
       f'index file {str(path)!r} cannot be read ({type(error).__name__}: '
       f'{reason[:200]}). {remedy}'
     ) from error
-  if checksum != _checksum(arrays):
+  if checksum != streamed.checksum_of(arrays):
     raise ValueError(
       f'index file {str(path)!r} is damaged: its checksum differs. {remedy}'
     )
@@ -275,12 +276,3 @@ def _check_sizes(path: pathlib.Path) -> None:
   packed = path.stat().st_size
   if declared > max(_MIN_BOMB, _MAX_RATIO * packed):
     raise ValueError(f'it declares {declared:,} bytes in {packed:,}')
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-  digest = hashlib.sha256()
-  for name in sorted(arrays):
-    digest.update(name.encode())
-    digest.update(str(arrays[name].shape).encode())
-    digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-  return digest.hexdigest()

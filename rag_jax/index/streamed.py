@@ -67,17 +67,7 @@ def read(
       arrays[mapped] = _map(path, info)
     else:
       arrays[mapped] = np.load(copy, mmap_mode='r')
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-      array = arrays[name]
-      digest.update(name.encode())
-      digest.update(str(array.shape).encode())
-      flat = np.atleast_1d(array)
-      rows = max(_PIECE // max(flat[:1].nbytes, 1), 1)
-      for start in range(0, len(flat), rows):
-        part = np.ascontiguousarray(flat[start : start + rows])
-        digest.update(part.tobytes())
-    if digest.hexdigest() != checksum:
+    if checksum_of(arrays) != checksum:
       copy.unlink(missing_ok=True)
       raise ValueError('its checksum differs')
   except Exception as error:  # NumPy and zipfile raise many types
@@ -87,6 +77,21 @@ def read(
       '--workdir, or build the index again.'
     ) from error
   return arrays
+
+
+def checksum_of(arrays: dict[str, np.ndarray]) -> str:
+  """The SHA-256 of names, shapes and values, which are read in pieces."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    array = arrays[name]
+    digest.update(name.encode())
+    digest.update(str(array.shape).encode())
+    flat = np.atleast_1d(array)
+    rows = max(_PIECE // max(flat[:1].nbytes, 1), 1)
+    for start in range(0, len(flat), rows):
+      part = np.ascontiguousarray(flat[start : start + rows])
+      digest.update(part.tobytes())
+  return digest.hexdigest()
 
 
 def _member(file: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -135,7 +140,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, Array]) -> None:
   Raises:
     ValueError: if the blocks of an array do not make its shape.
   """
-  digest = hashlib.sha256()  # as in `index`, of what the file holds
+  digest = hashlib.sha256()  # as `checksum_of`
   with (
     files.replacing(pathlib.Path(path)) as partial,
     zipfile.ZipFile(partial, 'w') as file,

@@ -5,7 +5,6 @@ lexicon/ the postings of BM25; ../vectors/ the vectors of a published encoder.
 """
 
 import pathlib
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,8 +134,7 @@ def _write_lexicon(job: steps.Job, about: blocks.About) -> int:
     records = array_records.read_records(folder.file('documents', block))
     for _, record in records:
       fields = (record.get(name, '') for name in ('id', 'title', 'text'))
-      text = '\0'.join(fields).encode('utf-8', 'surrogatepass')
-      checksum = zlib.crc32(text, checksum)
+      checksum = corpus.add_to_checksum(checksum, *fields)
   return lexicon_file.write(
     folder.workdir / lexicon_file.FOLDER,
     own,

@@ -184,39 +184,36 @@ def _answer(config, params, memory, weights, where):
 
 def _answer_each(config, params, memory):
   """Decodes greedily given each passage alone; see `base.Reader`."""
-  params, memory = jax.lax.stop_gradient((params, memory))
-  sizes = _sizes(config, params)
+  found = _write_each(config, params, memory)
   batch, count, _ = memory.passages.shape
-  ones = jnp.ones((batch, count))
-  found = causal_marginals.write_each(
-    params['llama'],
-    sizes,
-    memory.prompts,
-    end_token=config.end_token,
-    max_length=config.max_answer_tokens,
-    constraint=_constraint(config, sizes, memory, ones, split=True),
-  )
   return _without_end(config, found).reshape(batch, count, -1)
 
 
 def _sample_each(config, params, memory, rng, how):
   """Draws an answer given each passage alone; see `base.Reader`."""
+  draw = functools.partial(generate.sample, rng.reshape(-1), how=how)
+  found = _write_each(config, params, memory, draw)
+  batch, count, _ = memory.passages.shape
+  ends = (found.where & (found.tokens == config.end_token)).any(-1)
+  tokens = jnp.where(ends[..., None], _without_end(config, found), types.PAD)
+  return tokens.reshape(batch, count, -1)
+
+
+def _write_each(config, params, memory, write=generate.greedy):
+  """Texts from each passage alone, by `generate.greedy` or `sample`."""
   params, memory = jax.lax.stop_gradient((params, memory))
   sizes = _sizes(config, params)
-  batch, count, _ = memory.passages.shape
-  ones = jnp.ones((batch, count))
-  found = causal_marginals.write_each(
+  return causal_marginals.write_each(
     params['llama'],
     sizes,
     memory.prompts,
     end_token=config.end_token,
     max_length=config.max_answer_tokens,
-    constraint=_constraint(config, sizes, memory, ones, split=True),
-    write=functools.partial(generate.sample, rng.reshape(-1), how=how),
+    constraint=_constraint(
+      config, sizes, memory, jnp.ones(memory.passages.shape[:2]), split=True
+    ),
+    write=write,
   )
-  ends = (found.where & (found.tokens == config.end_token)).any(-1)
-  tokens = jnp.where(ends[..., None], _without_end(config, found), types.PAD)
-  return tokens.reshape(batch, count, -1)
 
 
 def _without_end(config, found):
