@@ -1,7 +1,8 @@
 """Step time, communication and equality of a step on several devices.
 
-  python benchmarks/scaling.py [--config=quickstart] [--steps=20] [--rows=3]
-    [--accumulate=4] [--unlabelled]
+  python benchmarks/scaling.py [--config=quickstart] [--steps=20] [--rows=0,3]
+    [--accumulate=4] [--uneven] [--batch=8] [--stage=joint] [--sgd=0.1]
+    [--set=data.path=PATH] [--repeat=3]
 
 Each row is a run from the same initial state: devices, processes and mesh. The
 devices are parts of one CPU, so the time shows the overhead of a divided
@@ -9,10 +10,21 @@ program, not a speed-up. `bytes` are the results of the collective operations of
 the compiled program, per device and step, in loops as often as XLA says that
 they run; `/ gradients` is their ratio to the bytes of all parameters. An
 all-reduce counts once, although it sends and receives about twice its size.
+`ms` is the median over all steps but the first, and with --repeat over all
+runs, which take turns; then the lowest and highest median of a run follow.
+
 `loss` and `parameters` are the largest differences from the first row, over the
-losses of all steps and over all final parameters. --unlabelled takes the labels
-from three quarters of the questions, by row, so that parts have different
-numbers of them.
+losses of all steps and over all final parameters; `above` is how many of a
+million parameters differ by more than 1e-5. `moved` is how far the parameters
+have moved at most. --uneven takes the labels from three quarters of the
+questions, by row, and masks one question, so that devices and parts have
+different numbers of them.
+
+Adam divides a gradient by its own size. So where the gradient of a parameter is
+no larger than its rounding, as that of a word that hardly matters, the sign of
+the rounding moves it by the learning rate. With --sgd=RATE, gradients are
+clipped as before, multiplied by RATE and subtracted: what differs then is
+rounding that no division enlarges.
 """
 
 import argparse
@@ -125,12 +137,19 @@ def total(found: list[Collective], kind: str = '') -> int:
   return sum(own.bytes * own.times for own in found if kind in ('', own.kind))
 
 
+def named(params) -> dict:
+  """Parameters by name, on the host."""
+  from rag_jax import checkpoint
+
+  return checkpoint.named(params)
+
+
 def measure(args: argparse.Namespace) -> None:
   """Trains a few steps in this process; writes numbers and parameters."""
   import jax
   import numpy as np
 
-  from rag_jax import distributed, keeper
+  from rag_jax import distributed, keeper, placement
 
   jax.config.update('jax_num_cpu_devices', args.devices // args.processes)
   if args.processes > 1:
@@ -140,6 +159,7 @@ def measure(args: argparse.Namespace) -> None:
       process_id=args.process,
     )
   step, state, batch_of, index, nodes = prepare(args)
+  start = named(placement.stored(state.params, nodes))
   records, seconds = [], []
   for number in range(args.steps):
     batch = batch_of(number)
@@ -148,16 +168,17 @@ def measure(args: argparse.Namespace) -> None:
     jax.block_until_ready(sums)
     seconds.append(time.perf_counter() - began)
     records.append(keeper.averages([sums])['loss'])
-  from rag_jax import checkpoint, placement
-
-  params = checkpoint.named(placement.stored(state.params, nodes))
+  params = named(placement.stored(state.params, nodes))
   found = collectives(text_of(step, state, batch, index, args))
   if distributed.is_first():
     np.savez(args.out.with_suffix('.npz'), **params)
     kinds = {kind: total(found, kind) for kind in KINDS}
     report = {
       'losses': records,
-      'seconds': statistics.median(seconds[1:]),
+      'seconds': seconds[1:],
+      'moved': max(
+        float(abs(x - start[name]).max(initial=0)) for name, x in params.items()
+      ),
       'bytes': total(found),
       'gradients': sum(x.nbytes for x in params.values()),
       'kinds': {kind: size for kind, size in kinds.items() if size},
@@ -175,14 +196,18 @@ def text_of(step, state, batch, index, args) -> str:
 
 def prepare(args: argparse.Namespace):
   """The compiled step, its first state, batches and index, and their nodes."""
+  import optax
+
   from rag_jax import config as configs
   from rag_jax import (
     curriculum,
     distributed,
     experiment_files,
+    optimizer,
     parallel,
     placement,
     states,
+    sweep,
   )
   from rag_jax import step as steps
   from rag_jax import workdir as workdirs
@@ -191,14 +216,21 @@ def prepare(args: argparse.Namespace):
   values = experiment_files.load(args.config)
   values.train.parallel, values.train.mesh = args.mode, args.mesh
   values.train.accumulate = args.accumulate
+  for text in args.set:
+    values = sweep.changed(values, dict([text.split('=', 1)]))
   for name in values.stages:
-    values.stages[name].batch_size *= args.accumulate
+    own = args.batch or values.stages[name].batch_size
+    values.stages[name].batch_size = own * args.accumulate
   config = configs.build(values)
   with distributed.first_then_others('workdir'):
     prepared = workdirs.open(config, args.workdir)
-  [(name, stage), *_] = config.stages
+  name = args.stage or config.stages[0][0]
+  stage = dict(config.stages)[name]
+  if args.sgd:
+    optimizer._adam = lambda *_: optax.sgd(args.sgd)
   questions, index = curriculum.prepare(config, prepared, {})[name](None)
   state, _ = states.restore(config, prepared, args.workdir / 'none')
+  state = states.start_stage(state, config, stage)
   devices = parallel.run_mesh(config.train.parallel, config.train.mesh)
   if devices is not None:
     state = placement.place(state, devices)
@@ -210,7 +242,7 @@ def prepare(args: argparse.Namespace):
 
   def batch_of(number):
     batch = found[number]
-    if not args.unlabelled:
+    if not args.uneven:
       return batch
     return dataclasses.replace(
       batch,
@@ -236,8 +268,10 @@ def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
     *(f'--mesh={mesh}', f'--coordinator={address}', f'--steps={args.steps}'),
     *(f'--config={args.config}', f'--accumulate={args.accumulate}'),
   ]
-  if args.unlabelled:
-    command.append('--unlabelled')
+  command += [f'--stage={args.stage}', f'--batch={args.batch}']
+  command += [f'--sgd={args.sgd}', *(f'--set={text}' for text in args.set)]
+  if args.uneven:
+    command.append('--uneven')
   children = [
     subprocess.Popen([*command, f'--process={i}'], stdout=subprocess.DEVNULL)
     for i in range(processes)
@@ -249,19 +283,27 @@ def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
     return found | {'params': dict(stored)}
 
 
-def show(row, found: dict, first: dict) -> str:
-  """A row of the table."""
+def show(row, runs: list[dict], first: dict) -> str:
+  """A row of the table, of one or several runs."""
+  found = runs[0]
   losses = zip(found['losses'], first['losses'], strict=True)
   apart = {
-    name: float(abs(array - first['params'][name]).max())
+    name: abs(array - first['params'][name])
     for name, array in found['params'].items()
   }
-  worst = max(apart, key=lambda name: apart[name])
+  most = {name: float(x.max(initial=0)) for name, x in apart.items()}
+  worst = max(most, key=lambda name: most[name])
+  above = sum(int((x > 1e-5).sum()) for x in apart.values())
+  above *= 1e6 / sum(x.size for x in apart.values())
   name = ' '.join(filter(None, (row[2], row[3])))
+  medians = [1e3 * statistics.median(own['seconds']) for own in runs]
+  both = [1e3 * x for own in runs for x in own['seconds']]
+  span = f'({min(medians):.0f} to {max(medians):.0f})' if runs[1:] else ''
   return (
-    f'{row[0]:7} {row[1]:9} {name:20} {1e3 * found["seconds"]:8.0f} '
-    f'{found["bytes"]:12,} {found["bytes"] / found["gradients"]:11.2f} '
-    f'{max(abs(a - b) for a, b in losses):8.1e} {apart[worst]:10.1e} {worst}'
+    f'{row[0]:7} {row[1]:9} {name:17} {statistics.median(both):7.0f} {span}'
+    f'{found["bytes"]:12,} {found["bytes"] / found["gradients"]:6.2f} '
+    f'{max(abs(a - b) for a, b in losses):8.1e} {most[worst]:8.1e} '
+    f'{above:6.0f} {found["moved"]:7.1e} {worst}'
   )
 
 
@@ -270,7 +312,12 @@ def main() -> None:
   parser.add_argument('--config', default='quickstart')
   parser.add_argument('--steps', type=int, default=20)
   parser.add_argument('--accumulate', type=int, default=1)
-  parser.add_argument('--unlabelled', action='store_true')
+  parser.add_argument('--uneven', action='store_true')
+  parser.add_argument('--batch', type=int, default=0)
+  parser.add_argument('--stage', default='', help="'' = the first")
+  parser.add_argument('--sgd', type=float, default=0.0)
+  parser.add_argument('--set', action='append', default=[], help='FIELD=VALUE')
+  parser.add_argument('--repeat', type=int, default=1)
   parser.add_argument('--rows', default='', help='numbers from 0, with commas')
   for name in ('devices', 'processes', 'process'):
     parser.add_argument(f'--{name}', type=int, help='of one row')
@@ -285,14 +332,15 @@ def main() -> None:
   rows = ROWS
   if args.rows:
     rows = [ROWS[int(number)] for number in args.rows.split(',')]
-  print('devices processes mode and mesh              ms        bytes ', end='')
-  print('/ gradients     loss parameters')
+  print('devices processes mode and mesh          ms        bytes ', end='')
+  print('/ grad     loss   params  above   moved  parameter')
   with tempfile.TemporaryDirectory() as folder:
-    first = None
-    for row in rows:
-      found = run(row, args, pathlib.Path(folder))
-      first = first or found
-      print(show(row, found, first), flush=True)
+    found: dict = {row: [] for row in rows}
+    for number in range(args.repeat):
+      for row in rows:
+        found[row].append(run(row, args, pathlib.Path(folder)))
+        if number + 1 == args.repeat:
+          print(show(row, found[row], found[rows[0]][0]), flush=True)
 
 
 if __name__ == '__main__':

@@ -53,12 +53,12 @@ def run(
   for combination in combinations:
     name = ','.join(f'{field}={value}' for field, value in combination.items())
     workdir = folder / name.replace('/', '_')
-    config = pretrained.complete(configs.build(_with(values, combination)))
+    config = pretrained.complete(configs.build(changed(values, combination)))
     store.check(workdir, config)
     if config.data not in checked:
       workdirs.load_data(config)
       checked.add(config.data)
-    runs.append((name, workdir, _with(values, combination)))
+    runs.append((name, workdir, changed(values, combination)))
   folder.mkdir(parents=True, exist_ok=True)
   results = {}
   for number, (name, workdir, own) in enumerate(runs, 1):
@@ -129,16 +129,16 @@ def _cell(values: Sequence[float | None]) -> str:
   return f'{statistics.mean(known):.3f}{spread}'.rjust(15)
 
 
-def _with(
+def changed(
   values: ml_collections.ConfigDict, combination: Combination
 ) -> ml_collections.ConfigDict:
   """The experiment with the values of a combination."""
-  changed = configs.values(configs.build(values))
+  found = configs.values(configs.build(values))
   for field, text in combination.items():
-    start = functools.reduce(operator.getitem, field.split('.'), changed)
+    start = functools.reduce(operator.getitem, field.split('.'), found)
     value = _parse(text, start, field)
-    changed.update_from_flattened_dict({field: value})
-  return changed
+    found.update_from_flattened_dict({field: value})
+  return found
 
 
 def _parse(text: str, start: object, field: str) -> object:
