@@ -24,7 +24,7 @@ from rag_jax import (
   types,
 )
 from rag_jax.components import id_decoder, query_encoder, ranker
-from rag_jax.ops import beam, teacher_forcing
+from rag_jax.ops import beam, split_rows, teacher_forcing
 
 Function = Callable[..., Any]
 ALTERNATIVES = 6  # codes that `paths` returns at each level
@@ -171,7 +171,7 @@ def regret(config: model.ModelConfig) -> Function:
       (params['id_decoder'], encoding),
       id_decoder.initial_cache(config.id_decoder, size, width),
       index.trie,
-      index.codes,
+      split_rows.every_row(index.codes),
       step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
       batch_size=size,
       scoring=config.search.scoring,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rag_jax import matching, model, types
 from rag_jax.components import id_decoder, query_encoder
 from rag_jax.index import index as indexes
-from rag_jax.ops import beam, masking
+from rag_jax.ops import beam, masking, split_rows
 from rag_jax.ops import trie as tries
 
 Params = model.Params
@@ -131,7 +131,7 @@ def every_document(index: indexes.Index, batch_size: int) -> types.Candidates:
 
   return types.Candidates(
     documents=rows(jnp.arange(count)),
-    codes=rows(index.codes.astype(jnp.int32)),
+    codes=rows(split_rows.every_row(index.codes).astype(jnp.int32)),
     scores=jnp.zeros((batch_size, count)),
     where=rows(index.alive),
   )

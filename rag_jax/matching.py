@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rag_jax import model, types
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
-from rag_jax.ops import lexical
+from rag_jax.ops import edge_scores, lexical, split_lexicon
 from rag_jax.ops import trie as tries
 
 Params = model.Params
@@ -20,13 +20,18 @@ def lookahead(
   config: model.ModelConfig,
   index: indexes.Index,
   words: jax.Array | None,
-) -> jax.Array | None:
+) -> edge_scores.Lookahead | None:
   """Lookahead scores: weighted best BM25 below each node, [B, num_nodes]."""
   if not config.search.lexical_weight:
     return None
   lexicon, words = _words(index, words)
-  matches = lexical.score_all(lexicon, words)
-  ahead = config.search.lexical_weight * tries.max_below(index.trie, matches)
+  ahead: edge_scores.Lookahead
+  if isinstance(lexicon, split_lexicon.Lexicon):
+    ahead = split_lexicon.max_below(lexicon, words)
+  else:
+    matches = lexical.score_all(lexicon, words)
+    ahead = tries.max_below(index.trie, matches)
+  ahead = config.search.lexical_weight * ahead
   if config.search.learned_lexical_weight:
     ahead *= ranker.lexical_growth(params['ranker'], config.ranker)
   return ahead
@@ -74,7 +79,10 @@ def _matches(
 ) -> jax.Array:
   """Lexical scores float32[B, K] of documents."""
   if index.lexicon is not None:
-    return lexical.score(*_words(index, batch.words), documents)
+    lexicon, words = _words(index, batch.words)
+    if isinstance(lexicon, split_lexicon.Lexicon):
+      return split_lexicon.score(lexicon, words, documents)
+    return lexical.score(lexicon, words, documents)
   return ranker.lexical(
     params['ranker'],
     config.ranker,
@@ -87,7 +95,7 @@ def _matches(
 
 def _words(
   index: indexes.Index, words: jax.Array | None
-) -> tuple[lexical.Lexicon, jax.Array]:
+) -> tuple[lexical.Lexicon | split_lexicon.Lexicon, jax.Array]:
   """The lexicon and the words of the queries; a ValueError without them."""
   if index.lexicon is None or words is None:
     raise ValueError(

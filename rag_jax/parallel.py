@@ -208,16 +208,21 @@ def call_whole(
   if devices is None or devices.size == 1:
     return jax.device_get(function(params, batch, index))
   params = placement.stored(params, index.trie.num_nodes)
+  index = placement.place_index(index, devices)
   whole = NamedSharding(devices, PartitionSpec())
-  arguments = params, batch, placement.whole_index(index)
-  arguments = jax.tree.map(lambda x: placement.put(x, whole), arguments)
-  plain = getattr(function, '__wrapped__', function)
-  return jax.device_get(jax.jit(plain, out_shardings=whole)(*arguments))
+  params, batch = jax.tree.map(
+    lambda x: placement.put(x, whole), (params, batch)
+  )
+  with jax.set_mesh(devices):
+    run = _for_mesh(function, devices, per_device.all_questions)
+    return jax.device_get(run(params, batch, index))
 
 
 @functools.cache
 def _for_mesh(
-  function: Callable[..., Any], devices: jax.sharding.Mesh
+  function: Callable[..., Any],
+  devices: jax.sharding.Mesh,
+  each: Callable[..., Any] = per_device.each_question,
 ) -> Callable[..., Any]:
   """A compiled function, compiled for parameters on a mesh.
 
@@ -227,7 +232,7 @@ def _for_mesh(
   plain = getattr(function, '__wrapped__', function)  # without its options
 
   def run(params, batch, index, *rest):
-    return per_device.each_question(plain, params, batch, index, *rest)
+    return each(plain, params, batch, index, *rest)
 
   whole = NamedSharding(devices, PartitionSpec())
   return jax.jit(run, out_shardings=whole)

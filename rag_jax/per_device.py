@@ -95,6 +95,27 @@ def each_question(
   return run(params, batch, index, *rest)
 
 
+def all_questions(
+  function: Callable[..., Any], params: Any, batch: Any, index: Any
+) -> Any:
+  """Results of questions that every device computes, all of them.
+
+  Args:
+    function: (params, batch, index) -> pytree, the same on every device.
+    params: parameters, whole on every device.
+    batch: the questions, all on every device.
+    index: the corpus.
+  """
+  whole = PartitionSpec()
+  run = jax.shard_map(
+    function,
+    in_specs=(whole, whole, index_specs(index)),
+    out_specs=whole,
+    check_vma=False,
+  )
+  return run(params, batch, index)
+
+
 def _each(run: Callable[..., Any], *, in_specs: Any, out_specs: Any):
   """`jax.shard_map` over the axes that divide the batch."""
   alone = jax.sharding.get_abstract_mesh().shape['model'] == 1

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rag_jax.ops import split_rows, token_table
+from rag_jax.ops import split_lexicon, split_rows, token_table
 
 AXIS = 'data'
 AXES = (AXIS, split_rows.SPLIT, 'model')
@@ -188,23 +188,50 @@ def stored(state: T, nodes: int) -> T:
 
 
 def place_index(index: T, devices: jax.sharding.Mesh) -> T:
-  """Places an index on the devices: tokens by rows, the rest on each.
+  """Places an index on the devices: tables by rows, the lexicon by documents.
 
-  The trie and the docids are a few bytes a document, so each device has them.
+  The trie is a few bytes a document, so each device has it, and masks too.
   """
   if devices.size == 1:
     return index
   split = {
     name: _split(getattr(index, name), devices)
-    for name in ('tokens', 'reader_tokens')
+    for name in ('tokens', 'reader_tokens', 'codes')
     if getattr(index, name, None) is not None
   }
+  lexicon = getattr(index, 'lexicon', None)
+  if lexicon is not None and devices.shape['fsdp'] > 1:
+    split['lexicon'] = _divide(lexicon, index, devices)
   rest: Any = index
   if split:
     rest = dataclasses.replace(rest, **dict.fromkeys(split))
-  whole = NamedSharding(devices, PartitionSpec())
-  rest = jax.tree.map(lambda x: put(x, whole), rest)
+  each = NamedSharding(devices, PartitionSpec())
+  rest = jax.tree.map(lambda x: put(x, each), rest)
   return dataclasses.replace(rest, **split) if split else rest
+
+
+def _divide(lexicon: Any, index: Any, devices: jax.sharding.Mesh) -> Any:
+  """A lexicon over the axis fsdp, of which a process makes its parts."""
+  if isinstance(lexicon, split_lexicon.Lexicon):
+    return lexicon
+  axis = AXES.index('fsdp')
+  own = [
+    place[axis]
+    for place, device in np.ndenumerate(devices.devices)
+    if device.process_index == jax.process_index()
+  ]
+  divided = split_lexicon.divide(
+    lexicon, index.trie, devices.shape['fsdp'], sorted(set(own))
+  )
+
+  def lay(x):
+    axes = ('fsdp',) if isinstance(x, split_rows.Rows) else ()
+    where = NamedSharding(devices, PartitionSpec(*axes))
+    return jax.tree.map(lambda x: put(x, where), x)
+
+  return jax.tree.map(
+    lay, divided, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+  )
 
 
 def _split(table: Any, devices: jax.sharding.Mesh) -> Any:
@@ -253,14 +280,14 @@ def mesh_of(tree: Any) -> jax.sharding.Mesh | None:
   return None
 
 
-def whole_index(index: T) -> T:
-  """An index whose tokens are not divided."""
+def whole(tables: T) -> T:
+  """Tables that are not divided."""
 
   def join(x):
     return x[:] if isinstance(x, split_rows.Rows) else x
 
   return jax.tree.map(
-    join, index, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+    join, tables, is_leaf=lambda x: isinstance(x, split_rows.Rows)
   )
 
 

@@ -75,6 +75,7 @@ class Part:
     host: in memory of each host, or on its disk if memory-mapped.
     is_divided: whether the devices of the axis fsdp divide `device`; see
       `placement`.
+    shared: on each of them in addition, if they divide it.
   """
 
   name: str
@@ -82,6 +83,13 @@ class Part:
   device: int
   host: int = 0
   is_divided: bool = True
+  shared: int = 0
+
+  def on_each(self, devices: int) -> float:
+    """Bytes on each of the devices that divide the index."""
+    if devices == 1 or not self.is_divided:
+      return self.device
+    return self.device / devices + self.shared
 
 
 def size_of(
@@ -136,13 +144,14 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
   )
   token = np.dtype(docid_order.code_type(size.vocabulary)).itemsize
   cells = count * size.tokens
-  codes = count * (code * len(room.num_values) + 1)
+  codes = count * code * len(room.num_values)
   width = query_encoder.vector_width(config.query_encoder)
   found = [
     Part('tokens', 'int32, of rag-jax train', 4 * cells),
     Part('tokens', f'{token} bytes, of rag-jax corpus', token * cells),
     Part('tokens', '--config.data.host_tokens=True', 0, token * cells),
-    Part('docids', 'on every device', codes, 0, False),
+    Part('docids', f'{code} bytes a code', codes),
+    Part('marks', 'of what is deleted, on every device', count, 0, False),
     Part('trie', 'on every device', room.memory, 0, False),
   ]
   if config.id_decoder.output == 'node_table':
@@ -157,8 +166,11 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     Part('codebook', '--config.id_decoder.output=codebook', rows, 0, False)
   )
   if config.data.lexicon:
-    whole = lexicon(config, size)
-    found.append(Part('lexicon', 'on every device', whole, 0, False))
+    number, vocabulary = lexicon(config, size)
+    words = 4 * (vocabulary + 1)
+    whole = 8 * (number + postings.WINDOW) + words
+    shared = words + 4 * room.num_nodes
+    found.append(Part('lexicon', 'BM25', whole, shared=shared))
   if config.reader.weights:
     found.append(Part('passages', "int32, in the reader's tokens", 4 * cells))
   texts = count * (TEXT * size.tokens + OBJECT)
@@ -172,8 +184,8 @@ def _trains(config: configs.Config) -> bool:
   )
 
 
-def lexicon(config: configs.Config, size: Size) -> int:
-  """Bytes of the lexicon.
+def lexicon(config: configs.Config, size: Size) -> tuple[int, int]:
+  """Postings and words of the lexicon.
 
   Raises:
     ValueError: if there are more postings than 32 bits can number.
@@ -183,7 +195,7 @@ def lexicon(config: configs.Config, size: Size) -> int:
   if config.data.pair_weight:
     number, vocabulary = 2 * number, vocabulary + postings.PAIR_BUCKETS
   postings.check_postings(number)
-  return 8 * (number + postings.WINDOW) + 4 * math.ceil(vocabulary + 1)
+  return number, math.ceil(vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +225,7 @@ def make(config: configs.Config, size: Size) -> Plan:
   """Chooses what fits, with as few changes of the experiment as possible.
 
   In this order: tokens as `rag-jax corpus` packs them; tokens on the host;
-  tokens and node table divided over the devices; codes scored by a codebook,
+  all tables divided over the devices; codes scored by a codebook,
   without a vector a node; no lexicon.
   """
   every = parts(config, size)
@@ -248,9 +260,7 @@ def make(config: configs.Config, size: Size) -> Plan:
       if part.name not in taken and (part.name != 'tokens' or part is own)
     ]
     share = size.devices if divided else 1
-    device = step + sum(
-      part.device / (share if part.is_divided else 1) for part in chosen
-    )
+    device = step + sum(part.on_each(share) for part in chosen)
     found = Plan(every, chosen, step, device, limit, flags, device <= limit)
     if found.fits:
       return found
@@ -277,7 +287,7 @@ def show(config: configs.Config, size: Size) -> str:
   ]
   for part in found.parts:
     mark = '*' if part in found.chosen else ' '
-    shared = part.device / (count if part.is_divided else 1)
+    shared = part.on_each(count)
     lines.append(
       f'{mark} {part.name:<12}{_gib(part.device):>12}{_gib(shared):>12}'
       f'{_gib(part.host):>10}  {part.choice}'

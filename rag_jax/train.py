@@ -210,7 +210,7 @@ def step_function(
     return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
-  passages = placement.whole_index(index).passages
+  passages = placement.whole(index.passages)
   lengths = token_table.lengths(jax.tree.map(distributed.on_host, passages))
   reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]

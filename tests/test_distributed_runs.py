@@ -17,21 +17,23 @@ from rag_jax import checkpoint, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
-MESH = '--config.train.mesh=fsdp=2,data=2'
+MESH = '--config.train.mesh=fsdp=4,data=2'
+WORDS = ('--config.data.lexicon=True', '--config.search.lexical_weight=0.5')
 
 
 @pytest.fixture(scope='module')
 def start(tiny_file):
-  """Starts the processes of a run with four devices, or fewer."""
+  """Starts the processes of a run with eight devices, or fewer."""
 
-  def run(workdir, *flags, processes=1, devices=4):
+  def run(workdir, *flags, processes=1, devices=8):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       address = f'127.0.0.1:{free.getsockname()[1]}'
     count = f'--xla_force_host_platform_device_count={devices // processes}'
     command = [
       *(sys.executable, str(ROOT / 'launch.py'), f'--config={tiny_file}'),
-      *(f'--workdir={workdir}', f'--config.stages.joint.steps={STEPS}', *flags),
+      *(f'--workdir={workdir}', f'--config.stages.joint.steps={STEPS}', *WORDS),
+      *flags,
     ]
     found = []
     for number in range(processes):
@@ -111,9 +113,9 @@ def test_a_run_resumes_on_other_devices(start, undisturbed, tmp_path):
   workdir = tmp_path / 'run'
   ways = [
     {'flags': [MESH], 'processes': 2},
-    {'flags': ['--config.train.mesh=model=2,data=2']},
+    {'flags': ['--config.train.mesh=model=2,data=4']},
     {'flags': [], 'devices': 1},
-    {'flags': ['--config.train.parallel=pmap']},
+    {'flags': ['--config.train.parallel=pmap'], 'devices': 4},
   ]
   for number, way in enumerate(ways):
     flags = way.pop('flags')

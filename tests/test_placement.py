@@ -135,7 +135,7 @@ def test_tokens_are_divided_by_rows_and_read_the_same(small_index, devices):
     strict=True,
   ):
     np.testing.assert_array_equal(np.asarray(ours), theirs)
-  assert placed.codes.sharding.is_fully_replicated
+  assert placed.alive.sharding.is_fully_replicated
   again = placement.place_index(placed, devices)
   assert again.tokens is placed.tokens
 
@@ -168,5 +168,5 @@ def test_small_tokens_are_divided_and_those_on_the_host_are_not(
   for own in found:
     np.testing.assert_array_equal(own, tokens[rows])
   np.testing.assert_array_equal(
-    np.asarray(placement.whole_index(placed).tokens), tokens
+    np.asarray(placement.whole(placed.tokens)), tokens
   )

@@ -63,9 +63,8 @@ def test_bytes_of_an_index_within_a_tenth():
     planned = part(found, 'tokens', number)
     assert planned.device == measured(index.tokens)
   assert part(found, 'tokens', 2).host == tokens.nbytes
-  assert part(found, 'docids').device == pytest.approx(
-    measured((plain.codes, plain.alive)), rel=0.1
-  )
+  for name, array in (('docids', plain.codes), ('marks', plain.alive)):
+    assert part(found, name).device == pytest.approx(array.nbytes, rel=0.1)
   assert part(found, 'trie').device == pytest.approx(
     measured(plain.trie), rel=0.1
   )
@@ -73,12 +72,16 @@ def test_bytes_of_an_index_within_a_tenth():
   assert part(found, 'node table').device == pytest.approx(
     4 * plain.trie.num_nodes * width, rel=0.1
   )
-  words = np.stack(
-    [rng.choice(5000, 20, replace=False) + 1 for _ in range(count)]
-  )
-  lexicon = lexical.build(words, vocab_size=5001)
+  words = rng.integers(1, 25_001, (count, 20))
+  lexicon = lexical.build(words, vocab_size=25_001)
   assert part(found, 'lexicon').device == pytest.approx(
     measured(lexicon), rel=0.1
+  )
+  plain = dataclasses.replace(plain, lexicon=lexicon)
+  divided = placement.place_index(plain, placement.mesh('fsdp=8')).lexicon
+  assert part(found, 'lexicon').on_each(8) == pytest.approx(
+    sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(divided)),
+    rel=0.1,
   )
 
 
@@ -112,6 +115,7 @@ def test_what_the_devices_divide_is_what_a_mesh_divides(small_index):
   where = {
     'tokens': placed.tokens,
     'docids': placed.codes,
+    'marks': placed.alive,
     'trie': placed.trie,
     'node table': placement.place(params, devices),
   }
@@ -119,7 +123,7 @@ def test_what_the_devices_divide_is_what_a_mesh_divides(small_index):
   for name, arrays in where.items():
     whole = all(x.sharding.is_fully_replicated for x in jax.tree.leaves(arrays))
     assert part(found, name).is_divided != whole, name
-  assert not part(found, 'lexicon').is_divided
+  assert part(found, 'lexicon').is_divided
 
 
 def test_the_flags_of_a_plan_are_fields():

@@ -61,7 +61,7 @@ def search(
   batch_size: int,
   beam_size: int,
   allowed: jax.Array | None = None,
-  lookahead: jax.Array | None = None,
+  lookahead: edge_scores.Lookahead | None = None,
   scoring: str = 'log_softmax',
   logits: bool = False,
 ) -> types.Candidates:
@@ -166,7 +166,7 @@ def score(
   *,
   step_fn: StepFn,
   allowed: jax.Array | None = None,
-  lookahead: jax.Array | None = None,
+  lookahead: edge_scores.Lookahead | None = None,
   scoring: str = 'log_softmax',
   logits: bool = False,
 ) -> jax.Array:

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rag_jax.ops import checks, masking, reads, trie_nodes
+from rag_jax.ops import checks, masking, reads, split_rows, trie_nodes
 
+Lookahead = jax.Array | split_rows.Columns
 READS_TAILS = ('vocabulary', 'inner_product')
 
 
@@ -20,10 +21,10 @@ def levels(trie: trie_nodes.Trie, scoring: str) -> int:
 
 def check_lookahead(
   lookahead: Any, batch_size: Any, trie: trie_nodes.Trie
-) -> jax.Array | None:
+) -> Lookahead | None:
   """One value a query and node, or a ValueError; None stays None."""
-  if lookahead is None:
-    return None
+  if lookahead is None or isinstance(lookahead, split_rows.Columns):
+    return lookahead
   lookahead = checks.floats(lookahead, 'lookahead')
   if lookahead.shape != (batch_size, trie.num_nodes):
     raise ValueError(
@@ -38,7 +39,7 @@ def accumulate(
   edges: jax.Array,
   frontier: trie_nodes.Frontier,
   beams: trie_nodes.Beams,
-  lookahead: jax.Array | None,
+  lookahead: Lookahead | None,
   scoring: str,
   logits: bool,
 ) -> jax.Array:
@@ -76,7 +77,7 @@ def accumulate(
 
 
 def _gain(
-  lookahead: jax.Array, frontier: trie_nodes.Frontier, scoring: str
+  lookahead: Lookahead, frontier: trie_nodes.Frontier, scoring: str
 ) -> jax.Array:
   """What a lookahead adds to each edge, float32[B, K, C].
 
@@ -85,12 +86,17 @@ def _gain(
   and without.
   """
   children = frontier.children
-  ahead = reads.take(lookahead, children.reshape(len(lookahead), -1)).reshape(
-    children.shape
-  )
+  ahead = _take(lookahead, children.reshape(len(children), -1))
+  ahead = ahead.reshape(children.shape)
   if frontier.level == 0 or scoring not in READS_TAILS:
     return ahead
-  return ahead - reads.take(lookahead, frontier.nodes)[..., None]
+  return ahead - _take(lookahead, frontier.nodes)[..., None]
+
+
+def _take(lookahead: Lookahead, rows: jax.Array) -> jax.Array:
+  if isinstance(lookahead, split_rows.Columns):
+    return lookahead.take(rows)
+  return reads.take(lookahead, rows)
 
 
 def _log_sum_exp(rows: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ gets back the rows, or products with them: never the table. Without a mesh, or
 where the batch cannot be divided, JAX reads as it likes.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,29 @@ class Rows:
     return np.asarray(self.array, dtype)[: self.length]
 
 
+@types.struct
+class Columns:
+  """Numbers of each question and row, divided by `columns`; see `take`."""
+
+  values: jax.Array  # float32[B', m], on a device those of all that share them
+  columns: jax.Array  # int32[n], where each row lies
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """Questions of this device, and rows."""
+    return self.values.shape[0] // size(SPLIT), self.columns.shape[0]
+
+  def take(self, rows: jax.Array) -> jax.Array:
+    """Numbers of rows int32[B, C], for the questions of this device."""
+    return take(self.values, self.columns[rows])
+
+  def __mul__(self, factor: Any) -> 'Columns':
+    """All numbers times a factor."""
+    return dataclasses.replace(self, values=self.values * factor)
+
+  __rmul__ = __mul__
+
+
 def size(*axes: str) -> int:
   """Number of devices along axes of the mesh of the context; 1 without one."""
   mesh = jax.sharding.get_abstract_mesh()
@@ -80,14 +104,21 @@ def lookup(table: jax.Array, index: jax.Array) -> jax.Array:
   """table[index], for int32[B, ...] or int32[] in range; [B, ..., *rest]."""
 
   def read(own, index):
-    own_index, mine = _places(len(own), index)
+    own_index, mine = places(len(own), index)
     found = own[own_index]
     mine = mine.reshape(mine.shape + (1,) * (found.ndim - mine.ndim))
     return jnp.where(mine, found, jnp.zeros((), found.dtype))
 
   if not index.ndim:  # one row, as under vmap
     return lookup(table, index[None])[0]
-  return _exchange(read, table, index) if _divides(index) else table[index]
+  return exchange(read, table, index) if _divides(index) else table[index]
+
+
+def every_row(table: 'jax.Array | Rows') -> jax.Array:
+  """All rows of a table, on each device; for small ones."""
+  if isinstance(table, Rows):
+    return table[jnp.arange(len(table))]
+  return table
 
 
 def products(
@@ -114,12 +145,12 @@ def products(
     return found * scale(vectors) if scale else found
 
   def read(own, states, rows):
-    place, mine = _places(len(own), rows)
+    place, mine = places(len(own), rows)
     return jnp.where(mine, multiply(states, own[place]), 0.0)
 
   if not _divides(states):
     return multiply(states, table[rows])
-  return _exchange(read, table, states, rows)
+  return exchange(read, table, states, rows)
 
 
 def all_products(table: jax.Array, states: jax.Array) -> jax.Array:
@@ -129,7 +160,7 @@ def all_products(table: jax.Array, states: jax.Array) -> jax.Array:
   that share the table. `take` reads from the result.
   """
   if _is_manual():
-    return jax.lax.all_gather(states, SPLIT, tiled=True) @ table.T
+    return gather(states) @ table.T
   if not _divides(states):
     return states @ table.T
   shared = PartitionSpec('data')
@@ -142,8 +173,8 @@ def take(values: jax.Array, index: jax.Array) -> jax.Array:
   """Reads columns [B, ..., C] of `all_products` [B, ..., m]."""
 
   def read(own, index):
-    index = jax.lax.all_gather(index, SPLIT, tiled=True)
-    place, mine = _places(own.shape[-1], index)
+    index = gather(index)
+    place, mine = places(own.shape[-1], index)
     found = jnp.take_along_axis(own, place, axis=-1)
     found = jnp.where(mine, found, 0.0)
     return jax.lax.psum_scatter(found, SPLIT, tiled=True)
@@ -169,6 +200,11 @@ def whole(values: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(values, PartitionSpec(BATCH))
 
 
+def gather(x: jax.Array) -> jax.Array:
+  """Arrays [B, ...] of all devices that share a table, inside a `shard_map`."""
+  return jax.lax.all_gather(x, SPLIT, tiled=True)
+
+
 def _divides(x: jax.Array) -> bool:
   """Whether the devices share a table and divide a batch."""
   if size(SPLIT) == 1:
@@ -176,20 +212,29 @@ def _divides(x: jax.Array) -> bool:
   return _is_manual() or x.shape[0] % size(*BATCH) == 0
 
 
-def _places(count: int, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+def places(count: int, index: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Places of an index among the rows of this device, and which it has."""
   place = index - jax.lax.axis_index(SPLIT) * count
   mine = (place >= 0) & (place < count)
   return jnp.where(mine, place, 0), mine
 
 
-def _exchange(
-  read: Callable[..., jax.Array], table: jax.Array, *batch: jax.Array
+def exchange(
+  read: Callable[..., jax.Array], table: Any, *batch: jax.Array
 ) -> jax.Array:
-  """What `read` finds on the one device that has a row, 0 on the others."""
+  """What `read` finds on the one device that has a row, 0 on the others.
+
+  Args:
+    read: (own part of the table, *batch of all devices) -> [B', ...].
+    table: rows; inside a `jax.shard_map` any pytree, the own part.
+    *batch: [B, ...] each, of the questions of this device.
+
+  Returns:
+    [B, ...], the sum of what the devices find.
+  """
 
   def run(own, *batch):
-    shared = [jax.lax.all_gather(x, SPLIT, tiled=True) for x in batch]
+    shared = [gather(x) for x in batch]
     return jax.lax.psum_scatter(read(own, *shared), SPLIT, tiled=True)
 
   if _is_manual():

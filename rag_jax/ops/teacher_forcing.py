@@ -54,7 +54,7 @@ def steps(
   codes: jax.Array,
   step_fn: Callable[..., Any],
   flags: tuple[jax.Array, ...] | None,
-  lookahead: jax.Array | None,
+  lookahead: edge_scores.Lookahead | None,
   scoring: str,
   logits: bool,
 ) -> Iterator[Step]:
@@ -101,7 +101,7 @@ def paths(
   *,
   step_fn: Callable[..., Any],
   best: int,
-  lookahead: jax.Array | None = None,
+  lookahead: edge_scores.Lookahead | None = None,
   scoring: str = 'log_softmax',
 ) -> Paths:
   """The score of each code of given docids, and of the best codes beside it.

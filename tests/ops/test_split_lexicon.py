@@ -1,0 +1,130 @@
+"""A lexicon divided over devices gives what a whole one gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax import per_device, placement
+from rag_jax.index import index as indexes
+from rag_jax.index import uniqueness
+from rag_jax.ops import lexical, split_lexicon, split_rows
+from rag_jax.ops import trie as tries
+
+P = jax.sharding.PartitionSpec
+COUNT, VOCABULARY = 61, 30
+
+
+@pytest.fixture(scope='module', params=[True, False], ids=['all', 'deleted'])
+def index(request):
+  """Docids of unequal length, so that leaves end at several depths."""
+  rng = np.random.default_rng(0)
+  codes = rng.integers(0, 3, (COUNT, 4)).astype(np.int32)
+  codes = uniqueness.append_uniqueness(codes)
+  words = rng.integers(0, VOCABULARY, (COUNT, 9))
+  alive = np.ones(COUNT, bool) if request.param else rng.random(COUNT) < 0.8
+  found = indexes.from_codes(words, codes, alive=alive)
+  lexicon = lexical.build(words, vocab_size=VOCABULARY, pair_weight=0.5)
+  return found.replace(lexicon=lexicon)
+
+
+@pytest.fixture(scope='module')
+def query():
+  return np.random.default_rng(1).integers(0, VOCABULARY, (16, 5))
+
+
+@pytest.fixture(scope='module')
+def run(index):
+  """Runs a function of the divided lexicon, a query and rows, on a mesh."""
+
+  def run(function, mesh, query, *rest):
+    devices = placement.mesh(mesh)
+    placed = placement.place_index(index, devices)
+    each = jax.shard_map(
+      lambda index, *own: function(index.lexicon, *own),
+      in_specs=(per_device.index_specs(placed), *(placement.BATCH,) * 2),
+      out_specs=placement.BATCH,
+      axis_names=set(split_rows.BATCH),
+      check_vma=False,
+    )
+    query = lexical.with_pairs(index.lexicon, jnp.asarray(query))
+    with jax.set_mesh(devices):
+      return np.asarray(jax.jit(each)(placed, query, *rest))
+
+  return run
+
+
+MESHES = ('fsdp=8', 'fsdp=4,data=2', 'fsdp=2,data=2,model=2')
+
+
+@pytest.mark.parametrize('mesh', MESHES)
+def test_the_best_below_each_node_is_that_of_all_documents(
+  mesh, index, query, run
+):
+  nodes = index.trie.num_nodes
+  rows = np.random.default_rng(2).permuted(
+    np.tile(np.arange(nodes), (len(query), 1)), axis=1
+  )
+  found = run(
+    lambda lexicon, query, rows: (
+      split_lexicon.max_below(lexicon, query) * 1.0
+    ).take(rows),
+    mesh,
+    query,
+    jnp.asarray(rows),
+  )
+  words = lexical.with_pairs(index.lexicon, jnp.asarray(query))
+  scores = lexical.score_all(index.lexicon, words)
+  wanted = np.asarray(tries.max_below(index.trie, scores))
+  np.testing.assert_array_equal(found, np.take_along_axis(wanted, rows, axis=1))
+
+
+@pytest.mark.parametrize('mesh', MESHES)
+def test_scores_of_given_documents_are_those_of_the_whole_lexicon(
+  mesh, index, query, run
+):
+  rows = np.random.default_rng(3).integers(0, COUNT, (len(query), 7))
+  found = run(split_lexicon.score, mesh, query, jnp.asarray(rows))
+  words = lexical.with_pairs(index.lexicon, jnp.asarray(query))
+  wanted = lexical.score(index.lexicon, words, jnp.asarray(rows))
+  np.testing.assert_array_equal(found, wanted)
+  assert (np.asarray(wanted) > 0).any()
+
+
+def test_each_device_has_its_part_of_the_postings(index):
+  devices = placement.mesh('fsdp=8')
+  whole = index.lexicon
+  divided = placement.place_index(index, devices).lexicon
+  number = int(whole.first[-1])
+  found = []
+  for part in range(8):
+    [own] = [
+      x.data
+      for x in divided.first.array.addressable_shards
+      if x.index[0].start == part * len(whole.first)
+    ]
+    found.append(int(own[-1]))
+  assert sum(found) == number
+  size = divided.documents.array.addressable_shards[0].data.size
+  assert size == max(found) + lexical.WINDOW < number / 4 + lexical.WINDOW
+  again = placement.place_index(index.replace(lexicon=divided), devices)
+  assert again.lexicon is divided
+
+
+def test_a_host_makes_the_parts_that_it_needs(index):
+  whole = split_lexicon.divide(index.lexicon, index.trie, 4)
+  own = split_lexicon.divide(index.lexicon, index.trie, 4, [1, 2])
+  for name in ('first', 'documents', 'impacts'):
+    ours, theirs = (getattr(x, name).array.reshape(4, -1) for x in (own, whole))
+    np.testing.assert_array_equal(ours[1:3], theirs[1:3])
+    assert theirs[0].any() and not ours[[0, 3]].any()
+
+
+def test_few_nodes_lie_on_a_border(index):
+  for parts in (2, 4, 8):
+    divided = split_lexicon.divide(index.lexicon, index.trie, parts)
+    border = divided.border.array.reshape(parts, -1)
+    width = sum(divided.blocks)
+    shared = border[:, :-1]
+    assert shared.shape[1] <= (parts - 1) * (index.trie.depth - 1)
+    assert ((shared < width).sum(0) >= 2).all()
