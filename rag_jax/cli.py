@@ -56,7 +56,7 @@ _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', None, 'train: join other processes of the same command.'
+  'distributed', None, 'train, evaluate: join others of the same command.'
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator', '', 'With --distributed: HOST:PORT of the first process.'
@@ -171,7 +171,7 @@ def _join(mode: str) -> None:
   from rag_jax import distributed
 
   flag = _DISTRIBUTED.value
-  if flag and mode != 'train':
+  if flag and mode not in ('train', 'evaluate'):
     sys.exit(f'error: {mode} runs in one process. Leave out --distributed.')
   if flag:
     distributed.watch()
@@ -185,7 +185,7 @@ def _join(mode: str) -> None:
       'error: --coordinator, --num_processes and --process_id join processes, '
       'got no --distributed. Set --distributed.'
     )
-  elif flag is None and mode in ('train', 'sweep'):
+  elif flag is None and mode in ('train', 'sweep', 'evaluate'):
     distributed.check_alone()
 
 
@@ -319,12 +319,14 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
 
 
 def _evaluate(system, workdir: pathlib.Path) -> None:
-  from rag_jax import outputs
+  from rag_jax import distributed, outputs
   from rag_jax import workdir as workdirs
   from rag_jax.page import build
 
   data = workdirs.open(system.config, workdir, writes=False)
   folder = outputs.run_evaluation(system, data, workdir)
+  if not distributed.is_first():
+    return
   print(f'\nresults: {folder / "results.json"}')
   if system.config.train.report:
     build.add(folder)

@@ -30,10 +30,12 @@ from rag_jax import (
   calibration,
   confidence,
   console,
+  distributed,
   evaluate,
   explain,
   files,
   judging,
+  parallel,
   per_question,
   provenance,
   report,
@@ -61,6 +63,8 @@ def run_evaluation(
 ) -> pathlib.Path:
   """Evaluates a trained system, shows the table and writes the output files.
 
+  Of several processes, each evaluates a part, and the first shows and writes.
+
   Args:
     system: from `loading.load`, with the configuration to evaluate.
     prepared: its data, from `workdirs.open`.
@@ -68,28 +72,47 @@ def run_evaluation(
     show: called with the results before anything is written.
 
   Returns:
-    The new folder, such as `workdir/evaluations/001`.
+    The new folder, such as `workdir/evaluations/001`; in other processes than
+    the first, that of all evaluations.
 
   Raises:
     ValueError: if the files cannot be written; this is tried before the
       evaluation.
   """
   began = time.monotonic()
-  _try_to_write(workdir / EVALUATIONS)
+  folder = workdir / EVALUATIONS
+  with distributed.first_then_others('evaluation'):
+    if distributed.is_first():
+      _try_to_write(folder)
+  if distributed.count() > 1:
+    train = system.config.train
+    parallel.check_mesh(train.mesh, train.parallel)
   found = evaluate.evaluate(
     system.on_devices(), prepared.dataset, prepared.pretrained
   )
-  show(found.results)
+  if distributed.is_first():
+    show(found.results)
   show_notes(found)
   made = provenance.collect(
     system.config, prepared.dataset, seconds=time.monotonic() - began
   )
+  if distributed.is_first():
+    folder = _save_new(workdir, found, made)
+  save_paths(folder, found)
+  distributed.wait('evaluated')
+  return folder
+
+
+def _save_new(
+  workdir: pathlib.Path, found: evaluate.Evaluation, made: Mapping[str, Any]
+) -> pathlib.Path:
+  """Writes the files of an evaluation into a new folder, all or none."""
   with signals.deferred():
     folder = new_folder(workdir)
     partial = folder.with_name(folder.name + '.partial')
     try:
       partial.mkdir()
-      save(partial, found, made, config=system.config)
+      save(partial, found, made, config=found.system.config)
       os.replace(partial, folder)  # which is empty
     except BaseException as error:
       shutil.rmtree(partial, ignore_errors=True)
@@ -98,7 +121,6 @@ def run_evaluation(
       if isinstance(error, OSError):
         raise _unwritable(folder, error) from error
       raise
-  save_paths(folder, found)
   return folder
 
 

@@ -42,14 +42,14 @@ flags
       train: workdir of a run to continue in a copy, with more steps or another
       learning rate
   --distributed
-      train: join the processes that SLURM, Open MPI, a TPU or Kubernetes
-      started, to train one model; elsewhere with the three flags below
+      train, evaluate: join the processes that SLURM, Open MPI, a TPU or
+      Kubernetes started, for one model; elsewhere with the three flags below
   --coordinator=HOST:PORT
-      train: address of the first process
+      address of the first process
   --num_processes=NUMBER
-      train: number of processes
+      number of processes
   --process_id=NUMBER
-      train: number of this process, from 0
+      number of this process, from 0
   --grid=FIELD=VALUE,VALUE
       sweep: values of one field; repeat the flag for more fields
   --shard=NUMBER/COUNT

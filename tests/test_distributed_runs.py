@@ -130,3 +130,22 @@ def test_a_run_resumes_on_other_devices(start, undisturbed, tmp_path):
       finish(processes)
   _, losses = results(workdir)
   np.testing.assert_allclose(losses, undisturbed[1], rtol=1e-4)
+
+
+@pytest.mark.long
+def test_an_evaluation_of_two_processes_is_that_of_one(start, tmp_path):
+  workdir = tmp_path / 'run'
+  finish(start(workdir, '--config.stages.joint.steps=2', devices=1))
+  command = ('--mode=evaluate', '--config.stages.joint.steps=2')
+  finish(start(workdir, *command, devices=1))
+  finish(start(workdir, *command, MESH, processes=2))
+  names = sorted(path.name for path in (workdir / 'evaluations').iterdir())
+  assert names == ['001', '002']
+  alone, together = (
+    json.loads((workdir / 'evaluations' / name / 'results.json').read_text())
+    for name in names
+  )
+  assert len(alone['results']) == len(together['results']) > 0
+  for ours, theirs in zip(alone['results'], together['results'], strict=True):
+    assert ours['metric'] == theirs['metric']
+    assert ours['value'] == pytest.approx(theirs['value'], abs=1e-3)
