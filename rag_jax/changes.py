@@ -80,7 +80,16 @@ def with_capacity(
     quantiser: the quantiser that assigns docids to new documents.
     params: parameters of the four components.
     count: number of documents after the change.
+
+  Raises:
+    ValueError: if the node table is rounded.
   """
+  if config.search.vector_type != 'float32':
+    raise ValueError(
+      'documents can be added or deleted with search.vector_type=float32, got '
+      f'{config.search.vector_type!r}. Load the workdir with '
+      "loading.load(workdir, vector_type='float32')."
+    )
   if live is not None:
     while count > len(live.alive):
       live, params = double_capacity(config, live, params)

@@ -303,7 +303,8 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
   print(f'loading {_shown(workdir)} ...', file=sys.stderr, flush=True)
   from rag_jax import loading
 
-  system = loading.load(workdir).with_config(config)
+  system = loading.load(workdir, vector_type=config.search.vector_type)
+  system = system.with_config(config)
   if mode == 'ask':
     from rag_jax import ask, console
 

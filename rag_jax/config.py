@@ -159,7 +159,7 @@ MAY_CHANGE_IN_USE = (
   *MAY_CHANGE_WITH_SAME_DATA,
   'init_from',
   'search.beam_size',
-  'search.read_size',
+  *('search.read_size', 'search.vector_type'),
 )
 
 

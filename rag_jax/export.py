@@ -84,7 +84,7 @@ def vectors(system: systems.System) -> np.ndarray:
   rows = np.flatnonzero(present)
   config, params = system.config.query_encoder, system.params
   if query_encoder.make(config).published:
-    table = np.asarray(params['id_decoder']['table'])[rows]
+    table = np.asarray(params['id_decoder']['table'], np.float32)[rows]
     return np.asarray(query_encoder.comparable(config, jnp.asarray(table)))
   tokens = jnp.asarray(np.asarray(system.index.tokens)[rows])
   found = query_encoder.embed_corpus(params['query_encoder'], tokens)

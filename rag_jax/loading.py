@@ -30,7 +30,9 @@ from rag_jax.data import pipeline, tokenizers
 from rag_jax.index import index as indexes
 
 
-def load(workdir: str | os.PathLike[str]) -> systems.System:
+def load(
+  workdir: str | os.PathLike[str], *, vector_type: str = ''
+) -> systems.System:
   """Loads the system of a workdir, with the parameters of its last checkpoint.
 
   It reads only the workdir; the original data and published weights are not
@@ -38,6 +40,8 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
 
   Args:
     workdir: folder of a trained run.
+    vector_type: type of the node table, as `search.vector_type`; '' = that of
+      the run.
 
   Returns:
     The system.
@@ -47,6 +51,9 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
   """
   path = store.local(workdir)
   config = store.read_config(path)
+  if vector_type:
+    own = dataclasses.replace(config.search, vector_type=vector_type)
+    config = dataclasses.replace(config, search=own)
   store.check_trained(path)
   tokenizer = workdirs.read(path / store.TOKENIZER, tokenizers.load)
   reader_tokenizer = None
@@ -89,7 +96,7 @@ def load(workdir: str | os.PathLike[str]) -> systems.System:
     tokenizer=tokenizer,
     documents=documents,
     index=index,
-    params=params,
+    params=model.to_search(config.search, params),
     vocabulary=vocabulary,
     reader_tokenizer=reader_tokenizer,
     quantiser=quantiser,

@@ -62,8 +62,8 @@ def _vectors(
   """Vectors float32[B, K, D] of documents."""
   if query_encoder.make(config.query_encoder).published:
     # Documents are rows of the node table.
-    table = params['id_decoder']['table']
-    return query_encoder.comparable(config.query_encoder, table[documents])
+    vectors = params['id_decoder']['table'][documents].astype(jnp.float32)
+    return query_encoder.comparable(config.query_encoder, vectors)
   return query_encoder.embed_documents(
     params['query_encoder'], index.tokens[documents]
   )

@@ -23,6 +23,9 @@ from rag_jax.readers import base
 Params = dict[str, Any]
 
 
+VECTOR_TYPES = ('float32', 'bfloat16')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchConfig:
   """Options of the beam search, and how many documents are read."""
@@ -42,6 +45,9 @@ class SearchConfig:
   hop_documents: int = 2
   # tokens of these documents that are added to the question
   hop_tokens: int = 16
+  # type of the node table where a trained system searches: 'float32' or
+  # 'bfloat16', in half of the memory
+  vector_type: str = 'float32'
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -51,6 +57,11 @@ class SearchConfig:
       raise ValueError(
         f'search.{error} Set --config.search.scoring=log_softmax.'
       ) from error
+    if self.vector_type not in VECTOR_TYPES:
+      raise ValueError(
+        f'search.vector_type must be one of {", ".join(VECTOR_TYPES)}, got '
+        f'{self.vector_type!r}. Set --config.search.vector_type=float32.'
+      )
     for name in ('beam_size', 'read_size', 'hop_documents', 'hop_tokens'):
       value = getattr(self, name)
       if value < 1:
@@ -108,6 +119,16 @@ class ModelConfig:
         f"id_decoder.output='node_table', got {self.id_decoder.output!r}. "
         'Set --config.id_decoder.output=node_table.'
       )
+    if (
+      self.search.vector_type != 'float32'
+      and self.id_decoder.output != 'node_table'
+    ):
+      raise ValueError(
+        f'search.vector_type={self.search.vector_type!r} is that of a node '
+        f'table, got id_decoder.output={self.id_decoder.output!r}. Set '
+        '--config.id_decoder.output=node_table or '
+        '--config.search.vector_type=float32.'
+      )
     if self.search.learned_lexical_weight:
       self._check_lexical()
 
@@ -135,6 +156,19 @@ class ModelConfig:
         'three above 0 and --config.ranker.docid_weight=0, or '
         '--config.search.learned_lexical_weight=False.'
       )
+
+
+def to_search(config: SearchConfig, params: Params) -> Params:
+  """Parameters with the node table in the type that searches read.
+
+  Training keeps float32: smaller steps than 1/256 of a number would be lost in
+  bfloat16.
+  """
+  if config.vector_type == 'float32' or not params:
+    return params
+  decoder = params['id_decoder']
+  table = decoder['table'].astype(config.vector_type)
+  return params | {'id_decoder': decoder | {'table': table}}
 
 
 def query_limit(config: ModelConfig, document_tokens: int) -> int:

@@ -158,6 +158,8 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     rows = FLOAT * room.num_nodes * width
     state = memory.STATE if _trains(config) else 1
     found.append(Part('node table', 'float32', rows))
+    half = '--config.search.vector_type=bfloat16, to answer'
+    found.append(Part('node table', half, rows // 2))
     if state > 1:
       more = (state - 1) * rows
       found.append(Part('its training', 'gradient and Adam', more))
@@ -225,8 +227,8 @@ def make(config: configs.Config, size: Size) -> Plan:
   """Chooses what fits, with as few changes of the experiment as possible.
 
   In this order: tokens as `rag-jax corpus` packs them; tokens on the host;
-  all tables divided over the devices; codes scored by a codebook,
-  without a vector a node; no lexicon.
+  all tables divided over the devices; without training, the node table in
+  bfloat16; codes scored by a codebook, without a vector a node; no lexicon.
   """
   every = parts(config, size)
   limit = SHARE * (size.device_memory * GIB or memory.available())
@@ -236,8 +238,14 @@ def make(config: configs.Config, size: Size) -> Plan:
   sharded = size.devices > 1 and hasattr(config.train, 'mesh')
   tokens = [part for part in every if part.name == 'tokens']
   table = ('node table', 'its training')
-  tries: list[tuple[tuple[str, ...], Part, bool, tuple[str, ...]]] = []
-  without: tuple[str, ...] = ('codebook',) if _has(every, 'node table') else ()
+  Without = tuple[str | Part, ...]
+  tries: list[tuple[Without, Part, bool, tuple[str, ...]]] = []
+  without: Without = ()
+  tables = [part for part in every if part.name == 'node table']
+  rounds = bool(tables) and not config.steps  # training has a float32 table
+  if tables:
+    is_small = rounds and config.search.vector_type != 'float32'
+    without = ('codebook', tables[0 if is_small else 1])
   on_host = ('--config.data.host_tokens=True',)
   mesh = (f'--config.train.mesh=fsdp={size.devices}',)
   tries.append((without, tokens[1], False, ()))
@@ -245,19 +253,26 @@ def make(config: configs.Config, size: Size) -> Plan:
   if sharded:
     tries.append((without, tokens[1], True, mesh))
     tries.append((without, tokens[2], True, on_host + mesh))
+  if rounds:
+    small = ('--config.search.vector_type=bfloat16',)
+    for _, own, divided, flags in tuple(tries):
+      less: Without = ('codebook', tables[0])
+      tries.append((less, own, divided, flags + small))
   codes = ('--config.id_decoder.output=codebook',)
   if without and not config.query_encoder.weights:
     tries.append((table, tokens[2], False, on_host + codes))
   if config.data.lexicon and not config.search.lexical_weight:
     for taken, own, divided, flags in tuple(tries):
-      less = ('--config.data.lexicon=False',)
-      tries.append(((*taken, 'lexicon'), own, divided, flags + less))
+      none = ('--config.data.lexicon=False',)
+      tries.append(((*taken, 'lexicon'), own, divided, flags + none))
   best: Plan | None = None
   for taken, own, divided, flags in tries:
     chosen = [
       part
       for part in every
-      if part.name not in taken and (part.name != 'tokens' or part is own)
+      if part.name not in taken
+      and part not in taken
+      and (part.name != 'tokens' or part is own)
     ]
     share = size.devices if divided else 1
     device = step + sum(part.on_each(share) for part in chosen)
@@ -268,10 +283,6 @@ def make(config: configs.Config, size: Size) -> Plan:
       best = found
   assert best is not None
   return best
-
-
-def _has(every: list[Part], name: str) -> bool:
-  return any(part.name == name for part in every)
 
 
 def show(config: configs.Config, size: Size) -> str:

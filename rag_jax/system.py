@@ -86,7 +86,8 @@ class System:
   def with_config(self, config: configs.Config) -> 'System':
     """The system with another configuration of the same parameters."""
     configs.check(config)
-    return dataclasses.replace(self, config=config)
+    params = model.to_search(config.search, self.params)
+    return dataclasses.replace(self, config=config, params=params)
 
   def on_devices(self) -> 'System':
     """The system with its arrays on the mesh of its run, `train.mesh`.
@@ -95,11 +96,12 @@ class System:
     """
     train = self.config.train
     devices = parallel.run_mesh(train.parallel, train.mesh)
+    params = model.to_search(self.config.search, self.params)
     if devices is None or devices.size == 1:
-      return self
+      return dataclasses.replace(self, params=params)
     return dataclasses.replace(
       self,
-      params=placement.place(self.params, devices),
+      params=placement.place(params, devices),
       index=placement.place_index(self.index, devices),
     )
 

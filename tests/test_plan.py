@@ -126,6 +126,29 @@ def test_what_the_devices_divide_is_what_a_mesh_divides(small_index):
   assert part(found, 'lexicon').is_divided
 
 
+def test_without_training_a_table_of_half_the_size_may_fit():
+  own = config()
+  untrained = dataclasses.replace(own, stages=())
+  size = plan.size_of(own, 20_000_000, tokens=160, device_memory=1000)
+  everything = plan.make(untrained, size)
+  assert everything.fits and not everything.flags
+  full, half = (
+    next(p for p in found if p.name == 'node table')
+    for found in (everything.chosen, everything.parts[::-1])
+  )
+  assert half.device == full.device / 2
+  tokens = part(everything.chosen, 'tokens').device
+  used = everything.device - tokens - half.device / 2
+  used /= GIB * plan.SHARE
+  found = plan.make(untrained, dataclasses.replace(size, device_memory=used))
+  assert found.fits and half in found.chosen and full not in found.chosen
+  assert found.flags[-1] == '--config.search.vector_type=bfloat16'
+  search = dataclasses.replace(own.search, vector_type='bfloat16')
+  for stages, chosen in ((own.stages, full), ((), half)):
+    again = dataclasses.replace(own, search=search, stages=stages)
+    assert chosen in plan.make(again, size).chosen
+
+
 def test_the_flags_of_a_plan_are_fields():
   own = config(lexicon=True)
   for memory in (0.1, 10, 20, 40, 80):

@@ -240,7 +240,7 @@ def _all_products(
     table = table.array
     products = split_rows.all_products(table, states)
   else:
-    products = states @ table.T
+    products = split_rows.dot(states, table)
   return products * query_encoder.inverse_norm(table) if unit else products
 
 
@@ -287,7 +287,7 @@ def states(
       (batch_size, beams, encoding.vector.shape[-1]),
     )
   else:
-    x = vectors[rows]
+    x = vectors[rows].astype(jnp.float32)
   residual, cache = transformer.apply(
     _Network(config),
     decoder['network'],

@@ -390,7 +390,8 @@ def normalise(x: jax.Array) -> jax.Array:
 
 
 def inverse_norm(x: jax.Array) -> jax.Array:
-  """1 / L2 norm of vectors float[..., D], float[...]; bounded at zero."""
+  """1 / L2 norm of vectors float[..., D], float32[...]; bounded at zero."""
+  x = x.astype(jnp.float32)
   return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-12))
 
 

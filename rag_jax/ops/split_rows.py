@@ -153,6 +153,19 @@ def products(
   return exchange(read, table, states, rows)
 
 
+def dot(states: jax.Array, table: jax.Array) -> jax.Array:
+  """Products float32[..., m] of states [..., D] with rows [m, D].
+
+  Of rows in bfloat16, states are rounded to it too: the table is not copied,
+  where the device multiplies them.
+  """
+  if table.dtype == states.dtype:
+    return states @ table.T
+  return jnp.matmul(
+    states.astype(table.dtype), table.T, preferred_element_type=states.dtype
+  )
+
+
 def all_products(table: jax.Array, states: jax.Array) -> jax.Array:
   """Products of states [B, ..., D] with all rows [m, D], split like the rows.
 
@@ -160,13 +173,13 @@ def all_products(table: jax.Array, states: jax.Array) -> jax.Array:
   that share the table. `take` reads from the result.
   """
   if _is_manual():
-    return gather(states) @ table.T
+    return dot(gather(states), table)
   if not _divides(states):
-    return states @ table.T
+    return dot(states, table)
   shared = PartitionSpec('data')
   states = jax.lax.with_sharding_constraint(states, shared)
   columns = PartitionSpec('data', *(None,) * (states.ndim - 2), SPLIT)
-  return jax.lax.with_sharding_constraint(states @ table.T, columns)
+  return jax.lax.with_sharding_constraint(dot(states, table), columns)
 
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
