@@ -152,6 +152,8 @@ def measure(args: argparse.Namespace) -> None:
   from rag_jax import distributed, keeper, placement
 
   jax.config.update('jax_num_cpu_devices', args.devices // args.processes)
+  cache = str(args.workdir.with_name('compiled'))  # for `text_of`
+  jax.config.update('jax_compilation_cache_dir', cache)
   if args.processes > 1:
     distributed.start(
       coordinator=args.coordinator,

@@ -1,6 +1,7 @@
 """What a node table in bfloat16 costs in Hits, of a trained workdir.
 
   python benchmarks/vector_type.py WORKDIR [--set=data.path=PATH]
+    [--questions=200]
 
 Each split is searched and ranked with `search.vector_type` float32 and bfloat16
 on the same parameters. `first` and `ten` are the questions with a gold document
@@ -22,6 +23,7 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('workdir')
   parser.add_argument('--set', action='append', default=[], help='FIELD=VALUE')
+  parser.add_argument('--questions', type=int, default=0, help='0 = all')
   args = parser.parse_args()
   found: dict = {}
   print('split             type      questions  first    ten  other  table MB')
@@ -34,7 +36,7 @@ def main() -> None:
     dataset = workdirs.load_data(system.config)
     for split, questions in evaluate.splits(system, dataset):
       gold, _ = measures.gold(questions, system.rows)
-      rows = np.flatnonzero((gold >= 0).any(1))
+      rows = np.flatnonzero((gold >= 0).any(1))[: args.questions or None]
       if not rows.size:
         continue
       ranked = system.run(compiled.rank, [questions[i] for i in rows])

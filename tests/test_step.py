@@ -111,6 +111,24 @@ def test_eight_devices_train_like_one(
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.long
+def test_plain_gradient_steps_differ_by_rounding_alone(
+  config, stage, begin, prepared, batches, monkeypatch
+):
+  # Adam divides a gradient that is all rounding by its own size.
+  monkeypatch.setattr(optimizer, '_adam', lambda *_: optax.sgd(0.02))
+  step = functools.partial(steps.train_step, config=config, stage=stage)
+  before = jax.device_get(begin().params)
+  found = [
+    take_steps(run, begin(), prepared, batches)[0]
+    for run in (jax.jit(step), parallel.compile_step(step, mesh='fsdp=8'))
+  ]
+  leaves = [jax.tree.leaves(x) for x in (before, *found)]
+  moved = max(abs(x - y).max() for x, y, _ in zip(*leaves, strict=True))
+  apart = max(abs(x - y).max() for _, x, y in zip(*leaves, strict=True))
+  assert moved > 1e-3 and apart < 1e-6
+
+
 def test_the_compiled_step_stays_on_the_device_and_is_traced_once(
   step, traces, begin, prepared, batches, on_one_device
 ):
