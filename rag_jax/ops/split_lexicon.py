@@ -178,7 +178,7 @@ def _depth_first(trie: trie_nodes.Trie) -> tuple[_Leaves, list[_Level]]:
     counts.insert(0, own)
     sums = np.concatenate([[0], np.cumsum(own)])
     below = sums[first[1:]] - sums[first[:-1]]
-  total = int(below[0])
+  total = int(below.sum())  # of the root, or none for a single document
   leaf_rows, depths, above = (np.zeros(total, np.int64) for _ in range(3))
   levels, begins = [], np.zeros(1, np.int64)
   for depth, (first, is_end, own_rows, parents) in enumerate(nodes):

@@ -120,6 +120,27 @@ def test_a_host_makes_the_parts_that_it_needs(index):
     assert theirs[0].any() and not ours[[0, 3]].any()
 
 
+@pytest.mark.parametrize('count', [1, 2, 17])
+def test_docids_of_one_code_are_divided_too(count):
+  codes = np.random.default_rng(0).permutation(count)[:, None]
+  words = np.random.default_rng(1).integers(1, VOCABULARY, (count, 4))
+  lexicon = lexical.build(words, vocab_size=VOCABULARY)
+  divided = split_lexicon.divide(lexicon, tries.build(codes), 4)
+  width, most = sum(divided.blocks), len(divided.impacts) // 4
+  document = {place: row for row, place in enumerate(divided.places[:count])}
+  found, wanted = [], []
+  for part in range(4):
+    first = divided.first.array.reshape(4, -1)[part]
+    for word in range(VOCABULARY):
+      for i in part * most + np.arange(first[word], first[word + 1]):
+        row = document[part * width + divided.documents.array[i]]
+        found.append((word, row, divided.impacts.array[i]))
+  for word in range(VOCABULARY):
+    for i in range(lexicon.first[word], lexicon.first[word + 1]):
+      wanted.append((word, int(lexicon.documents[i]), lexicon.impacts[i]))
+  assert sorted(found) == wanted
+
+
 def test_few_nodes_lie_on_a_border(index):
   for parts in (2, 4, 8):
     divided = split_lexicon.divide(index.lexicon, index.trie, parts)
