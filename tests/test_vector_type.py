@@ -83,6 +83,19 @@ def test_scores_stay_close_and_a_mesh_gives_the_same(
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.long
+def test_gradients_of_an_evaluation_stay_close(
+  config, params, rounded, small_index, small_batch
+):
+  function = compiled.health(config.model)
+  found, wanted = (
+    parallel.call_whole(function, x, small_batch, small_index)
+    for x in (rounded, params)
+  )
+  for ours, theirs in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=0.1, atol=0.05)
+
+
 def test_bad_input_is_one_line_with_a_remedy(small_config, config):
   with pytest.raises(ValueError, match=r'search\.vector_type must be one of'):
     small_config(search={'vector_type': 'float16'})

@@ -73,11 +73,6 @@ class Columns:
   values: jax.Array  # float32[B', m], on a device those of all that share them
   columns: jax.Array  # int32[n], where each row lies
 
-  @property
-  def shape(self) -> tuple[int, int]:
-    """Questions of this device, and rows."""
-    return self.values.shape[0] // size(SPLIT), self.columns.shape[0]
-
   def take(self, rows: jax.Array) -> jax.Array:
     """Numbers of rows int32[B, C], for the questions of this device."""
     return take(self.values, self.columns[rows])
