@@ -84,6 +84,19 @@ def wait_for(workdir, step, processes):
     time.sleep(0.05)
 
 
+def wait_for_more(workdir, processes):
+  """Waits for a step of these processes."""
+  path = workdir / 'metrics.jsonl'
+
+  def size():
+    return path.stat().st_size if path.exists() else 0
+
+  before = size()
+  while size() == before:
+    assert processes[0].poll() is None
+    time.sleep(0.05)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize('seed', range(6))
 def test_a_killed_run_resumes_to_the_same_parameters(
@@ -121,7 +134,7 @@ def test_a_run_resumes_on_other_devices(start, undisturbed, tmp_path):
     flags = way.pop('flags')
     processes = start(workdir, *flags, **way)
     if number + 1 < len(ways):
-      wait_for(workdir, 2 * (number + 1), processes)
+      wait_for_more(workdir, processes)
       for process in processes:
         process.send_signal(signal.SIGTERM)
       for process in processes:
