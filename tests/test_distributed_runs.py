@@ -92,7 +92,7 @@ def wait_for_more(workdir, processes):
     return path.stat().st_size if path.exists() else 0
 
   before = size()
-  while size() == before:
+  while size() <= before:
     assert processes[0].poll() is None
     time.sleep(0.05)
 
