@@ -74,7 +74,7 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     folder.parent,
   )
   embedded = model.embed(
-    workdir.init_key(config),
+    model.init_key(config.seed),
     config.model,
     jnp.asarray(encoded.tokens),
     jnp.asarray(tokens.query),

@@ -49,15 +49,14 @@ def paths(
   for rows, own in zip(gold, names, strict=True):
     rows[: len(own)] = [system.rows[name] for name in own]
   size = system.config.train.eval_batch_size
-  found, parts = system.run(
+  found, codes, parts = system.run(
     compiled.paths, questions, gold=gold, batch_size=size
   )
-  codes = np.asarray(system.index.codes)
   for row, question in enumerate(questions):
     yield {
       'id': question.id,
       'paths': [
-        _path(name, codes[system.rows[name]], found, parts, (row, place))
+        _path(name, codes[row, place], found, parts, (row, place))
         for place, name in enumerate(names[row])
       ],
     }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rag_jax import model, types
 from rag_jax.components import query_encoder, ranker
+from rag_jax.index import further
 from rag_jax.index import index as indexes
 from rag_jax.ops import lexical
 from rag_jax.ops import trie as tries
@@ -26,6 +27,7 @@ def lookahead(
     return None
   lexicon, words = _words(index, words)
   matches = lexical.score_all(lexicon, words)
+  matches = further.repeat(matches, index.further)  # every docid's, its own
   ahead = config.search.lexical_weight * tries.max_below(index.trie, matches)
   if config.search.learned_lexical_weight:
     ahead *= ranker.lexical_growth(params['ranker'], config.ranker)
