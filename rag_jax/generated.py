@@ -116,11 +116,12 @@ def add_keys(
   corpus: Sequence[types.Document | None],
   new: Sequence[types.Document],
 ) -> list[types.Document]:
-  """New documents, with questions as keys if the run has a generator.
+  """New documents, with questions if the run uses them and has a generator.
 
   Documents that have questions keep these alone.
   """
-  if not config.data.question_keys or all(d.questions for d in new):
+  used = config.data.question_keys or has_docids(config)
+  if not used or all(d.questions for d in new):
     return list(new)
   path = None if workdir is None else workdir / corpus_questions.MODEL
   if path is None or not path.exists():

@@ -162,3 +162,46 @@ def to_arrays(further: Further | None) -> dict[str, np.ndarray]:
 def from_arrays(arrays: dict[str, np.ndarray]) -> Further | None:
   """The inverse of `to_arrays`."""
   return Further(**arrays) if arrays else None
+
+
+def on_host(further: Further | None) -> Further | None:
+  """Further docids as NumPy arrays of int32, without their keys."""
+  if further is None:
+    return None
+  codes, where = np.asarray(further.codes, np.int32), np.asarray(further.where)
+  return Further(codes=codes, where=where)
+
+
+def widen(further: Further, spare: int) -> Further:
+  """Further docids with room for so many more documents, on the host."""
+  return Further(
+    codes=np.pad(further.codes, ((0, 0), (0, spare), (0, 0))),
+    where=np.pad(further.where, ((0, 0), (0, spare))),
+  )
+
+
+def with_docids(
+  further: Further, rows: np.ndarray, where: np.ndarray, codes: np.ndarray
+) -> Further:
+  """Further docids with those of documents that are added.
+
+  Args:
+    further: of the index, on the host.
+    rows: int[M], rows of the documents, which have none yet.
+    where: bool[F, M], the docids that they get.
+    codes: int[n, L], these docids, those of each of the F first.
+  """
+  every, real = np.array(further.codes), np.array(further.where)
+  real[:, rows] = where
+  place, document = np.nonzero(where)
+  every[place, rows[document]] = codes
+  return Further(codes=every, where=real)
+
+
+def without(further: Further | None, rows: np.ndarray) -> Further | None:
+  """Further docids without those of documents int[M] that are deleted."""
+  if further is None:
+    return None
+  where = np.array(further.where)
+  where[:, rows] = False
+  return Further(codes=further.codes, where=where)
