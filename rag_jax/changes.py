@@ -323,15 +323,15 @@ def _version(path: pathlib.Path) -> tuple[int, ...] | None:
 
 def documents_and_codes(
   path: pathlib.Path,
-) -> tuple[store.Documents, np.ndarray]:
-  """The documents in a file of `save`, and their docids int[N, L].
+) -> tuple[store.Documents, dict[str, np.ndarray]]:
+  """The documents in a file of `save`, and its arrays, such as their docids.
 
   Raises:
     ValueError: if the file is damaged.
   """
   arrays = indexes.read(path, ['codes', 'extra/documents'])
   packed = arrays['extra/documents'].tobytes()
-  return store.unpack_documents(packed), arrays['codes']
+  return store.unpack_documents(packed), arrays
 
 
 def load(

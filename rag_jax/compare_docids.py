@@ -101,6 +101,8 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     unit=unit,
   )
   note = f'{split}: {len(questions)} questions, untrained vectors'
+  if config.docid.further:
+    note += f'; without docid.further={config.docid.further}'
   return f'{statistics.table(found)}\n\n{note}\n{_save(found, folder)}'
 
 

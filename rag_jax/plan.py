@@ -118,7 +118,8 @@ def trie(config: configs.Config, documents: int) -> docid_layout.Capacity:
     levels = min(max(depth, 0), docid.max_depth)
   if docid.scheme == 'atomic':
     levels = 0
-  return docid_sizes.expected(documents, docid.num_codes, levels)
+  leaves = documents * (1 + docid.further)  # each has as many as it can
+  return docid_sizes.expected(leaves, docid.num_codes, levels)
 
 
 def parts(config: configs.Config, size: Size) -> list[Part]:
@@ -136,7 +137,8 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
   )
   token = np.dtype(docid_order.code_type(size.vocabulary)).itemsize
   cells = count * size.tokens
-  codes = count * (code * len(room.num_values) + 1)
+  leaves = count * (1 + config.docid.further)
+  codes = leaves * (code * len(room.num_values) + 1)
   width = query_encoder.vector_width(config.query_encoder)
   found = [
     Part('tokens', 'int32, of rag-jax train', 4 * cells),

@@ -205,3 +205,18 @@ def without(further: Further | None, rows: np.ndarray) -> Further | None:
   where = np.array(further.where)
   where[:, rows] = False
   return Further(codes=further.codes, where=where)
+
+
+def listed(further: Further) -> list[tuple[int, list[int]]]:
+  """Rows of documents with further docids, and these.
+
+  Example:
+    >>> where = np.array([[False, True]])
+    >>> listed(Further(codes=np.array([[[0, 0], [4, 1]]]), where=where))
+    [(1, [4, 1])]
+  """
+  codes, where = np.asarray(further.codes), np.asarray(further.where)
+  return [
+    (int(row), codes[place, row].tolist())
+    for place, row in zip(*np.nonzero(where), strict=True)
+  ]
