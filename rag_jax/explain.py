@@ -36,9 +36,10 @@ def paths(
     n mappings: 'id' of the question, and 'paths', one per document that
     matters: 'document', its id; with `docid.further`, 'docid', the codes of its
     most probable docid, which the path leads to; 'parts', signal -> part of the
-    ranker's score, nats; 'levels', one per code that was chosen: 'code', 'score' (of the prefix
-    that ends with it, nats), 'rank' (from 1, among the codes that exist there)
-    and 'best', the codes with the highest scores as [code, score].
+    ranker's score, nats; 'levels', one per code that was chosen: 'code',
+    'score' (of the prefix that ends with it, nats), 'rank' (from 1, among the
+    codes that exist there) and 'best', the codes with the highest scores as
+    [code, score].
   """
   names = [
     _documents(system, question, answer)
