@@ -34,23 +34,20 @@ def config(small_config):
 def index(config, small_tokens):
   """Twelve documents; their keys are parts of them, or of other documents."""
   tokens = np.asarray(small_tokens, np.int32)
-  key = jax.random.key(0)
-
-  def embed(texts):
-    return np.asarray(
-      model.document_vectors(
-        key,
-        config.model,
-        jnp.asarray(tokens),
-        vocab_size=VOCAB,
-        texts=jnp.asarray(texts),
-      )
-    )
-
-  found, quantiser = indexes.build(tokens, embed(tokens), config.docid)
-  keys = np.concatenate([tokens[:, :3], tokens[::-1, 3:6], tokens[:, 6:]])
+  keys = np.zeros((3 * COUNT, tokens.shape[1]), np.int32)
+  parts = tokens[:, :3], tokens[::-1, 3:6], tokens[:, 6:]
+  keys[:, :3] = np.concatenate(parts)
   owners = np.tile(np.arange(COUNT), 3)
-  base = docids.encode(quantiser, embed(keys), config.docid)
+  vectors = model.document_vectors(
+    jax.random.key(0),
+    config.model,
+    jnp.asarray(tokens),
+    vocab_size=VOCAB,
+    texts=jnp.asarray(np.concatenate([tokens, keys])),
+  )
+  own, others = np.split(np.asarray(vectors), [COUNT])
+  found, quantiser = indexes.build(tokens, own, config.docid)
+  base = docids.encode(quantiser, others, config.docid)
   codes = np.asarray(found.codes, np.int32)
   chosen = further.choose(codes[:, :-1], base, owners, most=MOST)
   built = further.build(codes, base, keys, chosen)
