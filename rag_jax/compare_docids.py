@@ -65,14 +65,8 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     max_tokens=queries.limit(config),
     targets=False,
   )
-  vectors = workdir.document_vectors(
-    config,
-    dataset.documents,
-    tokenizer,
-    encoded.tokens,
-    weights,
-    folder.parent,
-  )
+  arguments = config, dataset.documents, tokenizer, encoded.tokens, weights
+  vectors = workdir.document_vectors(*arguments, folder.parent)
   embedded = model.embed(
     model.init_key(config.seed),
     config.model,

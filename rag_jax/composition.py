@@ -189,30 +189,36 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
         '--config.search.scoring=log_softmax or '
         f'--config.{field}.losses.{loss}=0.'
       )
-  if stage.weight('prefix_margin') and config.search.scoring == 'absolute':
+  if stage.weight('prefix_margin'):
+    _check_prefix_margin(config, field)
+  if stage.weight('indexing') and not config.pseudo_queries.batch_size:
+    raise ValueError(
+      f'{field}.losses.indexing needs pseudo-queries, got '
+      'pseudo_queries.batch_size=0. Set --config.pseudo_queries.batch_size=64 '
+      f'or --config.{field}.losses.indexing=0.'
+    )
+
+
+def _check_prefix_margin(config: Any, field: str) -> None:
+  """Raises a ValueError on what has other than one docid, scored by prefixes."""
+  if config.search.scoring == 'absolute':
     raise ValueError(
       f'{field}.losses.prefix_margin adds up the scores of a docid, but the '
       "search takes that of the last node alone, got search.scoring='absolute'."
       ' Set --config.search.scoring=log_softmax or '
       f'--config.{field}.losses.prefix_margin=0.'
     )
-  if stage.weight('prefix_margin') and config.search.hops == 2:
+  if config.search.hops == 2:
     raise ValueError(
       f'{field}.losses.prefix_margin compares prefixes of one search, got '
       'search.hops=2. Set --config.search.hops=1 or '
       f'--config.{field}.losses.prefix_margin=0.'
     )
-  if stage.weight('prefix_margin') and config.docid.further:
+  if config.docid.further:
     raise ValueError(
       f'{field}.losses.prefix_margin compares prefixes of one docid a document,'
       f' got docid.further={config.docid.further}. Set '
       f'--config.docid.further=0 or --config.{field}.losses.prefix_margin=0.'
-    )
-  if stage.weight('indexing') and not config.pseudo_queries.batch_size:
-    raise ValueError(
-      f'{field}.losses.indexing needs pseudo-queries, got '
-      'pseudo_queries.batch_size=0. Set --config.pseudo_queries.batch_size=64 '
-      f'or --config.{field}.losses.indexing=0.'
     )
 
 

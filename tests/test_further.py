@@ -38,13 +38,16 @@ def index(config, small_tokens):
   parts = tokens[:, :3], tokens[::-1, 3:6], tokens[:, 6:]
   keys[:, :3] = np.concatenate(parts)
   owners = np.tile(np.arange(COUNT), 3)
-  vectors = model.document_vectors(
-    jax.random.key(0),
-    config.model,
-    jnp.asarray(tokens),
-    vocab_size=VOCAB,
-    texts=jnp.asarray(np.concatenate([tokens, keys])),
-  )
+  texts = np.concatenate([tokens, keys])
+  vectors = jax.jit(
+    lambda key: model.document_vectors(
+      key,
+      config.model,
+      jnp.asarray(tokens),
+      vocab_size=VOCAB,
+      texts=jnp.asarray(texts),
+    )
+  )(jax.random.key(0))
   own, others = np.split(np.asarray(vectors), [COUNT])
   found, quantiser = indexes.build(tokens, own, config.docid)
   base = docids.encode(quantiser, others, config.docid)
@@ -77,9 +80,8 @@ def params(config, index):
 
 @pytest.fixture(scope='module')
 def encoding(config, params, small_batch):
-  return query_encoder.apply(
-    params['query_encoder'], config.query_encoder, small_batch.query
-  )
+  run = jax.jit(query_encoder.apply, static_argnums=1)
+  return run(params['query_encoder'], config.query_encoder, small_batch.query)
 
 
 def every_docid(index):
@@ -223,10 +225,10 @@ class TestSearch:
       search=dataclasses.replace(config.search, lexical_weight=2.0),
     )
     words = jnp.array([[3, 0], [5, 6]])
-    ahead = matching.lookahead(
-      params, weighted, dataclasses.replace(index, lexicon=lexicon), words
-    )
-    scores = 2 * np.asarray(lexical.score_all(lexicon, words))
+    weighed = dataclasses.replace(index, lexicon=lexicon)
+    run = jax.jit(matching.lookahead, static_argnums=1)
+    ahead = run(params, weighted, weighed, words)
+    scores = 2 * np.asarray(jax.jit(lexical.score_all)(lexicon, words))
     assert scores.any()
     for f in range(MOST + 1):
       part = ahead[:, f * COUNT : (f + 1) * COUNT]
@@ -255,7 +257,7 @@ def test_merged_scores_against_a_dictionary():
   scores = np.sort(rng.normal(size=(3, 20)))[:, ::-1].astype(np.float32)
   documents = rng.integers(0, 6, (3, 20))
   where = rng.random((3, 20)) < 0.8
-  found = beam_ends.merge(
+  found = jax.jit(beam_ends.merge, static_argnums=1)(
     beam_ends.types.Candidates(
       documents=jnp.asarray(documents),
       codes=jnp.broadcast_to(jnp.arange(20)[:, None], (3, 20, 1)),
@@ -342,7 +344,7 @@ def test_initial_nodes_are_means_of_documents_and_keys(config, index):
   encoder, table = params['query_encoder'], params['id_decoder']['table']
 
   def embed(tokens):
-    return np.asarray(query_encoder.embed_documents(encoder, tokens))
+    return np.asarray(jax.jit(query_encoder.embed_documents)(encoder, tokens))
 
   texts = [embed(index.tokens), *map(embed, index.further.tokens)]
   for f, n in [(0, 3), *np.argwhere(np.asarray(index.further.where)) + [1, 0]]:

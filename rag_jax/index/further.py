@@ -8,6 +8,9 @@ crops of it, by the quantiser of the documents.
 With F further docids there are N (F + 1) leaves: leaf n of the trie is
 document n's own docid, and leaf f N + n its further docid f, from 1. A document
 with fewer keys than that leaves some of them out.
+
+Reference:
+  Li et al., Multiview Identifiers Enhanced Generative Retrieval, 2023.
 """
 
 from typing import TypeVar
