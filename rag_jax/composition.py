@@ -200,7 +200,7 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
 
 
 def _check_prefix_margin(config: Any, field: str) -> None:
-  """Raises a ValueError on what has other than one docid, scored by prefixes."""
+  """Raises a ValueError on a choice in which `prefix_margin` is undefined."""
   if config.search.scoring == 'absolute':
     raise ValueError(
       f'{field}.losses.prefix_margin adds up the scores of a docid, but the '

@@ -1,5 +1,6 @@
 """Keys that give documents further docids: questions about them, or crops."""
 
+import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -57,6 +58,21 @@ def _crops(config: configs.Config, tokens: np.ndarray) -> np.ndarray:
     )
     parts.append(np.asarray(crops))
   return np.concatenate(parts)
+
+
+def make(
+  config: configs.Config,
+  dataset: types.Dataset,
+  index: indexes.Index,
+  quantiser: docids.Quantiser,
+  tokenizer: hf_tokenizers.Tokenizer,
+  workdir: pathlib.Path,
+) -> indexes.Index:
+  """`add`, with the questions that the generator of a workdir writes."""
+  found: cache.Found = {}
+  if generated.has_docids(config):
+    found = generated.make(config, dataset, tokenizer, workdir)
+  return add(config, index, quantiser, tokenizer, dataset.documents, found)
 
 
 def add(

@@ -189,10 +189,8 @@ def prepare(
   source = None
   trained = checkpoint.steps(workdir / store.CHECKPOINTS)
   if config.init_from and writes and not trained:
-    source = starts.read(config)
-    weights = starts.with_components(
-      source, config, weights, vocab_size=tokenizer.get_vocab_size()
-    )
+    source, size = starts.read(config), tokenizer.get_vocab_size()
+    weights = starts.with_components(source, config, weights, vocab_size=size)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in notes(config, dataset, tokenizer, encoded):
     console.note(note)
@@ -210,11 +208,8 @@ def prepare(
       if made_tokenizer:
         tokenizers.save(tokenizer, paths[0])
       if made_index:
-        found = {}
-        if generated.has_docids(config):
-          found = generated.make(config, dataset, tokenizer, workdir)
         parts = index, quantiser, tokenizer
-        index = further_keys.add(config, *parts, dataset.documents, found)
+        index = further_keys.make(config, dataset, *parts, workdir)
         indexes.save(index, quantiser, paths[1])
         index, quantiser = load_index(config, paths[1])
       _save(config, dataset, workdir, tokenizer, reader_tokenizer)

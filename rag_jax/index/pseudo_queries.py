@@ -130,8 +130,7 @@ def draw(
   def draw_one(position, row):
     crop_rng = jax.random.fold_in(rng, position)
     keys = jax.random.split(crop_rng, 5)
-    if row is None:
-      row = jax.random.randint(keys[0], (), 0, tokens.shape[0])
+    row = _row(keys[0], tokens) if row is None else row
     document = tokens[row]
     length = (document != types.PAD).sum()
     size = jax.random.randint(keys[1], (), config.min_tokens, max_tokens + 1)
@@ -161,3 +160,8 @@ def draw(
     return jnp.concatenate([before, crop, after]), row
 
   return jax.vmap(draw_one)(positions, rows)
+
+
+def _row(rng: jax.Array, tokens: token_table.Table) -> jax.Array:
+  """A random document."""
+  return jax.random.randint(rng, (), 0, tokens.shape[0])
