@@ -165,6 +165,7 @@ def test_crops_are_parts_of_their_documents(values):
   np.testing.assert_array_equal(again, keys)
 
 
+@pytest.mark.long
 def test_documents_without_a_run_have_docids_of_their_questions(values):
   config = configs.build(values)
   documents = [
