@@ -5,7 +5,12 @@
 
 A question leads to a docid if the quantiser gives it the same codes, but for
 the last one, which is a number. Compared are documents with one docid each, and
-with further docids from generated questions and from crops.
+with further docids from generated questions and from crops. A question whose
+codes many docids have leads to many documents; the number of these docids is
+printed, too.
+
+With `--search`, also the search itself, without any training: Hits@1 and
+Hits@10. A decoder has no influence yet, so it has no layers here.
 
 The second part fits the quantiser to the documents that training questions ask
 for. The others are added to these: their docids are those of a live index, and
@@ -21,15 +26,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from rag_jax import further_keys, generated, model, store
+from rag_jax import docid_search, further_keys, generated, model, store
+from rag_jax.components import query_encoder
 from rag_jax.data import formats, pipeline, tokenizers
 from rag_jax.generation import cache, corpus_questions
 from rag_jax.index import docids, further
+from rag_jax.index import index as indexes
 
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'A run with generated questions.'
 )
+SEARCH = flags.DEFINE_bool('search', False, 'Whether to search, untrained.')
 MOST = (1, 3, 8)  # further docids of a document
+SEARCHED = 3  # of them in the search
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'size'))
@@ -38,6 +47,59 @@ def embed(rng, tokens, texts, *, config, size):
   return model.document_vectors(
     rng, config, tokens, vocab_size=size, texts=texts
   )
+
+
+def counts(asked, codes):
+  """How many of codes int[n, L] are those of each question, int[Q, L]."""
+  every, number = np.unique(codes, axis=0, return_counts=True)
+  known = dict(zip(map(tuple, every), number, strict=True))
+  return np.array([known.get(tuple(own), 0) for own in asked])
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def search(params, index, texts, *, config):
+  """The documents that the beam search finds, int32[Q, K]."""
+  encoding = query_encoder.apply(
+    params['query_encoder'], config.query_encoder, texts
+  )
+  found = docid_search.retrieve(params, config, index, encoding)
+  return jnp.where(found.where, found.documents, -1)
+
+
+def hits(config, tokens, codes, keys, splits, texts, *, size):
+  """Prints Hits of the untrained search with up to `SEARCHED` further docids.
+
+  Args:
+    config: the experiment.
+    tokens: int32[N, P], the documents.
+    codes: int32[N, L], their own docids.
+    keys: source -> (codes int[m, L - 1], documents int32[m], keys int[m, T]).
+    splits: name -> rows of the gold documents int[Q].
+    texts: name -> tokens of the questions int[Q, T].
+    size: number of token ids.
+  """
+  decoder = dataclasses.replace(config.id_decoder, num_layers=0)
+  own = dataclasses.replace(config.model, id_decoder=decoder)
+  for source, parts in {'nothing': None, **keys}.items():
+    index = indexes.from_codes(tokens, codes)
+    if parts is not None:
+      base, owners, kept = parts
+      chosen = further.choose(codes[:, :-1], base, owners, most=SEARCHED)
+      built = further.build(codes, base, kept, chosen)
+      index = indexes.with_further(index, built)
+    rng = model.init_key(config.seed)
+    params = jax.jit(model.init, static_argnames=('config', 'vocab_size'))(
+      rng, own, index, vocab_size=size
+    )
+    for name, gold in splits.items():
+      found = search(params, index, jnp.asarray(texts[name]), config=own)
+      same = np.asarray(found) == gold[:, None]
+      shares = [same[:, :k].any(axis=1).mean() for k in (1, 10)]
+      print(
+        f'  {name}, further docids from {source}: Hits@1 {shares[0]:.3f}, '
+        f'Hits@10 {shares[1]:.3f}',
+        flush=True,
+      )
 
 
 def report(title, keys, own, encode, splits, texts):
@@ -50,13 +112,20 @@ def report(title, keys, own, encode, splits, texts):
     encode: tokens -> their codes.
     splits: name -> rows of the gold documents int[Q].
     texts: name -> tokens of the questions int[Q, T].
+
+  Returns:
+    Source -> (codes of its keys, row of the document of each, keys).
   """
   print(title)
   codes = {source: encode(tokens) for source, (tokens, _) in keys.items()}
   for name, gold in splits.items():
     asked = encode(texts[name])
     first = (asked == own[gold]).all(axis=1)
-    print(f'  {name} ({len(gold)}): one docid {first.mean():.3f}')
+    alike = counts(asked, own)
+    print(
+      f'  {name} ({len(gold)}): one docid {first.mean():.3f}, '
+      f'{alike.mean():.1f} docids with the codes of a question'
+    )
     for source, (_, owners) in keys.items():
       for most in MOST:
         chosen = further.choose(own, codes[source], owners, most=most)
@@ -64,11 +133,13 @@ def report(title, keys, own, encode, splits, texts):
         same = (codes[source][mine] == asked).all(axis=-1) & (mine >= 0)
         found = first | same.any(axis=0)
         each = (chosen >= 0).sum() / len(own)
+        more = counts(asked, codes[source][chosen[chosen >= 0]])
         print(
           f'    and up to {most} from {source} ({each:.2f} on average) '
-          f'{found.mean():.3f}',
+          f'{found.mean():.3f}, {(alike + more).mean():.1f} docids',
           flush=True,
         )
+  return {name: (codes[name], own, kept) for name, (kept, own) in keys.items()}
 
 
 def main(_):
@@ -124,7 +195,10 @@ def main(_):
       splits = {name: splits[name][own] for name, own in about.items()}
       splits = {name: own for name, own in splits.items() if len(own)}
     codes = docids.encode(quantiser, whole, config.docid)
-    report(title, keys, codes, encode, splits, texts)
+    coded = report(title, keys, codes, encode, splits, texts)
+    docid = docids.append_uniqueness(codes)
+    if SEARCH.value:
+      hits(config, tokens, docid, coded, splits, texts, size=size)
 
 
 if __name__ == '__main__':
