@@ -402,6 +402,21 @@ class TestChoice:
     assert sorted(index.trie.documents.tolist()[:2]) == [0, 1]
 
 
+def test_a_deleted_document_has_no_leaf_in_the_trie(index):
+  gone = int(np.asarray(index.further.where).sum(0).argmax())
+  alive = np.arange(COUNT) != gone
+  less = indexes.from_codes(
+    np.asarray(index.tokens),
+    np.asarray(index.codes),
+    alive=alive,
+    further=jax.tree.map(np.asarray, index.further),
+  )
+  left = int(np.asarray(index.further.where)[:, alive].sum()) + COUNT - 1
+  leaves = np.asarray(less.trie.documents)[:left]
+  assert gone not in leaves % COUNT
+  assert len(set(leaves.tolist())) == left
+
+
 def test_a_file_keeps_further_docids(index, small_index, tmp_path):
   indexes.save(index, {}, tmp_path / 'several.npz')
   for on_host in (False, True):
