@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax import docid_search, matching, model, objective
+from rag_jax import (
+  docid_search,
+  matching,
+  model,
+  objective,
+  placement,
+)
 from rag_jax import stage as stages
 from rag_jax.components import id_decoder, query_encoder
 from rag_jax.index import docids, further
@@ -415,6 +421,13 @@ def test_a_deleted_document_has_no_leaf_in_the_trie(index):
   leaves = np.asarray(less.trie.documents)[:left]
   assert gone not in leaves % COUNT
   assert len(set(leaves.tolist())) == left
+
+
+def test_each_device_of_a_mesh_has_all_docids(index):
+  placed = placement.place_index(index, placement.mesh('data=4,fsdp=2'))
+  for array in jax.tree.leaves((placed.trie, placed.codes, placed.further)):
+    assert array.sharding.is_fully_replicated
+  jax.tree.map(np.testing.assert_array_equal, placed.further, index.further)
 
 
 def test_a_file_keeps_further_docids(index, small_index, tmp_path):
