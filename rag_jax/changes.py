@@ -11,10 +11,26 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import console, corpus, generated, lock, model, store, types
+from rag_jax import (
+  console,
+  corpus,
+  further_keys,
+  generated,
+  lock,
+  model,
+  store,
+  types,
+)
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline
-from rag_jax.index import docids, growth, live_checks, live_store, node_table
+from rag_jax.index import (
+  docids,
+  further,
+  growth,
+  live_checks,
+  live_store,
+  node_table,
+)
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 
@@ -27,14 +43,23 @@ MAX_RESIZES = 8  # per addition; each doubles the capacity
 _known: dict[pathlib.Path, set[tuple[int, ...] | None]] = {}
 
 
+@dataclasses.dataclass(frozen=True)
+class New:
+  """Documents to add."""
+
+  documents: list[types.Document]
+  tokens: np.ndarray  # int32[n, P]
+  questions: list[tuple[str, ...]]  # about each, for further docids
+
+
 def new_documents(
   config: configs.Config,
   workdir: pathlib.Path | None,
   tokenizer: hf_tokenizers.Tokenizer,
   documents: store.Documents,
   texts: corpus.Texts,
-) -> tuple[list[types.Document], np.ndarray]:
-  """The documents to add, with generated keys, and their tokens int32[n, P].
+) -> New:
+  """The documents to add, with generated keys if `data.question_keys`.
 
   It prints how many are truncated.
 
@@ -56,11 +81,13 @@ def new_documents(
       f'document {twice[0]!r} is in the system already. Delete it first, or '
       'change the id of the new one.'
     )
-  new = generated.add_keys(config, workdir, tokenizer, documents, new)
+  keyed = generated.add_keys(config, workdir, tokenizer, documents, new)
+  questions = [document.questions for document in keyed]
+  new = keyed if config.data.question_keys else new
   encoded = pipeline.encode_documents(tokenizer, new, config.data)
   if note := pipeline.truncation_note(encoded, new, config.data):
     console.note(note)
-  return new, encoded.tokens
+  return New(new, encoded.tokens, questions)
 
 
 def with_capacity(
@@ -112,24 +139,79 @@ def double_capacity(
 
 def add(
   config: configs.Config,
+  tokenizer: hf_tokenizers.Tokenizer,
+  live: live_indexes.LiveIndex,
+  params: model.Params,
+  new: New,
+) -> tuple[live_indexes.LiveIndex, model.Params, np.ndarray]:
+  """A live index with more documents, parameters that fit, and their rows.
+
+  Args:
+    config: the experiment.
+    tokenizer: tokenizer of questions and documents.
+    live: the index, with room for the documents.
+    params: parameters of the four components.
+    new: from `new_documents`.
+  """
+  own = vectors(config, tokenizer, params, new.documents, new.tokens)
+  keys = _keys(config, tokenizer, live, params, new, own)
+  titles = [document.title for document in new.documents]
+  arguments = new.tokens, own, titles, keys
+  live, params, change = _add(config, live, params, *arguments)
+  if keys is not None:
+    own = np.concatenate([own, keys[0][keys[1]]])
+  params = update_node_table(config, params, change, own)
+  return live, params, change.documents[: len(new.documents)]
+
+
+def _add(
+  config: configs.Config,
   live: live_indexes.LiveIndex,
   params: model.Params,
   tokens: np.ndarray,
   vectors: np.ndarray,
   titles: Sequence[str],
+  keys: tuple[np.ndarray, np.ndarray] | None,
   *,
   resizes: int = MAX_RESIZES,
 ) -> tuple[live_indexes.LiveIndex, model.Params, node_table.Change]:
   """`live.add`; doubles the capacity while a level of the trie is full."""
   try:
-    after, change = live_indexes.add(live, tokens, vectors, titles=titles)
+    after, change = live_indexes.add(
+      live, tokens, vectors, titles=titles, keys=keys
+    )
   except live_checks.NoRoom:
     if not resizes:
       raise
     live, params = double_capacity(config, live, params)
-    arguments = (config, live, params, tokens, vectors, titles)
-    return add(*arguments, resizes=resizes - 1)
+    arguments = (config, live, params, tokens, vectors, titles, keys)
+    return _add(*arguments, resizes=resizes - 1)
   return after, params, change
+
+
+def _keys(
+  config: configs.Config,
+  tokenizer: hf_tokenizers.Tokenizer,
+  live: live_indexes.LiveIndex,
+  params: model.Params,
+  new: New,
+  vectors: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """The keys of new documents for `live.add`; None without further docids."""
+  if live.further is None:
+    return None
+  tokens, owners = further_keys.of(config, tokenizer, new.questions, new.tokens)
+  if not len(tokens):
+    return None
+  found = np.asarray(
+    query_encoder.embed_corpus(params['query_encoder'], jnp.asarray(tokens))
+  )
+  own, keys = (
+    docids.encode(live.quantiser, x, live.config) for x in (vectors, found)
+  )
+  most = len(live.further.where)
+  chosen = further.choose(own, keys, owners, most=most)
+  return found[np.maximum(chosen, 0)], chosen >= 0
 
 
 def _moved(
@@ -250,15 +332,15 @@ def _version(path: pathlib.Path) -> tuple[int, ...] | None:
 
 def documents_and_codes(
   path: pathlib.Path,
-) -> tuple[store.Documents, np.ndarray]:
-  """The documents in a file of `save`, and their docids int[N, L].
+) -> tuple[store.Documents, dict[str, np.ndarray]]:
+  """The documents in a file of `save`, and its arrays, such as their docids.
 
   Raises:
     ValueError: if the file is damaged.
   """
   arrays = indexes.read(path, ['codes', 'extra/documents'])
   packed = arrays['extra/documents'].tobytes()
-  return store.unpack_documents(packed), arrays['codes']
+  return store.unpack_documents(packed), arrays
 
 
 def load(

@@ -65,16 +65,10 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     max_tokens=queries.limit(config),
     targets=False,
   )
-  vectors = workdir.document_vectors(
-    config,
-    dataset.documents,
-    tokenizer,
-    encoded.tokens,
-    weights,
-    folder.parent,
-  )
+  arguments = config, dataset.documents, tokenizer, encoded.tokens, weights
+  vectors = workdir.document_vectors(*arguments, folder.parent)
   embedded = model.embed(
-    workdir.init_key(config),
+    model.init_key(config.seed),
     config.model,
     jnp.asarray(encoded.tokens),
     jnp.asarray(tokens.query),
@@ -101,6 +95,8 @@ def run(config: configs.Config, folder: str | os.PathLike[str]) -> str:
     unit=unit,
   )
   note = f'{split}: {len(questions)} questions, untrained vectors'
+  if config.docid.further:
+    note += f'; without docid.further={config.docid.further}'
   return f'{statistics.table(found)}\n\n{note}\n{_save(found, folder)}'
 
 

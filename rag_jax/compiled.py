@@ -24,7 +24,7 @@ from rag_jax import (
   types,
 )
 from rag_jax.components import id_decoder, query_encoder, ranker
-from rag_jax.ops import beam, split_rows, teacher_forcing
+from rag_jax.ops import beam, teacher_forcing
 
 Function = Callable[..., Any]
 ALTERNATIVES = 6  # codes that `paths` returns at each level
@@ -166,17 +166,8 @@ def regret(config: model.ModelConfig) -> Function:
     encoding, found = forward.search(
       params, config, index, batch, allowed=allowed
     )
-    size, width = encoding.vector.shape
-    scores = beam.score_all(
-      (params['id_decoder'], encoding),
-      id_decoder.initial_cache(config.id_decoder, size, width),
-      index.trie,
-      split_rows.every_row(index.codes),
-      step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
-      batch_size=size,
-      scoring=config.search.scoring,
-      lookahead=matching.lookahead(params, config, index, batch.words),
-      allowed=allowed,
+    scores = docid_search.score_all(
+      params, config, index, encoding, words=batch.words, allowed=allowed
     )
     k = min(config.search.read_size, scores.shape[1])
     return beam.regret(found, scores, k=k)
@@ -188,8 +179,10 @@ def regret(config: model.ModelConfig) -> Function:
 def paths(config: model.ModelConfig) -> Function:
   """The way of documents through the trie, and the parts of their scores.
 
-  The documents are those of `batch.gold`; -1 = none. Returns `(Paths, parts)`,
-  parts of the ranker's score by signal, float32[B, G], nats.
+  The documents are those of `batch.gold`; -1 = none. Returns `(Paths, codes,
+  parts)`: the way to the most probable docid of each document, this docid
+  int32[B, G, L], and the parts of the ranker's score by signal, float32[B, G],
+  nats.
   """
 
   def run(params, batch, index, allowed=None):
@@ -200,18 +193,20 @@ def paths(config: model.ModelConfig) -> Function:
     documents = jnp.maximum(batch.gold, 0)
     size, width = encoding.vector.shape
     ahead = matching.lookahead(params, config, index, batch.words)
+    codes = docid_search.best_docids(params, config, index, encoding, documents)
     found = teacher_forcing.paths(
       (params['id_decoder'], encoding),
       id_decoder.initial_cache(config.id_decoder, size, width),
       index.trie,
-      index.codes[documents],
+      codes,
       step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
       best=ALTERNATIVES,
       lookahead=ahead,
       scoring=config.search.scoring,
     )
     docid = found.total
-    if ahead is not None:  # the ranker's signal has no lookahead score
+    # The ranker's signal has no lookahead score, and is of all docids.
+    if ahead is not None or index.further is not None:
       docid = docid_search.score_docids(
         params, config, index, encoding, documents
       )
@@ -221,7 +216,7 @@ def paths(config: model.ModelConfig) -> Function:
       docid=docid,
       **matching.signals(params, config, index, batch, encoding, documents),
     )
-    return found, parts
+    return found, codes.astype(jnp.int32), parts
 
   return jax.jit(run, compiler_options=_quick_to_compile())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rag_jax import objective, readers
 from rag_jax import stage as stages
+from rag_jax.index import docids
 from rag_jax.ops import estimators
 from rag_jax.readers import base
 
@@ -44,6 +45,8 @@ def check_parts(config: Any) -> None:
     )
   if config.search.hops == 2:
     _check_hops(config)
+  if config.docid.further:
+    _check_further(config)
   for part in ('query_encoder', 'reader'):
     own = getattr(config, part)
     if own.frozen_layers > (own.num_layers if own.weights else 0):
@@ -98,6 +101,46 @@ def _check_hops(config: Any) -> None:
       )
 
 
+def _check_further(config: Any) -> None:
+  """Raises a ValueError on what knows only one docid of a document."""
+  count = f'docid.further={config.docid.further}'
+  docid, search, encoder = config.docid, config.search, config.query_encoder
+  for name, value, fits, what, remedy in (
+    (
+      'docid.scheme',
+      docid.scheme,
+      docid.scheme in docids.QUANTISED,
+      'a scheme that gives any text a docid',
+      'hierarchical_kmeans',
+    ),
+    (
+      'search.scoring',
+      search.scoring,
+      search.scoring == 'log_softmax',
+      'probabilities of docids, which it adds up',
+      'log_softmax',
+    ),
+    (
+      'query_encoder.weights',
+      encoder.weights,
+      not encoder.weights,
+      'a query encoder that is trained from scratch',
+      "''",
+    ),
+  ):
+    if not fits:
+      raise ValueError(
+        f'{count} needs {what}, got {name}={value!r}. Set '
+        f'--config.docid.further=0 or --config.{name}={remedy}.'
+      )
+  if config.init_from:
+    raise ValueError(
+      f'{count} makes docids of its own, got init_from={config.init_from!r}, '
+      'a run to take docids from. Leave out --init_from, or set '
+      '--config.docid.further=0.'
+    )
+
+
 def check(config: Any, name: str, stage: stages.Stage) -> None:
   """Raises a ValueError if the choices of a stage are incompatible.
 
@@ -146,24 +189,36 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
         '--config.search.scoring=log_softmax or '
         f'--config.{field}.losses.{loss}=0.'
       )
-  if stage.weight('prefix_margin') and config.search.scoring == 'absolute':
+  if stage.weight('prefix_margin'):
+    _check_prefix_margin(config, field)
+  if stage.weight('indexing') and not config.pseudo_queries.batch_size:
+    raise ValueError(
+      f'{field}.losses.indexing needs pseudo-queries, got '
+      'pseudo_queries.batch_size=0. Set --config.pseudo_queries.batch_size=64 '
+      f'or --config.{field}.losses.indexing=0.'
+    )
+
+
+def _check_prefix_margin(config: Any, field: str) -> None:
+  """Raises a ValueError on a choice in which `prefix_margin` is undefined."""
+  if config.search.scoring == 'absolute':
     raise ValueError(
       f'{field}.losses.prefix_margin adds up the scores of a docid, but the '
       "search takes that of the last node alone, got search.scoring='absolute'."
       ' Set --config.search.scoring=log_softmax or '
       f'--config.{field}.losses.prefix_margin=0.'
     )
-  if stage.weight('prefix_margin') and config.search.hops == 2:
+  if config.search.hops == 2:
     raise ValueError(
       f'{field}.losses.prefix_margin compares prefixes of one search, got '
       'search.hops=2. Set --config.search.hops=1 or '
       f'--config.{field}.losses.prefix_margin=0.'
     )
-  if stage.weight('indexing') and not config.pseudo_queries.batch_size:
+  if config.docid.further:
     raise ValueError(
-      f'{field}.losses.indexing needs pseudo-queries, got '
-      'pseudo_queries.batch_size=0. Set --config.pseudo_queries.batch_size=64 '
-      f'or --config.{field}.losses.indexing=0.'
+      f'{field}.losses.prefix_margin compares prefixes of one docid a document,'
+      f' got docid.further={config.docid.further}. Set '
+      f'--config.docid.further=0 or --config.{field}.losses.prefix_margin=0.'
     )
 
 

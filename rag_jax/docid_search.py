@@ -2,8 +2,12 @@
 
 All take the encoding of a question. If that has a second search (`after`), the
 probability of a docid is the mean of those of the two searches.
+
+The probability of a document is the sum of those of its docids, of which it has
+several with `docid.further`.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -11,8 +15,9 @@ import jax.numpy as jnp
 
 from rag_jax import matching, model, types
 from rag_jax.components import id_decoder, query_encoder
+from rag_jax.index import further
 from rag_jax.index import index as indexes
-from rag_jax.ops import beam, masking, split_rows
+from rag_jax.ops import beam, beam_ends, masking, split_rows
 from rag_jax.ops import trie as tries
 
 Params = model.Params
@@ -34,19 +39,30 @@ def retrieve(
   node, the highest BM25 score of the documents below it.
   `search.learned_lexical_weight` scales their weight by the ratio of lexical to
   vector weight that the ranker has learned.
+
+  Where a document has up to F further docids, the beam has (F + 1) times
+  `search.beam_size` prefixes, so that it holds as many documents. The score of
+  a document is the log of the sum over those of its docids that were found.
   """
   batch_size, width = encoding.vector.shape
-  return beam.search(
+  size = config.search.beam_size
+  if allowed is not None:
+    allowed = further.repeat(allowed, index.further)
+  found = beam.search(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),
     index.trie,
     step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
     batch_size=batch_size,
-    beam_size=config.search.beam_size,
+    beam_size=size * index.docids_each,
     allowed=allowed,
     scoring=config.search.scoring,
     lookahead=matching.lookahead(params, config, index, words),
   )
+  if index.further is None:
+    return found
+  documents = found.documents % len(index.alive)
+  return beam_ends.merge(dataclasses.replace(found, documents=documents), size)
 
 
 def score_docids(
@@ -56,22 +72,112 @@ def score_docids(
   encoding: query_encoder.Encoding,
   documents: jax.Array,
 ) -> jax.Array:
-  """Docid scores of given documents by teacher forcing, float32[B, K], nats."""
+  """Docid scores of given documents by teacher forcing, float32[B, K], nats.
+
+  Of a document with several docids, the log of their summed probabilities.
+  """
   if encoding.after is not None:
     first, second = (
       score_docids(params, config, index, own, documents)
       for own in query_encoder.searches(encoding)
     )
     return either(first, second)
+  if index.further is None:
+    codes = index.codes[documents]
+    return _score_codes(params, config, index, encoding, codes)
+  return _summed(_score_each(params, config, index, encoding, documents)[1])
+
+
+def best_docids(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> jax.Array:
+  """The most probable docid of each given document, int[B, K, L]."""
+  if index.further is None:
+    return index.codes[documents]
+  codes, scores = _score_each(params, config, index, encoding, documents)
+  best = scores.argmax(-1)[..., None, None]
+  return jnp.take_along_axis(codes, best, axis=2)[:, :, 0]
+
+
+def score_all(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  *,
+  words: jax.Array | None = None,
+  allowed: jax.Array | None = None,
+) -> jax.Array:
+  """Docid scores of every document, float32[B, N], nats, as `retrieve`'s."""
+  batch_size, width = encoding.vector.shape
+  if allowed is not None:
+    allowed = further.repeat(allowed, index.further)
+  scores = beam.score_all(
+    (params['id_decoder'], encoding),
+    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    index.trie,
+    further.leaf_codes(split_rows.every_row(index.codes), index.further),
+    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    batch_size=batch_size,
+    scoring=config.search.scoring,
+    lookahead=matching.lookahead(params, config, index, words),
+    allowed=allowed,
+  )
+  if index.further is None:
+    return scores
+  each = scores.reshape(batch_size, index.docids_each, -1)
+  where = jnp.pad(index.further.where, ((1, 0), (0, 0)), constant_values=True)
+  each = jnp.where(where, each, masking.NEG_INF)
+  return _summed(jnp.moveaxis(each, 1, -1))
+
+
+def _score_each(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  documents: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """All docids of documents, int[B, K, F + 1, L], and their scores."""
+  assert index.further is not None  # of callers
+  more, where = (
+    jnp.moveaxis(x[:, documents], 0, 2)
+    for x in (index.further.codes, index.further.where)
+  )
+  codes = jnp.concatenate([index.codes[documents][:, :, None], more], axis=2)
+  where = jnp.pad(where, ((0, 0), (0, 0), (1, 0)), constant_values=True)
+  flat = codes.reshape(len(codes), -1, codes.shape[-1])
+  scores = _score_codes(params, config, index, encoding, flat)
+  scores = scores.reshape(where.shape)
+  return codes, jnp.where(where, scores, masking.NEG_INF)
+
+
+def _score_codes(
+  params: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  encoding: query_encoder.Encoding,
+  codes: jax.Array,
+) -> jax.Array:
+  """Scores of docids int[B, K, L] by teacher forcing, float32[B, K]."""
   batch_size, width = encoding.vector.shape
   return beam.score(
     (params['id_decoder'], encoding),
     id_decoder.initial_cache(config.id_decoder, batch_size, width),
     index.trie,
-    index.codes[documents],
+    codes,
     step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
     scoring=config.search.scoring,
   )
+
+
+def _summed(scores: jax.Array) -> jax.Array:
+  """Log of summed probabilities float32[..., E] in nats."""
+  return jax.nn.logsumexp(scores, axis=-1)
 
 
 def edge_scores(

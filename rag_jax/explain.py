@@ -34,10 +34,12 @@ def paths(
 
   Returns:
     n mappings: 'id' of the question, and 'paths', one per document that
-    matters: 'document', its id; 'parts', signal -> part of the ranker's score,
-    nats; 'levels', one per code that was chosen: 'code', 'score' (of the prefix
-    that ends with it, nats), 'rank' (from 1, among the codes that exist there)
-    and 'best', the codes with the highest scores as [code, score].
+    matters: 'document', its id; with `docid.further`, 'docid', the codes of its
+    most probable docid, which the path leads to; 'parts', signal -> part of the
+    ranker's score, nats; 'levels', one per code that was chosen: 'code',
+    'score' (of the prefix that ends with it, nats), 'rank' (from 1, among the
+    codes that exist there) and 'best', the codes with the highest scores as
+    [code, score].
   """
   names = [
     _documents(system, question, answer)
@@ -49,15 +51,15 @@ def paths(
   for rows, own in zip(gold, names, strict=True):
     rows[: len(own)] = [system.rows[name] for name in own]
   size = system.config.train.eval_batch_size
-  found, parts = system.run(
+  found, codes, parts = system.run(
     compiled.paths, questions, gold=gold, batch_size=size
   )
-  codes = np.asarray(system.index.codes)
+  several = system.index.further is not None
   for row, question in enumerate(questions):
     yield {
       'id': question.id,
       'paths': [
-        _path(name, codes[system.rows[name]], found, parts, (row, place))
+        _path(name, codes[row, place], found, parts, (row, place), several)
         for place, name in enumerate(names[row])
       ],
     }
@@ -80,8 +82,12 @@ def _path(
   found: teacher_forcing.Paths,
   parts: dict[str, jax.Array],
   place: tuple[int, int],
+  several: bool,
 ) -> dict[str, Any]:
-  """One document with its docid; `place` is its place in the arrays."""
+  """One document with a docid; `place` is its place in the arrays.
+
+  `several`: whether documents have further docids, so that this one is named.
+  """
   own: teacher_forcing.Paths = jax.tree.map(lambda x: x[place], found)
   levels = [
     {
@@ -100,7 +106,8 @@ def _path(
     if own.chooses[level]
   ]
   values = {signal: _round(part[place]) for signal, part in parts.items()}
-  return {'document': name, 'parts': values, 'levels': levels}
+  which = {'docid': codes.tolist()} if several else {}
+  return {'document': name} | which | {'parts': values, 'levels': levels}
 
 
 def _round(value: Any) -> float | None:

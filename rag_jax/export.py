@@ -21,6 +21,7 @@ from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
 from rag_jax.data import tokenizer_files, tokenizers
+from rag_jax.index import further
 from rag_jax.nn import (
   encoders,
   llama,
@@ -42,7 +43,8 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
 
   Returns:
     The written files, one per line: `documents.jsonl` (id, title, text and
-    codes of each document), `config.json`, `tokenizer.json`,
+    codes of each document, with `docid.further` also `further_codes`),
+    `config.json`, `tokenizer.json`,
     `COMPONENT.safetensors` with parameters under names such as
     'encoder/block_0/attention/query/kernel', for a component on the weights of
     a published encoder the folder `COMPONENT-FAMILY`, such as `reader-bert`, in
@@ -124,10 +126,17 @@ def _write_reader(system: systems.System, path: pathlib.Path) -> None:
 
 def _write_documents(system: systems.System, path: pathlib.Path) -> None:
   codes = np.asarray(system.index.codes)
+  more: dict[int, list[list[int]]] = {}
+  if system.index.further is not None:
+    more = {row: [] for row in range(len(codes))}
+    for place, docid in further.listed(system.index.further):
+      more[place].append(docid)
   with path.open('w', encoding='utf-8') as file:
-    for document, docid in zip(system.documents, codes, strict=False):
+    for place, document in enumerate(system.documents):
       if document is not None:
-        row = dataclasses.asdict(document) | {'codes': docid.tolist()}
+        row = dataclasses.asdict(document) | {'codes': codes[place].tolist()}
+        if more:
+          row['further_codes'] = more[place]
         file.write(json.dumps(row, ensure_ascii=False) + '\n')
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import checkpoint, store, types
+from rag_jax.index import further
 from rag_jax.index import index as indexes
 from rag_jax.ops import token_table
 
@@ -21,7 +22,12 @@ def of_index(index: indexes.Index) -> int:
   checksum = zlib.crc32(f'{index.tokens.shape}{codes.shape}'.encode())
   for tokens in token_table.host_blocks(index.tokens):
     checksum = zlib.crc32(tokens.tobytes(), checksum)
-  return zlib.crc32(codes.tobytes(), checksum)
+  checksum = zlib.crc32(codes.tobytes(), checksum)
+  if index.further is not None:
+    leaves = further.leaf_codes(codes, index.further).astype(np.int32)
+    where = np.asarray(index.further.where)
+    checksum = zlib.crc32(leaves.tobytes() + where.tobytes(), checksum)
+  return checksum
 
 
 def _of_tokenizer(tokenizer: hf_tokenizers.Tokenizer | None) -> int:

@@ -1,4 +1,4 @@
-"""Generated questions of a run: as keys of documents and as pseudo-queries."""
+"""Generated questions of a run: keys of documents, pseudo-queries, docids."""
 
 import dataclasses
 import pathlib
@@ -21,9 +21,15 @@ def trains(config: configs.Config) -> bool:
   return bool(rate) and config.trains_with(frozenset(('indexing',)))
 
 
+def has_docids(config: configs.Config) -> bool:
+  """Whether generated questions give documents further docids."""
+  return bool(config.docid.further) and config.docid.further_from == 'questions'
+
+
 def needed(config: configs.Config, workdir: pathlib.Path) -> list[pathlib.Path]:
   """The file of questions of a run; [] if it uses none."""
-  if not (trains(config) or config.data.question_keys):
+  used = trains(config) or config.data.question_keys or has_docids(config)
+  if not used:
     return []
   return [workdir / corpus_questions.QUESTIONS]
 
@@ -63,6 +69,19 @@ def keyed(
   return tuple(corpus_questions.attach(documents, found))
 
 
+def tokens_of(
+  tokenizer: hf_tokenizers.Tokenizer, texts: Sequence[str]
+) -> np.ndarray:
+  """Questions as tokens int32[n, T]; prints how many are cut."""
+  encoded = tokenizers.encode(tokenizer, texts, max_tokens=widths.LIMIT)
+  if encoded.truncated:
+    console.note(
+      f'{encoded.truncated} of {len(texts)} generated questions are cut after '
+      f'{widths.LIMIT} tokens.'
+    )
+  return widths.trim(encoded.tokens)
+
+
 def with_pseudo_queries(
   config: configs.Config,
   index: indexes.Index,
@@ -81,13 +100,7 @@ def with_pseudo_queries(
     return index
   counts = np.asarray([len(own) for own in found.values()], np.int32)
   texts = [text for own in found.values() for text in own]
-  encoded = tokenizers.encode(tokenizer, texts, max_tokens=widths.LIMIT)
-  if encoded.truncated:
-    console.note(
-      f'{encoded.truncated} of {len(texts)} generated questions are cut after '
-      f'{widths.LIMIT} tokens.'
-    )
-  tokens = widths.trim(encoded.tokens)
+  tokens = tokens_of(tokenizer, texts)
   most = max(int(counts.max(initial=0)), 1)
   table = np.zeros((len(counts), most, tokens.shape[1]), np.int32)
   table[np.arange(most) < counts[:, None]] = tokens
@@ -103,11 +116,12 @@ def add_keys(
   corpus: Sequence[types.Document | None],
   new: Sequence[types.Document],
 ) -> list[types.Document]:
-  """New documents, with questions as keys if the run has a generator.
+  """New documents, with questions if the run uses them and has a generator.
 
   Documents that have questions keep these alone.
   """
-  if not config.data.question_keys or all(d.questions for d in new):
+  used = config.data.question_keys or has_docids(config)
+  if not used or all(d.questions for d in new):
     return list(new)
   path = None if workdir is None else workdir / corpus_questions.MODEL
   if path is None or not path.exists():

@@ -16,6 +16,7 @@ from rag_jax import (
   console,
   corpus,
   fingerprints,
+  further_keys,
   host_memory,
   model,
   objective,
@@ -168,13 +169,14 @@ def from_documents(
     seed=config.seed,
     titles=[document.title for document in rows],
   )
+  index = further_keys.add(config, index, quantiser, tokenizer, rows, {})
   index, vocabulary = corpus.complete(
     config, rows, tokenizer, index, reader_tokenizer=reader_tokenizer
   )
   if weights.query_encoder is not None:
     weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
   params = jax.jit(model.init, static_argnames=('config', 'vocab_size'))(
-    workdirs.init_key(config),
+    model.init_key(config.seed),
     config.model,
     index,
     vocab_size=tokenizer.get_vocab_size(),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rag_jax import model, types
 from rag_jax.components import query_encoder, ranker
+from rag_jax.index import further
 from rag_jax.index import index as indexes
 from rag_jax.ops import edge_scores, lexical, split_lexicon
 from rag_jax.ops import trie as tries
@@ -30,6 +31,7 @@ def lookahead(
     ahead = split_lexicon.max_below(lexicon, words)
   else:
     matches = lexical.score_all(lexicon, words)
+    matches = further.repeat(matches, index.further)  # every docid's, its own
     ahead = tries.max_below(index.trie, matches)
   ahead = config.search.lexical_weight * ahead
   if config.search.learned_lexical_weight:

@@ -168,7 +168,7 @@ def _vocabulary(config: configs.Config, corpus: sizes.Corpus) -> int:
 def _nodes(config: configs.Config, corpus: sizes.Corpus) -> float:
   """Nodes of the trie: the documents, and prefixes that some of them share."""
   shared = 0.2 if config.docid.scheme == 'hierarchical_kmeans' else 0.5
-  return (1 + shared) * corpus.documents
+  return (1 + shared) * corpus.documents * (1 + config.docid.further)
 
 
 def _levels(config: configs.Config, corpus: sizes.Corpus) -> int:
@@ -277,7 +277,7 @@ def _search(
     total += 3 * FLOAT * questions * nodes
   if config.id_decoder.num_layers and beam:
     edges = min(_children(config, corpus) * width, nodes)
-    prefixes = questions * beam
+    prefixes = questions * beam * (1 + config.docid.further)
     steps = levels if keeps else 1
     total += FLOAT * prefixes * steps * edges
     total += _activations(

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from rag_jax import readers
 from rag_jax.components import (
@@ -14,8 +15,8 @@ from rag_jax.components import (
   second_query,
 )
 from rag_jax.data import widths
+from rag_jax.index import further, pseudo_queries
 from rag_jax.index import index as indexes
-from rag_jax.index import pseudo_queries
 from rag_jax.nn import encoders, transformer
 from rag_jax.ops import beam
 from rag_jax.readers import base
@@ -254,8 +255,8 @@ def init(
     keys[1],
     config.id_decoder,
     trie=index.trie,
-    codes=index.codes,
-    document_vectors=vectors,
+    codes=further.leaf_codes(index.codes, index.further),
+    document_vectors=_leaf_vectors(encoder, index, vectors),
     memory_width=config.query_encoder.width,
     unit=unit,
   )
@@ -272,6 +273,19 @@ def init(
   return initial | start
 
 
+def _leaf_vectors(
+  encoder: Params, index: indexes.Index, vectors: jax.Array
+) -> jax.Array:
+  """Vectors of all docids, float32[N (F + 1), D]: documents, then keys."""
+  if index.further is None:
+    return vectors
+  where, keys = index.further.where, index.further.tokens
+  assert keys is not None  # kept until a node table is made
+  more = query_encoder.embed_corpus(encoder, keys.reshape(-1, keys.shape[-1]))
+  more = jnp.where(where.reshape(-1, 1), more, 0.0)
+  return jnp.concatenate([vectors, more])
+
+
 def init_key(seed: int) -> jax.Array:
   """PRNG key of the initial parameters, and so of the docids."""
   return jax.random.key(seed)
@@ -284,10 +298,14 @@ def document_vectors(
   *,
   vocab_size: int,
   pretrained: Pretrained | None = None,
+  texts: jax.Array | None = None,
 ) -> jax.Array:
-  """Document vectors float32[N, D] of `init`, for assigning docids."""
+  """Document vectors float32[N, D] of `init`, for assigning docids.
+
+  Those of `texts`, int32[n, T], if given: other texts by the same encoder.
+  """
   encoder = _initial_encoder(rng, config, tokens, vocab_size, pretrained)
-  return query_encoder.embed_corpus(encoder, tokens)
+  return query_encoder.embed_corpus(encoder, tokens if texts is None else texts)
 
 
 def embed(

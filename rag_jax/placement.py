@@ -190,7 +190,8 @@ def stored(state: T, nodes: int) -> T:
 def place_index(index: T, devices: jax.sharding.Mesh) -> T:
   """Places an index on the devices: tables by rows, the lexicon by documents.
 
-  The trie is a few bytes a document, so each device has it, and masks too.
+  The trie is a few bytes a document, so each device has it, and masks too, and
+  the lexicon of documents with further docids.
   """
   if devices.size == 1:
     return index
@@ -200,7 +201,8 @@ def place_index(index: T, devices: jax.sharding.Mesh) -> T:
     if getattr(index, name, None) is not None
   }
   lexicon = getattr(index, 'lexicon', None)
-  if lexicon is not None and devices.shape['fsdp'] > 1:
+  one_docid = getattr(index, 'further', None) is None
+  if lexicon is not None and devices.shape['fsdp'] > 1 and one_docid:
     split['lexicon'] = _divide(lexicon, index, devices)
   rest: Any = index
   if split:

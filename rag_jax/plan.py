@@ -126,7 +126,8 @@ def trie(config: configs.Config, documents: int) -> docid_layout.Capacity:
     levels = min(max(depth, 0), docid.max_depth)
   if docid.scheme == 'atomic':
     levels = 0
-  return docid_sizes.expected(documents, docid.num_codes, levels)
+  leaves = documents * (1 + docid.further)  # each has as many as it can
+  return docid_sizes.expected(leaves, docid.num_codes, levels)
 
 
 def parts(config: configs.Config, size: Size) -> list[Part]:
@@ -154,6 +155,9 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     Part('marks', 'of what is deleted, on every device', count, 0, False),
     Part('trie', 'on every device', room.memory, 0, False),
   ]
+  if config.docid.further:
+    more = config.docid.further * (codes + count)
+    found.append(Part('further docids', 'on every device', more, 0, False))
   if config.id_decoder.output == 'node_table':
     rows = FLOAT * room.num_nodes * width
     state = memory.STATE if _trains(config) else 1
@@ -172,7 +176,8 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     words = 4 * (vocabulary + 1)
     whole = 8 * (number + postings.WINDOW) + words
     shared = words + 4 * room.num_nodes
-    found.append(Part('lexicon', 'BM25', whole, shared=shared))
+    one = not config.docid.further  # else each device has all of it
+    found.append(Part('lexicon', 'BM25', whole, 0, one, shared if one else 0))
   if config.reader.weights:
     found.append(Part('passages', "int32, in the reader's tokens", 4 * cells))
   texts = count * (TEXT * size.tokens + OBJECT)

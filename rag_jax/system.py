@@ -301,8 +301,8 @@ class System:
 
     Args:
       documents: `Document`s, mappings with 'id' and 'text', or plain texts.
-        With `data.question_keys`, documents without questions get those that
-        the generator of the workdir writes.
+        With `data.question_keys` or `docid.further`, documents without
+        questions get those that the generator of the workdir writes.
 
     Returns:
       The new system, which is also saved to the workdir.
@@ -310,18 +310,15 @@ class System:
     Raises:
       ValueError: if an id or a text is already in the system.
     """
-    new, tokens = changes.new_documents(
+    new = changes.new_documents(
       self.config, self.workdir, self.tokenizer, self.documents, documents
     )
-    titles = [document.title for document in new]
-    live, params = self._with_capacity(len(new))
-    vectors = changes.vectors(self.config, self.tokenizer, params, new, tokens)
-    live, params, change = changes.add(
-      self.config, live, params, tokens, vectors, titles
+    live, params = self._with_capacity(len(new.documents))
+    live, params, rows = changes.add(
+      self.config, self.tokenizer, live, params, new
     )
-    params = changes.update_node_table(self.config, params, change, vectors)
-    rows = dict(zip(change.documents.tolist(), new, strict=True))
-    return self._changed(live, params, rows)
+    by_row = dict(zip(rows.tolist(), new.documents, strict=True))
+    return self._changed(live, params, by_row)
 
   def delete(self, ids: Iterable[str]) -> 'System':
     """A system without some documents.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
@@ -19,6 +18,7 @@ from rag_jax import (
   corpus,
   distributed,
   fingerprints,
+  further_keys,
   generated,
   lock,
   memory,
@@ -189,10 +189,8 @@ def prepare(
   source = None
   trained = checkpoint.steps(workdir / store.CHECKPOINTS)
   if config.init_from and writes and not trained:
-    source = starts.read(config)
-    weights = starts.with_components(
-      source, config, weights, vocab_size=tokenizer.get_vocab_size()
-    )
+    source, size = starts.read(config), tokenizer.get_vocab_size()
+    weights = starts.with_components(source, config, weights, vocab_size=size)
   encoded = pipeline.encode_documents(tokenizer, dataset.documents, config.data)
   for note in notes(config, dataset, tokenizer, encoded):
     console.note(note)
@@ -210,6 +208,8 @@ def prepare(
       if made_tokenizer:
         tokenizers.save(tokenizer, paths[0])
       if made_index:
+        parts = index, quantiser, tokenizer
+        index = further_keys.make(config, dataset, *parts, workdir)
         indexes.save(index, quantiser, paths[1])
         index, quantiser = load_index(config, paths[1])
       _save(config, dataset, workdir, tokenizer, reader_tokenizer)
@@ -311,7 +311,7 @@ def document_vectors(
   """
   if weights.query_encoder is None:
     vectors = model.document_vectors(
-      init_key(config),
+      model.init_key(config.seed),
       config.model,
       jnp.asarray(tokens),
       vocab_size=tokenizer.get_vocab_size(),
@@ -326,11 +326,6 @@ def document_vectors(
     texts,
     folder=folder / 'vectors',
   )
-
-
-def init_key(config: configs.Config) -> jax.Array:
-  """PRNG key of the initial parameters, and so of the docids."""
-  return model.init_key(config.seed)
 
 
 def notes(

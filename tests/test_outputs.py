@@ -65,7 +65,7 @@ def measured(tiny_values, beir_folder, tmp_path_factory):
     init = functools.partial(
       model.init, config=config.model, vocab_size=prepared.vocab_size
     )
-    key = workdirs.init_key(config)
+    key = model.init_key(config.seed)
     system = prepared.trained(jax.jit(init)(key, index=prepared.index))
     found = evaluate.evaluate(system, prepared.dataset, prepared.pretrained)
     made = provenance.collect(config, prepared.dataset, seconds=1.5)

@@ -93,6 +93,11 @@ CASES = [
     'search.hops=2',
     losses('prefix_margin', 'answer') | {'search.hops': 2},
   ),
+  (
+    'losses.prefix_margin',
+    'docid.further=2',
+    losses('prefix_margin', 'answer') | {'docid.further': 2},
+  ),
   *(
     (
       f'losses.{loss}',

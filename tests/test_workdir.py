@@ -35,7 +35,7 @@ def untrained(config, prepared):
     model.init, config=config.model, vocab_size=prepared.vocab_size
   )
   return prepared.trained(
-    jax.jit(init)(workdirs.init_key(config), index=prepared.index)
+    jax.jit(init)(model.init_key(config.seed), index=prepared.index)
   )
 
 

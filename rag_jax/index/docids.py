@@ -32,6 +32,9 @@ SCHEMES = (
   'title',
   'random',
 )
+# Schemes with a quantiser that gives any text the codes of similar documents.
+QUANTISED = SCHEMES[:5]
+FURTHER_FROM = ('questions', 'crops')
 append_uniqueness = uniqueness.append_uniqueness
 next_free = uniqueness.next_free
 Quantiser = dict[str, np.ndarray]
@@ -57,6 +60,9 @@ class DocidConfig:
   # rq_vae: widths of the encoder's hidden layers
   hidden_dims: tuple[int, ...] = (512, 256, 128)
   latent: int = 32  # rq_vae: width of the codebook vectors
+  further: int = 0  # maximum further docids per document
+  # what they are made from: 'questions' that are generated, or 'crops'
+  further_from: str = 'questions'
 
   def __post_init__(self) -> None:
     """Raises a ValueError on a value out of range."""
@@ -76,6 +82,7 @@ class DocidConfig:
       ('steps', 0),
       ('batch_size', 2),
       ('latent', 1),
+      ('further', 0),
     ):
       value = getattr(self, name)
       if value < least:
@@ -83,6 +90,11 @@ class DocidConfig:
           f'docid.{name} must be at least {least}, got {value}. '
           f'Set --config.docid.{name}.'
         )
+    if self.further_from not in FURTHER_FROM:
+      raise ValueError(
+        f'docid.further_from must be one of {", ".join(FURTHER_FROM)}, got '
+        f'{self.further_from!r}. Set --config.docid.further_from.'
+      )
     if not self.learning_rate > 0:
       raise ValueError(
         f'docid.learning_rate must be positive, got {self.learning_rate}. '

@@ -1,7 +1,8 @@
 """Capacity of a live index, and the node table after a change of capacity.
 
-A node table has one row per document slot, then one per inner node. More
-capacity adds document slots: documents keep their rows, inner nodes get others.
+A node table has one row per document slot, then as many for each further docid
+of a document, then one per inner node. More capacity adds document slots:
+documents keep their rows, further docids and inner nodes get others.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax.index import docids, node_table
+from rag_jax.index import docids, further, node_table
 from rag_jax.index import index as indexes
 from rag_jax.ops import docid_layout, docid_order
 
@@ -179,17 +180,20 @@ class _NodeRows:
     order: docid_order.Order,
     inner: Sequence[np.ndarray],
     trie_rows: int,
+    capacity: int,
   ):
     self.order = order  # sorted docids of the documents in the index
     self.rows = np.concatenate([order.rows, *inner])
     self.count = trie_rows
+    # Document and number of its docid, which more capacity does not change.
+    self.docids = np.stack([order.rows % capacity, order.rows // capacity])
 
   def same_documents(self, other: '_NodeRows') -> bool:
     """Whether the other has the same documents with the same docids."""
     mine, theirs = self.order, other.order
     everything = np.arange(len(mine.rows))
     return (
-      np.array_equal(mine.rows, theirs.rows)
+      np.array_equal(self.docids, other.docids)
       and len(mine.bits) == len(theirs.bits)
       and all(
         np.array_equal(
@@ -203,9 +207,12 @@ class _NodeRows:
 def _node_rows(index: indexes.Index | Live) -> _NodeRows:
   """The rows of the nodes, in an order that depends only on the docids."""
   if not isinstance(index, indexes.Index):
-    return _NodeRows(index.order, index.rows, index.index.trie.num_nodes)
-  trie, codes = index.trie, np.asarray(index.codes)
-  living = np.flatnonzero(np.asarray(index.alive))
+    index_rows = index.index.trie.num_nodes
+    capacity = len(index.index.alive)
+    return _NodeRows(index.order, index.rows, index_rows, capacity)
+  alive, trie = np.asarray(index.alive), index.trie
+  codes = further.leaf_codes(np.asarray(index.codes), index.further)
+  living = np.flatnonzero(further.leaf_where(alive, index.further))
   order = docid_order.sort(codes[living], rows=living)
   layout = docid_layout.from_order(
     order, num_values=trie.num_values, num_documents=trie.num_documents
@@ -217,4 +224,4 @@ def _node_rows(index: indexes.Index | Live) -> _NodeRows:
     else:
       inner.append(np.asarray(trie.rows[level])[: len(spans)])
     start += len(trie.first[level + 1]) - 1
-  return _NodeRows(order, inner, trie.num_nodes)
+  return _NodeRows(order, inner, trie.num_nodes, len(alive))

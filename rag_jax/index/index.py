@@ -5,6 +5,7 @@ embeddings) are parameters in the checkpoint, so training never invalidates the
 index.
 """
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -19,6 +20,7 @@ import numpy as np
 
 from rag_jax import files
 from rag_jax.index import docids, streamed
+from rag_jax.index import further as further_docids
 from rag_jax.ops import docid_order, lexical, token_table
 from rag_jax.ops import trie as tries
 
@@ -31,7 +33,7 @@ _MIN_BOMB, _MAX_RATIO = 2**28, 100
 class Index:
   """The arrays of the corpus for compiled functions."""
 
-  trie: tries.Trie
+  trie: tries.Trie  # its leaves are the docids of documents, see `further`
   codes: jax.Array  # uint8, uint16 or int32[N, L], the docid of each document
   # int32[N, P], title and text of each document; a table reads like an array
   tokens: token_table.Table
@@ -51,6 +53,13 @@ class Index:
   rare: jax.Array | None = None
   # int32[N, P'], documents in the reader's vocabulary, if it has another one.
   reader_tokens: token_table.Table | None = None
+  # further docids of documents, None = each has one
+  further: further_docids.Further | None = None
+
+  @property
+  def docids_each(self) -> int:
+    """F + 1, docids that a document can have."""
+    return 1 + (0 if self.further is None else len(self.further.where))
 
   @property
   def passages(self) -> token_table.Table:
@@ -99,6 +108,7 @@ def from_codes(
   *,
   alive: np.ndarray | None = None,
   on_host: bool = False,
+  further: further_docids.Further | None = None,
 ) -> Index:
   """Builds the index of documents with given docids.
 
@@ -107,6 +117,7 @@ def from_codes(
     codes: int[N, L], the docids.
     alive: bool[N], False excludes a document from the trie; None includes all.
     on_host: whether tokens stay on the host, see `token_table.OnHost`.
+    further: further docids of the documents; None = none.
 
   Raises:
     ValueError: if `codes` does not have one row per document.
@@ -122,11 +133,37 @@ def from_codes(
   lengths = token_table.lengths(table)
   dtype = docid_order.code_type(int(np.max(codes)) + 1)
   return Index(
-    trie=tries.build(codes, where=alive),
+    trie=_trie(np.asarray(codes), alive, further),
     codes=jnp.asarray(np.asarray(codes).astype(dtype)),
     tokens=table,
     alive=jnp.asarray(alive),
     mean_length=jnp.float32(lengths[alive].mean()),
+    further=jax.tree.map(jnp.asarray, further),
+  )
+
+
+def with_further(index: Index, further: further_docids.Further) -> Index:
+  """The index with further docids of its documents.
+
+  Args:
+    index: the index; its documents keep their docids.
+    further: from `further.build`.
+  """
+  trie = _trie(np.asarray(index.codes), np.asarray(index.alive), further)
+  return dataclasses.replace(
+    index, trie=trie, further=jax.tree.map(jnp.asarray, further)
+  )
+
+
+def _trie(
+  codes: np.ndarray,
+  alive: np.ndarray,
+  further: further_docids.Further | None,
+) -> tries.Trie:
+  """The trie over all docids of the documents."""
+  return tries.build(
+    further_docids.leaf_codes(codes, further),
+    where=further_docids.leaf_where(alive, further),
   )
 
 
@@ -145,6 +182,7 @@ def save(
     'codes': np.asarray(index.codes),
     'alive': np.asarray(index.alive),
   }
+  arrays |= grouped('further', further_docids.to_arrays(index.further))
   write(path, arrays | grouped('quantiser', quantiser))
 
 
@@ -175,6 +213,7 @@ def load(
     arrays['codes'],
     alive=arrays['alive'],
     on_host=on_host,
+    further=further_docids.from_arrays(group('further', arrays)),
   )
   return index, group('quantiser', arrays)
 

@@ -18,34 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
-from rag_jax.index import docids, growth, live_checks, node_table, uniqueness
+from rag_jax.index import (
+  docids,
+  further,
+  live_checks,
+  live_parts,
+  node_table,
+  uniqueness,
+)
 from rag_jax.index import index as indexes
 from rag_jax.ops import docid_layout, docid_order
-from rag_jax.ops import trie as tries
 
+LiveIndex = live_parts.LiveIndex
+assemble = live_parts.assemble
 NoRoom = live_checks.NoRoom
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LiveIndex:
-  """An index with spare capacity, and the host arrays needed to change it."""
-
-  index: indexes.Index  # for compiled functions; its N is the capacity
-  codes: np.ndarray  # int32[N, L]
-  alive: np.ndarray  # bool[N], True = the row holds a document
-  config: docids.DocidConfig
-  quantiser: docids.Quantiser
-  capacity: docid_layout.Capacity
-  order: docid_order.Order  # sorted docids of the documents in the index
-  spans: tuple[np.ndarray, ...]  # start and end in `order` of each inner node
-  rows: tuple[np.ndarray, ...]  # row of each inner node in the node table
-  lengths: np.ndarray  # int64[N], tokens of each document
-  hashes: docid_order.Order  # sorted hashes of the documents' tokens
-
-  @property
-  def count(self) -> int:
-    """Number of documents in the index."""
-    return int(self.alive.sum())
 
 
 def build(
@@ -73,7 +59,9 @@ def build(
   live_checks.check_capacity(capacity, len(tokens))
   codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
   alive = np.ones(len(tokens), bool)
-  return _with_capacity(tokens, codes, alive, config, quantiser, capacity)
+  return live_parts.with_capacity(
+    tokens, codes, alive, config, quantiser, capacity
+  )
 
 
 def from_index(
@@ -117,7 +105,15 @@ def from_index(
   tokens, codes, alive = map(
     np.asarray, (index.tokens, index.codes, index.alive)
   )
-  return _with_capacity(tokens, codes, alive, config, quantiser, capacity)
+  return live_parts.with_capacity(
+    tokens,
+    codes,
+    alive,
+    config,
+    quantiser,
+    capacity,
+    further.on_host(index.further),
+  )
 
 
 def resize(live: LiveIndex, capacity: int) -> LiveIndex:
@@ -143,13 +139,14 @@ def resize(live: LiveIndex, capacity: int) -> LiveIndex:
     8
   """
   live_checks.check_capacity(capacity, len(live.alive))
-  return _with_capacity(
+  return live_parts.with_capacity(
     np.asarray(live.index.tokens),
     live.codes,
     live.alive,
     live.config,
     live.quantiser,
     capacity,
+    live.further,
   )
 
 
@@ -159,6 +156,7 @@ def add(
   vectors: np.ndarray,
   *,
   titles: Sequence[str] | None = None,
+  keys: tuple[np.ndarray, np.ndarray] | None = None,
   donate: bool = False,
 ) -> tuple[LiveIndex, node_table.Change]:
   """Adds documents, without training and without compilation.
@@ -168,16 +166,19 @@ def add(
     tokens: int32[M, P], 0 = padding.
     vectors: float32[M, D], from the encoder of the indexed documents.
     titles: M titles, for the scheme 'title'.
+    keys: vectors float32[F, M, D] and bool[F, M], which of them are real: they
+      give the documents further docids, in an index that has any.
     donate: whether to overwrite the memory of the documents' tokens instead of
       copying it; `live` must not be used afterwards.
 
   Returns:
-    The new index, and the change for `node_table.update`.
+    The new index, and the change for `node_table.update`, which takes the
+    vectors of the documents and then those of the real keys.
 
   Raises:
     NoRoom: if the capacity is exceeded; a subclass of ValueError.
-    ValueError: if `tokens` and `vectors` do not have one row per document, or a
-      document is already in the index.
+    ValueError: if `tokens` and `vectors` do not have one row per document, a
+      document is already in the index, or `keys` have another shape.
   """
   tokens, vectors = np.asarray(tokens), np.asarray(vectors)
   live_checks.check_shapes(live, tokens, vectors)
@@ -192,6 +193,9 @@ def add(
       'Increase its capacity with live.resize.'
     )
   rows = free[:count]
+  more = live_checks.check_keys(live, vectors, keys)
+  if more is not None:
+    vectors = np.concatenate([vectors, more[0][more[1]]])
   base = docids.encode(live.quantiser, vectors, live.config, titles=titles)
   live_checks.check_docids(base, live)
   with live_checks.resize_as_remedy():
@@ -202,9 +206,13 @@ def add(
   codes, alive, lengths = (
     array.copy() for array in (live.codes, live.alive, live.lengths)
   )
-  codes[rows] = new
+  codes[rows] = new[:count]
   alive[rows] = True
   lengths[rows] = (tokens != types.PAD).sum(axis=1)
+  kept = live.further
+  if kept is not None and more is not None:
+    kept = further.with_docids(kept, rows, more[1], new[count:])
+  leaves = further.leaves_of(rows, kept)
   old_tokens = live.index.tokens
   write = _write_rows if donate else _set_rows
   padded = node_table.padded((rows, len(old_tokens)), (tokens, 0))
@@ -213,17 +221,18 @@ def add(
     index=dataclasses.replace(live.index, tokens=write(old_tokens, *padded)),
     codes=codes,
     alive=alive,
-    order=docid_order.insert(live.order, new, rows),
+    further=kept,
+    order=docid_order.insert(live.order, new, leaves),
     lengths=lengths,
     hashes=docid_order.insert(live.hashes, hashes, rows),
   )
-  return _rebuild(live, changed, rows, sign=1)
+  return _rebuild(live, changed, leaves, sign=1)
 
 
 def delete(
   live: LiveIndex, documents: Sequence[int] | np.ndarray
 ) -> tuple[LiveIndex, node_table.Change]:
-  """Deletes documents from the index; later additions can reuse their rows.
+  """Deletes documents with all their docids; additions can reuse their rows.
 
   Args:
     live: the index; unchanged.
@@ -239,140 +248,38 @@ def delete(
   deleted = live_checks.check_rows(live, documents)
   alive = live.alive.copy()
   alive[deleted] = False
+  leaves = further.leaves_of(deleted, live.further)
   changed = dataclasses.replace(
     live,
     alive=alive,
-    order=docid_order.remove(live.order, deleted),
+    further=further.without(live.further, deleted),
+    order=docid_order.remove(live.order, leaves),
     hashes=docid_order.remove(live.hashes, deleted),
   )
-  return _rebuild(live, changed, deleted, sign=-1)
-
-
-def assemble(
-  tokens: np.ndarray,
-  codes: np.ndarray,
-  alive: np.ndarray,
-  config: docids.DocidConfig,
-  quantiser: docids.Quantiser,
-  capacity: docid_layout.Capacity,
-  rows: np.ndarray | None = None,
-) -> LiveIndex:
-  """Builds a live index from its parts.
-
-  Args:
-    tokens: int32[N, P], 0 = padding.
-    codes: int32[N, L]; arbitrary in rows without a document.
-    alive: bool[N], True = the row holds a document.
-    config: the docid scheme.
-    quantiser: its quantiser.
-    capacity: of the trie, for N documents.
-    rows: int32[n], rows of the inner nodes in the node table, level by level;
-      None assigns new rows.
-  """
-  alive_rows = np.flatnonzero(alive)
-  order = docid_order.sort(
-    codes[alive_rows],
-    rows=alive_rows,
-    bits=docid_order.widths(capacity.num_values),
-  )
-  layout = _lay_out(order, capacity)
-  if rows is None:
-    node_rows = node_table.assign_rows(order, layout.spans, None, capacity)[0]
-  else:
-    counts = np.cumsum([len(spans) for spans in layout.spans])
-    node_rows = tuple(np.split(rows, counts)[: len(counts)])
-  lengths = (tokens != types.PAD).sum(axis=1)
-  return LiveIndex(
-    index=_pack(
-      layout, capacity, node_rows, codes, alive, jnp.asarray(tokens), lengths
-    ),
-    codes=codes,
-    alive=alive,
-    config=config,
-    quantiser=quantiser,
-    capacity=capacity,
-    order=order,
-    spans=layout.spans,
-    rows=node_rows,
-    lengths=lengths,
-    hashes=docid_order.sort(
-      live_checks.hash_rows(tokens[alive_rows]),
-      rows=alive_rows,
-      bits=(live_checks.HASH_BITS,),
-    ),
-  )
-
-
-def _with_capacity(
-  tokens: np.ndarray,
-  codes: np.ndarray,
-  alive: np.ndarray,
-  config: docids.DocidConfig,
-  quantiser: docids.Quantiser,
-  capacity: int,
-) -> LiveIndex:
-  """A live index of documents with docids, in the same rows."""
-  layout = docid_layout.lay_out(codes, where=alive)
-  spare = capacity - len(codes)
-  return assemble(
-    np.pad(np.asarray(tokens, np.int32), ((0, spare), (0, 0))),
-    np.pad(codes.astype(np.int32), ((0, spare), (0, 0))),
-    np.pad(alive, (0, spare)),
-    config,
-    quantiser,
-    growth.plan_capacity(layout, config, quantiser, capacity),
-  )
+  return _rebuild(live, changed, leaves, sign=-1)
 
 
 def _rebuild(
-  before: LiveIndex, after: LiveIndex, documents: np.ndarray, *, sign: int
+  before: LiveIndex, after: LiveIndex, leaves: np.ndarray, *, sign: int
 ) -> tuple[LiveIndex, node_table.Change]:
   """Rebuilds the trie and the node rows from the new order of documents."""
-  layout = _lay_out(after.order, after.capacity)
+  layout = live_parts.lay_out(after.order, after.capacity)
   rows, previous = node_table.assign_rows(
     after.order, layout.spans, before, after.capacity
   )
-  index = _pack(
+  index = live_parts.pack(
     layout,
     after.capacity,
     rows,
     after.codes,
     after.alive,
+    after.further,
     jnp.asarray(after.index.tokens),
     after.lengths,
   )
   after = dataclasses.replace(after, index=index, spans=layout.spans, rows=rows)
-  change = node_table.describe(before, after, previous, documents, sign=sign)
+  change = node_table.describe(before, after, previous, leaves, sign=sign)
   return after, change
-
-
-def _lay_out(
-  order: docid_order.Order, capacity: docid_layout.Capacity
-) -> docid_layout.Layout:
-  layout = docid_layout.from_order(
-    order, num_values=capacity.num_values, num_documents=capacity.documents
-  )
-  with live_checks.resize_as_remedy():
-    docid_layout.check_fits(layout, capacity)
-  return layout
-
-
-def _pack(
-  layout: docid_layout.Layout,
-  capacity: docid_layout.Capacity,
-  rows: tuple[np.ndarray, ...],
-  codes: np.ndarray,
-  alive: np.ndarray,
-  tokens: jax.Array,
-  lengths: np.ndarray,
-) -> indexes.Index:
-  return indexes.Index(
-    trie=tries.pack(layout, capacity=capacity, rows=rows),
-    codes=jnp.asarray(codes),
-    tokens=tokens,
-    alive=jnp.asarray(alive),
-    mean_length=jnp.float32(lengths[alive].mean()),
-  )
 
 
 def _scatter(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rag_jax.index import docids
+from rag_jax.index import docids, further
 from rag_jax.index import index as indexes
 from rag_jax.ops import docid_order
 
@@ -38,6 +38,10 @@ class Live(Protocol):
   @property
   def quantiser(self) -> docids.Quantiser:
     """Its quantiser."""
+
+  @property
+  def further(self) -> further.Further | None:
+    """The further docids of the documents."""
 
   @property
   def order(self) -> docid_order.Order:
@@ -78,6 +82,41 @@ def check_shapes(live: Live, tokens: np.ndarray, vectors: np.ndarray) -> None:
       f'vectors must have {wanted} columns, got shape {vectors.shape}. Encode '
       'new documents with the encoder of the indexed documents.'
     )
+
+
+def check_keys(
+  live: Live,
+  vectors: np.ndarray,
+  keys: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """The keys of new documents; none of them is real if none are given.
+
+  Args:
+    live: the index.
+    vectors: float32[M, D], the new documents.
+    keys: vectors float32[F, M, D] and bool[F, M].
+
+  Raises:
+    ValueError: if they do not fit the index.
+  """
+  if live.further is None:
+    if keys is not None:
+      raise ValueError(
+        'keys must be None in an index without further docids, got '
+        f'{keys[0].shape}. Build the index with docid.further above 0.'
+      )
+    return None
+  where = (len(live.further.where), len(vectors))
+  shape = *where, *vectors.shape[1:]
+  if keys is None:
+    return np.zeros(shape, np.float32), np.zeros(where, bool)
+  if keys[0].shape != shape or keys[1].shape != where:
+    raise ValueError(
+      f'keys must be vectors {list(shape)} and a mask {list(where)}, got '
+      f'{list(keys[0].shape)} and {list(keys[1].shape)}. Give as many for each '
+      'document as the index has further docids.'
+    )
+  return keys
 
 
 def check_docids(base: np.ndarray, live: Live) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rag_jax.index import docids
+from rag_jax.index import docids, further
 from rag_jax.index import index as indexes
 from rag_jax.index import live as live_indexes
 from rag_jax.ops import docid_layout
@@ -47,6 +47,7 @@ def save(
     'about': np.asarray(json.dumps(metadata)),
   }
   arrays |= indexes.grouped('quantiser', live.quantiser)
+  arrays |= indexes.grouped('further', further.to_arrays(live.further))
   indexes.write(path, arrays | indexes.grouped('extra', extra or {}))
 
 
@@ -94,6 +95,7 @@ def load(
     indexes.group('quantiser', arrays),
     capacity,
     arrays['rows'],
+    further.from_arrays(indexes.group('further', arrays)),
   )
   return live, indexes.group('extra', arrays)
 

@@ -57,6 +57,7 @@ def draw(
   around: tuple[jax.Array, jax.Array] | None = None,
   log_token_weight: jax.Array | None = None,
   generated: tuple[jax.Array, jax.Array] | None = None,
+  rows: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws crops.
 
@@ -80,6 +81,7 @@ def draw(
       padding, and how many there are. One takes the place of a crop with
       probability `config.generated_rate`; each question of a document is as
       likely. None if there are none.
+    rows: int32[B], the document of each query; None draws them.
 
   Returns:
     Queries int32[B, Q], Q = the larger of `config.max_tokens` and T, and those
@@ -125,10 +127,10 @@ def draw(
     chosen, crop = (jnp.pad(x, (0, width - len(x))) for x in (chosen, crop))
     return jnp.where(use, chosen, crop)
 
-  def draw_one(position):
+  def draw_one(position, row):
     crop_rng = jax.random.fold_in(rng, position)
     keys = jax.random.split(crop_rng, 5)
-    row = jax.random.randint(keys[0], (), 0, tokens.shape[0])
+    row = _row(keys[0], tokens) if row is None else row
     document = tokens[row]
     length = (document != types.PAD).sum()
     size = jax.random.randint(keys[1], (), config.min_tokens, max_tokens + 1)
@@ -157,4 +159,9 @@ def draw(
       crop = question(jax.random.fold_in(crop_rng, 2), row, crop)
     return jnp.concatenate([before, crop, after]), row
 
-  return jax.vmap(draw_one)(positions)
+  return jax.vmap(draw_one)(positions, rows)
+
+
+def _row(rng: jax.Array, tokens: token_table.Table) -> jax.Array:
+  """A random document."""
+  return jax.random.randint(rng, (), 0, tokens.shape[0])

@@ -79,6 +79,12 @@ def open_job(
       f'docid.scheme={config.docid.scheme} needs the whole corpus at once. Set '
       '--config.docid.scheme=hierarchical_kmeans or residual_kmeans.'
     )
+  if config.docid.further:
+    raise ValueError(
+      f'docid.further={config.docid.further} needs questions or crops of the '
+      'whole corpus at once. Set --config.docid.further=0, or index it by '
+      'rag-jax train.'
+    )
   if not pathlib.Path(config.data.path).expanduser().is_dir():
     raise ValueError(
       f'data.path must be a folder with a corpus, got {config.data.path!r}. '

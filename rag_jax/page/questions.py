@@ -54,16 +54,26 @@ class Corpus:
     documents: id -> document.
     rows: id -> row in the index.
     codes: docids, by row.
+    further: rows of documents with further docids, and these.
   """
 
   documents: Mapping[str, types.Document]
   rows: Mapping[str, int]
   codes: Sequence[Sequence[int]]
+  further: Sequence[tuple[int, Sequence[int]]] = ()
 
   def docid(self, name: str) -> list[int] | None:
     """The docid of a document; None if it is not in the index."""
     row = self.rows.get(name)
     return None if row is None else list(self.codes[row])
+
+  @property
+  def docids(self) -> list[Sequence[int]]:
+    """All docids of the documents of the run."""
+    return [
+      *(self.codes[row] for row in self.rows.values()),
+      *(codes for _, codes in self.further),
+    ]
 
 
 def records(
@@ -190,6 +200,7 @@ def _path(
   """One document: [code, score, rank, [[code, score], ...]] of each level."""
   return {
     'document': documents.place(corpus, path['document']),
+    'docid': path.get('docid'),  # if the document has several
     'parts': _rounded(path['parts']),
     'levels': [
       [
@@ -226,10 +237,13 @@ def below(
   counts: dict[tuple[int, ...], int] = dict.fromkeys(wanted, 0)
   examples: dict[tuple[int, ...], list[int]] = {key: [] for key in wanted}
   depths = sorted({len(key) for key in wanted})
+  several: dict[int, list[Sequence[int]]] = {}
+  for place, docid in corpus.further:
+    several.setdefault(place, []).append(docid)
   for name, place in corpus.rows.items():
-    codes = tuple(corpus.codes[place])
-    for depth in depths:
-      prefix = codes[:depth]
+    every = [corpus.codes[place], *several.get(place, ())]
+    prefixes = {tuple(own[:depth]) for own in every for depth in depths}
+    for prefix in prefixes:  # a document counts once
       if prefix in counts:
         counts[prefix] += 1
         if len(examples[prefix]) < EXAMPLES:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rag_jax import changes, outputs, store
+from rag_jax.index import further
 from rag_jax.index import index as indexes
 from rag_jax.page import curves, questions, reasons
 
@@ -111,18 +112,20 @@ def _answers(
 def _corpus(workdir: pathlib.Path) -> questions.Corpus:
   """The documents of a workdir with their docids; empty without these files."""
   live = workdir / store.LIVE
+  documents: store.Documents = ()
+  arrays = {'codes': np.zeros((0, 1), np.int32)}
   if live.exists():
-    documents, codes = changes.documents_and_codes(live)
+    documents, arrays = changes.documents_and_codes(live)
   elif (workdir / store.DOCUMENTS).exists():
     documents = store.load_documents(workdir)
-    codes = indexes.read(workdir / store.INDEX, ['codes'])['codes']
-  else:
-    documents, codes = (), np.zeros((0, 1), np.int32)
+    arrays = indexes.read(workdir / store.INDEX, ['codes'])
+  more = further.from_arrays(indexes.group('further', arrays))
   real = {d.id: (row, d) for row, d in enumerate(documents) if d is not None}
   return questions.Corpus(
     documents={name: own for name, (_, own) in real.items()},
     rows={name: row for name, (row, _) in real.items()},
-    codes=codes.tolist(),
+    codes=arrays['codes'].tolist(),
+    further=[] if more is None else further.listed(more),
   )
 
 
@@ -237,7 +240,7 @@ def _docids(
   """Use of codes by the documents, and by the first document of questions."""
   if not corpus.rows:
     return None
-  codes = np.array([corpus.codes[row] for row in corpus.rows.values()])
+  codes = np.array(corpus.docids)
   first = [
     line['candidates'][0]['codes']
     for lines in splits.values()
@@ -246,6 +249,6 @@ def _docids(
   ]
   found = np.array(first, np.int64).reshape(-1, codes.shape[1])
   return {
-    'documents': len(codes),
+    'documents': len(corpus.rows),
     'levels': curves.code_use(codes, found),
   }

@@ -97,7 +97,7 @@ def test_the_index_is_that_of_the_whole_corpus_in_memory(config, packed):
   assert all(np.array_equal(quantiser[name], whole[name]) for name in whole)
   # Vectors: sums of embeddings, weighted by inverse document frequency.
   again = workdir.model.document_vectors(
-    workdir.init_key(config),
+    workdir.model.init_key(config.seed),
     config.model,
     tokens,
     vocab_size=tokenizer.get_vocab_size(),

@@ -67,7 +67,7 @@ function triePath(run, question, path) {
   return el('div', { class: 'path' },
     el('h4', {}, own.title, ' ',
       el('small', {}, `${roles(question, path.document)}; docid `
-        + `${(own.codes || []).join(' · ')}; `
+        + `${(path.docid || own.codes || []).join(' · ')}; `
         + `${run.scoring === 'log_softmax' ? 'log-probability' : 'score'} `
         + `${short(total)}`)),
     el('div', { class: 'levels' },
