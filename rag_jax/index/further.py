@@ -109,11 +109,10 @@ def leaf_codes(codes: A, further: Further | None) -> A:
   """The docid of each leaf, int[N (F + 1), L]."""
   if further is None:
     return codes
-  codes = split_rows.every_row(codes)
   each = further.codes.reshape(-1, codes.shape[-1])
   if isinstance(codes, np.ndarray):
     return np.concatenate([codes, np.asarray(each)])
-  return jnp.concatenate([codes, each])
+  return jnp.concatenate([split_rows.every_row(codes), each])
 
 
 def leaf_where(alive: np.ndarray, further: Further | None) -> np.ndarray:
