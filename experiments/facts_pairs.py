@@ -28,7 +28,9 @@ def get_config(variant=''):
   values.search.read_size = 3
   values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents
-  values.stages.joint.steps = 700
+  values.stages.joint.steps = 800
+  values.stages.joint.renamed = 0.5
+  values.stages.joint.renamed_numbers = False  # years have an order
   if variant == 'answer_only':
     losses = values.stages.joint.losses
     values.reader.null_document = False  # trained with gold documents

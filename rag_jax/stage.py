@@ -67,9 +67,11 @@ class Stage:
   # share of the questions that a reader with citations reads without their gold
   # documents, to learn that the answer is then empty
   without_gold: float = 0.0
-  # share of the questions whose rare tokens the reader sees exchanged at
-  # random, so that it copies them from the documents
+  # share of the questions whose rare tokens the reader, and the network that
+  # chooses the words of a second search, see exchanged at random, so that they
+  # are copied from the documents
   renamed: float = 0.0
+  renamed_numbers: bool = True  # whether tokens with a digit are among these
   # the ranker's operator in this stage; '' = `ranker.operator`
   operator: str = ''
   # marginal of the loss 'answer'; '' = the default of the reader's kind

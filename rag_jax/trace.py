@@ -11,11 +11,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rag_jax import docid_search, forward, model, readers, renaming, types
+from rag_jax import docid_search, forward, model, readers, types
 from rag_jax import stage as stages
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
-from rag_jax.ops import masking, sampling
+from rag_jax.ops import masking, renaming, sampling
 from rag_jax.readers import citations
 
 # Log-likelihood of the answer given a document without it, relative to the best
@@ -85,6 +85,7 @@ class Trace:
       self.first,
       self.found_first,
       select=self.select,
+      names=self.names,
     )
 
   @functools.cached_property
@@ -224,7 +225,8 @@ class Trace:
     passages, batch = reading.passages[..., :length], self.batch
     if self.names is not None:
       passages = renaming.rename(self.names, passages)
-      batch = renaming.questions(self.names, batch)
+      query = renaming.rename(self.names, batch.query)
+      batch = dataclasses.replace(batch, query=query)
     return forward.read(
       self.params,
       self.config,
@@ -283,7 +285,7 @@ class Trace:
 
   @functools.cached_property
   def names(self) -> jax.Array | None:
-    """The tokens that the reader sees for those of the texts, int32[B, V]."""
+    """The tokens that readers see for those of the texts, int32[B, V]."""
     if not self.stage.renamed:
       return None
     assert self.index.rare is not None  # set by curriculum.prepare

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from rag_jax import types
 from rag_jax.components import query_encoder
 from rag_jax.nn import question_passage, transformer
+from rag_jax.ops import renaming
 
 NAME = 'second'  # of its parameters, within those of the query encoder
 START = 2.0  # nats; initial log-odds of the gates of a question
@@ -99,6 +100,7 @@ def apply(
   weights: jax.Array,
   *,
   size: int,
+  names: jax.Array | None = None,
 ) -> query_encoder.Encoding:
   """Encodes the query of the second search.
 
@@ -109,6 +111,8 @@ def apply(
     passages: int32[B, F, P], the documents found, 0 = padding.
     weights: float32[B, F], at least 0; only their ratios count.
     size: T, number of tokens that the documents add.
+    names: int32[B, V], tokens that the network sees instead of the real ones,
+      see `renaming.draw`; None = the real ones.
 
   Returns:
     The `Encoding` of [B, Q + T] tokens, with `tokens`, `gates` and `offset`. A
@@ -127,9 +131,10 @@ def apply(
     ([[4, 7, 5, 0]], (1, 8))
   """
   network = _network(config, question_passage.vocab_size(params[NAME]))
-  of_query, of_passages, needs = transformer.apply(
-    network, params[NAME], query, passages
-  )
+  seen = (query, passages)
+  if names is not None:
+    seen = tuple(renaming.rename(names, tokens) for tokens in seen)
+  of_query, of_passages, needs = transformer.apply(network, params[NAME], *seen)
   total = weights.sum(1, keepdims=True)
   shares = weights / jnp.where(total > 0, total, 1.0)
   tokens, gates = _best(params, passages, shares[..., None] * of_passages, size)
