@@ -86,6 +86,7 @@ class Trace:
       self.found_first,
       select=self.select,
       names=self.names,
+      keys=self.key(7),
     )
 
   @functools.cached_property

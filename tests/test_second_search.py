@@ -363,8 +363,8 @@ class TestSecondQuery:
       )
       arguments = (params, config.model, index, small_batch, trace.first)
       follow = functools.partial(forward.follow, *arguments, trace.found_first)
-      again = follow(names=trace.names, select=trace.select)
-      plain = follow(select=trace.select)
+      options = {'select': trace.select, 'keys': trace.key(7)}
+      again, plain = follow(names=trace.names, **options), follow(**options)
       return [e.after.gates for e in (trace.encoding, again, plain)]
 
     gates, again, plain = run(params, jax.random.key(1))

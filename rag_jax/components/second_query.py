@@ -15,8 +15,11 @@ answers to its training questions by heart, from the name in the question.
 
 The bag encoder encodes this sequence, with token weights multiplied by the
 gates. The choice of tokens has no gradient; gates and weights have one, so that
-a loss of the second search trains the network and the first search. The network
-also gives the log-odds that the question needs a second document at all.
+a loss of the second search trains the network and the first search. In training
+the tokens are sampled with Gumbel noise, in proportion to w_f g_f * token
+weight and without replacement: every token has a chance to be tried, and the
+second search cannot learn its answers by heart from a document's other words.
+The network also gives the log-odds that the question needs a second document at all.
 
 References:
   Xiong et al., Answering Complex Open-Domain Questions with Multi-Hop Dense
@@ -101,6 +104,7 @@ def apply(
   *,
   size: int,
   names: jax.Array | None = None,
+  keys: jax.Array | None = None,
 ) -> query_encoder.Encoding:
   """Encodes the query of the second search.
 
@@ -113,6 +117,8 @@ def apply(
     size: T, number of tokens that the documents add.
     names: int32[B, V], tokens that the network sees instead of the real ones,
       see `renaming.draw`; None = the real ones.
+    keys: PRNG keys [B] that sample the tokens of the documents; None takes the
+      best ones.
 
   Returns:
     The `Encoding` of [B, Q + T] tokens, with `tokens`, `gates` and `offset`. A
@@ -137,7 +143,8 @@ def apply(
   of_query, of_passages, needs = transformer.apply(network, params[NAME], *seen)
   total = weights.sum(1, keepdims=True)
   shares = weights / jnp.where(total > 0, total, 1.0)
-  tokens, gates = _best(params, passages, shares[..., None] * of_passages, size)
+  gates = shares[..., None] * of_passages
+  tokens, gates = _best(params, passages, gates, size, keys)
   tokens = jnp.concatenate([query, tokens], axis=1)
   gates = jnp.concatenate(
     [jnp.einsum('bf,bfq->bq', shares, of_query), gates], axis=1
@@ -161,19 +168,27 @@ def _network(
 
 
 def _best(
-  params: dict[str, Any], passages: jax.Array, gates: jax.Array, size: int
+  params: dict[str, Any],
+  passages: jax.Array,
+  gates: jax.Array,
+  size: int,
+  keys: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
   """The tokens with the largest gate * token weight, [B, T], and their gates.
 
-  Rare tokens come first as long as the gates are untrained.
+  Rare tokens come first as long as the gates are untrained. With keys, tokens
+  are sampled in this proportion.
   """
   passages = passages.reshape(len(passages), -1)
   gates = gates.reshape(passages.shape)
   gates = jnp.where(passages != types.PAD, gates, 0.0)
   weights = jnp.exp(params['log_token_weight'])[passages]
-  most, places = jax.lax.top_k(
-    jax.lax.stop_gradient(gates * weights), min(size, passages.shape[1])
-  )
+  order = jax.lax.stop_gradient(gates * weights)
+  if keys is not None:  # the exponential of Gumbel noise keeps 0 at 0
+    shape = order.shape[1:]
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
+    order *= jnp.exp(noise)
+  most, places = jax.lax.top_k(order, min(size, passages.shape[1]))
   chosen = jnp.take_along_axis(passages, places, axis=1)
   real = most > 0
   return (
