@@ -47,6 +47,9 @@ BM25 = flags.DEFINE_bool('bm25', False, 'Measures BM25 alone.')
 K1 = flags.DEFINE_float('k1', 1.2, 'k1 of BM25.')
 B = flags.DEFINE_float('b', 0.75, 'b of BM25.')
 TITLE = flags.DEFINE_integer('title_weight', 1, 'Repetitions of the title.')
+TOKENS = flags.DEFINE_integer(
+  'tokens', 0, 'data.max_document_tokens; 0 = as the experiment.'
+)
 MOST = flags.DEFINE_integer('most', 600, 'Questions about old and about new.')
 DEPTHS = (1, 10, 100)
 
@@ -90,6 +93,8 @@ def measure(folder, old, new, asked, found, keys):
   values.data.path = str(folder)
   values.data.eval_splits = ('train',)
   values.data.question_keys = keys
+  if TOKENS.value:
+    values.data.max_document_tokens = TOKENS.value
   if keys:
     values.generator.path = str(folder / 'keys.jsonl')
     kept = {d.id: found.get(d.id, ()) for d in old}

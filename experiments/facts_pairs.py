@@ -26,6 +26,7 @@ def get_config(variant=''):
     values.search.hops = 2
     values.search.beam_size //= 2  # of each search
     values.search.hop_tokens = 6  # few: a name or a year
+    values.stages.joint.hop_noise = 1.0
   values.search.read_size = 3
   values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents

@@ -166,14 +166,12 @@ def follow(
   *,
   select: ranker.Select | None = None,
   names: jax.Array | None = None,
-  keys: jax.Array | None = None,
+  noise: tuple[jax.Array, float] | None = None,
 ) -> query_encoder.Encoding:
   """Adds the encoding of the second search, by what the first one found.
 
-  Arguments as for `rank`; `found` are the documents of the first search,
-  `names` and `keys` are those of `second_query.apply`. With `search.hops=1` the
-  encoding stays as it is. Otherwise it has a gradient to the weights of the
-  documents found.
+  Arguments as for `rank` and `second_query.apply`; `found` is of the first
+  search. The new encoding has a gradient to the weights of these documents.
   """
   if config.search.hops == 1:
     return encoding
@@ -188,7 +186,7 @@ def follow(
     best.weights,
     size=config.search.hop_tokens,
     names=names,
-    keys=keys,
+    noise=noise,
   )
   return dataclasses.replace(encoding, after=after)
 

@@ -72,6 +72,8 @@ class Stage:
   # are copied from the documents
   renamed: float = 0.0
   renamed_numbers: bool = True  # whether tokens with a digit are among these
+  # temperature at which the words of a second search are sampled; 0 = the best
+  hop_noise: float = 0.0
   # the ranker's operator in this stage; '' = `ranker.operator`
   operator: str = ''
   # marginal of the loss 'answer'; '' = the default of the reader's kind
@@ -102,7 +104,10 @@ class Stage:
     for name in ('batch_size', 'samples'):
       if getattr(self, name) < 1:
         raise _error(name, 'at least 1', getattr(self, name))
-    for name in ('steps', 'read_size', 'passage_tokens', 'learning_rate'):
+    for name in (
+      *('steps', 'read_size', 'passage_tokens'),
+      *('learning_rate', 'hop_noise'),
+    ):
       if not getattr(self, name) >= 0:
         raise _error(name, 'at least 0', getattr(self, name))
     if not 0 <= self.without_gold < 1:

@@ -1,8 +1,7 @@
 """Lazy forward pass of a training step, shared by all losses.
 
-Each attribute of a `Trace` is computed on first access. A stage whose losses do
-not use the reader or the ranker therefore does not run it. A trace exists only
-while JAX traces a step.
+Each attribute of a `Trace` is computed on first access, so that a stage runs
+only what its losses use. A trace exists only while JAX traces a step.
 """
 
 import dataclasses
@@ -86,7 +85,7 @@ class Trace:
       self.found_first,
       select=self.select,
       names=self.names,
-      keys=self.key(7),
+      noise=(self.key(7), self.stage.hop_noise),
     )
 
   @functools.cached_property
@@ -351,8 +350,7 @@ class Trace:
   def written(self) -> jax.Array:
     """Questions whose answer a generative reader learns to write, bool[B].
 
-    A reader with citations also learns to write nothing where the data says
-    that there is no answer.
+    A reader with citations also learns to write nothing if there is no answer.
     """
     if not self.reader.cites or self.batch.answerable is None:
       return self.has_answer
@@ -391,10 +389,7 @@ class Trace:
     return scores + jax.lax.stop_gradient(values - scores)
 
   def teacher_likelihoods(self) -> jax.Array:
-    """Log-likelihoods for distillation, float32[B, R], nats, all finite.
-
-    Documents without the answer are `NO_ANSWER_OFFSET` from the best document.
-    """
+    """Log-likelihoods for distillation, float32[B, R], nats, all finite."""
     known = jnp.where(self.holds, self.likelihoods, masking.NEG_INF)
     best = jnp.max(known, axis=1, keepdims=True)
     best = jnp.where(self.holds.any(1)[:, None], best, 0.0)

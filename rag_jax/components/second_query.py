@@ -15,11 +15,12 @@ answers to its training questions by heart, from the name in the question.
 
 The bag encoder encodes this sequence, with token weights multiplied by the
 gates. The choice of tokens has no gradient; gates and weights have one, so that
-a loss of the second search trains the network and the first search. In training
-the tokens are sampled with Gumbel noise, in proportion to w_f g_f * token
-weight and without replacement: every token has a chance to be tried, and the
-second search cannot learn its answers by heart from a document's other words.
-The network also gives the log-odds that the question needs a second document at all.
+a loss of the second search trains the network and the first search. A stage may
+sample the tokens, without replacement and with probabilities in proportion to
+(w_f g_f * token weight)^(1 / hop_noise): every token is tried, and the second
+search cannot learn its answers by heart from all words of a document. The
+network also gives the log-odds that the question needs a second document at
+all.
 
 References:
   Xiong et al., Answering Complex Open-Domain Questions with Multi-Hop Dense
@@ -104,7 +105,7 @@ def apply(
   *,
   size: int,
   names: jax.Array | None = None,
-  keys: jax.Array | None = None,
+  noise: tuple[jax.Array, float] | None = None,
 ) -> query_encoder.Encoding:
   """Encodes the query of the second search.
 
@@ -117,8 +118,8 @@ def apply(
     size: T, number of tokens that the documents add.
     names: int32[B, V], tokens that the network sees instead of the real ones,
       see `renaming.draw`; None = the real ones.
-    keys: PRNG keys [B] that sample the tokens of the documents; None takes the
-      best ones.
+    noise: PRNG keys [B] and the temperature of the Gumbel noise by which tokens
+      are sampled; None and 0 take the best.
 
   Returns:
     The `Encoding` of [B, Q + T] tokens, with `tokens`, `gates` and `offset`. A
@@ -144,7 +145,7 @@ def apply(
   total = weights.sum(1, keepdims=True)
   shares = weights / jnp.where(total > 0, total, 1.0)
   gates = shares[..., None] * of_passages
-  tokens, gates = _best(params, passages, gates, size, keys)
+  tokens, gates = _best(params, passages, gates, size, noise)
   tokens = jnp.concatenate([query, tokens], axis=1)
   gates = jnp.concatenate(
     [jnp.einsum('bf,bfq->bq', shares, of_query), gates], axis=1
@@ -172,22 +173,20 @@ def _best(
   passages: jax.Array,
   gates: jax.Array,
   size: int,
-  keys: jax.Array | None,
+  noise: tuple[jax.Array, float] | None,
 ) -> tuple[jax.Array, jax.Array]:
   """The tokens with the largest gate * token weight, [B, T], and their gates.
 
-  Rare tokens come first as long as the gates are untrained. With keys, tokens
-  are sampled in this proportion.
+  Rare tokens come first as long as the gates are untrained.
   """
   passages = passages.reshape(len(passages), -1)
   gates = gates.reshape(passages.shape)
   gates = jnp.where(passages != types.PAD, gates, 0.0)
   weights = jnp.exp(params['log_token_weight'])[passages]
   order = jax.lax.stop_gradient(gates * weights)
-  if keys is not None:  # the exponential of Gumbel noise keeps 0 at 0
-    shape = order.shape[1:]
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
-    order *= jnp.exp(noise)
+  if noise is not None and noise[1]:
+    drawn = jax.vmap(lambda key: jax.random.gumbel(key, order.shape[1:]))
+    order *= jnp.exp(noise[1] * drawn(noise[0]))  # 0 stays 0
   most, places = jax.lax.top_k(order, min(size, passages.shape[1]))
   chosen = jnp.take_along_axis(passages, places, axis=1)
   real = most > 0

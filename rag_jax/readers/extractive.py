@@ -2,8 +2,8 @@
 
 It encodes question and passage jointly and predicts a span: log P(span) =
 log P(start) + log P(end). The probability of an answer is the sum over all its
-occurrences in the passage. With `shared_softmax`, spans of all passages compete,
-and the logits of a passage have a term by which passages are compared,
+occurrences in the passage. With `shared_softmax`, spans of all passages
+compete, and the logits of a passage have a term by which passages are compared,
 
     (A sum_i e(question token i)) . (B sum_j e(passage token j)) / width.
 
