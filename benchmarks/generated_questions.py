@@ -47,9 +47,6 @@ BM25 = flags.DEFINE_bool('bm25', False, 'Measures BM25 alone.')
 K1 = flags.DEFINE_float('k1', 1.2, 'k1 of BM25.')
 B = flags.DEFINE_float('b', 0.75, 'b of BM25.')
 TITLE = flags.DEFINE_integer('title_weight', 1, 'Repetitions of the title.')
-TOKENS = flags.DEFINE_integer(
-  'tokens', 0, 'data.max_document_tokens; 0 = as the experiment.'
-)
 MOST = flags.DEFINE_integer('most', 600, 'Questions about old and about new.')
 DEPTHS = (1, 10, 100)
 
@@ -87,14 +84,29 @@ def hits(system, questions):
   return [float(np.mean(np.asarray(ranks) < k)) for k in DEPTHS]
 
 
+def distinct(system, new):
+  """The new documents without copies, by their first tokens, of others.
+
+  An index refuses a document with the tokens of another one.
+  """
+
+  def tokens(documents):
+    encoded = pipeline.encode_documents(
+      system.tokenizer, documents, system.config.data
+    )
+    return [row.tobytes() for row in encoded.tokens]
+
+  known = set(tokens(system.documents))
+  found = dict(zip(tokens(new), new, strict=True))
+  return [d for key, d in found.items() if key not in known]
+
+
 def measure(folder, old, new, asked, found, keys):
   """Prints the hits of one system, before and after the addition."""
   values = experiment_files.load(EXPERIMENT.value)
   values.data.path = str(folder)
   values.data.eval_splits = ('train',)
   values.data.question_keys = keys
-  if TOKENS.value:
-    values.data.max_document_tokens = TOKENS.value
   if keys:
     values.generator.path = str(folder / 'keys.jsonl')
     kept = {d.id: found.get(d.id, ()) for d in old}
@@ -104,6 +116,10 @@ def measure(folder, old, new, asked, found, keys):
   system = train.fit(config, workdirs.open(config, run), run)
   system = dataclasses.replace(system, workdir=None)
   about_old, about_new = asked
+  new = distinct(system, new)
+  names = {document.id for document in new}
+  about_new = [q for q in about_new if names & {*q.document_ids}]
+  print(f'{len(new)} new documents, {len(about_new)} questions about them')
   print(f'keys {keys}: old, before', hits(system, about_old), flush=True)
   if keys:
     new = [dataclasses.replace(d, questions=found.get(d.id, ())) for d in new]
