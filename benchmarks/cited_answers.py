@@ -1,12 +1,15 @@
 """Support of sentences and lead sentences, measured without a model.
 
-python benchmarks/cited_answers.py [--data=medquad.tar.gz --split=dev]
+python benchmarks/cited_answers.py
+python benchmarks/cited_answers.py --data=medquad.tar.gz --split=dev \
+  --run=WORKDIR/run-dev-after-ranker.trec
 
 On `facts_summaries`: the references themselves, after tokens, spelling and the
 test of support, and the first sentences of the gold document, on each test
 split; then how many sentences with the cell of another entity pass the test.
 With --data: Hits@1 of BM25 on other data, and ROUGE of the first sentences of
-its first document.
+its first document. With --run the same of a run's first documents, and the
+paired differences.
 """
 
 import argparse
@@ -73,8 +76,8 @@ def references() -> None:
     print(f'{kind}: {passed} of {wrong} sentences with a wrong cell pass')
 
 
-def lead_of_bm25(path: str, split: str) -> None:
-  """BM25 and the lead of its first document."""
+def leads(path: str, split: str, run: str | None) -> None:
+  """First documents of BM25 and of a run, and what these have of answers."""
   dataset = formats.load(path, passage_words=0)
   questions = dataset.splits[split]
   index = bm25s.BM25(k1=1.2, b=0.75)
@@ -82,21 +85,39 @@ def lead_of_bm25(path: str, split: str) -> None:
   index.index(words.split(texts), show_progress=False)
   asked = words.split([question.text for question in questions])
   first, _ = index.retrieve(asked, k=1, show_progress=False)
-  rows = []
-  for question, [place] in zip(questions, first, strict=True):
-    document = dataset.documents[place]
-    found = summaries.of_text(question, summaries.lead(document))
-    hit = float(document.id in question.document_ids)
-    rows.append({'Hits@1': hit} | found)
-  show('BM25 and lead sentences', split, rows)
+  ranked = {'BM25': [dataset.documents[place] for [place] in first]}
+  if run:
+    documents = {document.id: document for document in dataset.documents}
+    best = {}
+    with open(run, encoding='utf-8') as lines:
+      for question, _, document, rank, *_ in map(str.split, lines):
+        if rank == '1':
+          best[question] = documents[document]
+    ranked[run] = [best[question.id] for question in questions]
+  rows = {}
+  for name, found in ranked.items():
+    rows[name] = [
+      {'Hits@1': float(document.id in question.document_ids)}
+      | summaries.of_text(question, summaries.lead(document))
+      for question, document in zip(questions, found, strict=True)
+    ]
+    show(f'{name} and lead sentences', split, rows[name])
+  if run:
+    pairs = zip(rows[run], rows['BM25'], strict=True)
+    show(
+      'difference of both',
+      split,
+      [{key: a[key] - b[key] for key in a} for a, b in pairs],
+    )
 
 
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--data', help='other data instead of facts_summaries')
   parser.add_argument('--split', default='dev')
+  parser.add_argument('--run', help='TREC run of a trained search')
   options = parser.parse_args()
   if options.data:
-    lead_of_bm25(options.data, options.split)
+    leads(options.data, options.split, options.run)
   else:
     references()

@@ -84,6 +84,23 @@ def hits(system, questions):
   return [float(np.mean(np.asarray(ranks) < k)) for k in DEPTHS]
 
 
+def distinct(system, new):
+  """The new documents without copies, by their first tokens, of others.
+
+  An index refuses a document with the tokens of another one.
+  """
+
+  def tokens(documents):
+    encoded = pipeline.encode_documents(
+      system.tokenizer, documents, system.config.data
+    )
+    return [row.tobytes() for row in encoded.tokens]
+
+  known = set(tokens(system.documents))
+  found = dict(zip(tokens(new), new, strict=True))
+  return [d for key, d in found.items() if key not in known]
+
+
 def measure(folder, old, new, asked, found, keys):
   """Prints the hits of one system, before and after the addition."""
   values = experiment_files.load(EXPERIMENT.value)
@@ -99,6 +116,10 @@ def measure(folder, old, new, asked, found, keys):
   system = train.fit(config, workdirs.open(config, run), run)
   system = dataclasses.replace(system, workdir=None)
   about_old, about_new = asked
+  new = distinct(system, new)
+  names = {document.id for document in new}
+  about_new = [q for q in about_new if names & {*q.document_ids}]
+  print(f'{len(new)} new documents, {len(about_new)} questions about them')
   print(f'keys {keys}: old, before', hits(system, about_old), flush=True)
   if keys:
     new = [dataclasses.replace(d, questions=found.get(d.id, ())) for d in new]

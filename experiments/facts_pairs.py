@@ -25,10 +25,14 @@ def get_config(variant=''):
   if variant != 'one_search':
     values.search.hops = 2
     values.search.beam_size //= 2  # of each search
+    values.search.hop_tokens = 6  # few: a name or a year
+    values.stages.joint.hop_noise = 1.0
   values.search.read_size = 3
   values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents
-  values.stages.joint.steps = 700
+  values.stages.joint.steps = 800
+  values.stages.joint.renamed = 0.5
+  values.stages.joint.renamed_numbers = False  # years have an order
   if variant == 'answer_only':
     losses = values.stages.joint.losses
     values.reader.null_document = False  # trained with gold documents

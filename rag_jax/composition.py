@@ -295,6 +295,11 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
       f'reader.weights={config.reader.weights!r}. Set '
       f'--config.{field}.renamed=0.'
     )
+  if stage.hop_noise and config.search.hops == 1:
+    raise ValueError(
+      f'{field}.hop_noise is for the words of a second search, got '
+      f'{stage.hop_noise} and search.hops=1. Set --config.{field}.hop_noise=0.'
+    )
   size = stage.read_size or config.search.read_size
   gold = max(config.data.max_gold, 1)
   adds_gold = stage.candidates == 'beam+gold'

@@ -24,13 +24,13 @@ from rag_jax import (
   model,
   objective,
   readers,
-  renaming,
   types,
 )
 from rag_jax import stage as stages
 from rag_jax import workdir as workdirs
-from rag_jax.data import batches, formats, pipeline
+from rag_jax.data import batches, formats, pipeline, tokenizers
 from rag_jax.index import index as indexes
+from rag_jax.ops import renaming
 from rag_jax.readers import spans
 
 Material = tuple[batches.Questions, indexes.Index]  # to train a stage on
@@ -72,8 +72,11 @@ def prepare(
     elif not any(loss in objective.READER_LOSSES for loss, _ in stage.losses):
       chosen = labelled(chosen)
     if stage.renamed:
-      size = prepared.system.tokenizer.get_vocab_size()
-      is_rare = renaming.rare(np.asarray(index.tokens), size)
+      tokenizer = prepared.system.tokenizer
+      kept = () if stage.renamed_numbers else tokenizers.with_digits(tokenizer)
+      is_rare = renaming.rare(
+        np.asarray(index.tokens), tokenizer.get_vocab_size(), kept=kept
+      )
       index = dataclasses.replace(index, rare=jnp.asarray(is_rare))
     if stage.candidates == 'gold+negative':
       found[name] = functools.partial(_with_negative, config, chosen, index)

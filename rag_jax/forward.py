@@ -165,12 +165,13 @@ def follow(
   found: types.Candidates,
   *,
   select: ranker.Select | None = None,
+  names: jax.Array | None = None,
+  noise: tuple[jax.Array, float] | None = None,
 ) -> query_encoder.Encoding:
   """Adds the encoding of the second search, by what the first one found.
 
-  Arguments as for `rank`; `found` are the documents of the first search. With
-  `search.hops=1` the encoding stays as it is. Otherwise it has a gradient to
-  the weights of the documents found.
+  Arguments as for `rank` and `second_query.apply`; `found` is of the first
+  search. The new encoding has a gradient to the weights of these documents.
   """
   if config.search.hops == 1:
     return encoding
@@ -184,6 +185,8 @@ def follow(
     index.tokens[best.documents],
     best.weights,
     size=config.search.hop_tokens,
+    names=names,
+    noise=noise,
   )
   return dataclasses.replace(encoding, after=after)
 

@@ -67,9 +67,13 @@ class Stage:
   # share of the questions that a reader with citations reads without their gold
   # documents, to learn that the answer is then empty
   without_gold: float = 0.0
-  # share of the questions whose rare tokens the reader sees exchanged at
-  # random, so that it copies them from the documents
+  # share of the questions whose rare tokens the reader, and the network that
+  # chooses the words of a second search, see exchanged at random, so that they
+  # are copied from the documents
   renamed: float = 0.0
+  renamed_numbers: bool = True  # whether tokens with a digit are among these
+  # temperature at which the words of a second search are sampled; 0 = the best
+  hop_noise: float = 0.0
   # the ranker's operator in this stage; '' = `ranker.operator`
   operator: str = ''
   # marginal of the loss 'answer'; '' = the default of the reader's kind
@@ -100,7 +104,10 @@ class Stage:
     for name in ('batch_size', 'samples'):
       if getattr(self, name) < 1:
         raise _error(name, 'at least 1', getattr(self, name))
-    for name in ('steps', 'read_size', 'passage_tokens', 'learning_rate'):
+    for name in (
+      *('steps', 'read_size', 'passage_tokens'),
+      *('learning_rate', 'hop_noise'),
+    ):
       if not getattr(self, name) >= 0:
         raise _error(name, 'at least 0', getattr(self, name))
     if not 0 <= self.without_gold < 1:

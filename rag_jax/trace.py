@@ -1,8 +1,7 @@
 """Lazy forward pass of a training step, shared by all losses.
 
-Each attribute of a `Trace` is computed on first access. A stage whose losses do
-not use the reader or the ranker therefore does not run it. A trace exists only
-while JAX traces a step.
+Each attribute of a `Trace` is computed on first access, so that a stage runs
+only what its losses use. A trace exists only while JAX traces a step.
 """
 
 import dataclasses
@@ -11,11 +10,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rag_jax import docid_search, forward, model, readers, renaming, types
+from rag_jax import docid_search, forward, model, readers, types
 from rag_jax import stage as stages
 from rag_jax.components import query_encoder, ranker
 from rag_jax.index import index as indexes
-from rag_jax.ops import masking, sampling
+from rag_jax.ops import masking, renaming, sampling
 from rag_jax.readers import citations
 
 # Log-likelihood of the answer given a document without it, relative to the best
@@ -85,6 +84,8 @@ class Trace:
       self.first,
       self.found_first,
       select=self.select,
+      names=self.names,
+      noise=(self.key(7), self.stage.hop_noise),
     )
 
   @functools.cached_property
@@ -224,7 +225,8 @@ class Trace:
     passages, batch = reading.passages[..., :length], self.batch
     if self.names is not None:
       passages = renaming.rename(self.names, passages)
-      batch = renaming.questions(self.names, batch)
+      query = renaming.rename(self.names, batch.query)
+      batch = dataclasses.replace(batch, query=query)
     return forward.read(
       self.params,
       self.config,
@@ -283,7 +285,7 @@ class Trace:
 
   @functools.cached_property
   def names(self) -> jax.Array | None:
-    """The tokens that the reader sees for those of the texts, int32[B, V]."""
+    """The tokens that readers see for those of the texts, int32[B, V]."""
     if not self.stage.renamed:
       return None
     assert self.index.rare is not None  # set by curriculum.prepare
@@ -348,8 +350,7 @@ class Trace:
   def written(self) -> jax.Array:
     """Questions whose answer a generative reader learns to write, bool[B].
 
-    A reader with citations also learns to write nothing where the data says
-    that there is no answer.
+    A reader with citations also learns to write nothing if there is no answer.
     """
     if not self.reader.cites or self.batch.answerable is None:
       return self.has_answer
@@ -388,10 +389,7 @@ class Trace:
     return scores + jax.lax.stop_gradient(values - scores)
 
   def teacher_likelihoods(self) -> jax.Array:
-    """Log-likelihoods for distillation, float32[B, R], nats, all finite.
-
-    Documents without the answer are `NO_ANSWER_OFFSET` from the best document.
-    """
+    """Log-likelihoods for distillation, float32[B, R], nats, all finite."""
     known = jnp.where(self.holds, self.likelihoods, masking.NEG_INF)
     best = jnp.max(known, axis=1, keepdims=True)
     best = jnp.where(self.holds.any(1)[:, None], best, 0.0)

@@ -123,7 +123,9 @@ def test_a_generative_reader_needs_no_answer_span(staged):
 
 def test_rare_tokens_are_those_of_the_corpus(staged, monkeypatch):
   monkeypatch.setattr(curriculum.renaming, 'SHARE', 0.25)  # a small corpus
-  config, prepared = staged(plain=JOINT, renamed=JOINT | {'renamed': 0.5})
+  renamed = JOINT | {'renamed': 0.5}
+  words = renamed | {'renamed_numbers': False}
+  config, prepared = staged(plain=JOINT, renamed=renamed, words=words)
   found = curriculum.prepare(config, prepared, {})
   indexes = {name: make(None)[1] for name, make in found.items()}
   assert indexes['plain'].rare is None
@@ -133,6 +135,11 @@ def test_rare_tokens_are_those_of_the_corpus(staged, monkeypatch):
     count = (prepared.index.tokens == token).any(1).sum()
     assert is_rare[token] == (token > 0 and 1 <= count <= 12)
   assert is_rare.any()
+  left_out = is_rare & ~np.asarray(indexes['words'].rare)
+  pieces = map(prepared.system.tokenizer.id_to_token, range(len(is_rare)))
+  digits = [any(c.isdigit() for c in piece) for piece in pieces]
+  np.testing.assert_array_equal(left_out, is_rare & digits)
+  assert left_out.any()
 
 
 class TestNegatives:

@@ -86,14 +86,18 @@ def test_sums_are_added_one_after_the_other():
   assert keeper.averages(records) == {'a': (0.1 + 0.2) / 3.0, 'b': 1.5}
 
 
+# Within, at and after records and checkpoints.
+@pytest.mark.parametrize(
+  'stops', [(6, 7), pytest.param((1, 6, 3, 4, 7), marks=pytest.mark.long)]
+)
 def test_a_run_stopped_at_any_step_keeps_that_step_and_its_metrics(
-  config, prepared, tmp_path, monkeypatch
+  config, prepared, tmp_path, monkeypatch, stops
 ):
   config = with_rate(config, 0.01)
   train.fit(config, prepared, make(tmp_path / 'whole'))
   workdir = make(tmp_path / 'stopped')
   at = 0
-  for steps in (1, 6, 3, 4, 7):  # within, at and after records and checkpoints
+  for steps in stops:
     at += steps
     stop_at(monkeypatch, steps)
     message = f'by SIGTERM; a checkpoint of step {at} is saved'

@@ -63,6 +63,13 @@ OTHERS = [
 ]
 
 
+# Their parts are those of other methods, in another combination.
+LONG = {
+  *('rag_token', 'rag_sequence', 'rag_sequence_spans', 'replug', 'emdr2'),
+  *('ltrgr', 'reinforce', 'atlas_loop'),
+}
+
+
 def table(first):
   """Rows (lists of cells) of the tables whose first column has this heading."""
   rows, inside = [], False
@@ -211,7 +218,14 @@ def test_other_pages_have_commands_that_build(words, parse):
   assert built.steps > 0 or built.name == 'zero_shot'
 
 
-@pytest.mark.parametrize('words', COMMANDS, ids=run_of)
+@pytest.mark.parametrize(
+  'words',
+  [
+    pytest.param(own, marks=pytest.mark.long) if run_of(own) in LONG else own
+    for own in COMMANDS
+  ],
+  ids=run_of,
+)
 def test_a_method_trains(
   words, parse, tiny_folder, language_model, prepare, monkeypatch
 ):

@@ -35,6 +35,7 @@ OPEN = {
   f'{STAGE}.cost': 'f1',
   f'{STAGE}.without_gold': 0.1,
   f'{STAGE}.renamed': 0.5,
+  f'{STAGE}.hop_noise': 0.0,
   'reader.weights': 'tiny',
   'data.tokenizer': 'tiny',
 }
@@ -159,6 +160,8 @@ CASES = [
   ),
   ('renamed', "'tiny'", losses('answer') | BERT | {f'{STAGE}.renamed': 0.5}),
   ('renamed', '1.5', {f'{STAGE}.renamed': 1.5}),
+  ('hop_noise', '0.5', {f'{STAGE}.hop_noise': 0.5}),
+  ('hop_noise', '-1', {f'{STAGE}.hop_noise': -1.0}),
   ('marginal', "'token'", {f'{STAGE}.marginal': 'token'}),
   ('estimator', 'expected_cost=0', {f'{STAGE}.estimator': 'top_k'}),
   ('losses.expected_cost', "'rescore'", losses('answer', 'expected_cost')),

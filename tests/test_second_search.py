@@ -1,5 +1,6 @@
 """The second search: its query, its documents, its ranking and its gradient."""
 
+import dataclasses
 import functools
 
 import jax
@@ -253,7 +254,7 @@ def gate(found, token):
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'size'))
-def second(params, query, passages, weights, *, config, size):
+def second(params, query, passages, weights, names=None, *, config, size):
   return second_query.apply(
     params['query_encoder'],
     config.query_encoder,
@@ -261,6 +262,7 @@ def second(params, query, passages, weights, *, config, size):
     passages,
     weights,
     size=size,
+    names=names,
   )
 
 
@@ -318,6 +320,115 @@ class TestSecondQuery:
     np.testing.assert_allclose(
       gate(both, 13), 0.25 * gate(other, 13), rtol=1e-5
     )
+
+  def test_gates_of_renamed_tokens_are_those_of_the_new_names(
+    self, config, params
+  ):
+    """The network reads the new names; the query has the real tokens."""
+    moved = np.arange(VOCAB)
+    moved[[4, 5, 7, 9]] = 5, 7, 9, 4
+    weights = jnp.array([[0.6, 0.3, 0.1]])
+    run = functools.partial(second, params, config=config, size=12)
+    found = run(self.query, self.passages, weights, jnp.asarray(moved)[None])
+    other = run(moved[self.query], moved[self.passages], weights)
+    plain = run(self.query, self.passages, weights)
+    by_name = [
+      dict(zip(e.tokens[0].tolist(), e.gates[0].tolist(), strict=True))
+      for e in (found, other, plain)
+    ]
+    for token in (4, 15, 5, 6, 7, 8, 9, 11, 12, 13, 14):
+      np.testing.assert_allclose(
+        by_name[0][token], by_name[1][moved[token]], rtol=1e-4
+      )
+    assert abs(by_name[0][5] - by_name[2][5]) > 1e-3
+    encoded = query_encoder.apply(
+      params['query_encoder'],
+      config.query_encoder,
+      found.tokens,
+      gates=found.gates,
+    )
+    np.testing.assert_allclose(found.vector, encoded.vector, rtol=1e-4)
+
+  def test_sampled_tokens_come_in_proportion_to_gate_and_weight(
+    self, config, params
+  ):
+    weights = [0.5, 0.0, 0.5]
+    best = self.run(params, config, weights, size=12)
+    idf = np.exp(params['query_encoder']['log_token_weight'])
+    tokens, gates = (
+      np.asarray(best.tokens[0, 3:]),
+      np.asarray(best.gates[0, 3:]),
+    )
+    share = np.where(tokens != 0, gates * idf[tokens], 0.0)
+    share /= share.sum()
+    count = 4000
+
+    @jax.jit
+    def sample(params, keys):
+      return second_query.apply(
+        params['query_encoder'],
+        config.query_encoder,
+        jnp.tile(self.query, (count, 1)),
+        jnp.tile(self.passages, (count, 1, 1)),
+        jnp.tile(jnp.array([weights]), (count, 1)),
+        size=1,
+        noise=(keys, 1.0),
+      ).tokens[:, 3]
+
+    keys = jax.random.split(jax.random.key(0), count)
+    drawn = np.asarray(sample(params, keys))
+    for token, expected in zip(tokens, share, strict=True):
+      if token:
+        assert abs((drawn == token).mean() - expected) < 0.03
+    assert not np.isin(drawn, [0, 8, 9, 11, 12]).any()
+    assert share.max() > share[share > 0].min() + 0.03
+
+  def test_a_stage_renames_for_the_second_search(
+    self, config, params, small_index, small_batch
+  ):
+    rare = jnp.ones(VOCAB, bool).at[0].set(False)
+    index = dataclasses.replace(small_index, rare=rare)
+    stage = stages.Stage(renamed=1.0, hop_noise=0.5)
+
+    @jax.jit
+    def run(params, rng):
+      trace = traces.Trace(
+        params, rng, small_batch, index, config=config.model, stage=stage
+      )
+      arguments = (params, config.model, index, small_batch, trace.first)
+      follow = functools.partial(forward.follow, *arguments, trace.found_first)
+      options = {'select': trace.select, 'noise': (trace.key(7), 0.5)}
+      again, plain = follow(names=trace.names, **options), follow(**options)
+      return [e.after.gates for e in (trace.encoding, again, plain)]
+
+    gates, again, plain = run(params, jax.random.key(1))
+    np.testing.assert_allclose(gates, again, rtol=1e-5)
+    assert np.abs(gates - plain).max() > 1e-3
+
+  def test_noise_of_a_stage_samples_other_tokens(
+    self, config, params, small_index, small_batch
+  ):
+    @functools.partial(jax.jit, static_argnames='noise')
+    def run(params, rng, noise):
+      trace = traces.Trace(
+        params,
+        rng,
+        small_batch,
+        small_index,
+        config=config.model,
+        stage=stages.Stage(hop_noise=noise),
+      )
+      return trace.encoding.after.tokens
+
+    first, again, cold = (
+      np.asarray(run(params, jax.random.key(key), noise))
+      for key, noise in ((0, 3.0), (1, 3.0), (1, 0.0))
+    )
+    assert (first != again).any(1).all()
+    plain = jax.jit(functools.partial(forward.search, config=config.model))
+    encoding, _ = plain(params, index=small_index, batch=small_batch)
+    np.testing.assert_array_equal(cold, encoding.after.tokens)
+    assert (again != cold).any()
 
   def test_the_largest_contributions_are_kept(self, config, params):
     weights = [0.5, 0.3, 0.2]

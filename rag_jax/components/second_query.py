@@ -15,8 +15,12 @@ answers to its training questions by heart, from the name in the question.
 
 The bag encoder encodes this sequence, with token weights multiplied by the
 gates. The choice of tokens has no gradient; gates and weights have one, so that
-a loss of the second search trains the network and the first search. The network
-also gives the log-odds that the question needs a second document at all.
+a loss of the second search trains the network and the first search. A stage may
+sample the tokens, without replacement and with probabilities in proportion to
+(w_f g_f * token weight)^(1 / hop_noise): every token is tried, and the second
+search cannot learn its answers by heart from all words of a document. The
+network also gives the log-odds that the question needs a second document at
+all.
 
 References:
   Xiong et al., Answering Complex Open-Domain Questions with Multi-Hop Dense
@@ -37,6 +41,7 @@ import jax.numpy as jnp
 from rag_jax import types
 from rag_jax.components import query_encoder
 from rag_jax.nn import question_passage, transformer
+from rag_jax.ops import renaming
 
 NAME = 'second'  # of its parameters, within those of the query encoder
 START = 2.0  # nats; initial log-odds of the gates of a question
@@ -99,6 +104,8 @@ def apply(
   weights: jax.Array,
   *,
   size: int,
+  names: jax.Array | None = None,
+  noise: tuple[jax.Array, float] | None = None,
 ) -> query_encoder.Encoding:
   """Encodes the query of the second search.
 
@@ -109,6 +116,10 @@ def apply(
     passages: int32[B, F, P], the documents found, 0 = padding.
     weights: float32[B, F], at least 0; only their ratios count.
     size: T, number of tokens that the documents add.
+    names: int32[B, V], tokens that the network sees instead of the real ones,
+      see `renaming.draw`; None = the real ones.
+    noise: PRNG keys [B] and the temperature of the Gumbel noise by which tokens
+      are sampled; None and 0 take the best.
 
   Returns:
     The `Encoding` of [B, Q + T] tokens, with `tokens`, `gates` and `offset`. A
@@ -127,12 +138,14 @@ def apply(
     ([[4, 7, 5, 0]], (1, 8))
   """
   network = _network(config, question_passage.vocab_size(params[NAME]))
-  of_query, of_passages, needs = transformer.apply(
-    network, params[NAME], query, passages
-  )
+  seen = (query, passages)
+  if names is not None:
+    seen = tuple(renaming.rename(names, tokens) for tokens in seen)
+  of_query, of_passages, needs = transformer.apply(network, params[NAME], *seen)
   total = weights.sum(1, keepdims=True)
   shares = weights / jnp.where(total > 0, total, 1.0)
-  tokens, gates = _best(params, passages, shares[..., None] * of_passages, size)
+  gates = shares[..., None] * of_passages
+  tokens, gates = _best(params, passages, gates, size, noise)
   tokens = jnp.concatenate([query, tokens], axis=1)
   gates = jnp.concatenate(
     [jnp.einsum('bf,bfq->bq', shares, of_query), gates], axis=1
@@ -156,7 +169,11 @@ def _network(
 
 
 def _best(
-  params: dict[str, Any], passages: jax.Array, gates: jax.Array, size: int
+  params: dict[str, Any],
+  passages: jax.Array,
+  gates: jax.Array,
+  size: int,
+  noise: tuple[jax.Array, float] | None,
 ) -> tuple[jax.Array, jax.Array]:
   """The tokens with the largest gate * token weight, [B, T], and their gates.
 
@@ -166,9 +183,11 @@ def _best(
   gates = gates.reshape(passages.shape)
   gates = jnp.where(passages != types.PAD, gates, 0.0)
   weights = jnp.exp(params['log_token_weight'])[passages]
-  most, places = jax.lax.top_k(
-    jax.lax.stop_gradient(gates * weights), min(size, passages.shape[1])
-  )
+  order = jax.lax.stop_gradient(gates * weights)
+  if noise is not None and noise[1]:
+    drawn = jax.vmap(lambda key: jax.random.gumbel(key, order.shape[1:]))
+    order *= jnp.exp(noise[1] * drawn(noise[0]))  # 0 stays 0
+  most, places = jax.lax.top_k(order, min(size, passages.shape[1]))
   chosen = jnp.take_along_axis(passages, places, axis=1)
   real = most > 0
   return (

@@ -39,7 +39,7 @@ _SEED = 20261129
 _MOST = 700  # training comparisons of each relation
 _MOST_TESTS = 100  # test comparisons of each relation
 _SHARE = 1 / 5  # share of entities of a kind that test questions begin with
-_PHRASINGS = 3  # phrasings of a bridge question in training
+_PHRASINGS = 8  # phrasings of a bridge question in training
 _TESTED = 2  # and in the test
 
 # (kind, relation) -> questions for the earlier and for the later of two years.

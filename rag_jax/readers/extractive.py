@@ -2,10 +2,23 @@
 
 It encodes question and passage jointly and predicts a span: log P(span) =
 log P(start) + log P(end). The probability of an answer is the sum over all its
-occurrences in the passage. The relevance of a passage is a sum of three terms:
-over the tokens of the question, each with its state and with whether it occurs
-in the passage; of the question beside the best span, by their states; and a
-learned multiple of log P(best span).
+occurrences in the passage. With `shared_softmax`, spans of all passages
+compete, and the logits of a passage have a term by which passages are compared,
+
+    (A sum_i e(question token i)) . (B sum_j e(passage token j)) / width.
+
+It is bilinear, so that what a question asks for and what a passage states, as
+"later" and a year, have a product with a gradient from the first step on.
+Attention alone did not learn to compare years.
+
+The relevance of a passage is a sum of three terms: over the tokens of the
+question, each with its state and with whether it occurs in the passage; of the
+question beside the best span, by their states; and a learned multiple of log
+P(best span).
+
+Reference:
+  Clark and Gardner, Simple and Effective Multi-Paragraph Reading Comprehension,
+  2018 (a softmax over the spans of all passages).
 """
 
 from typing import Any
@@ -64,14 +77,20 @@ class _Network(question_passage.Encoder):
     self.compare = nn.Dense(width)
     self.fit = nn.Dense(1, use_bias=False, kernel_init=zeros)
     self.span_weight = self.param('span_weight', zeros, ())
+    if self.config.shared_softmax:
+      self.asked = nn.Dense(width, use_bias=False)
+      self.stated = nn.Dense(width, use_bias=False)
 
   def point(self, query, passages):
     """Log P(start), log P(end) [B, K, P, 2], and relevance [B, K], nats."""
     states, _ = self.encode(query, passages)
     length = query.shape[-1]
     asked, read = states[:, :, :length], states[:, :, length:]
+    logits = self.pointer(read)
+    if self.config.shared_softmax:
+      logits += self._comparing(query, passages)[..., None, None]
     scores = spans.log_probabilities(
-      self.pointer(read), passages, shared=self.config.shared_softmax
+      logits, passages, shared=self.config.shared_softmax
     )
     best = spans.best_spans(
       jax.lax.stop_gradient(scores), max_tokens=self.config.max_answer_tokens
@@ -82,6 +101,16 @@ class _Network(question_passage.Encoder):
       + self.span_weight * best.score
     )
     return scores, relevance
+
+  def _comparing(self, query, passages):
+    """Score of a passage against the others, float32[B, K], nats."""
+
+    def total(tokens):
+      embedded = self.embedding(tokens)
+      return jnp.where((tokens != types.PAD)[..., None], embedded, 0).sum(-2)
+
+    asked, stated = self.asked(total(query)), self.stated(total(passages))
+    return jnp.einsum('bw,bkw->bk', asked, stated) / self.config.width
 
   def _occurring(self, query, passages, asked):
     """Sum over the question's tokens, float32[B, K]."""

@@ -1,6 +1,9 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from rag_jax import readers
 from rag_jax.ops import losses, masking
@@ -102,3 +105,41 @@ def test_the_answer_score_is_the_likelihood_of_its_tokens(texts):
   np.testing.assert_allclose(found.log_probability, expected, rtol=1e-5)
   length = found.end - found.start + 1
   assert ((answer > 0).sum(1) == length).all()
+
+
+def test_passages_are_compared_by_a_bilinear_form(texts):
+  """Logits of the spans have a term, which a loop computes from embeddings."""
+  config = dataclasses.replace(CONFIG, shared_softmax=True)
+  reader = readers.make(config)
+  params = reader.init(jax.random.key(0), vocab_size=VOCAB)
+  query, passages = texts
+  plain = {**params, 'asked': jax.tree.map(jnp.zeros_like, params['asked'])}
+  run = jax.jit(lambda params: reader.read(params, query, passages).spans)
+  kernels = [np.asarray(params[name]['kernel']) for name in ('asked', 'stated')]
+  table = np.asarray(params['embedding']['embedding'])
+
+  def total(tokens):
+    return sum(table[token] for token in np.asarray(tokens) if token)
+
+  scores = np.array(
+    [
+      [
+        (total(asked) @ kernels[0]) @ (total(stated) @ kernels[1])
+        for stated in row
+      ]
+      for asked, row in zip(query, passages, strict=True)
+    ]
+  )
+  assert scores.std(axis=1).min() > 1e-3
+  logits = np.asarray(run(plain)) + scores[..., None, None] / config.width
+  where = (np.asarray(passages) != 0)[..., None]
+  logits = np.where(where, logits, -np.inf)
+  expected = logits - scipy.special.logsumexp(logits, (1, 2), keepdims=True)
+  found = np.asarray(run(params))
+  np.testing.assert_allclose(
+    np.where(where, found, 0), np.where(where, expected, 0), atol=1e-4
+  )
+
+
+def test_without_a_shared_softmax_passages_are_not_compared():
+  assert 'asked' not in make_params()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import renaming
+from rag_jax.ops import renaming
 
 
 def test_rare_tokens_by_counting():
@@ -15,6 +15,9 @@ def test_rare_tokens_by_counting():
     count = sum(token in document for document in tokens.tolist())
     assert found[token] == (token > 0 and 1 <= count <= 3)
   assert 0 < found.sum() < 120
+  some = np.flatnonzero(found)[::2]
+  kept = renaming.rare(tokens, 125, kept=some.tolist())
+  np.testing.assert_array_equal(kept, found & ~np.isin(np.arange(125), some))
 
 
 def test_names_are_permutations_of_the_rare_tokens():
