@@ -138,9 +138,9 @@ def apply(
     ([[4, 7, 5, 0]], (1, 8))
   """
   network = _network(config, question_passage.vocab_size(params[NAME]))
-  seen = (query, passages)
+  seen = [query, passages]
   if names is not None:
-    seen = tuple(renaming.rename(names, tokens) for tokens in seen)
+    seen = [renaming.rename(names, tokens) for tokens in seen]
   of_query, of_passages, needs = transformer.apply(network, params[NAME], *seen)
   total = weights.sum(1, keepdims=True)
   shares = weights / jnp.where(total > 0, total, 1.0)

@@ -9,7 +9,6 @@ fallback is bytes, so no text is unknown.
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -204,18 +203,6 @@ def lead(tokenizer: hf.Tokenizer) -> str:
     tokenizer.encode(text, add_special_tokens=False).ids for text in ('a', ' a')
   )
   return ' ' if plain != spaced and len(plain) == len(spaced) else ''
-
-
-def with_digits(tokenizer: hf.Tokenizer) -> list[int]:
-  """Tokens with a digit, in order.
-
-  Example:
-    >>> tokenizer = train(['born in 1867', 'Gold is Au'], vocab_size=100)
-    >>> [tokenizer.id_to_token(i) for i in with_digits(tokenizer)][-1]
-    '1867'
-  """
-  pieces = tokenizer.get_vocab()
-  return sorted(i for piece, i in pieces.items() if re.search(r'\d', piece))
 
 
 def offsets(tokenizer: hf.Tokenizer, text: str, *, max_tokens: int) -> Array:
