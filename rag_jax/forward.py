@@ -101,8 +101,8 @@ def rank(
     candidates: the documents.
     select: (scores, where) -> weights; None = the ranker's operator.
     gold: bool[B, K], gold documents, for the gradient of two searches: of
-      several ones, only the first by s1 gets a gradient by the first search.
-      Otherwise that learns the second documents of training questions by heart.
+      several ones, only that with the most words of the question gets a
+      gradient by the first search, which would learn the others by heart.
 
   Returns:
     The `Ranking`. With a second search, the score of a document is
@@ -112,11 +112,11 @@ def rank(
   """
   select = select or ranker.selector(config.ranker)
   first, *others = query_encoder.searches(encoding)
-  docid, scores = _score(params, config, index, batch, first, candidates)
+  docid, scores, same = _score(params, config, index, batch, first, candidates)
   for second in others:
-    again, more = _score(params, config, index, batch, second, candidates)
+    again, more, _ = _score(params, config, index, batch, second, candidates)
     if gold is not None:
-      docid, scores = _first_gold(gold, scores, docid)
+      docid, scores = _first_gold(gold, same, scores, docid)
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
     left = jnp.log(jnp.maximum(1 - weights, LEAST))
     assert second.offset is not None  # of every second search
@@ -128,9 +128,9 @@ def rank(
   )
 
 
-def _first_gold(gold, scores, docid):
-  """Docid scores and scores, with a gradient to one of the gold documents."""
-  best = jnp.where(gold, scores, -jnp.inf).argmax(1)[:, None]
+def _first_gold(gold, same, scores, docid):
+  """Docid scores and scores, with a gradient to the gold document of `same`."""
+  best = jnp.where(gold, same, -jnp.inf).argmax(1)[:, None]
   others = gold & (jnp.arange(gold.shape[1]) != best)
 
   def stop(x):
@@ -140,20 +140,16 @@ def _first_gold(gold, scores, docid):
 
 
 def _score(params, config, index, batch, encoding, candidates):
-  """Docid scores and ranker's scores by one search, float32[B, K], nats."""
+  """Docid scores and ranker's scores by one search, and its lexical scores."""
   docid = docid_search.score_docids(
     params, config, index, encoding, candidates.documents
   )
   docid = jnp.where(candidates.where, docid, 0.0)
-  scores = ranker.apply(
-    params['ranker'],
-    config.ranker,
-    docid=docid,
-    **matching.signals(
-      params, config, index, batch, encoding, candidates.documents
-    ),
+  signals = matching.signals(
+    params, config, index, batch, encoding, candidates.documents
   )
-  return docid, scores
+  scores = ranker.apply(params['ranker'], config.ranker, docid=docid, **signals)
+  return docid, scores, signals['lexical']
 
 
 def follow(
