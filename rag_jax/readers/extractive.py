@@ -9,7 +9,6 @@ compete, and the logits of a passage have a term by which passages are compared,
 
 It is bilinear, so that what a question asks for and what a passage states, as
 "later" and a year, have a product with a gradient from the first step on.
-Attention alone did not learn to compare years.
 
 The relevance of a passage is a sum of three terms: over the tokens of the
 question, each with its state and with whether it occurs in the passage; of the
