@@ -39,7 +39,7 @@ TRACE = ' tests/test_trace.py tests/test_reader_terms.py'
 FORWARD = ' tests/test_forward.py tests/test_trace.py'
 OBJECTIVE = ' tests/test_objective.py'
 TRAIN = ' tests/test_step.py tests/test_optimizer.py tests/test_train.py'
-PUBLISHED = ' tests/test_published_run.py tests/test_published_stages.py'
+PUBLISHED = ' tests/test_published_run.py'
 CONFIG = (
   ' tests/test_config.py tests/test_composition.py tests/test_remedies.py'
 )

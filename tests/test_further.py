@@ -20,7 +20,7 @@ from rag_jax import stage as stages
 from rag_jax.components import id_decoder, query_encoder
 from rag_jax.index import docids, further
 from rag_jax.index import index as indexes
-from rag_jax.ops import beam, beam_ends, lexical
+from rag_jax.ops import beam, beam_ends, lexical, split_rows
 from rag_jax.ops import trie as tries
 
 COUNT, VOCAB, MOST = 12, 50, 2
@@ -423,10 +423,11 @@ def test_a_deleted_document_has_no_leaf_in_the_trie(index):
   assert len(set(leaves.tolist())) == left
 
 
-def test_each_device_of_a_mesh_has_all_docids(index):
+def test_each_device_of_a_mesh_has_trie_and_further_docids(index):
   placed = placement.place_index(index, placement.mesh('data=4,fsdp=2'))
-  for array in jax.tree.leaves((placed.trie, placed.codes, placed.further)):
+  for array in jax.tree.leaves((placed.trie, placed.further)):
     assert array.sharding.is_fully_replicated
+  assert isinstance(placed.codes, split_rows.Rows)  # as for one docid each
   jax.tree.map(np.testing.assert_array_equal, placed.further, index.further)
 
 

@@ -185,12 +185,16 @@ def test_memory_and_plan_count_all_docids(values):
   corpus = sizes.Corpus(documents=10_000, questions=10, characters=10**6)
   assert memory.estimate(several, corpus) > memory.estimate(one, corpus)
   size = plan.size_of(one, 10_000)
-  for name in ('docids', 'trie', 'node table'):
-    few, many = (
-      next(p.device for p in plan.parts(own, size) if p.name == name)
-      for own in (one, several)
-    )
-    assert 2 * few < many < 4 * few, name
+  devices = [
+    {part.name: part.device for part in reversed(plan.parts(own, size))}
+    for own in (one, several)
+  ]
+  few, many = devices
+  for name in ('trie', 'node table'):
+    assert 2 * few[name] < many[name] < 4 * few[name], name
+  assert 'further docids' not in few
+  assert many['docids'] == few['docids']
+  assert many['further docids'] == 2 * (few['docids'] + 10_000)
 
 
 def test_a_job_array_refuses_them(values, tmp_path):

@@ -121,6 +121,7 @@ def make(folder):
   return folder
 
 
+@pytest.mark.long
 def test_an_evaluation_that_a_signal_interrupts_is_made_again(
   config, prepared, tmp_path, monkeypatch
 ):

@@ -90,8 +90,11 @@ def uneven(batch):
 @pytest.mark.parametrize(
   ('mode', 'mesh'),
   [
-    *(('jit', ''), ('pmap', ''), ('jit', 'fsdp=4,data=2')),
-    pytest.param('jit', 'model=2,fsdp=2,data=2', marks=pytest.mark.long),
+    *(('pmap', ''), ('jit', 'fsdp=4,data=2')),
+    *(
+      pytest.param('jit', mesh, marks=pytest.mark.long)
+      for mesh in ('', 'model=2,fsdp=2,data=2')
+    ),
   ],
 )
 def test_eight_devices_train_like_one(

@@ -54,7 +54,13 @@ def copy(trained, tmp_path):
   return shutil.copytree(trained('node_table'), tmp_path / 'copy')
 
 
-@pytest.fixture(params=['node_table', 'codebook', 'lexicon'])
+@pytest.fixture(
+  params=[
+    'node_table',
+    pytest.param('codebook', marks=pytest.mark.long),
+    'lexicon',
+  ]
+)
 def any_copy(request, trained, tmp_path):
   return shutil.copytree(trained(request.param), tmp_path / 'copy')
 

@@ -54,7 +54,10 @@ def run(index):
   return run
 
 
-MESHES = ('fsdp=8', 'fsdp=4,data=2', 'fsdp=2,data=2,model=2')
+MESHES = (
+  pytest.param('fsdp=8', marks=pytest.mark.long),
+  *('fsdp=4,data=2', 'fsdp=2,data=2,model=2'),
+)
 
 
 @pytest.mark.parametrize('mesh', MESHES)
