@@ -9,6 +9,7 @@ several with `docid.further`.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,19 +45,16 @@ def retrieve(
   `search.beam_size` prefixes, so that it holds as many documents. The score of
   a document is the log of the sum over those of its docids that were found.
   """
-  batch_size, width = encoding.vector.shape
   size = config.search.beam_size
   if allowed is not None:
     allowed = further.repeat(allowed, index.further)
   found = beam.search(
-    (params['id_decoder'], encoding),
-    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    *_decoder(params, config, encoding),
     index.trie,
-    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
-    batch_size=batch_size,
+    **_decoding(config),
+    batch_size=len(encoding.vector),
     beam_size=size * index.docids_each,
     allowed=allowed,
-    scoring=config.search.scoring,
     lookahead=matching.lookahead(params, config, index, words),
   )
   if index.further is None:
@@ -113,17 +111,15 @@ def score_all(
   allowed: jax.Array | None = None,
 ) -> jax.Array:
   """Docid scores of every document, float32[B, N], nats, as `retrieve`'s."""
-  batch_size, width = encoding.vector.shape
+  batch_size = len(encoding.vector)
   if allowed is not None:
     allowed = further.repeat(allowed, index.further)
   scores = beam.score_all(
-    (params['id_decoder'], encoding),
-    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    *_decoder(params, config, encoding),
     index.trie,
     further.leaf_codes(split_rows.every_row(index.codes), index.further),
-    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+    **_decoding(config),
     batch_size=batch_size,
-    scoring=config.search.scoring,
     lookahead=matching.lookahead(params, config, index, words),
     allowed=allowed,
   )
@@ -164,15 +160,27 @@ def _score_codes(
   codes: jax.Array,
 ) -> jax.Array:
   """Scores of docids int[B, K, L] by teacher forcing, float32[B, K]."""
-  batch_size, width = encoding.vector.shape
   return beam.score(
-    (params['id_decoder'], encoding),
-    id_decoder.initial_cache(config.id_decoder, batch_size, width),
+    *_decoder(params, config, encoding),
     index.trie,
     codes,
-    step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
-    scoring=config.search.scoring,
+    **_decoding(config),
   )
+
+
+def _decoder(
+  params: Params, config: model.ModelConfig, encoding: query_encoder.Encoding
+) -> tuple[Any, Any]:
+  """State and initial cache of the ID decoder, for functions of `beam`."""
+  batch_size, width = encoding.vector.shape
+  cache = id_decoder.initial_cache(config.id_decoder, batch_size, width)
+  return (params['id_decoder'], encoding), cache
+
+
+def _decoding(config: model.ModelConfig) -> dict[str, Any]:
+  """The step of the ID decoder and its scoring, for functions of `beam`."""
+  step = functools.partial(id_decoder.apply, config=config.id_decoder)
+  return {'step_fn': step, 'scoring': config.search.scoring}
 
 
 def _summed(scores: jax.Array) -> jax.Array:
