@@ -9,13 +9,11 @@ The questions of a stage are:
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers as hf
 
 from rag_jax import config as configs
 from rag_jax import (
@@ -30,7 +28,7 @@ from rag_jax import (
 )
 from rag_jax import stage as stages
 from rag_jax import workdir as workdirs
-from rag_jax.data import batches, formats, pipeline
+from rag_jax.data import batches, formats, numbers, pipeline
 from rag_jax.index import index as indexes
 from rag_jax.ops import renaming
 from rag_jax.readers import spans
@@ -75,7 +73,7 @@ def prepare(
       chosen = labelled(chosen)
     if stage.renamed:
       tokenizer = prepared.system.tokenizer
-      kept = () if stage.renamed_numbers else _with_digits(tokenizer)
+      kept = () if stage.renamed_numbers else numbers.with_digits(tokenizer)
       is_rare = renaming.rare(
         np.asarray(index.tokens), tokenizer.get_vocab_size(), kept=kept
       )
@@ -85,12 +83,6 @@ def prepare(
     else:
       found[name] = functools.partial(_unchanged, chosen, index)
   return found
-
-
-def _with_digits(tokenizer: hf.Tokenizer) -> list[int]:
-  """Tokens with a digit, such as years."""
-  pieces = tokenizer.get_vocab()
-  return sorted(i for piece, i in pieces.items() if re.search(r'\d', piece))
 
 
 def _unchanged(

@@ -114,7 +114,9 @@ def rank(
   first, *others = query_encoder.searches(encoding)
   docid, scores, same = _score(params, config, index, batch, first, candidates)
   for second in others:
-    again, more, _ = _score(params, config, index, batch, second, candidates)
+    again, more, _ = _score(
+      jax.lax.stop_gradient(params), config, index, batch, second, candidates
+    )
     if gold is not None:
       docid, scores = _first_gold(gold, same, scores, docid)
     weights = jax.lax.stop_gradient(select(scores, candidates.where))

@@ -25,6 +25,7 @@ from rag_jax import (
   model,
   pretrained,
   queries,
+  readers,
   same_data,
   sizes,
   starts,
@@ -186,6 +187,9 @@ def prepare(
     tokenizer = pretrained.tokenizer(config, dataset)
   else:
     tokenizer = read(paths[0], tokenizers.load)
+  determined = readers.make(config.reader).from_tokenizer
+  if determined is not None:
+    weights = dataclasses.replace(weights, reader=determined(tokenizer))
   source = None
   trained = checkpoint.steps(workdir / store.CHECKPOINTS)
   if config.init_from and writes and not trained:

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from rag_jax import compiled, evaluate, model, per_question, store
+from rag_jax import compiled, evaluate, model, per_question, states, store
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
-from rag_jax.data import formats
+from rag_jax.data import formats, numbers
 
 
 def write_corpus(folder, documents, questions):
@@ -101,6 +101,28 @@ def test_a_beam_wider_than_the_corpus_returns_real_documents(
   values = {(r.system, r.metric): r.value for r in results}
   assert values['generative index', 'valid docids'] == 1.0
   assert values['after ranker', 'Hits@10'] == 1.0
+
+
+def test_a_reader_that_compares_starts_with_the_order_of_numbers(
+  tiny_values, tmp_path
+):
+  texts = ['Ada was born in 1815.', 'Alan was born in 1912.']
+  documents = [{'id': str(i), 'text': text} for i, text in enumerate(texts)]
+  asked = {
+    'id': '1',
+    'question': 'Who was born first?',
+    'answers': ['Ada'],
+    'document_ids': ['0', '1'],
+  }
+  path = write_corpus(tmp_path / 'data', documents, [asked])
+  reader = tiny_values['reader'] | {'shared_softmax': True}
+  values = tiny_values | {'reader': reader}
+  config = config_with(values, path=path)
+  prepared = workdirs.open(config, tmp_path / 'run')
+  state, _ = states.restore(config, prepared, tmp_path / 'none')
+  order = numbers.order(prepared.system.tokenizer)
+  assert (order != 0).any()
+  np.testing.assert_array_equal(state.params['reader']['value'], order)
 
 
 def test_answers_in_any_script(tiny_values, tmp_path):

@@ -150,7 +150,8 @@ def apply(
   gates = jnp.concatenate(
     [jnp.einsum('bf,bfq->bq', shares, of_query), gates], axis=1
   )
-  encoding = query_encoder.apply(params, config, tokens, gates=gates)
+  fixed = jax.lax.stop_gradient(params)
+  encoding = query_encoder.apply(fixed, config, tokens, gates=gates)
   return dataclasses.replace(
     encoding, tokens=tokens, gates=gates, offset=(shares * needs).sum(1)
   )

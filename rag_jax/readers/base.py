@@ -188,7 +188,7 @@ class Reader(NamedTuple):
 
   Attributes:
     init: (rng, *, vocab_size, pretrained=None) -> params, a nested dict;
-      `pretrained` is the `params` of `load`.
+      `pretrained` is the `params` of `load` or of `from_tokenizer`.
     read: (params, query int32[B, Q], passages int32[B, K, P]) -> memory.
     log_likelihood: (params, memory, answers int32[B, M, A]) -> float32[B, K,
       T], log P(answer | passage k) per token, 0 on padding. An extractive
@@ -218,6 +218,8 @@ class Reader(NamedTuple):
       answer tokens; no gradient. It sums to 1, or to 0 if all weights are 0.
       Or None.
     load: () -> `Published`, with sizes checked; None if randomly initialised.
+    from_tokenizer: (tokenizer) -> params that it determines, for `init` of a
+      randomly initialised reader; None if there are none.
     published_fields: () -> name -> value of the fields of `ReaderConfig` that
       the published weights determine; None if there are none.
     end_token: the token that ends a generated answer; None if the reader is
@@ -247,6 +249,7 @@ class Reader(NamedTuple):
   )
   sample_each: Callable[..., jax.Array] | None = None
   load: Callable[[], Published] | None = None
+  from_tokenizer: Callable[[hf.Tokenizer], Params] | None = None
   published_fields: Callable[[], dict[str, Any]] | None = None
   end_token: int | None = None
   text_inputs: TextInputs | None = None

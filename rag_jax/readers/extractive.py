@@ -5,19 +5,24 @@ log P(start) + log P(end). The probability of an answer is the sum over all its
 occurrences in the passage. With `shared_softmax`, spans of all passages
 compete, and the logits of a passage have a term by which passages are compared,
 
-    (A sum_i e(question token i)) . (B sum_j e(passage token j)) / width.
+    sum_h a_h sum_j sigmoid(g_jh) v(token j),
 
-It is bilinear, so that what a question asks for and what a passage states, as
-"later" and a year, have a product with a gradient from the first step on.
+where a_h is linear in the sum of the embeddings of the question's tokens, g_jh
+is linear in the state of a token of the passage, and v is a number for each
+token of the vocabulary. At first, v is the order of the tokens that are numbers
+(`numbers.order`) and 0 for all others. Without it, a question such as "Who was
+born later, A or B?" teaches the order of two years at a time.
 
 The relevance of a passage is a sum of three terms: over the tokens of the
 question, each with its state and with whether it occurs in the passage; of the
 question beside the best span, by their states; and a learned multiple of log
 P(best span).
 
-Reference:
+References:
   Clark and Gardner, Simple and Effective Multi-Paragraph Reading Comprehension,
   2018 (a softmax over the spans of all passages).
+  Ran et al., NumNet: Machine Reading Comprehension with Numerical Reasoning,
+  2019 (a reader that is given the order of numbers).
 """
 
 from typing import Any
@@ -25,10 +30,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import tokenizers as hf
 
 from rag_jax import types
+from rag_jax.data import numbers
 from rag_jax.nn import question_passage, transformer
 from rag_jax.readers import base, spans
+
+HEADS = 4  # ways to compare passages
 
 
 def make(config: base.ReaderConfig) -> base.Reader:
@@ -39,10 +48,10 @@ def make(config: base.ReaderConfig) -> base.Reader:
   def init(
     rng: jax.Array, *, vocab_size: int, pretrained: Any = None
   ) -> base.Params:
-    del pretrained
     query = jnp.ones((1, 1), jnp.int32)
     network = _Network(config, vocab_size)
-    return network.init(rng, query, query[None], method='point')['params']
+    params = network.init(rng, query, query[None], method='point')['params']
+    return params | jax.tree.map(jnp.asarray, pretrained or {})
 
   def read(
     params: base.Params, query: jax.Array, passages: jax.Array
@@ -59,8 +68,14 @@ def make(config: base.ReaderConfig) -> base.Reader:
     points=True,
     marginals=('sequence',),
     relevance=lambda memory: memory.relevance,
+    from_tokenizer=_order if config.shared_softmax else None,
     **spans.functions(config),
   )
+
+
+def _order(tokenizer: hf.Tokenizer) -> base.Params:
+  """The initial number of each token."""
+  return {'value': jnp.asarray(numbers.order(tokenizer))}
 
 
 class _Network(question_passage.Encoder):
@@ -77,8 +92,9 @@ class _Network(question_passage.Encoder):
     self.fit = nn.Dense(1, use_bias=False, kernel_init=zeros)
     self.span_weight = self.param('span_weight', zeros, ())
     if self.config.shared_softmax:
-      self.asked = nn.Dense(width, use_bias=False)
-      self.stated = nn.Dense(width, use_bias=False)
+      self.value = self.param('value', zeros, (self.vocab_size,))
+      self.gate = nn.Dense(HEADS)
+      self.asked = nn.Dense(HEADS, use_bias=False)
 
   def point(self, query, passages):
     """Log P(start), log P(end) [B, K, P, 2], and relevance [B, K], nats."""
@@ -87,7 +103,7 @@ class _Network(question_passage.Encoder):
     asked, read = states[:, :, :length], states[:, :, length:]
     logits = self.pointer(read)
     if self.config.shared_softmax:
-      logits += self._comparing(query, passages)[..., None, None]
+      logits += self._comparing(query, passages, read)[..., None, None]
     scores = spans.log_probabilities(
       logits, passages, shared=self.config.shared_softmax
     )
@@ -101,15 +117,14 @@ class _Network(question_passage.Encoder):
     )
     return scores, relevance
 
-  def _comparing(self, query, passages):
+  def _comparing(self, query, passages, read):
     """Score of a passage against the others, float32[B, K], nats."""
-
-    def total(tokens):
-      embedded = self.embedding(tokens)
-      return jnp.where((tokens != types.PAD)[..., None], embedded, 0).sum(-2)
-
-    asked, stated = self.asked(total(query)), self.stated(total(passages))
-    return jnp.einsum('bw,bkw->bk', asked, stated) / self.config.width
+    embedded = self.embedding(query)
+    total = jnp.where((query != types.PAD)[..., None], embedded, 0).sum(-2)
+    gates = jax.nn.sigmoid(self.gate(read))
+    values = jnp.where(passages != types.PAD, self.value[passages], 0.0)
+    stated = jnp.einsum('bkp,bkph->bkh', values, gates)
+    return jnp.einsum('bh,bkh->bk', self.asked(total), stated)
 
   def _occurring(self, query, passages, asked):
     """Sum over the question's tokens, float32[B, K]."""

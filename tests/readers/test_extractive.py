@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import scipy.special
 
 from rag_jax import readers
+from rag_jax.data import tokenizers
 from rag_jax.ops import losses, masking
 from rag_jax.readers import base, spans
 
@@ -107,31 +109,33 @@ def test_the_answer_score_is_the_likelihood_of_its_tokens(texts):
   assert ((answer > 0).sum(1) == length).all()
 
 
-def test_passages_are_compared_by_a_bilinear_form(texts):
-  """Logits of the spans have a term, which a loop computes from embeddings."""
+def test_passages_are_compared_by_gated_numbers(texts):
+  """Logits of the spans have a term, which a loop computes for each passage."""
   config = dataclasses.replace(CONFIG, shared_softmax=True)
   reader = readers.make(config)
-  params = reader.init(jax.random.key(0), vocab_size=VOCAB)
-  query, passages = texts
-  plain = {**params, 'asked': jax.tree.map(jnp.zeros_like, params['asked'])}
-  run = jax.jit(lambda params: reader.read(params, query, passages).spans)
-  kernels = [np.asarray(params[name]['kernel']) for name in ('asked', 'stated')]
-  table = np.asarray(params['embedding']['embedding'])
-
-  def total(tokens):
-    return sum(table[token] for token in np.asarray(tokens) if token)
-
-  scores = np.array(
-    [
-      [
-        (total(asked) @ kernels[0]) @ (total(stated) @ kernels[1])
-        for stated in row
-      ]
-      for asked, row in zip(query, passages, strict=True)
-    ]
+  rng = np.random.default_rng(0)
+  numbers = rng.normal(size=VOCAB).astype(np.float32)
+  params = reader.init(
+    jax.random.key(0), vocab_size=VOCAB, pretrained={'value': numbers}
   )
-  assert scores.std(axis=1).min() > 1e-3
-  logits = np.asarray(run(plain)) + scores[..., None, None] / config.width
+  gate = {'kernel': np.zeros((16, 4)), 'bias': rng.normal(size=4)}
+  params['gate'] = jax.tree.map(jnp.float32, gate)
+  query, passages = texts
+  plain = {**params, 'value': jnp.zeros(VOCAB)}
+  run = jax.jit(lambda params: reader.read(params, query, passages).spans)
+  kernel = np.asarray(params['asked']['kernel'])
+  table = np.asarray(params['embedding']['embedding'])
+  opened = scipy.special.expit(gate['bias'])
+  scores = np.zeros((2, 3))
+  for row, (asked, own) in enumerate(
+    zip(np.asarray(query), np.asarray(passages), strict=True)
+  ):
+    weights = sum(table[token] for token in asked if token) @ kernel
+    for place, stated in enumerate(own):
+      total = sum(numbers[token] for token in stated if token)
+      scores[row, place] = (weights * opened).sum() * total
+  assert scores.std(axis=1).min() > 1e-2
+  logits = np.asarray(run(plain)) + scores[..., None, None]
   where = (np.asarray(passages) != 0)[..., None]
   logits = np.where(where, logits, -np.inf)
   expected = logits - scipy.special.logsumexp(logits, (1, 2), keepdims=True)
@@ -139,6 +143,45 @@ def test_passages_are_compared_by_a_bilinear_form(texts):
   np.testing.assert_allclose(
     np.where(where, found, 0), np.where(where, expected, 0), atol=1e-4
   )
+
+
+def test_gates_depend_on_the_state_of_a_token(texts):
+  """The same number counts differently beside other words."""
+  reader = readers.make(dataclasses.replace(CONFIG, shared_softmax=True))
+  numbers = np.zeros(VOCAB, np.float32)
+  numbers[7] = 1.0
+  params = reader.init(
+    jax.random.key(0), vocab_size=VOCAB, pretrained={'value': numbers}
+  )
+  params['gate']['kernel'] *= 10
+
+  @jax.jit
+  def total(passages):
+    read = functools.partial(reader.read, query=jnp.array([[5, 6]]))
+    other = {**params, 'value': jnp.zeros(VOCAB)}
+    each = [
+      read(own, passages=passages).spans[0, :, 0, 0] for own in (params, other)
+    ]
+    # The term of passage 0 minus that of passage 1.
+    return (each[0] - each[1]) @ jnp.array([1.0, -1.0])
+
+  same = total(jnp.array([[[8, 7, 9], [8, 7, 9]]]))
+  other = total(jnp.array([[[8, 7, 9], [20, 7, 31]]]))
+  assert abs(same) < 1e-5 < 1e-3 < abs(other)
+
+
+def test_numbers_start_in_their_order():
+  tokenizer = tokenizers.train(['In 1848 and 1912.'], vocab_size=300)
+  reader = readers.make(dataclasses.replace(CONFIG, shared_softmax=True))
+  given = reader.from_tokenizer(tokenizer)
+  params = reader.init(
+    jax.random.key(0),
+    vocab_size=tokenizer.get_vocab_size(),
+    pretrained=given,
+  )
+  np.testing.assert_array_equal(params['value'], given['value'])
+  assert np.ptp(params['value']) > 0
+  assert READER.from_tokenizer is None
 
 
 def test_without_a_shared_softmax_passages_are_not_compared():
