@@ -8,6 +8,7 @@ A small corpus that shows the second search: benchmarks/second_search.py.
 """
 
 from experiments import quickstart
+from rag_jax import config
 
 VARIANTS = ('', 'one_search', 'answer_only')
 
@@ -30,9 +31,14 @@ def get_config(variant=''):
   values.search.read_size = 3
   values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents
-  values.stages.joint.steps = 800
+  values.stages.joint.steps = 900
   values.stages.joint.renamed = 0.5
   values.stages.joint.renamed_numbers = False  # years have an order
+  values.pseudo_queries.keyword_rate = 0.5  # as the words of a second search
+  index = {'steps': 1000, 'losses': {'indexing': 1.0}, 'learning_rate': 2e-3}
+  joint = values.stages.joint.to_dict()
+  with values.unlocked():
+    values.stages = config.stages(index=index, joint=joint)
   if variant == 'answer_only':
     losses = values.stages.joint.losses
     values.reader.null_document = False  # trained with gold documents

@@ -93,6 +93,17 @@ def tiny_folder(tmp_path_factory, write_lines):
   return folder
 
 
+@pytest.fixture(scope='module')
+def trained_run(values, tmp_path_factory):
+  """The workdir, prepared data and system of a run of a module's `values`."""
+  from rag_jax import config, train, workdir
+
+  path = tmp_path_factory.mktemp('runs') / 'run'
+  built = config.build(values)
+  prepared = workdir.open(built, path)
+  return path, prepared, train.fit(built, prepared, path)
+
+
 @pytest.fixture(scope='session')
 def tiny_values(tiny_folder):
   """A tiny experiment with all components, as nested fields."""

@@ -15,7 +15,6 @@ from rag_jax import (
   memory,
   plan,
   sizes,
-  train,
 )
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
@@ -43,14 +42,6 @@ def values(tiny_values, tmp_path_factory, write_lines):
   }
 
 
-@pytest.fixture(scope='module')
-def run(values, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('runs') / 'run'
-  config = configs.build(values)
-  prepared = workdirs.open(config, workdir)
-  return workdir, prepared, train.fit(config, prepared, workdir)
-
-
 def docids_of(system, name):
   """All docids of a document, its own one first."""
   row, index = system.rows[name], system.index
@@ -59,8 +50,8 @@ def docids_of(system, name):
   return [np.asarray(index.codes[row]).tolist(), *more.tolist()]
 
 
-def test_questions_give_docids_and_own_ones_stay(run, values, capsys):
-  workdir, prepared, system = run
+def test_questions_give_docids_and_own_ones_stay(trained_run, values, capsys):
+  workdir, prepared, system = trained_run
   assert 1 < len(docids_of(system, 'green-cat')) <= 3
   where = np.asarray(system.index.further.where)
   rows = [system.rows[name] for name in ASKED]
@@ -80,8 +71,8 @@ def test_questions_give_docids_and_own_ones_stay(run, values, capsys):
   assert docids_of(loaded, 'green-cat') == docids_of(system, 'green-cat')
 
 
-def test_each_document_is_returned_once(run):
-  _, _, system = run
+def test_each_document_is_returned_once(trained_run):
+  _, _, system = trained_run
   [found] = system.search(['what does the white elk weigh?'])
   ids = [candidate.document.id for candidate in found]
   assert len(ids) == len(set(ids)) == len(system.documents)
@@ -89,8 +80,8 @@ def test_each_document_is_returned_once(run):
   assert total == pytest.approx(1, rel=1e-4)
 
 
-def test_paths_lead_to_the_most_probable_docid(run):
-  _, prepared, system = run
+def test_paths_lead_to_the_most_probable_docid(trained_run):
+  _, prepared, system = trained_run
   question = dataclasses.replace(
     prepared.dataset.splits['dev'][0],
     text=ASKED['green-cat'][0],
@@ -114,14 +105,14 @@ def test_paths_lead_to_the_most_probable_docid(run):
   )
 
 
-def test_a_beam_over_all_docids_misses_none(run):
-  _, prepared, system = run
+def test_a_beam_over_all_docids_misses_none(trained_run):
+  _, prepared, system = trained_run
   questions = prepared.dataset.splits['dev']
   assert not np.asarray(system.run(compiled.regret, questions)).any()
 
 
-def test_documents_come_and_go_with_their_docids(run, tmp_path):
-  workdir, _, system = run
+def test_documents_come_and_go_with_their_docids(trained_run, tmp_path):
+  workdir, _, system = trained_run
   new = {'id': 'gnu', 'title': 'gnu', 'text': 'The gnu lives here.'}
   asked = ['how heavy is the black owl?', 'does the red hen weigh much?']
   grown = system.add([new | {'questions': asked}])

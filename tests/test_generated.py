@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rag_jax
-from rag_jax import baseline_runs, generated, same_data, store, train
+from rag_jax import baseline_runs, generated, same_data, store
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.data import words
@@ -33,16 +33,8 @@ def values(tiny_values, tmp_path_factory):
   }
 
 
-@pytest.fixture(scope='module')
-def run(values, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('runs') / 'run'
-  config = configs.build(values)
-  prepared = workdirs.open(config, workdir)
-  return workdir, prepared, train.fit(config, prepared, workdir)
-
-
-def test_keys_are_words_of_the_lexicon_and_no_text(run, values):
-  workdir, prepared, system = run
+def test_keys_are_words_of_the_lexicon_and_no_text(trained_run, values):
+  workdir, prepared, system = trained_run
   row = system.rows['green-cat']
   document = system.documents[row]
   assert document.questions == GREEN
@@ -62,8 +54,8 @@ def test_keys_are_words_of_the_lexicon_and_no_text(run, values):
   assert 'verdant' not in other.system.vocabulary.ids
 
 
-def test_a_question_key_finds_its_document(run):
-  _, _, system = run
+def test_a_question_key_finds_its_document(trained_run):
+  _, _, system = trained_run
   [found] = system.search(['Which verdant one meows?'])
   assert found[0].document.id == 'green-cat'
 
@@ -87,8 +79,8 @@ def test_pseudo_queries_are_the_tokens_of_the_questions(
   np.testing.assert_array_equal(again.index.generated[0], tokens)
 
 
-def test_a_loaded_run_has_its_keys(run):
-  workdir, _, system = run
+def test_a_loaded_run_has_its_keys(trained_run):
+  workdir, _, system = trained_run
   loaded = rag_jax.load(workdir)
   assert loaded.documents == system.documents
   [found] = loaded.search(['Which verdant one meows?'])
@@ -99,8 +91,8 @@ def test_a_loaded_run_has_its_keys(run):
   same_data.check(loaded.config, used.dataset, workdir)
 
 
-def test_baselines_have_a_row_with_keys(run):
-  _, prepared, system = run
+def test_baselines_have_a_row_with_keys(trained_run):
+  _, prepared, system = trained_run
   question = dataclasses.replace(
     prepared.dataset.splits['dev'][0],
     text='verdant',
@@ -114,8 +106,8 @@ def test_baselines_have_a_row_with_keys(run):
   assert (ranked['BM25'].rows[0] == -1).all()
 
 
-def test_added_documents_are_found_by_their_questions(run, monkeypatch):
-  _, _, system = run
+def test_added_documents_are_found_by_their_questions(trained_run, monkeypatch):
+  _, _, system = trained_run
   system = dataclasses.replace(system, workdir=None)
   new = {'id': 'gnu', 'title': 'gnu', 'text': 'The gnu lives here.'}
   plain = system.add([new])
@@ -128,9 +120,9 @@ def test_added_documents_are_found_by_their_questions(run, monkeypatch):
 
 
 def test_a_generator_in_the_workdir_writes_keys_of_additions(
-  run, monkeypatch, tmp_path, capsys
+  trained_run, monkeypatch, tmp_path, capsys
 ):
-  _, _, system = run
+  _, _, system = trained_run
   new = [rag_jax.types.Document(id='gnu', text='The gnu lives here.')]
   arguments = system.config, tmp_path, system.tokenizer, system.documents, new
   assert generated.add_keys(*arguments) == new
@@ -157,7 +149,7 @@ def test_questions_of_a_document_must_be_texts(questions):
     rag_jax.corpus.as_documents([{'text': 'a', 'questions': questions}])
 
 
-def test_documents_without_questions_are_stored_as_before(run):
+def test_documents_without_questions_are_stored_as_before(trained_run):
   documents = (rag_jax.types.Document(id='a', text='A cat.'),)
   packed = store.pack_documents(documents)
   assert store.unpack_documents(packed) == documents
