@@ -101,24 +101,27 @@ def rank(
     candidates: the documents.
     select: (scores, where) -> weights; None = the ranker's operator.
     gold: bool[B, K], gold documents, for the gradient of two searches: of
-      several ones, only that with the most words of the question gets a
-      gradient by the first search, which would learn the others by heart.
+      several ones, only that with the rarest word of the question, such as a
+      name, gets a gradient by the first search, which would learn the others by
+      heart.
 
   Returns:
     The `Ranking`. With a second search, the score of a document is
     log(exp(s1) + (1 - w1) exp(s2 + offset)), where s1 and s2 are its scores by
     the two searches and w1 is its weight in the first: the second search is for
-    documents that the first one has not found. 1 - w1 has no gradient.
+    documents that the first one has not found. 1 - w1 has no gradient, and s2
+    has one to the encoding of the second search only, see `second_query`.
   """
   select = select or ranker.selector(config.ranker)
   first, *others = query_encoder.searches(encoding)
-  docid, scores, same = _score(params, config, index, batch, first, candidates)
+  docid, scores = _score(params, config, index, batch, first, candidates)
   for second in others:
-    again, more, _ = _score(
+    again, more = _score(
       jax.lax.stop_gradient(params), config, index, batch, second, candidates
     )
     if gold is not None:
-      docid, scores = _first_gold(gold, same, scores, docid)
+      rarest = matching.rarest(params, index, batch, candidates.documents)
+      docid, scores = _first_gold(gold, rarest, scores, docid)
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
     left = jnp.log(jnp.maximum(1 - weights, LEAST))
     assert second.offset is not None  # of every second search
@@ -130,9 +133,9 @@ def rank(
   )
 
 
-def _first_gold(gold, same, scores, docid):
-  """Docid scores and scores, with a gradient to the gold document of `same`."""
-  best = jnp.where(gold, same, -jnp.inf).argmax(1)[:, None]
+def _first_gold(gold, rarest, scores, docid):
+  """Docid scores and scores, with a gradient to the first gold document."""
+  best = jnp.where(gold, rarest, -jnp.inf).argmax(1)[:, None]
   others = gold & (jnp.arange(gold.shape[1]) != best)
 
   def stop(x):
@@ -142,16 +145,13 @@ def _first_gold(gold, same, scores, docid):
 
 
 def _score(params, config, index, batch, encoding, candidates):
-  """Docid scores and ranker's scores by one search, and its lexical scores."""
-  docid = docid_search.score_docids(
-    params, config, index, encoding, candidates.documents
-  )
+  """Docid scores and ranker's scores by one search."""
+  own, documents = (params, config, index), candidates.documents
+  docid = docid_search.score_docids(*own, encoding, documents)
   docid = jnp.where(candidates.where, docid, 0.0)
-  signals = matching.signals(
-    params, config, index, batch, encoding, candidates.documents
-  )
+  signals = matching.signals(*own, batch, encoding, documents)
   scores = ranker.apply(params['ranker'], config.ranker, docid=docid, **signals)
-  return docid, scores, signals['lexical']
+  return docid, scores
 
 
 def follow(

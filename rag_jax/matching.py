@@ -95,6 +95,24 @@ def _matches(
   )
 
 
+def rarest(
+  params: Params,
+  index: indexes.Index,
+  batch: types.Batch,
+  documents: jax.Array,
+) -> jax.Array:
+  """Log weight of the heaviest token that a document shares with the question.
+
+  Weights are those of the ranker, which start as inverse document frequencies.
+  float32[B, K]; -inf without a shared token.
+  """
+  tokens = index.tokens[documents]
+  shared = (batch.query[:, None, :, None] == tokens[:, :, None]).any(-1)
+  shared &= (batch.query != types.PAD)[:, None]
+  weights = params['ranker']['log_token_weight'][batch.query]
+  return jnp.where(shared, weights[:, None], -jnp.inf).max(-1)
+
+
 def _words(
   index: indexes.Index, words: jax.Array | None
 ) -> tuple[lexical.Lexicon | split_lexicon.Lexicon, jax.Array]:

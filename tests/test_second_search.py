@@ -190,6 +190,32 @@ def test_it_follows_the_best_documents_of_the_first_search(
   np.testing.assert_allclose(encoding.after.vector, expected.vector, atol=1e-5)
 
 
+def test_the_retriever_learns_from_the_first_search_alone(
+  config, params, searched, small_index, small_batch
+):
+  encoding, found = searched
+
+  @jax.jit
+  def slopes(params, index, batch, encoding, found, offset):
+    after = encoding.after.replace(offset=jnp.full(batch.where.shape, offset))
+    both = encoding.replace(after=after)
+
+    def value(params):
+      own = params, config.model, index, batch, both, found
+      return jnp.where(found.where, forward.rank(*own).scores, 0.0).sum()
+
+    return jax.grad(value)(params)
+
+  # The offset decides which of the two searches scores the documents.
+  for offset, learns in ((1e3, False), (-1e3, True)):
+    found_slopes = slopes(
+      params, small_index, small_batch, encoding, found, offset
+    )
+    for part in ('id_decoder', 'ranker'):
+      leaves = jax.tree.leaves(found_slopes[part])
+      assert any(np.asarray(x).any() for x in leaves) == learns
+
+
 @pytest.mark.long
 def test_only_the_first_gold_document_learns_from_the_first_search(
   config, params, searched, small_index, small_batch
@@ -474,8 +500,11 @@ class TestSecondQuery:
 
     weights = jnp.array([[0.5, 0.3, 0.2]])
     slope, own = jax.jit(jax.grad(value, argnums=(0, 1)))(weights, params)
-    own = own['query_encoder']['second']
-    assert np.abs(own['gate']['kernel']).max() > 0
+    own = own['query_encoder']
+    gates = own.pop('second')['gate']
+    assert np.abs(gates['kernel']).max() > 0
+    # The encoder learns from the first search alone.
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(own))
     for place in range(3):
       step = jnp.zeros((1, 3)).at[0, place].set(1e-2)
       ends = [value(weights + sign * step, params) for sign in (1, -1)]

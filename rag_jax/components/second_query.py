@@ -15,10 +15,11 @@ answers to its training questions by heart, from the name in the question.
 
 The bag encoder encodes this sequence, with token weights multiplied by the
 gates. The choice of tokens has no gradient; gates and weights have one, so that
-a loss of the second search trains the network and the first search. A stage may
+a loss of the second search trains the network and the first search. It does not
+train the encoder of the second query: the encoder would learn the second
+documents of training questions by heart, and the gates nothing. A stage may
 sample the tokens, without replacement and with probabilities in proportion to
-(w_f g_f * token weight)^(1 / hop_noise): every token is tried, and the second
-search cannot learn its answers by heart from all words of a document. The
+(w_f g_f * token weight)^(1 / hop_noise), so that every token is tried. The
 network also gives the log-odds that the question needs a second document at
 all.
 
