@@ -7,7 +7,7 @@ import numpy as np
 
 from rag_jax import types
 from rag_jax.data import words
-from rag_jax.ops import text_metrics
+from rag_jax.ops import summary_metrics, text_metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,12 @@ def supports(
   share: float = 1.0,
   language: str = 'english',
 ) -> bool:
-  """Whether documents have the words of a sentence: a test without a model.
+  """Whether documents state a sentence, by its words: a test without a model.
 
   It compares words without stop words, by their first five letters, so that
-  `discovered` is in a text with `discovery`. Every number must occur. Of the
+  `discovered` is in a text with `discovery`. One sentence of each document
+  counts, the one with most of the words: a number or a name from elsewhere in
+  a document says nothing about this sentence. Every number must occur. Of the
   other words that are in no title, at least `share` must. A sentence of title
   words alone says nothing, and is not supported.
 
@@ -94,13 +96,16 @@ def supports(
     language: of the stop words.
 
   Example:
-    >>> gold = types.Document(id='a', title='Gold', text='It has 79 protons.')
+    >>> gold = types.Document(
+    ...   id='a', title='Gold', text='It has 79 protons. Its group is 11.')
     >>> supports('Gold has 79 protons.', [gold])
     True
     >>> supports('Gold has 80 protons.', [gold], share=0.5)
     False
     >>> supports('Lead has 79 protons.', [gold]), supports('Gold.', [gold])
     (False, False)
+    >>> supports('Gold has 11 protons.', [gold])
+    False
 
   Reference:
     Words cut after five letters: Can et al., Information Retrieval on Turkish
@@ -108,23 +113,43 @@ def supports(
   """
   own = _keys(sentence, language)
   titles = _keys(' '.join(document.title for document in documents), language)
-  known = titles | _keys(
-    ' '.join(document.text for document in documents), language
-  )
-  numbers = {word for word in own if any(c.isdigit() for c in word)}
+  numbers = {word for word in own if _is_number(word)}
   others = own - titles - numbers
+  known = titles.union(
+    *(_closest(document, numbers, others, language) for document in documents)
+  )
   if not numbers <= known:
     return False
   found = len(others & known)
   return bool(others | numbers) and found >= share * len(others)
 
 
+def _closest(
+  document: types.Document,
+  numbers: set[str],
+  others: set[str],
+  language: str,
+) -> set[str]:
+  """Words of the sentence that has most of the numbers, then of the others."""
+  parts = [
+    _keys(part.text, language) for part in summary_metrics.parse(document.text)
+  ]
+  return max(
+    parts,
+    key=lambda words: (len(numbers & words), len(others & words)),
+    default=set(),
+  )
+
+
+def _is_number(word: str) -> bool:
+  """Whether a word has a digit, such as 1848 and 17th."""
+  return any(c.isdigit() for c in word)
+
+
 def _keys(text: str, language: str) -> set[str]:
   """The words of a text that count: five letters each, and whole numbers."""
   [terms] = words.split([text], stem=False, language=language)
-  return {
-    word if any(c.isdigit() for c in word) else word[:5] for word in terms
-  }
+  return {word if _is_number(word) else word[:5] for word in terms}
 
 
 def values(

@@ -245,12 +245,26 @@ def test_only_the_first_gold_document_learns_from_the_first_search(
   moved = np.abs(np.asarray(by_first)).max(2) > 0  # [3, B]
   np.testing.assert_array_equal(moved.sum(0), 1)
   assert (np.abs(np.asarray(by_second)).max(2) > 0).all()
-  signals = matching.signals(
-    params, config.model, small_index, small_batch, first, found.documents
-  )
+  rarest = matching.rarest(params, small_index, small_batch, found.documents)
   np.testing.assert_array_equal(
-    moved.argmax(0), np.asarray(signals['lexical'])[:, :3].argmax(1)
+    moved.argmax(0), np.asarray(rarest)[:, :3].argmax(1)
   )
+
+
+def test_the_rarest_word_of_question_and_document(
+  params, small_index, small_batch
+):
+  """One rare word counts more than several common ones; padding is none."""
+  documents = small_index.tokens[:, :4]
+  query = jnp.array([[documents[2, 0], documents[5, 1], 0, 0, 0]])
+  batch = dataclasses.replace(small_batch, query=query)
+  weights = jnp.linspace(0.0, 3.0, VOCAB)
+  own = {'ranker': {'log_token_weight': weights}}
+  found = matching.rarest(own, small_index, batch, jnp.arange(12)[None])
+  for row, tokens in enumerate(np.asarray(small_index.tokens)):
+    shared = set(tokens.tolist()) & set(np.asarray(query)[0].tolist()) - {0}
+    expected = max((float(weights[t]) for t in shared), default=-np.inf)
+    np.testing.assert_allclose(found[0, row], expected)
 
 
 def test_lexical_signal_of_gated_tokens(config, params, small_index):

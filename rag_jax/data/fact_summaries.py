@@ -30,9 +30,9 @@ SPLITS = (
   *('train', 'test_entity', 'test_phrasing', 'test_comparison'),
   'test_unknown_thing',
 )
-# (kind, relation) -> the sentence of the reference, in this order. Their words
-# occur in each document that states the cell; cells for which no such sentence
-# reads well are left out.
+# (kind, relation) -> the sentence of the reference, in this order. Its words
+# occur in nearly every sentence by which a document states the cell; cells for
+# which no such sentence reads well are left out.
 SENTENCES = {
   ('countries', 'continent'): 'The continent of {x} is {v}.',
   ('countries', 'capital'): 'The capital of {x} is {v}.',
@@ -44,7 +44,7 @@ SENTENCES = {
   ('elements', 'number'): 'The atomic number of {x} is {v}.',
   ('elements', 'category'): '{x} is a {v}.',
   ('elements', 'period'): '{x} is in period {v} of the table.',
-  ('elements', 'group'): '{x} is in group {v} of the table.',
+  ('elements', 'group'): '{x} is in group {v}.',
   ('elements', 'year'): '{x} was discovered in {v}.',
   ('states', 'capital'): 'The capital of {x} is {v}.',
   ('states', 'largest_city'): 'The largest city of {x} is {v}.',
@@ -53,14 +53,14 @@ SENTENCES = {
   ('states', 'abbreviation'): 'The abbreviation of {x} is {v}.',
   ('presidents', 'ordinal'): '{x} was the {v} president.',
   ('presidents', 'party'): 'The party of {x} was the {v} Party.',
-  ('presidents', 'birth_state'): 'The state of {x} is {v}.',
-  ('presidents', 'took_office'): '{x} was president as of {v}.',
+  ('presidents', 'birth_state'): 'The birthplace of {x} is {v}.',
+  ('presidents', 'took_office'): '{x} was in office as of {v}.',
   ('books', 'author'): '{x} is by {v}.',
   ('books', 'year'): '{x} was published in {v}.',
   ('books', 'language'): '{x} is in {v}.',
   ('books', 'character'): 'A character of {x} is {v}.',
   ('planets', 'ordinal'): '{x} is the {v} planet from the Sun.',
-  ('planets', 'type'): '{x} is a {v} planet.',
+  ('planets', 'type'): '{x} is of the {v} type.',
   ('planets', 'moon'): 'The largest moon of {x} is {v}.',
 }
 PHRASINGS = (

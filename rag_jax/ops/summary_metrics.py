@@ -17,7 +17,11 @@ from rag_jax import types
 from rag_jax.ops import text_metrics
 
 MARKS = re.compile(r'\s*\[(\d+)\]')
-_ENDS = re.compile(r'(?<=[.!?])\s+(?=\W*[A-Z0-9])')
+# Not after the titles of names: St. Louis, Dr. Watson.
+_ENDS = re.compile(
+  r'(?<!\bSt\.|\bMt\.|\bMr\.|\bMs\.|\bDr\.)(?<!\bMrs\.|\bGen\.|\bGov\.)'
+  r'(?<=[.!?])\s+(?=\W*[A-Z0-9])'
+)
 
 # (sentence, documents) -> whether they state it.
 Supports = Callable[[str, Sequence[types.Document]], bool]
@@ -36,7 +40,8 @@ def parse(text: str) -> list[Sentence]:
 
   Marks end a sentence. A piece between marks is one sentence, as names contain
   full stops; a text without marks is split after each full stop, question mark
-  or exclamation mark before a capital or a digit. What follows the last mark is
+  or exclamation mark before a capital or a digit, but not after "St." and other
+  titles of names. What follows the last mark is
   split likewise, and cites nothing.
 
   Args:
@@ -47,6 +52,8 @@ def parse(text: str) -> list[Sentence]:
     Sentence(text='It is soft.', citations=(1, 2))
     >>> [sentence.text for sentence in parse('No. 5 is red. It is big.')]
     ['No.', '5 is red.', 'It is big.']
+    >>> [sentence.text for sentence in parse('It is in St. Louis. It is big.')]
+    ['It is in St. Louis.', 'It is big.']
   """
   found: list[Sentence] = []
   start = 0
