@@ -83,6 +83,22 @@ def test_numbers_must_occur_and_titles_do_not_count():
     assert grounding.supports(sentence, [document], share=share) == right
 
 
+def test_one_sentence_of_each_document_must_have_the_words():
+  gold = types.Document(
+    id='g', title='Gold', text='Its group is 11. Its period is 6. Like St. Ives.'
+  )
+  lead = types.Document(id='l', title='Lead', text='The group is 14. Soft.')
+  for sentence, documents, right in (
+    ('Gold is in group 11.', [gold], True),
+    ('Gold is in group 6.', [gold], False),
+    ('Gold is in group 11 and period 6.', [gold], False),
+    ('Gold is in group 11, Lead in 14.', [gold, lead], True),
+    ('Gold is in group 11, Lead in 14.', [gold], False),
+    ('Gold is like St. Ives.', [gold], True),
+  ):
+    assert grounding.supports(sentence, documents) == right, sentence
+
+
 def test_answers_as_json_have_their_citations():
   given = answer('Gold is Au. [1]', (GOLD,))
   assert given.to_dict(text=False)['cited'] == [{'id': 'g', 'title': 'Gold'}]
