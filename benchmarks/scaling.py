@@ -252,7 +252,7 @@ def prepare(args: argparse.Namespace):
       where=batch.where.at[3].set(False),
     )
 
-  return step, state, batch_of, index, prepared.index.trie.num_nodes
+  return step, state, batch_of, index, prepared.index.table_rows
 
 
 def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:

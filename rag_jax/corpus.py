@@ -23,7 +23,7 @@ from rag_jax.data import (
 )
 from rag_jax.index import index as indexes
 from rag_jax.index import lexicon_file
-from rag_jax.ops import lexical, token_table
+from rag_jax.ops import lexical, node_slots, token_table
 from rag_jax.ops import trie as tries
 
 BLOCK = 4096  # documents whose words are padded to the same length
@@ -164,8 +164,8 @@ def complete(
 
   Returns:
     The index with `lexicon` (BM25 weights), `around_query` (special tokens and
-    prompt) and `reader_tokens` (passages for the reader), each if it is needed;
-    and the vocabulary of the lexicon or None.
+    prompt), `reader_tokens` (passages for the reader) and `slots` (nodes with a
+    row), each if it is needed; and the vocabulary of the lexicon or None.
   """
   around = encoder_input.around_query(tokenizer, config.data.query_prompt)
   if any(around):
@@ -173,6 +173,7 @@ def complete(
     index = dataclasses.replace(index, around_query=(before, after))
   passages = reader_passages(config, documents, reader_tokenizer, notes=notes)
   index = dataclasses.replace(index, reader_tokens=passages)
+  index = with_slots(config, index)
   if not config.data.lexicon:
     return index, None
   if workdir is not None and (workdir / lexicon_file.FOLDER).is_dir():
@@ -183,6 +184,24 @@ def complete(
       return dataclasses.replace(index, lexicon=made[0]), made[1]
   lexicon, vocabulary = _lexicon(config, _present(documents))
   return dataclasses.replace(index, lexicon=lexicon), vocabulary
+
+
+def with_slots(
+  config: configs.Config, index: indexes.Index, *, count: int = 0
+) -> indexes.Index:
+  """The index with the nodes that have a row, if some have none.
+
+  Args:
+    config: the experiment.
+    index: an index of the run; slots that it has stay.
+    count: rows of the table, if it has more than the nodes need.
+  """
+  decoder = config.id_decoder
+  if not decoder.shares_rows or index.slots is not None:
+    return index
+  least = decoder.table_levels, decoder.table_documents
+  slots = node_slots.of_trie(index.trie, *least, count=count)
+  return dataclasses.replace(index, slots=slots)
 
 
 def about_lexicon(config: configs.Config, checksum: int) -> dict[str, Any]:

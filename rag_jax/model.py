@@ -259,6 +259,7 @@ def init(
     document_vectors=_leaf_vectors(encoder, index, vectors),
     memory_width=config.query_encoder.width,
     unit=unit,
+    slots=index.slots,
   )
   initial = {
     'query_encoder': encoder,

@@ -207,7 +207,7 @@ def call_whole(
   devices = placement.mesh_of(params)
   if devices is None or devices.size == 1:
     return jax.device_get(function(params, batch, index))
-  params = placement.stored(params, index.trie.num_nodes)
+  params = placement.stored(params, index.table_rows)
   index = placement.place_index(index, devices)
   whole = NamedSharding(devices, PartitionSpec())
   params, batch = jax.tree.map(

@@ -21,7 +21,7 @@ import numpy as np
 from rag_jax import files
 from rag_jax.index import docids, streamed
 from rag_jax.index import further as further_docids
-from rag_jax.ops import docid_order, lexical, token_table
+from rag_jax.ops import docid_order, lexical, node_slots, token_table
 from rag_jax.ops import trie as tries
 
 # Tokens are packed to a tenth of their size, what is made to fill a memory to
@@ -55,11 +55,18 @@ class Index:
   reader_tokens: token_table.Table | None = None
   # further docids of documents, None = each has one
   further: further_docids.Further | None = None
+  # nodes with a row in the node table; None = each has one
+  slots: node_slots.Slots | None = None
 
   @property
   def docids_each(self) -> int:
     """F + 1, docids that a document can have."""
     return 1 + (0 if self.further is None else len(self.further.where))
+
+  @property
+  def table_rows(self) -> int:
+    """Rows of the node table."""
+    return self.trie.num_nodes if self.slots is None else self.slots.count
 
   @property
   def passages(self) -> token_table.Table:
