@@ -167,7 +167,6 @@ def with_decoder(
     return weights
   own = source.params['id_decoder']
   size = len(source.params['ranker']['log_token_weight'])
-  index = corpus.with_slots(config, index)
   wanted = _shapes(config, weights, index, size)['id_decoder']
   found = fingerprints.of_index(index)
   of_index = ('table', 'codebook')  # made for its docids
@@ -244,6 +243,7 @@ def _shapes(
       rng, config.model, index, vocab_size=vocab_size, pretrained=weights
     )
 
+  index = corpus.with_slots(config, index)
   return jax.eval_shape(initial, jax.random.key(0), index, weights)
 
 

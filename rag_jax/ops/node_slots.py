@@ -60,7 +60,7 @@ def of_trie(
     >>> of_trie(trie, 0, 2).rows.tolist()
     [-1, -1, -1, 0]
   """
-  depth = tries.depths(trie)
+  depth = edges(trie).depth
   own = depth <= levels
   if documents:
     ones = jnp.ones(trie.num_documents, jnp.int32)

@@ -57,9 +57,7 @@ def expected(corpus, limits, unit):
   each = np.stack([unit_of(x) for x in vectors]) if unit else vectors
   found = {(): np.zeros(WIDTH)}
   for end in range(1, codes.shape[1] + 1):
-    prefixes = {
-      p for i in range(COUNT) for p in way(codes, i) if len(p) == end
-    }
+    prefixes = {p for i in range(COUNT) for p in way(codes, i) if len(p) == end}
     shared: dict = {}
     for prefix in prefixes:
       rows = below(codes, prefix)
@@ -201,8 +199,8 @@ def test_level_likelihood_is_a_softmax_over_a_level(corpus, num_layers):
     state, cache = id_decoder.states(params, cache, frontier, **options)
     ends = [([*way(codes, i)][: level + 1])[-1] for i in range(COUNT)]
     nodes = sorted(set(ends))
-    products = scale * np.asarray(state) @ np.stack(
-      [wanted[p] for p in nodes], axis=1
+    products = (
+      scale * np.asarray(state) @ np.stack([wanted[p] for p in nodes], axis=1)
     )
     own = np.asarray([nodes.index(end) for end in ends])
     gold = np.take_along_axis(products, own[None, :, None], axis=-1)[..., 0]
