@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import rag_jax
-from rag_jax import changes, loading, matching, parallel, placement, starts
-from rag_jax import config as configs
+from rag_jax import changes, loading, parallel, placement, starts
 from rag_jax import corpus as corpora
 from rag_jax import step as steps
 from rag_jax.index import docids
@@ -102,10 +101,7 @@ def test_a_mesh_that_divides_the_table_trains_the_same(
   results = []
   for mesh in ('', 'fsdp=4,data=2'):
     state = jax.jit(init)(index, vocab=jnp.zeros(50))
-    if mesh:
-      step = parallel.compile_step(run, mesh=mesh)
-    else:
-      step = jax.jit(run)
+    step = parallel.compile_step(run, mesh=mesh) if mesh else jax.jit(run)
     before = jax.device_get(state.params['id_decoder'])
     for _ in range(2):  # the first has the rate 0
       state, _ = step(state, batch, index)
