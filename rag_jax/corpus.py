@@ -149,6 +149,7 @@ def complete(
   reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
   notes: bool = False,
   workdir: pathlib.Path | None = None,
+  placed: bool = True,
 ) -> tuple[indexes.Index, words.Vocabulary | None]:
   """Rebuilds the fields of an index that are derived from its documents.
 
@@ -161,6 +162,8 @@ def complete(
     notes: whether to print how many documents were truncated for the reader.
     workdir: folder that may hold the lexicon of these documents, as `rag-jax
       corpus pack` writes it; None makes it here.
+    placed: whether tables are put on the default device; if not, they are
+      arrays of the host, for `placement.place_index`.
 
   Returns:
     The index with `lexicon` (BM25 weights), `around_query` (special tokens and
@@ -171,7 +174,9 @@ def complete(
   if any(around):
     before, after = (jnp.asarray(part, jnp.int32) for part in around)
     index = dataclasses.replace(index, around_query=(before, after))
-  passages = reader_passages(config, documents, reader_tokenizer, notes=notes)
+  passages = reader_passages(
+    config, documents, reader_tokenizer, notes=notes, placed=placed
+  )
   index = dataclasses.replace(index, reader_tokens=passages)
   index = with_slots(config, index)
   if not config.data.lexicon:
@@ -179,10 +184,12 @@ def complete(
   if workdir is not None and (workdir / lexicon_file.FOLDER).is_dir():
     about = about_lexicon(config, _checksum(documents))
     folder = workdir / lexicon_file.FOLDER
-    made = lexicon_file.load(folder, about, language=config.data.language)
+    made = lexicon_file.load(
+      folder, about, language=config.data.language, placed=placed
+    )
     if made is not None:
       return dataclasses.replace(index, lexicon=made[0]), made[1]
-  lexicon, vocabulary = _lexicon(config, _present(documents))
+  lexicon, vocabulary = _lexicon(config, _present(documents), placed)
   return dataclasses.replace(index, lexicon=lexicon), vocabulary
 
 
@@ -234,7 +241,7 @@ def add_to_checksum(checksum: int, name: str, title: str, text: str) -> int:
 
 
 def _lexicon(
-  config: configs.Config, documents: Sequence[types.Document]
+  config: configs.Config, documents: Sequence[types.Document], placed: bool
 ) -> tuple[lexical.Lexicon, words.Vocabulary]:
   """The lexicon of documents, and its vocabulary."""
   texts = words.document_texts(documents, title_weight=config.data.title_weight)
@@ -248,6 +255,7 @@ def _lexicon(
     k1=config.data.bm25_k1,
     b=config.data.bm25_b,
     pair_weight=config.data.pair_weight,
+    placed=placed,
   )
   counts = np.diff(np.asarray(lexicon.first))[: vocabulary.size]
   return lexicon, dataclasses.replace(vocabulary, counts=counts)
@@ -280,6 +288,7 @@ def reader_passages(
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
   *,
   notes: bool = False,
+  placed: bool = True,
 ) -> token_table.Table | None:
   """Passages in the reader's own tokens, int32[N, P'].
 
@@ -299,7 +308,8 @@ def reader_passages(
       "tokens of the reader's own tokenizer "
       '(--config.data.max_document_tokens).'
     )
-  return token_table.make(passages, on_host=config.data.host_tokens)
+  on_host = config.data.host_tokens
+  return token_table.make(passages, on_host=on_host, placed=placed)
 
 
 def _present(

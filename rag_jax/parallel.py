@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rag_jax import distributed, per_device, placement
+from rag_jax.ops import split_rows
 
 MODES = ('jit', 'pmap')
 
@@ -65,6 +66,12 @@ def run_mesh(mode: str, mesh: str = '') -> jax.sharding.Mesh | None:
   if counts and math.prod(counts.values()) != jax.device_count():
     return None
   return None if mode == 'pmap' else placement.mesh(mesh)
+
+
+def divides_tables(mode: str, mesh: str) -> bool:
+  """Whether the devices of a run divide the tables of documents."""
+  devices = run_mesh(mode, mesh)
+  return devices is not None and devices.shape[split_rows.SPLIT] > 1
 
 
 def check_batch(

@@ -81,6 +81,7 @@ def build(
   *,
   seed: int = 0,
   titles: Sequence[str] | None = None,
+  placed: bool = True,
 ) -> tuple[Index, docids.Quantiser]:
   """Assigns docids to the documents and builds the index.
 
@@ -90,6 +91,7 @@ def build(
     config: the docid scheme.
     seed: of the docid scheme.
     titles: N titles, for the scheme 'title'.
+    placed: see `from_codes`.
 
   Returns:
     The index, and the quantiser for `docids.encode`.
@@ -106,7 +108,7 @@ def build(
     ((3, 2), (3, 3))
   """
   codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
-  return from_codes(tokens, codes), quantiser
+  return from_codes(tokens, codes, placed=placed), quantiser
 
 
 def from_codes(
@@ -116,6 +118,7 @@ def from_codes(
   alive: np.ndarray | None = None,
   on_host: bool = False,
   further: further_docids.Further | None = None,
+  placed: bool = True,
 ) -> Index:
   """Builds the index of documents with given docids.
 
@@ -125,6 +128,8 @@ def from_codes(
     alive: bool[N], False excludes a document from the trie; None includes all.
     on_host: whether tokens stay on the host, see `token_table.OnHost`.
     further: further docids of the documents; None = none.
+    placed: whether tokens and docids are put on the default device; if not,
+      they are arrays of the host, for `placement.place_index`.
 
   Raises:
     ValueError: if `codes` does not have one row per document.
@@ -136,12 +141,14 @@ def from_codes(
     )
   if alive is None:
     alive = np.ones(len(tokens), bool)
-  table = token_table.make(np.asanyarray(tokens), on_host=on_host)
+  tokens = np.asanyarray(tokens)
+  table = token_table.make(tokens, on_host=on_host, placed=placed)
   lengths = token_table.lengths(table)
   dtype = docid_order.code_type(int(np.max(codes)) + 1)
+  place: Any = jnp.asarray if placed else np.asarray
   return Index(
     trie=_trie(np.asarray(codes), alive, further),
-    codes=jnp.asarray(np.asarray(codes).astype(dtype)),
+    codes=place(np.asarray(codes).astype(dtype)),
     tokens=table,
     alive=jnp.asarray(alive),
     mean_length=jnp.float32(lengths[alive].mean()),
@@ -194,7 +201,7 @@ def save(
 
 
 def load(
-  path: str | os.PathLike[str], *, on_host: bool = False
+  path: str | os.PathLike[str], *, on_host: bool = False, placed: bool = True
 ) -> tuple[Index, docids.Quantiser]:
   """Reads what `save` wrote.
 
@@ -202,6 +209,7 @@ def load(
     path: the file.
     on_host: whether tokens stay on the host: in a file beside `path` that is
       memory-mapped, and written if it is not there.
+    placed: see `from_codes`.
 
   Returns:
     The index and the quantiser. The quantiser is empty for the schemes 'atomic'
@@ -220,6 +228,7 @@ def load(
     arrays['codes'],
     alive=arrays['alive'],
     on_host=on_host,
+    placed=placed,
     further=further_docids.from_arrays(group('further', arrays)),
   )
   return index, group('quantiser', arrays)
