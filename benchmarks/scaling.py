@@ -2,7 +2,7 @@
 
   python benchmarks/scaling.py [--config=quickstart] [--steps=20] [--rows=0,3]
     [--accumulate=4] [--uneven] [--batch=8] [--stage=joint] [--sgd=0.1]
-    [--set=data.path=PATH] [--repeat=3]
+    [--set=data.path=PATH] [--random_bert] [--repeat=3]
 
 Each row is a run from the same initial state: devices, processes and mesh. The
 devices are parts of one CPU, so the time shows the overhead of a divided
@@ -25,6 +25,9 @@ no larger than its rounding, as that of a word that hardly matters, the sign of
 the rounding moves it by the learning rate. With --sgd=RATE, gradients are
 clipped as before, multiplied by RATE and subtracted: what differs then is
 rounding that no division enlarges.
+
+--random_bert takes the embedded facts, and a small BERT of random weights as
+encoder and reader of an experiment with published ones (`random_bert.py`).
 """
 
 import argparse
@@ -220,6 +223,9 @@ def prepare(args: argparse.Namespace):
   values.train.accumulate = args.accumulate
   for text in args.set:
     values = sweep.changed(values, dict([text.split('=', 1)]))
+  if args.random_bert:
+    with distributed.first_then_others('bert'):
+      use_random_bert(values, args.workdir.with_name('bert'))
   for name in values.stages:
     own = args.batch or values.stages[name].batch_size
     values.stages[name].batch_size = own * args.accumulate
@@ -255,6 +261,23 @@ def prepare(args: argparse.Namespace):
   return step, state, batch_of, index, prepared.index.table_rows
 
 
+def use_random_bert(values, folder: pathlib.Path) -> None:
+  """Sets a BERT of random weights, which the first process writes."""
+  import random_bert
+
+  from rag_jax.data import facts, pipeline
+
+  if not folder.exists():
+    found = facts.load()
+    texts = [pipeline.document_text(x) for x in found.documents]
+    texts += [x.text for own in found.splits.values() for x in own]
+    random_bert.write(folder, texts)
+  values.data.path = 'facts'
+  values.data.tokenizer = str(folder)
+  for part in (values.query_encoder, values.reader):
+    part.update(random_bert.SIZES, weights=str(folder))
+
+
 def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
   """Measures a row in processes of its own."""
   import numpy as np
@@ -272,8 +295,9 @@ def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
   ]
   command += [f'--stage={args.stage}', f'--batch={args.batch}']
   command += [f'--sgd={args.sgd}', *(f'--set={text}' for text in args.set)]
-  if args.uneven:
-    command.append('--uneven')
+  for name in ('uneven', 'random_bert'):
+    if getattr(args, name):
+      command.append(f'--{name}')
   children = [
     subprocess.Popen([*command, f'--process={i}'], stdout=subprocess.DEVNULL)
     for i in range(processes)
@@ -315,6 +339,7 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=20)
   parser.add_argument('--accumulate', type=int, default=1)
   parser.add_argument('--uneven', action='store_true')
+  parser.add_argument('--random_bert', action='store_true')
   parser.add_argument('--batch', type=int, default=0)
   parser.add_argument('--stage', default='', help="'' = the first")
   parser.add_argument('--sgd', type=float, default=0.0)
