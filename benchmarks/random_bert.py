@@ -57,3 +57,23 @@ def write(folder: pathlib.Path, texts: Sequence[str], size: int = 4000) -> None:
   about = bert_weights.describe(sizes, 'bert', 0)
   about |= {'architectures': ['BertModel']}
   (folder / 'config.json').write_text(json.dumps(about))
+
+
+def use(values, folder: pathlib.Path) -> None:
+  """Sets the embedded facts and such a BERT in an experiment.
+
+  Args:
+    values: the experiment, from its `get_config`.
+    folder: of the BERT; it is written if it is not there.
+  """
+  from rag_jax.data import facts, pipeline
+
+  if not folder.exists():
+    found = facts.load()
+    texts = [pipeline.document_text(x) for x in found.documents]
+    texts += [x.text for own in found.splits.values() for x in own]
+    write(folder, texts)
+  values.data.path = 'facts'
+  values.data.tokenizer = str(folder)
+  for part in (values.query_encoder, values.reader):
+    part.update(SIZES, weights=str(folder))
