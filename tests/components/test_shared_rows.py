@@ -12,7 +12,7 @@ from rag_jax.ops import beam, node_slots
 from rag_jax.ops import trie as tries
 
 COUNT, WIDTH, BATCH = 40, 8, 3
-LIMITS = [(1, 0), (2, 0), (0, 3), (1, 4), (3, 0)]
+LIMITS = [(2, 0, True), (0, 3, False), (1, 4, True)]
 
 
 @pytest.fixture(scope='module')
@@ -84,14 +84,11 @@ def made(corpus, limits, *, unit=True, num_layers=0):
     mlp_dim=8,
   )
   slots = node_slots.of_trie(trie, *limits)
-  params = id_decoder.init(
-    jax.random.key(0),
-    config,
-    trie=trie,
-    codes=jnp.asarray(codes),
-    document_vectors=jnp.asarray(vectors),
-    unit=unit,
-    slots=slots,
+  init = jax.jit(
+    functools.partial(id_decoder.init, config=config, unit=unit, slots=slots)
+  )
+  params = init(
+    jax.random.key(0), trie=trie, codes=codes, document_vectors=vectors
   )
   rng = np.random.default_rng(1)
   if num_layers:
@@ -110,10 +107,11 @@ def made(corpus, limits, *, unit=True, num_layers=0):
   return (params, encoding), trie, options
 
 
-@pytest.mark.parametrize('unit', [True, False], ids=['cosine', 'dot'])
-@pytest.mark.parametrize('limits', LIMITS)
-def test_scores_are_products_with_the_summed_vectors(corpus, limits, unit):
-  codes, _ = corpus
+@pytest.mark.parametrize('levels, documents, unit', LIMITS)
+def test_scores_are_products_with_the_summed_vectors(
+  corpus, levels, documents, unit
+):
+  codes, limits = corpus[0], (levels, documents)
   params, trie, options = made(corpus, limits, unit=unit)
   wanted = expected(corpus, limits, unit)
   rows = {p for i in range(COUNT) for p in way(codes, i)}
@@ -134,8 +132,8 @@ def test_scores_are_products_with_the_summed_vectors(corpus, limits, unit):
     *_, leaf = way(codes, document)
     products = scale * np.asarray(params[1].vector) @ wanted[leaf]
     np.testing.assert_allclose(found[:, document], products, rtol=2e-4)
-  vectors = shared_rows.document_vectors(
-    params[0], trie, options['slots'], jnp.asarray(codes)[None], unit=unit
+  vectors = jax.jit(functools.partial(shared_rows.document_vectors, unit=unit))(
+    params[0], trie, options['slots'], codes[None]
   )
   for document in range(COUNT):
     *_, leaf = way(codes, document)
@@ -143,9 +141,8 @@ def test_scores_are_products_with_the_summed_vectors(corpus, limits, unit):
 
 
 @pytest.mark.parametrize('scoring', ['log_softmax', 'absolute'])
-@pytest.mark.parametrize('limits', [(1, 0), (1, 4)])
-def test_a_search_finds_what_scoring_all_finds(corpus, limits, scoring):
-  params, trie, options = made(corpus, limits, num_layers=1)
+def test_a_search_finds_what_scoring_all_finds(corpus, scoring):
+  params, trie, options = made(corpus, (1, 4), num_layers=1)
   cache = id_decoder.initial_cache(options['config'], BATCH, WIDTH)
   step = functools.partial(id_decoder.apply, **options)
   codes = jnp.asarray(corpus[0])
@@ -182,12 +179,9 @@ def test_a_search_finds_what_scoring_all_finds(corpus, limits, scoring):
 def test_level_likelihood_is_a_softmax_over_a_level(corpus, num_layers):
   codes, limits = corpus[0], (1, 4)
   params, trie, options = made(corpus, limits, num_layers=num_layers)
-  found = id_decoder.level_log_likelihood(
-    params,
-    trie,
-    jnp.broadcast_to(jnp.asarray(codes), (BATCH, *codes.shape)),
-    **options,
-  )
+  found = jax.jit(
+    functools.partial(id_decoder.level_log_likelihood, **options)
+  )(params, trie, jnp.broadcast_to(codes, (BATCH, *codes.shape)))
   wanted = expected(corpus, limits, unit=True)
   cache = id_decoder.initial_cache(options['config'], BATCH, WIDTH)
   cache = beam.reorder(cache, jnp.zeros((BATCH, COUNT), jnp.int32))
