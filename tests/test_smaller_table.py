@@ -40,6 +40,7 @@ def found(system, text):
   return best[0].document.text
 
 
+@pytest.mark.long
 def test_documents_are_added_deleted_saved_and_loaded(system, tmp_path):
   decoder = system.params['id_decoder']
   slots = system.index.slots
@@ -91,16 +92,23 @@ def index(config, small_tokens):
   return corpora.with_slots(config, indexes.from_codes(small_tokens, codes))
 
 
+@pytest.fixture(scope='module')
+def initial(config, index):
+  """Makes the state before the first step."""
+  init = functools.partial(steps.init_state, config, config.stages[0][1])
+  run = jax.jit(init)
+  return lambda: run(index, vocab=jnp.zeros(50))
+
+
 def test_a_mesh_that_divides_the_table_trains_the_same(
-  config, index, small_batch
+  config, index, initial, small_batch
 ):
   [(_, stage)] = config.stages
   batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), small_batch)
-  init = functools.partial(steps.init_state, config, stage)
   run = functools.partial(steps.train_step, config=config, stage=stage)
   results = []
   for mesh in ('', 'fsdp=4,data=2'):
-    state = jax.jit(init)(index, vocab=jnp.zeros(50))
+    state = initial()
     step = parallel.compile_step(run, mesh=mesh) if mesh else jax.jit(run)
     before = jax.device_get(state.params['id_decoder'])
     for _ in range(2):  # the first has the rate 0
@@ -118,11 +126,8 @@ def test_a_mesh_that_divides_the_table_trains_the_same(
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_another_run_gives_its_table_and_codebook(config, index):
-  state = steps.init_state(
-    config, config.stages[0][1], index, vocab=jnp.zeros(50)
-  )
-  params = jax.tree.map(lambda x: x + 0.25, state.params)
+def test_another_run_gives_its_table_and_codebook(config, index, initial):
+  params = initial().params
   bare = dataclasses.replace(index, slots=None)  # as it is read from a file
   source = starts.Source(config=config, params=params, index=bare, quantiser={})
   weights = starts.with_components(

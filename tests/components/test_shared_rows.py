@@ -12,7 +12,13 @@ from rag_jax.ops import beam, node_slots
 from rag_jax.ops import trie as tries
 
 COUNT, WIDTH, BATCH = 40, 8, 3
-LIMITS = [(2, 0, True), (0, 3, False), (1, 4, True)]
+LIMITS = [
+  (1, 4, True),
+  *(
+    pytest.param(*own, marks=pytest.mark.long)
+    for own in ((2, 0, True), (0, 3, False))
+  ),
+]
 
 
 @pytest.fixture(scope='module')
@@ -140,7 +146,10 @@ def test_scores_are_products_with_the_summed_vectors(
     np.testing.assert_allclose(vectors[0, document], wanted[leaf], atol=1e-5)
 
 
-@pytest.mark.parametrize('scoring', ['log_softmax', 'absolute'])
+@pytest.mark.parametrize(
+  'scoring',
+  ['absolute', pytest.param('log_softmax', marks=pytest.mark.long)],
+)
 def test_a_search_finds_what_scoring_all_finds(corpus, scoring):
   params, trie, options = made(corpus, (1, 4), num_layers=1)
   cache = id_decoder.initial_cache(options['config'], BATCH, WIDTH)
@@ -175,7 +184,9 @@ def test_a_search_finds_what_scoring_all_finds(corpus, scoring):
     np.testing.assert_allclose(jnp.exp(scores).sum(1), 1, rtol=1e-4)
 
 
-@pytest.mark.parametrize('num_layers', [0, 1])
+@pytest.mark.parametrize(
+  'num_layers', [0, pytest.param(1, marks=pytest.mark.long)]
+)
 def test_level_likelihood_is_a_softmax_over_a_level(corpus, num_layers):
   codes, limits = corpus[0], (1, 4)
   params, trie, options = made(corpus, limits, num_layers=num_layers)
