@@ -13,7 +13,7 @@ from rag_jax.ops import node_slots
 
 COUNT, WIDTH = 60, 6
 CONFIG = docids.DocidConfig(
-  scheme='residual_kmeans', codebook_size=4, num_levels=3
+  scheme='residual_kmeans', codebook_size=8, num_levels=3
 )
 
 
