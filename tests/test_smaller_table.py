@@ -100,6 +100,7 @@ def initial(config, index):
   return lambda: run(index, vocab=jnp.zeros(50))
 
 
+@pytest.mark.long
 def test_a_mesh_that_divides_the_table_trains_the_same(
   config, index, initial, small_batch
 ):
@@ -128,6 +129,7 @@ def test_a_mesh_that_divides_the_table_trains_the_same(
 
 def test_another_run_gives_its_table_and_codebook(config, index, initial):
   params = initial().params
+  assert index.table_rows == len(params['id_decoder']['table'])
   bare = dataclasses.replace(index, slots=None)  # as it is read from a file
   source = starts.Source(config=config, params=params, index=bare, quantiser={})
   weights = starts.with_components(
