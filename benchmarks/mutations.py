@@ -496,18 +496,18 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'rag_jax/system.py',
-    'live, change = live_indexes.delete(live, deleted)',
-    '_, change = live_indexes.delete(live, deleted)',
+    'left, change = live_indexes.delete(live, deleted)',
+    'left, change = live, live_indexes.delete(live, deleted)[1]',
     SYSTEM,
   ),
   Mutation(
-    'rag_jax/changes.py',
-    "table = node_table.update(decoder['table'], change, vectors)",
+    'rag_jax/table_changes.py',
+    "table = node_table.update(decoder['table'], change, vectors, unit=unit)",
     "table = decoder['table']",
     SYSTEM,
   ),
   Mutation(
-    'rag_jax/changes.py',
+    'rag_jax/table_changes.py',
     "table = growth.move(decoder['table'], before, after)",
     "table = growth.move(0 * decoder['table'], before, after)",
     SYSTEM,

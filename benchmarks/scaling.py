@@ -2,7 +2,7 @@
 
   python benchmarks/scaling.py [--config=quickstart] [--steps=20] [--rows=0,3]
     [--accumulate=4] [--uneven] [--batch=8] [--stage=joint] [--sgd=0.1]
-    [--set=data.path=PATH] [--repeat=3]
+    [--set=data.path=PATH] [--random_bert] [--repeat=3]
 
 Each row is a run from the same initial state: devices, processes and mesh. The
 devices are parts of one CPU, so the time shows the overhead of a divided
@@ -16,8 +16,10 @@ runs, which take turns; then the lowest and highest median of a run follow.
 `loss` and `parameters` are the largest differences from the first row, over the
 losses of all steps and over all final parameters; `above` is how many of a
 million parameters differ by more than 1e-5. `moved` is how far the parameters
-have moved at most. --uneven takes the labels from three quarters of the
-questions, by row, and masks one question, so that devices and parts have
+have moved at most. `rms` is the largest root mean square gradient (of Adam's
+second moment, on one device) of the parameters that differ by more than 1e-5,
+`all` that of all parameters. --uneven takes the labels from three quarters of
+the questions, by row, and masks one question, so that devices and parts have
 different numbers of them.
 
 Adam divides a gradient by its own size. So where the gradient of a parameter is
@@ -25,6 +27,9 @@ no larger than its rounding, as that of a word that hardly matters, the sign of
 the rounding moves it by the learning rate. With --sgd=RATE, gradients are
 clipped as before, multiplied by RATE and subtracted: what differs then is
 rounding that no division enlarges.
+
+--random_bert takes the embedded facts, and a small BERT of random weights as
+encoder and reader of an experiment with published ones (`random_bert.py`).
 """
 
 import argparse
@@ -171,9 +176,11 @@ def measure(args: argparse.Namespace) -> None:
     seconds.append(time.perf_counter() - began)
     records.append(keeper.averages([sums])['loss'])
   params = named(placement.stored(state.params, nodes))
+  squares = second_moments(placement.stored(state, nodes), params)
   found = collectives(text_of(step, state, batch, index, args))
   if distributed.is_first():
     np.savez(args.out.with_suffix('.npz'), **params)
+    np.savez(args.out.with_name('squares.npz'), **squares)
     kinds = {kind: total(found, kind) for kind in KINDS}
     report = {
       'losses': records,
@@ -189,6 +196,17 @@ def measure(args: argparse.Namespace) -> None:
   distributed.wait('end')
 
 
+def second_moments(state, params) -> dict:
+  """Adam's mean squared gradients of the parameters, by their names."""
+  leaves = named(state.optimizer)
+  return {
+    name: leaf
+    for name in params
+    for key, leaf in leaves.items()
+    if key.endswith(f'/nu/{name}')
+  }
+
+
 def text_of(step, state, batch, index, args) -> str:
   """The compiled program as text; '' with pmap, whose wrapper hides it."""
   if args.mode == 'pmap':
@@ -199,6 +217,7 @@ def text_of(step, state, batch, index, args) -> str:
 def prepare(args: argparse.Namespace):
   """The compiled step, its first state, batches and index, and their nodes."""
   import optax
+  import random_bert
 
   from rag_jax import config as configs
   from rag_jax import (
@@ -220,6 +239,9 @@ def prepare(args: argparse.Namespace):
   values.train.accumulate = args.accumulate
   for text in args.set:
     values = sweep.changed(values, dict([text.split('=', 1)]))
+  if args.random_bert:
+    with distributed.first_then_others('bert'):
+      random_bert.use(values, args.workdir.with_name('bert'))
   for name in values.stages:
     own = args.batch or values.stages[name].batch_size
     values.stages[name].batch_size = own * args.accumulate
@@ -252,7 +274,7 @@ def prepare(args: argparse.Namespace):
       where=batch.where.at[3].set(False),
     )
 
-  return step, state, batch_of, index, prepared.index.trie.num_nodes
+  return step, state, batch_of, index, prepared.index.table_rows
 
 
 def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
@@ -272,8 +294,9 @@ def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
   ]
   command += [f'--stage={args.stage}', f'--batch={args.batch}']
   command += [f'--sgd={args.sgd}', *(f'--set={text}' for text in args.set)]
-  if args.uneven:
-    command.append('--uneven')
+  for name in ('uneven', 'random_bert'):
+    if getattr(args, name):
+      command.append(f'--{name}')
   children = [
     subprocess.Popen([*command, f'--process={i}'], stdout=subprocess.DEVNULL)
     for i in range(processes)
@@ -281,8 +304,11 @@ def run(row, args: argparse.Namespace, folder: pathlib.Path) -> dict:
   if any([child.wait() for child in children]):
     sys.exit(f'row {row} failed')
   found = json.loads(out.read_text())
-  with np.load(out.with_suffix('.npz')) as stored:
-    return found | {'params': dict(stored)}
+  with (
+    np.load(out.with_suffix('.npz')) as params,
+    np.load(out.with_name('squares.npz')) as squares,
+  ):
+    return found | {'params': dict(params), 'squares': dict(squares)}
 
 
 def show(row, runs: list[dict], first: dict) -> str:
@@ -297,6 +323,7 @@ def show(row, runs: list[dict], first: dict) -> str:
   worst = max(most, key=lambda name: most[name])
   above = sum(int((x > 1e-5).sum()) for x in apart.values())
   above *= 1e6 / sum(x.size for x in apart.values())
+  small, large = gradients(apart, first['squares'])
   name = ' '.join(filter(None, (row[2], row[3])))
   medians = [1e3 * statistics.median(own['seconds']) for own in runs]
   both = [1e3 * x for own in runs for x in own['seconds']]
@@ -305,8 +332,18 @@ def show(row, runs: list[dict], first: dict) -> str:
     f'{row[0]:7} {row[1]:9} {name:17} {statistics.median(both):7.0f} {span}'
     f'{found["bytes"]:12,} {found["bytes"] / found["gradients"]:6.2f} '
     f'{max(abs(a - b) for a, b in losses):8.1e} {most[worst]:8.1e} '
-    f'{above:6.0f} {found["moved"]:7.1e} {worst}'
+    f'{above:6.0f} {found["moved"]:7.1e} {small:7.1e} {large:7.1e} {worst}'
   )
+
+
+def gradients(apart: dict, squares: dict) -> tuple[float, float]:
+  """Largest root mean square gradient of what differs, and of all."""
+  different = [
+    float(own[apart[name] > 1e-5].max(initial=0))
+    for name, own in squares.items()
+  ]
+  every = [float(own.max(initial=0)) for own in squares.values()]
+  return max(different, default=0) ** 0.5, max(every, default=0) ** 0.5
 
 
 def main() -> None:
@@ -315,6 +352,7 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=20)
   parser.add_argument('--accumulate', type=int, default=1)
   parser.add_argument('--uneven', action='store_true')
+  parser.add_argument('--random_bert', action='store_true')
   parser.add_argument('--batch', type=int, default=0)
   parser.add_argument('--stage', default='', help="'' = the first")
   parser.add_argument('--sgd', type=float, default=0.0)
@@ -335,7 +373,7 @@ def main() -> None:
   if args.rows:
     rows = [ROWS[int(number)] for number in args.rows.split(',')]
   print('devices processes mode and mesh          ms        bytes ', end='')
-  print('/ grad     loss   params  above   moved  parameter')
+  print('/ grad     loss   params  above   moved  rms       all parameter')
   with tempfile.TemporaryDirectory() as folder:
     found: dict = {row: [] for row in rows}
     for number in range(args.repeat):

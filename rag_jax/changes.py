@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from rag_jax import (
   lock,
   model,
   store,
+  table_changes,
   types,
 )
 from rag_jax.components import query_encoder
@@ -26,7 +26,6 @@ from rag_jax.data import pipeline
 from rag_jax.index import (
   docids,
   further,
-  growth,
   live_checks,
   live_store,
   node_table,
@@ -126,7 +125,7 @@ def with_capacity(
   live = live_indexes.from_index(
     before, quantiser, config.docid, capacity=capacity
   )
-  return live, _moved(config, before, live, params)
+  return table_changes.moved(config, before, live, params)
 
 
 def double_capacity(
@@ -134,7 +133,7 @@ def double_capacity(
 ) -> tuple[live_indexes.LiveIndex, model.Params]:
   """The live index with twice the capacity, and matching parameters."""
   after = live_indexes.resize(live, 2 * len(live.alive))
-  return after, _moved(config, live, after, params)
+  return table_changes.moved(config, live, after, params)
 
 
 def add(
@@ -157,10 +156,10 @@ def add(
   keys = _keys(config, tokenizer, live, params, new, own)
   titles = [document.title for document in new.documents]
   arguments = new.tokens, own, titles, keys
-  live, params, change = _add(config, live, params, *arguments)
+  before, live, params, change = _add(config, live, params, *arguments)
   if keys is not None:
     own = np.concatenate([own, keys[0][keys[1]]])
-  params = update_node_table(config, params, change, own)
+  live, params = table_changes.update(config, params, before, live, change, own)
   return live, params, change.documents[: len(new.documents)]
 
 
@@ -174,8 +173,18 @@ def _add(
   keys: tuple[np.ndarray, np.ndarray] | None,
   *,
   resizes: int = MAX_RESIZES,
-) -> tuple[live_indexes.LiveIndex, model.Params, node_table.Change]:
-  """`live.add`; doubles the capacity while a level of the trie is full."""
+) -> tuple[
+  live_indexes.LiveIndex,
+  live_indexes.LiveIndex,
+  model.Params,
+  node_table.Change,
+]:
+  """`live.add`; doubles the capacity while a level of the trie is full.
+
+  Returns:
+    The index before, which may have more capacity, and after; the parameters
+    of the former; and the change.
+  """
   try:
     after, change = live_indexes.add(
       live, tokens, vectors, titles=titles, keys=keys
@@ -186,7 +195,7 @@ def _add(
     live, params = double_capacity(config, live, params)
     arguments = (config, live, params, tokens, vectors, titles, keys)
     return _add(*arguments, resizes=resizes - 1)
-  return after, params, change
+  return live, after, params, change
 
 
 def _keys(
@@ -212,37 +221,6 @@ def _keys(
   most = len(live.further.where)
   chosen = further.choose(own, keys, owners, most=most)
   return found[np.maximum(chosen, 0)], chosen >= 0
-
-
-def _moved(
-  config: configs.Config,
-  before: live_indexes.LiveIndex | indexes.Index,
-  after: live_indexes.LiveIndex,
-  params: model.Params,
-) -> model.Params:
-  """Parameters with the rows of the decoder's table moved to a new layout."""
-  decoder = params['id_decoder']
-  table: Any
-  if config.id_decoder.output == 'node_table':
-    table = growth.move(decoder['table'], before, after)
-  else:
-    table = growth.widen(decoder['table'], after)
-  return params | {'id_decoder': decoder | {'table': table}}
-
-
-def update_node_table(
-  config: configs.Config,
-  params: model.Params,
-  change: node_table.Change,
-  vectors: np.ndarray | None,
-) -> model.Params:
-  """Parameters with the node table updated after a change of the documents."""
-  if config.id_decoder.output != 'node_table':
-    return params
-  decoder = params['id_decoder']
-  unit = query_encoder.is_unit(config.query_encoder)
-  table = node_table.update(decoder['table'], change, vectors, unit=unit)
-  return params | {'id_decoder': decoder | {'table': table}}
 
 
 def vectors(
@@ -297,10 +275,8 @@ def save(
     ValueError: if another process writes into the workdir, or has changed its
       documents since they were loaded here, or if the file cannot be written.
   """
-  table = params['id_decoder']['table']
-  tables = table if isinstance(table, (tuple, list)) else (table,)
   packed = np.frombuffer(store.pack_documents(documents), np.uint8)
-  extra = {f'table_{i}': np.asarray(part) for i, part in enumerate(tables)}
+  extra = table_changes.to_arrays(params)
   extra |= {'documents': packed, 'checkpoint': np.asarray(checkpoint)}
   with lock.hold(path.parent, wait=LOCK_WAIT):
     known = _known.get(path.resolve())
@@ -344,7 +320,10 @@ def documents_and_codes(
 
 
 def load(
-  path: pathlib.Path, params: model.Params, checkpoint: str = ''
+  config: configs.Config,
+  path: pathlib.Path,
+  params: model.Params,
+  checkpoint: str = '',
 ) -> tuple[live_indexes.LiveIndex, store.Documents, model.Params]:
   """Reads a file of `save`, and puts its table into the parameters.
 
@@ -367,9 +346,5 @@ def load(
       f'{checkpoint} is the newest that is whole. Copy the former back, or '
       'move this file away to go back to the documents of training.'
     )
-  tables = [jnp.asarray(extra[f'table_{i}']) for i in range(len(extra))]
-  decoder = params['id_decoder']
-  many = isinstance(decoder['table'], (tuple, list))
-  table = type(decoder['table'])(tables) if many else tables[0]
-  params = params | {'id_decoder': decoder | {'table': table}}
+  live, params = table_changes.from_arrays(config, extra, live, params)
   return live, documents, params

@@ -199,7 +199,7 @@ def paths(config: model.ModelConfig) -> Function:
       id_decoder.initial_cache(config.id_decoder, size, width),
       index.trie,
       codes,
-      step_fn=functools.partial(id_decoder.apply, config=config.id_decoder),
+      step_fn=docid_search.step_fn(config, index),
       best=ALTERNATIVES,
       lookahead=ahead,
       scoring=config.search.scoring,

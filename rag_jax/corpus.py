@@ -23,7 +23,7 @@ from rag_jax.data import (
 )
 from rag_jax.index import index as indexes
 from rag_jax.index import lexicon_file
-from rag_jax.ops import lexical, token_table
+from rag_jax.ops import lexical, node_slots, token_table
 from rag_jax.ops import trie as tries
 
 BLOCK = 4096  # documents whose words are padded to the same length
@@ -149,6 +149,7 @@ def complete(
   reader_tokenizer: hf_tokenizers.Tokenizer | None = None,
   notes: bool = False,
   workdir: pathlib.Path | None = None,
+  placed: bool = True,
 ) -> tuple[indexes.Index, words.Vocabulary | None]:
   """Rebuilds the fields of an index that are derived from its documents.
 
@@ -161,28 +162,53 @@ def complete(
     notes: whether to print how many documents were truncated for the reader.
     workdir: folder that may hold the lexicon of these documents, as `rag-jax
       corpus pack` writes it; None makes it here.
+    placed: whether tables are put on the default device; if not, they are
+      arrays of the host, for `placement.place_index`.
 
   Returns:
     The index with `lexicon` (BM25 weights), `around_query` (special tokens and
-    prompt) and `reader_tokens` (passages for the reader), each if it is needed;
-    and the vocabulary of the lexicon or None.
+    prompt), `reader_tokens` (passages for the reader) and `slots` (nodes with a
+    row), each if it is needed; and the vocabulary of the lexicon or None.
   """
   around = encoder_input.around_query(tokenizer, config.data.query_prompt)
   if any(around):
     before, after = (jnp.asarray(part, jnp.int32) for part in around)
     index = dataclasses.replace(index, around_query=(before, after))
-  passages = reader_passages(config, documents, reader_tokenizer, notes=notes)
+  passages = reader_passages(
+    config, documents, reader_tokenizer, notes=notes, placed=placed
+  )
   index = dataclasses.replace(index, reader_tokens=passages)
+  index = with_slots(config, index)
   if not config.data.lexicon:
     return index, None
   if workdir is not None and (workdir / lexicon_file.FOLDER).is_dir():
     about = about_lexicon(config, _checksum(documents))
     folder = workdir / lexicon_file.FOLDER
-    made = lexicon_file.load(folder, about, language=config.data.language)
+    made = lexicon_file.load(
+      folder, about, language=config.data.language, placed=placed
+    )
     if made is not None:
       return dataclasses.replace(index, lexicon=made[0]), made[1]
-  lexicon, vocabulary = _lexicon(config, _present(documents))
+  lexicon, vocabulary = _lexicon(config, _present(documents), placed)
   return dataclasses.replace(index, lexicon=lexicon), vocabulary
+
+
+def with_slots(
+  config: configs.Config, index: indexes.Index, *, count: int = 0
+) -> indexes.Index:
+  """The index with the nodes that have a row, if some have none.
+
+  Args:
+    config: the experiment.
+    index: an index of the run; slots that it has stay.
+    count: rows of the table, if it has more than the nodes need.
+  """
+  decoder = config.id_decoder
+  if not decoder.shares_rows or index.slots is not None:
+    return index
+  least = decoder.table_levels, decoder.table_documents
+  slots = node_slots.of_trie(index.trie, *least, count=count)
+  return dataclasses.replace(index, slots=slots)
 
 
 def about_lexicon(config: configs.Config, checksum: int) -> dict[str, Any]:
@@ -215,7 +241,7 @@ def add_to_checksum(checksum: int, name: str, title: str, text: str) -> int:
 
 
 def _lexicon(
-  config: configs.Config, documents: Sequence[types.Document]
+  config: configs.Config, documents: Sequence[types.Document], placed: bool
 ) -> tuple[lexical.Lexicon, words.Vocabulary]:
   """The lexicon of documents, and its vocabulary."""
   texts = words.document_texts(documents, title_weight=config.data.title_weight)
@@ -229,6 +255,7 @@ def _lexicon(
     k1=config.data.bm25_k1,
     b=config.data.bm25_b,
     pair_weight=config.data.pair_weight,
+    placed=placed,
   )
   counts = np.diff(np.asarray(lexicon.first))[: vocabulary.size]
   return lexicon, dataclasses.replace(vocabulary, counts=counts)
@@ -261,6 +288,7 @@ def reader_passages(
   reader_tokenizer: hf_tokenizers.Tokenizer | None,
   *,
   notes: bool = False,
+  placed: bool = True,
 ) -> token_table.Table | None:
   """Passages in the reader's own tokens, int32[N, P'].
 
@@ -280,7 +308,8 @@ def reader_passages(
       "tokens of the reader's own tokenizer "
       '(--config.data.max_document_tokens).'
     )
-  return token_table.make(passages, on_host=config.data.host_tokens)
+  on_host = config.data.host_tokens
+  return token_table.make(passages, on_host=on_host, placed=placed)
 
 
 def _present(

@@ -30,7 +30,7 @@ from rag_jax import stage as stages
 from rag_jax import workdir as workdirs
 from rag_jax.data import batches, formats, numbers, pipeline
 from rag_jax.index import index as indexes
-from rag_jax.ops import renaming
+from rag_jax.ops import renaming, token_table
 from rag_jax.readers import spans
 
 Material = tuple[batches.Questions, indexes.Index]  # to train a stage on
@@ -140,15 +140,18 @@ def answered(
   points = readers.make(config.reader).points
 
   @jax.jit
-  def holds(tokens, batch):
+  def holds(golds, batch):
     found = (batch.read_answers != types.PAD).any((1, 2))[:, None]
     if points:
       answers = batch.read_answers
-      found = spans.find_answers(tokens[batch.gold], answers).any((2, 3))
+      found = spans.find_answers(golds, answers).any((2, 3))
     return (found & (batch.gold >= 0)).any(1) & batch.where
 
   parts_of = batches.eval_batches(questions, batch_size=256)
-  parts = [np.asarray(holds(index.passages, batch)) for batch in parts_of]
+  parts = [
+    np.asarray(holds(index.passages[np.asarray(batch.gold)], batch))
+    for batch in parts_of
+  ]
   rows = np.flatnonzero(np.concatenate(parts))
   if not rows.size:
     raise ValueError(
@@ -269,17 +272,23 @@ def stage_questions(
   chosen = pipeline.spread(_readable(stage_data, data.train_split), enough)
   names = {name for question in chosen for name in question.document_ids}
   documents = [d for d in stage_data.documents if d.id in names]
-  corpus_tokens = jnp.asarray(np.asarray(prepared.index.tokens))
+  corpus_tokens = np.asarray(prepared.index.tokens)
   encoded = pipeline.encode_documents(system.tokenizer, documents, data)
-  tokens = jnp.concatenate(
-    [corpus_tokens, jnp.asarray(encoded.tokens, corpus_tokens.dtype)]
+  tokens = np.concatenate(
+    [corpus_tokens, encoded.tokens.astype(corpus_tokens.dtype)]
   )
-  index = dataclasses.replace(prepared.index, tokens=tokens)
+  placed = not isinstance(prepared.index.codes, np.ndarray)
+  table = token_table.make(tokens, placed=placed)
+  index = dataclasses.replace(prepared.index, tokens=table)
   everything = [*system.documents, *documents]
   with_documents = dataclasses.replace(
     index,
     reader_tokens=corpus.reader_passages(
-      system.config, everything, system.reader_tokenizer, notes=True
+      system.config,
+      everything,
+      system.reader_tokenizer,
+      notes=True,
+      placed=placed,
     ),
   )
   holder = dataclasses.replace(

@@ -9,6 +9,7 @@ several with `docid.further`.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,7 +52,7 @@ def retrieve(
   found = beam.search(
     *_decoder(params, config, encoding),
     index.trie,
-    **_decoding(config),
+    **_decoding(config, index),
     batch_size=len(encoding.vector),
     beam_size=size * index.docids_each,
     allowed=allowed,
@@ -118,7 +119,7 @@ def score_all(
     *_decoder(params, config, encoding),
     index.trie,
     further.leaf_codes(split_rows.every_row(index.codes), index.further),
-    **_decoding(config),
+    **_decoding(config, index),
     batch_size=batch_size,
     lookahead=matching.lookahead(params, config, index, words),
     allowed=allowed,
@@ -164,7 +165,7 @@ def _score_codes(
     *_decoder(params, config, encoding),
     index.trie,
     codes,
-    **_decoding(config),
+    **_decoding(config, index),
   )
 
 
@@ -177,10 +178,20 @@ def _decoder(
   return (params['id_decoder'], encoding), cache
 
 
-def _decoding(config: model.ModelConfig) -> dict[str, Any]:
+def _decoding(
+  config: model.ModelConfig, index: indexes.Index
+) -> dict[str, Any]:
   """The step of the ID decoder and its scoring, for functions of `beam`."""
-  step = functools.partial(id_decoder.apply, config=config.id_decoder)
-  return {'step_fn': step, 'scoring': config.search.scoring}
+  return {'step_fn': step_fn(config, index), 'scoring': config.search.scoring}
+
+
+def step_fn(
+  config: model.ModelConfig, index: indexes.Index
+) -> Callable[..., Any]:
+  """The step of the ID decoder, for functions of `beam`."""
+  return functools.partial(
+    id_decoder.apply, config=config.id_decoder, slots=index.slots
+  )
 
 
 def _summed(scores: jax.Array) -> jax.Array:
@@ -211,6 +222,7 @@ def edge_scores(
       cache,
       frontier,
       config=config.id_decoder,
+      slots=index.slots,
     )
     scores.append(jnp.where(ended, 0.0, edges[..., 0]))
     ended = frontier.children[..., 0] < index.trie.num_documents
@@ -233,6 +245,7 @@ def level_log_likelihood(
     index.codes[documents],
     config=config.id_decoder,
     where=index.gold_nodes,
+    slots=index.slots,
   )
 
 

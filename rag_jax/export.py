@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import checkpoint, console, files
+from rag_jax import checkpoint, console, files, matching
 from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
@@ -86,8 +86,13 @@ def vectors(system: systems.System) -> np.ndarray:
   rows = np.flatnonzero(present)
   config, params = system.config.query_encoder, system.params
   if query_encoder.make(config).published:
-    table = np.asarray(params['id_decoder']['table'], np.float32)[rows]
-    return np.asarray(query_encoder.comparable(config, jnp.asarray(table)))
+    found = matching.document_vectors(
+      params['id_decoder'],
+      system.config.model,
+      system.index,
+      jnp.asarray(rows)[None],
+    )
+    return np.asarray(query_encoder.comparable(config, found[0]))
   tokens = jnp.asarray(np.asarray(system.index.tokens)[rows])
   found = query_encoder.embed_corpus(params['query_encoder'], tokens)
   return np.asarray(found)

@@ -72,7 +72,9 @@ def load(
   live = None
   changes.remember(path / store.LIVE)
   if (path / store.LIVE).exists():
-    live, documents, params = changes.load(path / store.LIVE, params, identity)
+    live, documents, params = changes.load(
+      config, path / store.LIVE, params, identity
+    )
     index, quantiser = live.index, live.quantiser
   else:
     documents = store.load_documents(path)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax import model, types
-from rag_jax.components import query_encoder, ranker
+from rag_jax.components import query_encoder, ranker, shared_rows
 from rag_jax.index import further
 from rag_jax.index import index as indexes
 from rag_jax.ops import edge_scores, lexical, split_lexicon
@@ -63,11 +63,28 @@ def _vectors(
 ) -> jax.Array:
   """Vectors float32[B, K, D] of documents."""
   if query_encoder.make(config.query_encoder).published:
-    # Documents are rows of the node table.
-    vectors = params['id_decoder']['table'][documents].astype(jnp.float32)
+    vectors = document_vectors(params['id_decoder'], config, index, documents)
     return query_encoder.comparable(config.query_encoder, vectors)
   return query_encoder.embed_documents(
     params['query_encoder'], index.tokens[documents]
+  )
+
+
+def document_vectors(
+  decoder: Params,
+  config: model.ModelConfig,
+  index: indexes.Index,
+  documents: jax.Array,
+) -> jax.Array:
+  """Vectors float32[B, K, D] of documents as the node table has them."""
+  if index.slots is None:
+    return decoder['table'][documents].astype(jnp.float32)
+  return shared_rows.document_vectors(
+    decoder,
+    index.trie,
+    index.slots,
+    index.codes[documents],
+    unit=query_encoder.is_unit(config.query_encoder),
   )
 
 

@@ -123,8 +123,14 @@ def parameters(
   if config.search.hops == 2:
     encoder *= 2  # and the network of the second query
   rows = _nodes(config, corpus)
+  codes = _levels(config, corpus) * config.docid.num_codes
   if config.id_decoder.output == 'codebook':
-    rows = _levels(config, corpus) * config.docid.num_codes
+    rows = codes
+  elif config.id_decoder.shares_rows:
+    own = config.docid.num_codes**config.id_decoder.table_levels
+    if config.id_decoder.table_documents:
+      own += corpus.documents / config.id_decoder.table_documents * codes
+    rows = codes + min(own, rows)
   decoder = rows * width + _layers(config.id_decoder, width, attentions=2)
   own = config.reader
   reader = float(corpus.reader)

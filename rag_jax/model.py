@@ -18,7 +18,7 @@ from rag_jax.data import widths
 from rag_jax.index import further, pseudo_queries
 from rag_jax.index import index as indexes
 from rag_jax.nn import encoders, transformer
-from rag_jax.ops import beam
+from rag_jax.ops import beam, split_rows
 from rag_jax.readers import base
 
 Params = dict[str, Any]
@@ -255,10 +255,11 @@ def init(
     keys[1],
     config.id_decoder,
     trie=index.trie,
-    codes=further.leaf_codes(index.codes, index.further),
+    codes=further.leaf_codes(split_rows.every_row(index.codes), index.further),
     document_vectors=_leaf_vectors(encoder, index, vectors),
     memory_width=config.query_encoder.width,
     unit=unit,
+    slots=index.slots,
   )
   initial = {
     'query_encoder': encoder,

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rag_jax import distributed, per_device, placement
+from rag_jax.ops import split_rows
 
 MODES = ('jit', 'pmap')
 
@@ -65,6 +66,12 @@ def run_mesh(mode: str, mesh: str = '') -> jax.sharding.Mesh | None:
   if counts and math.prod(counts.values()) != jax.device_count():
     return None
   return None if mode == 'pmap' else placement.mesh(mesh)
+
+
+def divides_tables(mode: str, mesh: str) -> bool:
+  """Whether the devices of a run divide the tables of documents."""
+  devices = run_mesh(mode, mesh)
+  return devices is not None and devices.shape[split_rows.SPLIT] > 1
 
 
 def check_batch(
@@ -207,7 +214,7 @@ def call_whole(
   devices = placement.mesh_of(params)
   if devices is None or devices.size == 1:
     return jax.device_get(function(params, batch, index))
-  params = placement.stored(params, index.trie.num_nodes)
+  params = placement.stored(params, index.table_rows)
   index = placement.place_index(index, devices)
   whole = NamedSharding(devices, PartitionSpec())
   params, batch = jax.tree.map(

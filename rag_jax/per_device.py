@@ -40,7 +40,7 @@ def gradients(
   """
   counts = dict(jax.sharding.get_abstract_mesh().shape)
   split = split_rows.SPLIT
-  specs, whole = _layout(params, index.trie.num_nodes)
+  specs, whole = _layout(params, index.table_rows)
 
   def total(gradient, own):  # of what is split, all_gather has summed a part
     axes = (placement.AXIS,) if split in own else split_rows.BATCH
@@ -85,7 +85,7 @@ def each_question(
     index: the corpus.
     *rest: arrays that every device has.
   """
-  specs, whole = _layout(params, index.trie.num_nodes)
+  specs, whole = _layout(params, index.table_rows)
   others = (PartitionSpec(),) * len(rest)
   run = _each(
     lambda params, *arguments: function(whole(params), *arguments),

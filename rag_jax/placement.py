@@ -139,22 +139,41 @@ def spec(
 
 
 def make(
-  function: Callable[..., T], *arguments: Any, devices: jax.sharding.Mesh
+  function: Callable[..., T],
+  index: Any,
+  pretrained: Any = None,
+  *,
+  devices: jax.sharding.Mesh,
 ) -> T:
   """Computes a state where it will lie: no device holds all of it.
 
   Args:
-    function: returns a state or parameters.
-    *arguments: pytrees of arrays, the same in every process.
+    function: (index, pretrained weights) -> state or parameters.
+    index: the corpus; its lexicon and the passages of the reader are left out.
+    pretrained: `model.Pretrained`. All processes have the same of both.
     devices: from `mesh`.
   """
   if devices.size == 1:
-    return jax.jit(function)(*arguments)
-  # An array of one device or process is no argument of a function of all.
-  arguments = jax.tree.map(np.asarray, arguments)
+    return jax.jit(function)(index, pretrained)
+  index = place_index(
+    dataclasses.replace(index, lexicon=None, reader_tokens=None), devices
+  )
+  pretrained = jax.tree_util.tree_map_with_path(
+    lambda path, x: _place_weights(path, x, devices), pretrained
+  )
   run = functools.partial(_padded, function, devices.shape['fsdp'])
-  where = shardings(jax.eval_shape(run, *arguments), devices)
-  return jax.jit(run, out_shardings=where)(*arguments)
+  with jax.set_mesh(devices):
+    where = shardings(jax.eval_shape(run, index, pretrained), devices)
+    return jax.jit(run, out_shardings=where)(index, pretrained)
+
+
+def _place_weights(path: Any, x: Any, devices: jax.sharding.Mesh) -> jax.Array:
+  """Weights on every device; vectors of documents are divided by columns."""
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  fits = name.endswith('vectors') and x.ndim == 2
+  fits = fits and x.shape[1] % devices.shape['fsdp'] == 0
+  axes = (None, 'fsdp') if fits else ()
+  return put(x, NamedSharding(devices, PartitionSpec(*axes)))
 
 
 def place(state: T, devices: jax.sharding.Mesh) -> T:
@@ -243,11 +262,17 @@ def _split(table: Any, devices: jax.sharding.Mesh) -> Any:
   if isinstance(table, token_table.Packed):
     return dataclasses.replace(table, tokens=_split(table.tokens, devices))
   rows, parts = len(table), devices.shape['fsdp']
-  padded = np.pad(
-    np.asarray(table), ((0, -rows % parts), *((0, 0),) * (table.ndim - 1))
-  )
   where = NamedSharding(devices, PartitionSpec('fsdp'))
-  return split_rows.Rows(put(padded, where), rows)
+  host = np.asanyarray(table)  # memory-mapped, each process reads its part
+
+  def part(index):
+    own = host[index[0]]
+    size = len(range(*index[0].indices(rows + -rows % parts)))
+    return np.pad(own, ((0, size - len(own)), *((0, 0),) * (host.ndim - 1)))
+
+  shape = (rows + -rows % parts, *host.shape[1:])
+  array = jax.make_array_from_callback(shape, where, part)
+  return split_rows.Rows(array, rows)
 
 
 def place_batch(batch: T, devices: jax.sharding.Mesh) -> T:

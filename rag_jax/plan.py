@@ -13,6 +13,7 @@ import numpy as np
 from rag_jax import config as configs
 from rag_jax import memory, sizes
 from rag_jax.components import query_encoder
+from rag_jax.index import docids
 from rag_jax.ops import docid_layout, docid_order, docid_sizes, postings
 
 GIB, FLOAT = memory.GIB, memory.FLOAT
@@ -22,6 +23,8 @@ SHARE = 0.9  # of a device's memory that can be filled
 WORDS = 0.5
 HEAPS = 40
 TEXT = 5  # characters of a token
+# Schemes whose codes mean the same below every prefix: not those of a tree.
+SHARED_CODES = docids.QUANTISED[1:]
 OBJECT = 400  # bytes of a document in Python, beside its text
 
 
@@ -159,7 +162,7 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     more = config.docid.further * (codes + count)
     found.append(Part('further docids', 'on every device', more, 0, False))
   if config.id_decoder.output == 'node_table':
-    rows = FLOAT * room.num_nodes * width
+    rows = FLOAT * table_rows(config, room) * width
     state = memory.STATE if _trains(config) else 1
     found.append(Part('node table', 'float32', rows))
     half = '--config.search.vector_type=bfloat16, to answer'
@@ -167,10 +170,15 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     if state > 1:
       more = (state - 1) * rows
       found.append(Part('its training', 'gradient and Adam', more))
-  rows = FLOAT * (len(room.num_values) * config.docid.num_codes) * width
+  codes = len(room.num_values) * config.docid.num_codes
+  rows = FLOAT * codes * width
   found.append(
     Part('codebook', '--config.id_decoder.output=codebook', rows, 0, False)
   )
+  if config.id_decoder.shares_rows:
+    shared = rows * state + 4 * room.num_nodes
+    about = 'codebook of nodes without a row, and which these are'
+    found.append(Part('shared rows', about, shared, 0, False))
   if config.data.lexicon:
     number, vocabulary = lexicon(config, size)
     words = 4 * (vocabulary + 1)
@@ -183,6 +191,34 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
   texts = count * (TEXT * size.tokens + OBJECT)
   found.append(Part('texts', 'to train and to answer', 0, texts))
   return found
+
+
+def table_rows(config: configs.Config, room: docid_layout.Capacity) -> int:
+  """Expected rows of the node table.
+
+  Args:
+    config: the experiment.
+    room: from `trie`.
+
+  Example:
+    >>> config = configs.build({
+    ...   'docid': {'scheme': 'random', 'codebook_size': 256, 'num_levels': 4},
+    ...   'id_decoder': {'table_levels': 2}})
+    >>> room = trie(config, 1_000_000)
+    >>> room.num_nodes, table_rows(config, room)
+    (1094552, 65792)
+  """
+  decoder = config.id_decoder
+  if not decoder.shares_rows:
+    return room.num_nodes
+  levels = decoder.table_levels
+  rows = sum(room.nodes[:levels])
+  if least := decoder.table_documents:
+    for depth in range(levels + 1, len(room.nodes) + 1):
+      rows += docid_sizes.large(
+        room.documents, config.docid.num_codes, depth, least
+      )
+  return min(rows, room.num_nodes)
 
 
 def _trains(config: configs.Config) -> bool:
@@ -234,7 +270,27 @@ def make(config: configs.Config, size: Size) -> Plan:
   In this order: tokens as `rag-jax corpus` packs them; tokens on the host;
   all tables divided over the devices; without training, the node table in
   bfloat16; codes scored by a codebook, without a vector a node; no lexicon.
+  Instead of the last two, where docids have codebooks that all nodes of a level
+  share: rows of the node table for as many upper levels as fit.
   """
+  found = _choose(config, size)
+  decoder = config.id_decoder
+  changes = any('output=' in x or 'lexicon=' in x for x in found.flags)
+  if found.fits and not changes or decoder.shares_rows:
+    return found
+  if decoder.output != 'node_table' or config.docid.scheme not in SHARED_CODES:
+    return found
+  for levels in range(config.docid.num_levels, 0, -1):
+    smaller = dataclasses.replace(decoder, table_levels=levels)
+    own = _choose(dataclasses.replace(config, id_decoder=smaller), size)
+    if own.fits and not any('lexicon=' in flag for flag in own.flags):
+      flag = f'--config.id_decoder.table_levels={levels}'
+      return dataclasses.replace(own, flags=(*own.flags, flag))
+  return found
+
+
+def _choose(config: configs.Config, size: Size) -> Plan:
+  """The first choice that fits, or the smallest."""
   every = parts(config, size)
   limit = SHARE * (size.device_memory * GIB or memory.available())
   few = min(size.documents, 1000)
@@ -264,7 +320,8 @@ def make(config: configs.Config, size: Size) -> Plan:
       less: Without = ('codebook', tables[0])
       tries.append((less, own, divided, flags + small))
   codes = ('--config.id_decoder.output=codebook',)
-  if without and not config.query_encoder.weights:
+  shares = config.id_decoder.shares_rows
+  if without and not config.query_encoder.weights and not shares:
     tries.append((table, tokens[2], False, on_host + codes))
   if config.data.lexicon and not config.search.lexical_weight:
     for taken, own, divided, flags in tuple(tries):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import checkpoint, fingerprints, model, store
+from rag_jax import checkpoint, corpus, fingerprints, model, store
 from rag_jax import config as configs
 from rag_jax.components import query_encoder
 from rag_jax.data import tokenizers
@@ -169,11 +169,12 @@ def with_decoder(
   size = len(source.params['ranker']['log_token_weight'])
   wanted = _shapes(config, weights, index, size)['id_decoder']
   found = fingerprints.of_index(index)
+  of_index = ('table', 'codebook')  # made for its docids
   same_index = fingerprints.of_index(source.index) == found
   parts = {
     name: own[name]
     for name, shapes in wanted.items()
-    if _same(shapes, own[name]) and (name != 'table' or same_index)
+    if _same(shapes, own.get(name)) and (name not in of_index or same_index)
   }
   start = weights.start | {'id_decoder': parts}
   return dataclasses.replace(weights, start=start)
@@ -242,6 +243,7 @@ def _shapes(
       rng, config.model, index, vocab_size=vocab_size, pretrained=weights
     )
 
+  index = corpus.with_slots(config, index)
   return jax.eval_shape(initial, jax.random.key(0), index, weights)
 
 

@@ -33,6 +33,7 @@ from rag_jax import (
   queries,
   replies,
   store,
+  table_changes,
   types,
 )
 from rag_jax import certificate as certificates
@@ -334,8 +335,10 @@ class System:
     """
     deleted = self._rows_of(ids, what='ids')
     live, params = self._with_capacity(0)
-    live, change = live_indexes.delete(live, deleted)
-    params = changes.update_node_table(self.config, params, change, None)
+    left, change = live_indexes.delete(live, deleted)
+    live, params = table_changes.update(
+      self.config, params, live, left, change, None
+    )
     return self._changed(live, params, dict.fromkeys(deleted))
 
   def _with_capacity(

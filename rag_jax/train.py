@@ -138,7 +138,7 @@ def fit(
   state, notes = states.restore(config, prepared, workdir / store.CHECKPOINTS)
   start = int(state.step)
   _check_unchanged(config, workdir, start)
-  nodes = prepared.index.trie.num_nodes
+  nodes = prepared.index.table_rows
   files = keeper.Keeper(
     config, workdir, start, notes, prepared.fingerprints, nodes
   )

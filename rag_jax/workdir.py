@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import flax.struct
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from rag_jax import (
   lock,
   memory,
   model,
+  parallel,
   pretrained,
   queries,
   readers,
@@ -138,11 +139,12 @@ def read(path: pathlib.Path, load: Callable[[pathlib.Path], T]) -> T:
 
 
 def load_index(
-  config: configs.Config, path: pathlib.Path
+  config: configs.Config, path: pathlib.Path, *, placed: bool = True
 ) -> tuple[indexes.Index, docids.Quantiser]:
   """Reads the index of a workdir; see `read`."""
   on_host = config.data.host_tokens
-  return read(path, functools.partial(indexes.load, on_host=on_host))
+  load = functools.partial(indexes.load, on_host=on_host, placed=placed)
+  return read(path, load)
 
 
 def _check_present(*paths: pathlib.Path) -> None:
@@ -190,6 +192,7 @@ def prepare(
   determined = readers.make(config.reader).from_tokenizer
   if determined is not None:
     weights = dataclasses.replace(weights, reader=determined(tokenizer))
+  placed = not parallel.divides_tables(config.train.parallel, config.train.mesh)
   source = None
   trained = checkpoint.steps(workdir / store.CHECKPOINTS)
   if config.init_from and writes and not trained:
@@ -215,7 +218,7 @@ def prepare(
         parts = index, quantiser, tokenizer
         index = further_keys.make(config, dataset, *parts, workdir)
         indexes.save(index, quantiser, paths[1])
-        index, quantiser = load_index(config, paths[1])
+        index, quantiser = load_index(config, paths[1], placed=placed)
       _save(config, dataset, workdir, tokenizer, reader_tokenizer)
     except OSError as error:
       raise lock.unwritable(workdir, error) from error
@@ -229,6 +232,7 @@ def prepare(
     reader_tokenizer=reader_tokenizer,
     notes=True,
     workdir=workdir,
+    placed=placed,
   )
   index = generated.with_pseudo_queries(config, index, tokenizer, found)
   system = systems.System(
@@ -272,6 +276,8 @@ def _index(
 ) -> tuple[model.Pretrained, indexes.Index, docids.Quantiser]:
   """Weights with document vectors, the index and its quantiser."""
   path = workdir / store.INDEX
+  placed = not parallel.divides_tables(config.train.parallel, config.train.mesh)
+  place: Any = jnp.asarray if placed else np.asarray
   is_published = weights.query_encoder is not None
   arguments = config, dataset.documents, tokenizer, tokens
   same = source and starts.has_docids(source, config, weights, tokens)
@@ -280,20 +286,21 @@ def _index(
     first = published if is_published else weights
     vectors = document_vectors(*arguments, first, workdir.parent)
   if is_published:
-    weights = dataclasses.replace(weights, vectors=jnp.asarray(vectors))
+    weights = dataclasses.replace(weights, vectors=place(vectors))
   if source and same:
     return weights, source.index, source.quantiser
   if is_published and 'query_encoder' in weights.start:
     vectors = document_vectors(*arguments, weights, workdir.parent)
-    weights = dataclasses.replace(weights, start_vectors=jnp.asarray(vectors))
+    weights = dataclasses.replace(weights, start_vectors=place(vectors))
   if path.exists():
-    return weights, *load_index(config, path)
+    return weights, *load_index(config, path, placed=placed)
   index, quantiser = indexes.build(
     tokens,
     vectors,
     config.docid,
     seed=config.seed,
     titles=[document.title for document in dataset.documents],
+    placed=placed,
   )
   return weights, index, quantiser
 

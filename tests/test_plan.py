@@ -10,7 +10,7 @@ from rag_jax import config as configs
 from rag_jax import placement, plan
 from rag_jax.index import index as indexes
 from rag_jax.index import uniqueness
-from rag_jax.ops import docid_layout, docid_sizes, lexical
+from rag_jax.ops import docid_layout, docid_sizes, lexical, node_slots
 
 GIB = 2**30
 
@@ -106,6 +106,42 @@ def test_what_fits_is_chosen_with_the_fewest_changes():
   text = plan.show(own, dataclasses.replace(size, device_memory=0.1))
   assert 'It does not fit' in text
   assert 'It fits' in plan.show(own, size)
+
+
+@pytest.mark.parametrize('limits', [(2, 0), (1, 8)])
+def test_rows_of_a_smaller_node_table_within_a_tenth(limits):
+  own = config(codes=64, levels=3)
+  levels, documents = limits
+  decoder = dataclasses.replace(
+    own.id_decoder, table_levels=levels, table_documents=documents
+  )
+  own = dataclasses.replace(own, id_decoder=decoder, stages=())
+  count, width = 20_000, own.query_encoder.width
+  found = plan.parts(own, plan.size_of(own, count))
+  trie = indexes.from_codes(
+    np.ones((count, 1), np.int32), random_codes(count, 64, 3)
+  ).trie
+  slots = node_slots.of_trie(trie, *limits)
+  assert part(found, 'node table').device == pytest.approx(
+    4 * slots.count * width, rel=0.1
+  )
+  shared = slots.rows.nbytes + 4 * width * (64 * 4)
+  assert part(found, 'shared rows').device == pytest.approx(shared, rel=0.1)
+
+
+def test_rows_of_upper_levels_are_kept_if_those_fit():
+  own = config(scheme='residual_kmeans')
+  size = plan.size_of(own, 20_000_000, tokens=160, device_memory=20)
+  found = plan.make(own, size)
+  flag = '--config.id_decoder.table_levels='
+  assert found.fits and found.flags == (flag + '2',)
+  decoder = dataclasses.replace(own.id_decoder, table_levels=2)
+  smaller = dataclasses.replace(own, id_decoder=decoder)
+  again = plan.make(smaller, size)
+  assert again.device == found.device and not again.flags
+  # All nodes of three levels do not fit: most documents end there.
+  decoder = dataclasses.replace(decoder, table_levels=3)
+  assert not plan.make(dataclasses.replace(own, id_decoder=decoder), size).fits
 
 
 def test_what_the_devices_divide_is_what_a_mesh_divides(small_index):

@@ -11,7 +11,7 @@ import pytest
 
 from rag_jax import changes, compiled, model, parallel, placement
 from rag_jax import step as steps
-from rag_jax.components import id_decoder
+from rag_jax.components import table_products
 
 
 @pytest.fixture(scope='module')
@@ -49,12 +49,12 @@ def test_the_table_alone_is_rounded_to_half_of_its_size(
 
 @pytest.mark.parametrize('ratio', [0, 32], ids=['gathered', 'all'])
 def test_products_are_those_of_rounded_vectors(ratio, monkeypatch, rounded):
-  monkeypatch.setattr(id_decoder, 'MAX_PRODUCT_RATIO', ratio)
+  monkeypatch.setattr(table_products, 'MAX_PRODUCT_RATIO', ratio)
   table = rounded['id_decoder']['table']
   rng = np.random.default_rng(0)
   states = rng.normal(size=(2, 3, table.shape[1])).astype(np.float32)
   rows = rng.integers(0, len(table), (2, 3, 5))
-  found = id_decoder._products(jnp.asarray(states), table, rows, unit=True)
+  found = table_products.of_rows(jnp.asarray(states), table, rows, unit=True)
   vectors = np.asarray(table, np.float64)[rows]
   if ratio:
     states = states.astype(ml_dtypes.bfloat16)

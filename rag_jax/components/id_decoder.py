@@ -7,6 +7,7 @@ exp(log_scale[level]) * cos(h, U[c]), where U has one row per node
 (`node_table`, initialised to the mean of the document vectors below the node)
 or one row per level and code (`codebook`, whose memory does not grow with the
 corpus). An untrained node table is a zero-shot hierarchical dense search.
+`shared_rows` explains a node table with rows for some nodes only.
 
 With vectors of any length (`query_encoder.similarity` 'dot'), nothing is
 normalised: h = query vector + residual, U[c] starts as the mean of the document
@@ -17,23 +18,19 @@ and one product per query scores all nodes.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rag_jax.components import query_encoder
+from rag_jax.components import query_encoder, shared_rows, table_products
 from rag_jax.nn import transformer
-from rag_jax.ops import beam, masking, split_rows
+from rag_jax.ops import masking, node_slots, split_rows
 from rag_jax.ops import trie as tries
 
 OUTPUTS = ('node_table', 'codebook')
-# Up to about this ratio of table rows to requested rows, a product with the
-# whole table takes less time and memory than gathering the rows, forward and
-# backward. For 32 x 10 states of width 384 on two CPU cores, product and gather
-# take 0.8 and 3.5 ms at ratio 9, and 4.4 and 3.9 ms at ratio 68.
-MAX_PRODUCT_RATIO = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +39,11 @@ class IdDecoderConfig:
 
   # 'node_table': a vector per trie node; 'codebook': one per level and code
   output: str = 'node_table'
+  # levels of the trie whose nodes have a row in the node table; the others add
+  # up rows of a shared codebook; 0 = every node has one
+  table_levels: int = 0
+  # so have nodes of lower levels with at least this many documents; 0 = none
+  table_documents: int = 0
   # transformer layers over the prefix; 0 = the output table alone
   num_layers: int = 1
   num_heads: int = 4  # attention heads
@@ -61,6 +63,25 @@ class IdDecoderConfig:
         'depend on the prefix only through the layers), got 0. Set '
         '--config.id_decoder.output=node_table.'
       )
+    for name in ('table_levels', 'table_documents'):
+      value = getattr(self, name)
+      if value < 0:
+        raise ValueError(
+          f'id_decoder.{name} must be at least 0, got {value}. Set '
+          f'--config.id_decoder.{name}=0: every node has a row.'
+        )
+    if self.shares_rows and self.output == 'codebook':
+      raise ValueError(
+        'id_decoder.table_levels and table_documents are those of a node '
+        f"table, got id_decoder.output='codebook' with {self.table_levels} and "
+        f'{self.table_documents}. Set --config.id_decoder.output=node_table, '
+        'or both to 0.'
+      )
+
+  @property
+  def shares_rows(self) -> bool:
+    """Whether some nodes have no row: they share those of a codebook."""
+    return bool(self.table_levels or self.table_documents)
 
 
 class _Network(nn.Module):
@@ -96,6 +117,7 @@ def init(
   document_vectors: jax.Array,
   memory_width: int | None = None,
   unit: bool = True,
+  slots: node_slots.Slots | None = None,
 ) -> dict[str, Any]:
   """Initialises the parameters for one trie.
 
@@ -108,11 +130,13 @@ def init(
       sums, normalised, or to their means if `unit` is False.
     memory_width: W, width of the token states of a query; default D.
     unit: whether the vectors have unit length.
+    slots: the nodes that have a row, if some share rows; see `shared_rows`.
 
   Returns:
     A pytree of plain dicts; `table` is float32[num_nodes, D], or for a
     codebook one float32[V, D] per level.
   """
+  _check_slots(config, slots)
   width = document_vectors.shape[-1]
   network: dict[str, Any] = {}
   if config.num_layers:
@@ -122,7 +146,13 @@ def init(
     cache = initial_cache(config, 1, width)
     network = _Network(config).init(rng, step, cache, memory, where)['params']
   table: Any
-  if config.output == 'codebook':
+  more: dict[str, Any] = {}
+  if slots is not None:
+    levels = config.table_levels
+    table, more = shared_rows.init(
+      trie, slots, document_vectors, levels=levels, unit=unit
+    )
+  elif config.output == 'codebook':
     table = tuple(
       query_encoder.normalise(
         jax.ops.segment_sum(document_vectors, codes[:, level], size)
@@ -144,7 +174,18 @@ def init(
     'table': table,
     'log_scale': jnp.full(trie.length, scale, jnp.float32),
     'start': jnp.zeros(width),
+    **more,
   }
+
+
+def _check_slots(config: IdDecoderConfig, slots: Any) -> None:
+  """Raises a ValueError if an index has not the slots of its ID decoder."""
+  if config.shares_rows != (slots is not None):
+    raise ValueError(
+      'an index has slots if id_decoder.table_levels or table_documents is '
+      f'above 0, got {config.table_levels} and {config.table_documents}. Set '
+      '`Index.slots`, by corpus.with_slots.'
+    )
 
 
 def mean_square(vectors: jax.Array) -> jax.Array:
@@ -161,8 +202,14 @@ def mean_square(vectors: jax.Array) -> jax.Array:
 def initial_cache(
   config: IdDecoderConfig, batch_size: int, width: int
 ) -> tuple[jax.Array, ...]:
-  """The cache of the empty prefix, float32[B, 1, 0, D] per layer."""
-  return (jnp.zeros((batch_size, 1, 0, width)),) * config.num_layers
+  """The cache of the empty prefix, float32[B, 1, 0, D] per layer.
+
+  Nodes that share rows add where the prefix stands, `shared_rows.Place`.
+  """
+  layers = (jnp.zeros((batch_size, 1, 0, width)),) * config.num_layers
+  if config.shares_rows:
+    return (*layers, *shared_rows.start(batch_size, width))
+  return layers
 
 
 def apply(
@@ -171,6 +218,7 @@ def apply(
   frontier: tries.Frontier,
   *,
   config: IdDecoderConfig,
+  slots: node_slots.Slots | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Scores edges; with `config` bound, this is the `step_fn` of `ops.beam`.
 
@@ -179,6 +227,7 @@ def apply(
     cache: cache from `initial_cache` or from the previous step.
     frontier: the node of each beam and its children.
     config: sizes, as given to `init`.
+    slots: as given to `init`.
 
   Returns:
     float32[B, K, C] scores in nats, and the cache after this step.
@@ -186,69 +235,39 @@ def apply(
   decoder, encoding = params
   level = frontier.level
   scale = jnp.exp(decoder['log_scale'][level])
-  if not config.num_layers:
-    # Equal at all levels, so that XLA computes the product once.
-    products = _all_products(encoding.vector, decoder['table'], encoding.unit)
-    rows = frontier.children.reshape(len(products), -1)
-    edges = _take(products, rows, decoder['table'])
-    edges = edges.reshape(frontier.children.shape)
-    return edges * scale, cache
-  state, cache = states(params, cache, frontier, config=config)
+  state, cache = states(params, cache, frontier, config=config, slots=slots)
   if config.output == 'codebook':
-    table, rows = decoder['table'][level], frontier.tokens
-  else:
-    table, rows = decoder['table'], frontier.children
-  return _products(state, table, rows, encoding.unit) * scale, cache
+    table = decoder['table'][level]
+    edges = table_products.of_rows(state, table, frontier.tokens, encoding.unit)
+    return edges * scale, cache
+  own = functools.partial(_own_products, params, state, config)
+  if slots is None:
+    return own(frontier.children) * scale, cache
+  edges = shared_rows.edge_products(
+    state,
+    decoder,
+    slots,
+    frontier,
+    (cache[-2], cache[-1]),
+    own,
+    table_has_more=config.table_documents > 0,
+  )
+  return edges * scale, cache
 
 
-def _products(
-  states: jax.Array,
-  table: jax.Array | split_rows.Rows,
-  rows: jax.Array,
-  unit: bool,
-) -> jax.Array:
-  """Products of states with the requested rows of a table.
-
-  Args:
-    states: float32[B, K, D].
-    table: float32[n, D], rows of any length.
-    rows: int32[B, K, C], the requested rows.
-    unit: whether states have unit length; then the products are cosines.
-
-  Returns:
-    float32[B, K, C].
-  """
-  if len(table) <= MAX_PRODUCT_RATIO * rows.shape[-1]:
-    return _take(_all_products(states, table, unit), rows, table)
-  if isinstance(table, split_rows.Rows):
-    scale = query_encoder.inverse_norm if unit else None
-    return split_rows.products(table.array, states, rows, scale=scale)
-  vectors = table[rows]  # [B, K, C, D]
-  products = jnp.einsum('bkd,bkcd->bkc', states, vectors)
-  return products * query_encoder.inverse_norm(vectors) if unit else products
-
-
-def _all_products(
-  states: jax.Array, table: jax.Array | split_rows.Rows, unit: bool
-) -> jax.Array:
-  """Products of states float32[..., D] with all rows [n, D]: [..., n].
-
-  Normalising the products instead of the rows avoids a copy of the table and of
-  its gradient.
-  """
-  if isinstance(table, split_rows.Rows):
-    table = table.array
-    products = split_rows.all_products(table, states)
-  else:
-    products = split_rows.dot(states, table)
-  return products * query_encoder.inverse_norm(table) if unit else products
-
-
-def _take(products, rows, table):
-  """Reads columns of `_all_products`."""
-  if isinstance(table, split_rows.Rows):
-    return split_rows.take(products, rows)
-  return beam.take(products, rows)
+def _own_products(params, state, config, rows):
+  """Products of states float32[B, K, D] with rows of the table [B, K, C]."""
+  decoder, encoding = params
+  if config.num_layers:
+    return table_products.of_rows(state, decoder['table'], rows, encoding.unit)
+  # Equal at all levels, so that XLA computes the product once.
+  products = table_products.of_all(
+    encoding.vector, decoder['table'], encoding.unit
+  )
+  found = table_products.take(
+    products, rows.reshape(len(rows), -1), decoder['table']
+  )
+  return found.reshape(rows.shape)
 
 
 def states(
@@ -257,6 +276,7 @@ def states(
   frontier: tries.Frontier,
   *,
   config: IdDecoderConfig,
+  slots: node_slots.Slots | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """States h of the prefixes, see the module docstring.
 
@@ -265,6 +285,7 @@ def states(
     cache: cache from `initial_cache` or from the previous step.
     frontier: the node of each beam and its children.
     config: sizes, as given to `init`.
+    slots: as given to `init`.
 
   Returns:
     float32[B, K, D], of unit length if the query vectors are, and the cache
@@ -274,9 +295,22 @@ def states(
   table = decoder['table']
   level = frontier.level
   batch_size, beams = frontier.nodes.shape
+  place: tuple[jax.Array, ...] = ()
+  if slots is not None:
+    place = shared_rows.follow(
+      decoder,
+      slots,
+      (cache[-2], cache[-1]),
+      frontier.nodes,
+      frontier.codes,
+      level,
+      unit=encoding.unit,
+    )
+    cache = cache[:-2]
   if not config.num_layers:
     shape = (batch_size, beams, encoding.vector.shape[-1])
-    return jnp.broadcast_to(encoding.vector[:, None], shape), cache
+    state = jnp.broadcast_to(encoding.vector[:, None], shape)
+    return state, (*cache, *place)
   if config.output == 'codebook':
     vectors, rows = table[max(level - 1, 0)], frontier.codes
   else:
@@ -286,6 +320,8 @@ def states(
       decoder['start'] + encoding.vector[:, None],
       (batch_size, beams, encoding.vector.shape[-1]),
     )
+  elif place:
+    x = place[1][:, :, 0]
   else:
     x = vectors[rows].astype(jnp.float32)
   residual, cache = transformer.apply(
@@ -297,7 +333,8 @@ def states(
     encoding.where,
   )
   state = encoding.vector[:, None] + residual
-  return query_encoder.normalise(state) if encoding.unit else state, cache
+  state = query_encoder.normalise(state) if encoding.unit else state
+  return state, (*cache, *place)
 
 
 def level_log_likelihood(
@@ -307,6 +344,7 @@ def level_log_likelihood(
   *,
   config: IdDecoderConfig,
   where: jax.Array | None = None,
+  slots: node_slots.Slots | None = None,
 ) -> jax.Array:
   """Log-likelihood of docids by level, for search with `absolute` scoring.
 
@@ -323,6 +361,7 @@ def level_log_likelihood(
     where: bool[num_nodes], nodes that count as negatives; None = all. Exclude
       the nodes of documents that are never gold: as permanent negatives they
       would be pushed away from all queries.
+    slots: as given to `init`.
 
   Returns:
     float32[B, K], nats.
@@ -337,13 +376,16 @@ def level_log_likelihood(
   is_leaf = jnp.arange(trie.num_nodes) < trie.num_documents
   total = jnp.zeros(codes.shape[:2])
   for frontier in tries.walk(trie, codes):
-    state, cache = states(params, cache, frontier, config=config)
+    state, cache = states(params, cache, frontier, config=config, slots=slots)
     scale = jnp.exp(decoder['log_scale'][frontier.level])
     if not config.num_layers:  # one state per query, equal at all levels
       state = state[:, :1]
-    scores = scale * _all_products(state, decoder['table'], encoding.unit)
+    scores = table_products.of_all(state, decoder['table'], encoding.unit)
     if isinstance(decoder['table'], split_rows.Rows):
-      scores = split_rows.whole(scores)[..., : trie.num_nodes]
+      scores = split_rows.whole(scores)[..., : len(decoder['table'])]
+    if slots is not None:
+      scores = shared_rows.all_products(state, scores, decoder, trie, slots)
+    scores = scale * scores
     scores = jnp.broadcast_to(scores, (*codes.shape[:2], trie.num_nodes))
     level = frontier.level + 1
     negatives = (depth == level) | (is_leaf & (depth > 0) & (depth < level))

@@ -21,7 +21,7 @@ import numpy as np
 from rag_jax import files
 from rag_jax.index import docids, streamed
 from rag_jax.index import further as further_docids
-from rag_jax.ops import docid_order, lexical, token_table
+from rag_jax.ops import docid_order, lexical, node_slots, token_table
 from rag_jax.ops import trie as tries
 
 # Tokens are packed to a tenth of their size, what is made to fill a memory to
@@ -55,11 +55,18 @@ class Index:
   reader_tokens: token_table.Table | None = None
   # further docids of documents, None = each has one
   further: further_docids.Further | None = None
+  # nodes with a row in the node table; None = each has one
+  slots: node_slots.Slots | None = None
 
   @property
   def docids_each(self) -> int:
     """F + 1, docids that a document can have."""
     return 1 + (0 if self.further is None else len(self.further.where))
+
+  @property
+  def table_rows(self) -> int:
+    """Rows of the node table."""
+    return self.trie.num_nodes if self.slots is None else self.slots.count
 
   @property
   def passages(self) -> token_table.Table:
@@ -74,6 +81,7 @@ def build(
   *,
   seed: int = 0,
   titles: Sequence[str] | None = None,
+  placed: bool = True,
 ) -> tuple[Index, docids.Quantiser]:
   """Assigns docids to the documents and builds the index.
 
@@ -83,6 +91,7 @@ def build(
     config: the docid scheme.
     seed: of the docid scheme.
     titles: N titles, for the scheme 'title'.
+    placed: see `from_codes`.
 
   Returns:
     The index, and the quantiser for `docids.encode`.
@@ -99,7 +108,7 @@ def build(
     ((3, 2), (3, 3))
   """
   codes, quantiser = docids.fit(vectors, config, seed=seed, titles=titles)
-  return from_codes(tokens, codes), quantiser
+  return from_codes(tokens, codes, placed=placed), quantiser
 
 
 def from_codes(
@@ -109,6 +118,7 @@ def from_codes(
   alive: np.ndarray | None = None,
   on_host: bool = False,
   further: further_docids.Further | None = None,
+  placed: bool = True,
 ) -> Index:
   """Builds the index of documents with given docids.
 
@@ -118,6 +128,8 @@ def from_codes(
     alive: bool[N], False excludes a document from the trie; None includes all.
     on_host: whether tokens stay on the host, see `token_table.OnHost`.
     further: further docids of the documents; None = none.
+    placed: whether tokens and docids are put on the default device; if not,
+      they are arrays of the host, for `placement.place_index`.
 
   Raises:
     ValueError: if `codes` does not have one row per document.
@@ -129,12 +141,14 @@ def from_codes(
     )
   if alive is None:
     alive = np.ones(len(tokens), bool)
-  table = token_table.make(np.asanyarray(tokens), on_host=on_host)
+  tokens = np.asanyarray(tokens)
+  table = token_table.make(tokens, on_host=on_host, placed=placed)
   lengths = token_table.lengths(table)
   dtype = docid_order.code_type(int(np.max(codes)) + 1)
+  place: Any = jnp.asarray if placed else np.asarray
   return Index(
     trie=_trie(np.asarray(codes), alive, further),
-    codes=jnp.asarray(np.asarray(codes).astype(dtype)),
+    codes=place(np.asarray(codes).astype(dtype)),
     tokens=table,
     alive=jnp.asarray(alive),
     mean_length=jnp.float32(lengths[alive].mean()),
@@ -187,7 +201,7 @@ def save(
 
 
 def load(
-  path: str | os.PathLike[str], *, on_host: bool = False
+  path: str | os.PathLike[str], *, on_host: bool = False, placed: bool = True
 ) -> tuple[Index, docids.Quantiser]:
   """Reads what `save` wrote.
 
@@ -195,6 +209,7 @@ def load(
     path: the file.
     on_host: whether tokens stay on the host: in a file beside `path` that is
       memory-mapped, and written if it is not there.
+    placed: see `from_codes`.
 
   Returns:
     The index and the quantiser. The quantiser is empty for the schemes 'atomic'
@@ -213,6 +228,7 @@ def load(
     arrays['codes'],
     alive=arrays['alive'],
     on_host=on_host,
+    placed=placed,
     further=further_docids.from_arrays(group('further', arrays)),
   )
   return index, group('quantiser', arrays)

@@ -144,7 +144,11 @@ def _write_postings(
 
 
 def load(
-  folder: pathlib.Path, about: dict[str, Any], *, language: str
+  folder: pathlib.Path,
+  about: dict[str, Any],
+  *,
+  language: str,
+  placed: bool = True,
 ) -> tuple[lexical.Lexicon, words.Vocabulary] | None:
   """Reads a lexicon; None if there is none, or one of something else.
 
@@ -152,16 +156,19 @@ def load(
     folder: WORKDIR/lexicon.
     about: what was given to `write`.
     language: of the words.
+    placed: whether postings are put on the default device; if not, they stay in
+      the memory-mapped files.
   """
   try:
     found = json.loads((folder / ABOUT).read_text(encoding='utf-8'))
     if {name: found.get(name) for name in about} != about:
       return None
     first = np.load(folder / 'first.npy')
+    place: Any = jnp.asarray if placed else np.asanyarray
     lexicon = lexical.Lexicon(
-      first=jnp.asarray(first),
-      documents=jnp.asarray(np.load(folder / 'documents.npy', mmap_mode='r')),
-      impacts=jnp.asarray(np.load(folder / 'impacts.npy', mmap_mode='r')),
+      first=place(first),
+      documents=place(np.load(folder / 'documents.npy', mmap_mode='r')),
+      impacts=place(np.load(folder / 'impacts.npy', mmap_mode='r')),
       num_documents=found['num_documents'],
       longest=found['longest'],
       first_pair=found['first_pair'],

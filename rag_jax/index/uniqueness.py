@@ -24,15 +24,19 @@ def append_uniqueness(codes: np.ndarray) -> np.ndarray:
   """
   if not codes.shape[1]:  # one bucket
     return np.arange(len(codes), dtype=np.int32)[:, None]
-  order = np.lexsort(codes.T[::-1])
-  ordered = codes[order]
-  new = np.ones(len(codes), bool)
-  new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-  index = np.arange(len(codes))
-  number = index - np.maximum.accumulate(np.where(new, index, 0))
-  last = np.empty(len(codes), np.int32)
-  last[order] = number
-  return np.concatenate([codes, last[:, None]], axis=1).astype(np.int32)
+  # Few bytes a document: all of a corpus are here at once.
+  order = docid_order.sort(codes)
+  opens = order.shared()[:-1] < codes.shape[1]
+  rows = order.rows
+  del order
+  index = np.arange(len(codes), dtype=np.int32)
+  first = np.where(opens, index, 0)
+  np.maximum.accumulate(first, out=first)
+  index -= first
+  found = np.empty((len(codes), codes.shape[1] + 1), np.int32)
+  found[:, :-1] = codes
+  found[rows, -1] = index
+  return found
 
 
 def next_free(

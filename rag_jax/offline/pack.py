@@ -29,8 +29,9 @@ from rag_jax.ops import docid_order
 def pack(job: steps.Job) -> str:
   """Writes index.npz, the lexicon and the cached vectors of a workdir.
 
-  One process does it. Codes and hashes of ids are in memory, some 40 bytes a
-  document at most; tokens, vectors and postings are written block by block.
+  One process does it. Codes and hashes of ids are in memory, some 60 bytes a
+  document where the nodes of the trie are counted; tokens, vectors and postings
+  are written block by block.
 
   Returns:
     What the index holds, one fact a line.
@@ -47,6 +48,7 @@ def pack(job: steps.Job) -> str:
     folder.need(kind, range(about.blocks))
   _check_ids(job, about)
   codes = docids.append_uniqueness(_codes(job, about))
+  codes = codes.astype(docid_order.code_type(int(codes.max()) + 1))
   with steps.writing(job):
     _write_index(job, about, codes)
     lines = _facts(about, codes)
@@ -75,10 +77,11 @@ def _facts(about: blocks.About, codes: np.ndarray) -> list[str]:
 def _check_ids(job: steps.Job, about: blocks.About) -> None:
   """Raises a ValueError if two documents have the same id."""
   hashes = np.concatenate(list(job.folder.rows('ids', about)))[:, 0]
-  order = np.argsort(hashes, kind='stable')
-  same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-  for place in same:  # nearly always the same id
-    one, other = (_document(job, about, order[place + i]) for i in (0, 1))
+  ordered = np.sort(hashes)
+  same = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+  for value in same:  # nearly always the same id
+    rows = np.flatnonzero(hashes == value)[:2]
+    one, other = (_document(job, about, row) for row in rows)
     if one['id'] == other['id']:
       raise text_io.duplicate(
         'document', one['id'], f'data.path {job.config.data.path!r}'
@@ -99,7 +102,6 @@ def _write_index(
 ) -> None:
   """Writes index.npz, as `index.save` does."""
   first = job.folder.load('tokens', 0)
-  codes = codes.astype(docid_order.code_type(int(codes.max()) + 1))
   quantiser = steps.load_quantiser(job, about)
   arrays = {
     'tokens': streamed.Array(

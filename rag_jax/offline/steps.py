@@ -14,13 +14,23 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 import tqdm
 
 from rag_jax import config as configs
-from rag_jax import corpus, files, lock, model, pretrained, store, types
+from rag_jax import (
+  corpus,
+  files,
+  host_memory,
+  lock,
+  model,
+  pretrained,
+  store,
+  types,
+)
 from rag_jax.components import query_encoder
 from rag_jax.data import pipeline, stream, tokenizers, words
 from rag_jax.data.sources import array_records, base
@@ -138,6 +148,7 @@ def encode(job: Job, shard: blocks.Shard) -> str:
         is_own = number % shard.count == shard.number
         if is_own and not job.folder.has('vectors', number):
           _encode_block(job, run, number, part)
+          host_memory.release()  # else freed pieces of all blocks add up
           done += 1
         count += len(part)
         progress.update(len(part))
@@ -238,11 +249,13 @@ def _encode_block(
     folder.save('inputs', number, inputs.astype(run.token_type))
     vectors = encoding.encode_block(run.params, config.query_encoder, inputs)
   else:
-    vectors = np.asarray(
-      query_encoder.embed_corpus(run.params, jnp.asarray(encoded.tokens))
-    )
+    vectors = np.asarray(_embed(run.params, jnp.asarray(encoded.tokens)))
   folder.save('tokens', number, encoded.tokens.astype(run.token_type))
   folder.save('vectors', number, vectors)
+
+
+# Compiled once: each block would compile its loops anew, and keep them.
+_embed = jax.jit(query_encoder.embed_corpus)
 
 
 def _packed(found: list[list[str]]) -> dict[str, np.ndarray]:

@@ -66,6 +66,31 @@ def expected(
   )
 
 
+def large(documents: int, num_codes: int, depth: int, least: int) -> int:
+  """Expected prefixes of random docids that so many documents share.
+
+  Args:
+    documents: N.
+    num_codes: V, codes of a level.
+    depth: d, codes of a prefix.
+    least: documents of a prefix, at least.
+
+  Returns:
+    V^d P(X >= least), for X by Poisson's law with mean N / V^d.
+
+  Example:
+    >>> large(100_000, 256, 2, 1), large(100_000, 256, 2, 4)
+    (51287, 4518)
+  """
+  prefixes = float(num_codes) ** depth
+  rate = documents / prefixes
+  fewer = sum(
+    math.exp(n * math.log(rate) - rate - math.lgamma(n + 1))
+    for n in range(least)
+  )
+  return max(round(prefixes * (1 - fewer)), 0)
+
+
 def _widest(documents: float, values: int) -> int:
   """Distinct codes of about so many documents, three deviations above."""
   mean = -values * math.expm1(documents * math.log1p(-1 / max(values, 2)))

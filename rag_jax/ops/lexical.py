@@ -7,9 +7,9 @@ documents looks each of them up there. Pairs of neighbouring words may count as
 words too, which tells a phrase from its words alone.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ def build(
   k1: float = 1.2,
   b: float = 0.75,
   pair_weight: float = 0.0,
+  placed: bool = True,
 ) -> Lexicon:
   """Makes a lexicon of the words of documents.
 
@@ -66,9 +67,11 @@ def build(
     b: how much long documents are held back, 0 to 1.
     pair_weight: factor on the impacts of pairs of neighbouring words, which
       are counted as words are, in a bucket each; 0 leaves pairs out.
+    placed: whether the arrays are put on the default device; if not, they are
+      those of the host.
 
   Returns:
-    The lexicon, on the default device. With pairs, `with_pairs` completes a
+    The lexicon. With pairs, `with_pairs` completes a
     query.
 
   Raises:
@@ -98,14 +101,13 @@ def build(
       for own in blocks
     ]
   )
-  lexicon = weigh(counts, k1=k1, b=b)
-  if not pair_weight:
-    return lexicon
-  start = int(lexicon.first[vocab_size])
-  return dataclasses.replace(
-    lexicon,
-    impacts=lexicon.impacts.at[start:].multiply(pair_weight),
-    first_pair=vocab_size,
+  return weigh(
+    counts,
+    k1=k1,
+    b=b,
+    first_pair=vocab_size if pair_weight else 0,
+    pair_weight=pair_weight,
+    placed=placed,
   )
 
 
@@ -131,8 +133,16 @@ def with_pairs(lexicon: Lexicon, query: jax.Array) -> jax.Array:
   return postings.add_pairs(query, lexicon.first_pair)
 
 
-def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:
-  """Turns counts into a lexicon; see `build`."""
+def weigh(
+  counts: Counts,
+  *,
+  k1: float = 1.2,
+  b: float = 0.75,
+  first_pair: int = 0,
+  pair_weight: float = 1.0,
+  placed: bool = True,
+) -> Lexicon:
+  """Turns counts into a lexicon; see `build`. Pairs follow `first_pair`."""
   if not (0 <= k1 < math.inf and 0 <= b <= 1):
     raise ValueError(
       f'BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}. '
@@ -144,12 +154,17 @@ def weigh(counts: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexicon:
   impacts = postings.Weights(counts.lengths, frequency, k1=k1, b=b).impacts(
     counts, 0
   )
+  impacts = np.pad(impacts, (0, WINDOW)).astype(np.float32)
+  if first_pair:
+    impacts[counts.first[first_pair] :] *= np.float32(pair_weight)
+  place: Any = jnp.asarray if placed else np.asarray
   return Lexicon(
-    first=jnp.asarray(counts.first, jnp.int32),
-    documents=jnp.asarray(np.pad(counts.documents, (0, WINDOW)), jnp.int32),
-    impacts=jnp.asarray(np.pad(impacts, (0, WINDOW)), jnp.float32),
+    first=place(counts.first.astype(np.int32)),
+    documents=place(np.pad(counts.documents, (0, WINDOW)).astype(np.int32)),
+    impacts=place(impacts),
     num_documents=num_documents,
     longest=int(frequency.max()),
+    first_pair=first_pair,
   )
 
 

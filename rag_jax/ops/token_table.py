@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax import types
+from rag_jax.ops import split_rows
 
 BLOCK = 65_536  # rows in memory at once
 
@@ -95,20 +96,30 @@ class Rows:
 Table = jax.Array | Packed | OnHost
 
 
-def make(tokens: np.ndarray, *, on_host: bool = False) -> Table:
-  """Tokens for an index: an array if they are int32, otherwise a table."""
+def make(
+  tokens: np.ndarray, *, on_host: bool = False, placed: bool = True
+) -> Table:
+  """Tokens for an index: an array if they are int32, otherwise a table.
+
+  Args:
+    tokens: int[N, P].
+    on_host: whether they stay on the host, see `OnHost`.
+    placed: whether they are put on the default device; if not, the arrays are
+      those of NumPy, until a mesh divides them.
+  """
   if on_host:
     return OnHost(Rows(tokens))
+  place: Any = jnp.asarray if placed else np.asarray
   if tokens.dtype == np.int32:
-    return jnp.asarray(tokens)
+    return place(tokens)
   if tokens.dtype in (np.uint8, np.uint16):
-    return Packed(jnp.asarray(tokens))
-  return jnp.asarray(tokens.astype(np.int32))
+    return Packed(place(tokens))
+  return place(tokens.astype(np.int32))
 
 
 def block(tokens: Table, start: Any, size: int) -> jax.Array:
   """Rows from `start` on, int32[size, P], inside a compiled function."""
-  if isinstance(tokens, Packed | OnHost):
+  if isinstance(tokens, Packed | OnHost | split_rows.Rows):
     return tokens[start + jnp.arange(size)]
   return jax.lax.dynamic_slice(tokens, (start, 0), (size, tokens.shape[1]))
 

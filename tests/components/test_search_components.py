@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rag_jax.components import id_decoder, query_encoder, ranker
+from rag_jax.components import (
+  id_decoder,
+  query_encoder,
+  ranker,
+  table_products,
+)
 from rag_jax.index import docids
 from rag_jax.ops import beam
 from rag_jax.ops import trie as tries
@@ -207,7 +212,7 @@ class TestIdDecoder:
 
     found = []
     for ratio in (0, 1_000):
-      monkeypatch.setattr(id_decoder, 'MAX_PRODUCT_RATIO', ratio)
+      monkeypatch.setattr(table_products, 'MAX_PRODUCT_RATIO', ratio)
       found.append(jax.grad(total, has_aux=True)(params))
     for gathered, product in zip(*map(jax.tree.leaves, found), strict=True):
       # Relative to the largest, since small entries come from cancellation.

@@ -121,6 +121,16 @@ def test_a_run_reads_the_index_and_the_lexicon(config, packed, tmp_path):
     assert own.dtype == other.dtype and np.array_equal(own, other), name
   for name in ('num_documents', 'longest', 'first_pair'):
     assert getattr(ours, name) == getattr(plain.lexicon, name), name
+  host, _ = corpus.complete(
+    config,
+    dataset.documents,
+    tokenizer,
+    found.index,
+    workdir=packed,
+    placed=False,
+  )
+  assert isinstance(host.lexicon.impacts, np.memmap)  # until a mesh divides it
+  assert np.array_equal(host.lexicon.impacts, ours.impacts)
   assert found.system.vocabulary.ids == vocabulary.ids
   assert np.array_equal(found.system.vocabulary.counts, vocabulary.counts)
 
