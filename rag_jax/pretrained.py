@@ -172,6 +172,18 @@ def _reader_tokenizer(
   return None
 
 
+def with_tokenizer(
+  config: configs.Config,
+  weights: model.Pretrained,
+  tokenizer: hf_tokenizers.Tokenizer,
+) -> model.Pretrained:
+  """Weights with what the tokenizer determines of a reader from scratch."""
+  found = readers.make(config.reader).from_tokenizer
+  if found is None:
+    return weights
+  return dataclasses.replace(weights, reader=found(tokenizer))
+
+
 def tokenizer(
   config: configs.Config, dataset: types.Dataset
 ) -> hf_tokenizers.Tokenizer:

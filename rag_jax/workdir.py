@@ -26,7 +26,6 @@ from rag_jax import (
   parallel,
   pretrained,
   queries,
-  readers,
   same_data,
   sizes,
   starts,
@@ -189,12 +188,9 @@ def prepare(
     tokenizer = pretrained.tokenizer(config, dataset)
   else:
     tokenizer = read(paths[0], tokenizers.load)
-  determined = readers.make(config.reader).from_tokenizer
-  if determined is not None:
-    weights = dataclasses.replace(weights, reader=determined(tokenizer))
+  weights = pretrained.with_tokenizer(config, weights, tokenizer)
   placed = not parallel.divides_tables(config.train.parallel, config.train.mesh)
-  source = None
-  trained = checkpoint.steps(workdir / store.CHECKPOINTS)
+  source, trained = None, checkpoint.steps(workdir / store.CHECKPOINTS)
   if config.init_from and writes and not trained:
     source, size = starts.read(config), tokenizer.get_vocab_size()
     weights = starts.with_components(source, config, weights, vocab_size=size)

@@ -85,7 +85,7 @@ def test_numbers_must_occur_and_titles_do_not_count():
 
 def test_one_sentence_of_each_document_must_have_the_words():
   gold = types.Document(
-    id='g', title='Gold', text='Its group is 11. Its period is 6. Like St. Ives.'
+    id='g', title='Gold', text='Its group is 11. Its period is 6. As St. Ives.'
   )
   lead = types.Document(id='l', title='Lead', text='The group is 14. Soft.')
   for sentence, documents, right in (
@@ -94,7 +94,7 @@ def test_one_sentence_of_each_document_must_have_the_words():
     ('Gold is in group 11 and period 6.', [gold], False),
     ('Gold is in group 11, Lead in 14.', [gold, lead], True),
     ('Gold is in group 11, Lead in 14.', [gold], False),
-    ('Gold is like St. Ives.', [gold], True),
+    ('Gold is as St. Ives.', [gold], True),
   ):
     assert grounding.supports(sentence, documents) == right, sentence
 
