@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from rag_jax import confidence, docid_search, matching, model, readers, types
 from rag_jax.components import query_encoder, ranker, second_query
 from rag_jax.index import index as indexes
-from rag_jax.ops import beam
+from rag_jax.ops import beam, masking
 from rag_jax.readers import base
 
 Params = model.Params
@@ -107,10 +107,11 @@ def rank(
 
   Returns:
     The `Ranking`. With a second search, the score of a document is
-    log(exp(s1) + (1 - w1) exp(s2 + offset)), where s1 and s2 are its scores by
-    the two searches and w1 is its weight in the first: the second search is for
-    documents that the first one has not found. 1 - w1 has no gradient, and s2
-    has one to the encoding of the second search only, see `second_query`.
+    log(p1 + exp(offset) p2), where p1 = softmax(s1) of its scores by the first
+    search, p2 = softmax(s2 + log(1 - w1)) of those by the second, and w1 is its
+    weight in the first: the second search is for documents that the first one
+    has not found. 1 - w1 has no gradient, and s2 has one to the encoding of the
+    second search only, see `second_query`.
   """
   select = select or ranker.selector(config.ranker)
   first, *others = query_encoder.searches(encoding)
@@ -120,12 +121,15 @@ def rank(
       jax.lax.stop_gradient(params), config, index, batch, second, candidates
     )
     if gold is not None:
-      rarest = matching.rarest(params, index, batch, candidates.documents)
-      docid, scores = _first_gold(gold, rarest, scores, docid)
+      later = matching.later_gold(params, index, batch, candidates, gold)
+      docid, scores = (
+        jnp.where(later, jax.lax.stop_gradient(x), x) for x in (docid, scores)
+      )
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
-    left = jnp.log(jnp.maximum(1 - weights, LEAST))
+    more += jnp.log(jnp.maximum(1 - weights, LEAST))
+    scores, more = (_logs(x, candidates.where) for x in (scores, more))
     assert second.offset is not None  # of every second search
-    scores = jnp.logaddexp(scores, more + second.offset[:, None] + left)
+    scores = jnp.logaddexp(scores, more + second.offset[:, None])
     docid = jnp.where(candidates.where, docid_search.either(docid, again), 0.0)
   weights = select(scores, candidates.where)
   return Ranking(
@@ -133,15 +137,9 @@ def rank(
   )
 
 
-def _first_gold(gold, rarest, scores, docid):
-  """Docid scores and scores, with a gradient to the first gold document."""
-  best = jnp.where(gold, rarest, -jnp.inf).argmax(1)[:, None]
-  others = gold & (jnp.arange(gold.shape[1]) != best)
-
-  def stop(x):
-    return jnp.where(others, jax.lax.stop_gradient(x), x)
-
-  return stop(docid), stop(scores)
+def _logs(scores, where):
+  """Log of the softmax over real candidates, so that searches compare."""
+  return jax.nn.log_softmax(jnp.where(where, scores, masking.NEG_INF))
 
 
 def _score(params, config, index, batch, encoding, candidates):

@@ -130,6 +130,19 @@ def rarest(
   return jnp.where(shared, weights[:, None], -jnp.inf).max(-1)
 
 
+def later_gold(
+  params: Params,
+  index: indexes.Index,
+  batch: types.Batch,
+  candidates: types.Candidates,
+  gold: jax.Array,
+) -> jax.Array:
+  """Gold documents bool[B, K], but the one with the rarest question word."""
+  weights = rarest(params, index, batch, candidates.documents)
+  first = jnp.where(gold, weights, -jnp.inf).argmax(1)[:, None]
+  return gold & (jnp.arange(gold.shape[1]) != first)
+
+
 def _words(
   index: indexes.Index, words: jax.Array | None
 ) -> tuple[lexical.Lexicon | split_lexicon.Lexicon, jax.Array]:

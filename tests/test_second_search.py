@@ -152,7 +152,9 @@ def test_ranking_by_the_formula(
   left = 1 - odds / odds.sum(1, keepdims=True)
   offset = np.asarray(encoding.after.offset)
   assert np.abs(offset).min() > 1e-3
-  total = np.exp(scores[0]) + left * np.exp(scores[1] + offset[:, None])
+  second = left * np.exp(scores[1]) * where
+  total = odds / odds.sum(1, keepdims=True)
+  total += np.exp(offset)[:, None] * second / second.sum(1, keepdims=True)
   np.testing.assert_allclose(
     np.asarray(ranking.scores)[where], np.log(total)[where], rtol=1e-4
   )
