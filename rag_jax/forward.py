@@ -120,6 +120,7 @@ def rank(
     again, more = _score(
       jax.lax.stop_gradient(params), config, index, batch, second, candidates
     )
+    scores = _logs(scores, candidates.where)
     if gold is not None:
       later = matching.later_gold(params, index, batch, candidates, gold)
       docid, scores = (
@@ -127,7 +128,7 @@ def rank(
       )
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
     more += jnp.log(jnp.maximum(1 - weights, LEAST))
-    scores, more = (_logs(x, candidates.where) for x in (scores, more))
+    more = _logs(more, candidates.where)
     assert second.offset is not None  # of every second search
     scores = jnp.logaddexp(scores, more + second.offset[:, None])
     docid = jnp.where(candidates.where, docid_search.either(docid, again), 0.0)

@@ -156,7 +156,7 @@ def test_ranking_by_the_formula(
   total = odds / odds.sum(1, keepdims=True)
   total += np.exp(offset)[:, None] * second / second.sum(1, keepdims=True)
   np.testing.assert_allclose(
-    np.asarray(ranking.scores)[where], np.log(total)[where], rtol=1e-4
+    np.asarray(ranking.scores)[where], np.log(total[where]), rtol=1e-4
   )
   mean = (np.exp(docids[0]) + np.exp(docids[1])) / 2
   np.testing.assert_allclose(
