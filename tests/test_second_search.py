@@ -267,6 +267,17 @@ def test_the_rarest_word_of_question_and_document(
     shared = set(tokens.tolist()) & set(np.asarray(query)[0].tolist()) - {0}
     expected = max((float(weights[t]) for t in shared), default=-np.inf)
     np.testing.assert_allclose(found[0, row], expected)
+  rows = jnp.argsort(found[0])[jnp.array([-2, -1, -3])]  # the best one second
+  candidates = types.Candidates(
+    documents=rows[None],
+    codes=jnp.zeros((1, 3, 1), jnp.int32),
+    scores=jnp.zeros((1, 3)),
+    where=jnp.ones((1, 3), bool),
+  )
+  for gold, later in (([1, 1, 0], [1, 0, 0]), ([0, 0, 1], [0, 0, 0])):
+    gold = jnp.array([gold], bool)
+    marked = matching.later_gold(own, small_index, batch, candidates, gold)
+    assert marked[0].astype(int).tolist() == later
 
 
 def test_lexical_signal_of_gated_tokens(config, params, small_index):
