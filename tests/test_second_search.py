@@ -267,7 +267,7 @@ def test_the_rarest_word_of_question_and_document(
     shared = set(tokens.tolist()) & set(np.asarray(query)[0].tolist()) - {0}
     expected = max((float(weights[t]) for t in shared), default=-np.inf)
     np.testing.assert_allclose(found[0, row], expected)
-  rows = jnp.argsort(found[0])[jnp.array([-2, -1, -3])]  # the best one second
+  rows = jnp.argsort(found[0])[jnp.array([0, -1, 1])]  # the best one second
   candidates = types.Candidates(
     documents=rows[None],
     codes=jnp.zeros((1, 3, 1), jnp.int32),
