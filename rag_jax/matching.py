@@ -10,7 +10,7 @@ from rag_jax import model, types
 from rag_jax.components import query_encoder, ranker, shared_rows
 from rag_jax.index import further
 from rag_jax.index import index as indexes
-from rag_jax.ops import edge_scores, lexical, split_lexicon
+from rag_jax.ops import edge_scores, lexical, masking, split_lexicon
 from rag_jax.ops import trie as tries
 
 Params = model.Params
@@ -139,6 +139,7 @@ def later_gold(
 ) -> jax.Array:
   """Gold documents bool[B, K], but the one with the rarest question word."""
   weights = rarest(params, index, batch, candidates.documents)
+  weights = jnp.maximum(weights, masking.NEG_INF)  # without a shared word
   first = jnp.where(gold, weights, -jnp.inf).argmax(1)[:, None]
   return gold & (jnp.arange(gold.shape[1]) != first)
 
