@@ -20,10 +20,10 @@ def finish(
 ) -> tuple[str, tuple[types.Document, ...]]:
   """Drops sentences that their documents do not support; numbers the rest.
 
-  A sentence that repeats an earlier one is dropped too, and one without a
-  citation, such as one that the maximum length cut. Sentences are spelt as in
-  their documents, since tokens have no capitals. Numbers are in the order of
-  first citation.
+  A sentence that repeats an earlier one is dropped too, one that has three
+  words in a row twice, and one without a citation, such as one that the maximum
+  length cut. Sentences are spelt as in their documents, since tokens have no
+  capitals. Numbers are in the order of first citation.
 
   Args:
     text: sentences with marks, such as 'gold is a metal . [2]'.
@@ -51,7 +51,7 @@ def finish(
     if not sources:
       continue
     spelt = spell(sentence.text, sources[0], language=language)
-    if spelt in kept:
+    if spelt in kept or repeats(spelt):
       continue
     if support and not grounding.supports(
       spelt, sources, share=support, language=language
@@ -62,6 +62,24 @@ def finish(
     marks = ''.join(f'[{numbers[n]}]' for n in own)
     kept[spelt] = f'{spelt} {marks}'
   return ' '.join(kept.values()), tuple(documents[n - 1] for n in numbers)
+
+
+def repeats(sentence: str) -> bool:
+  """Whether a sentence has three words in a row twice.
+
+  Example:
+    >>> repeats('The code of India is in code of India is INR.')
+    True
+    >>> repeats('The code of India is INR.')
+    False
+
+  Reference:
+    Paulus et al., A Deep Reinforced Model for Abstractive Summarization, 2018
+    (no trigram twice).
+  """
+  own = re.findall(r'\w+', sentence.lower())
+  threes = list(zip(own, own[1:], own[2:], strict=False))
+  return len(set(threes)) < len(threes)
 
 
 def spell(

@@ -25,6 +25,9 @@ def test_sentences_are_dropped_and_numbered_anew():
   twice = 'gold is au . [2] gold is 79 . [2] gold is au . [1] gold . [2]'
   found, sources = cited.finish(twice, [FRANCE, GOLD], support=1.0)
   assert found == 'Gold is Au. [1] Gold is 79. [1]' and sources == (GOLD,)
+  loops = 'the metal is gold . [2] gold is a metal is gold is a metal . [2]'
+  found, _ = cited.finish(loops, [FRANCE, GOLD])
+  assert found == 'The metal is Gold. [1]'
   assert cited.finish('', [GOLD]) == ('', ())
   assert cited.finish('gold . [3]', [FRANCE, GOLD]) == ('', ())
 
