@@ -221,9 +221,7 @@ def prepare(
   found = generated.make(config, dataset, tokenizer, workdir)
   documents = generated.keyed(config, dataset.documents, found)
   index, vocabulary = corpus.complete(
-    config,
-    documents,
-    tokenizer,
+    *(config, documents, tokenizer),
     corpus.with_gold_nodes(config, dataset, index),
     reader_tokenizer=reader_tokenizer,
     notes=True,
