@@ -379,9 +379,9 @@ class TestExpectedCost:
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert not any(leaf.any() for leaf in jax.tree.leaves(slope['reader']))
 
-  def test_each_cost_has_a_gradient_to_the_search(self, found):
+  def test_the_cost_has_a_gradient_to_the_search(self, found):
+    """Not by F1, which is the same for all documents of an untrained reader."""
     _, slopes, _ = found
-    for cost in ('nll', 'f1'):
-      for part in ('query_encoder', 'id_decoder', 'ranker'):
-        leaves = jax.tree.leaves(slopes['enumerate', cost][part])
-        assert sum(float(jnp.abs(leaf).sum()) for leaf in leaves) > 1e-6
+    for part in ('query_encoder', 'id_decoder', 'ranker'):
+      leaves = jax.tree.leaves(slopes['enumerate', 'nll'][part])
+      assert sum(float(jnp.abs(leaf).sum()) for leaf in leaves) > 1e-6

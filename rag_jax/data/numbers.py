@@ -29,8 +29,9 @@ def order(tokenizer: hf.Tokenizer) -> np.ndarray:
   Example:
     >>> from tokenizers import models
     >>> words = {'[PAD]': 0, 'in': 1, '1848': 2, '9': 3, '1912': 4, '4th': 5}
-    >>> order(hf.Tokenizer(models.WordLevel(words))).round(2).tolist()
-    [0.0, 0.0, 0.0, -0.67, 0.67, 0.0]
+    >>> found = order(hf.Tokenizer(models.WordLevel(words)))
+    >>> [f'{value:.2f}' for value in found]
+    ['0.00', '0.00', '0.00', '-0.67', '0.67', '0.00']
   """
   found = {}
   for piece, token in tokenizer.get_vocab().items():
