@@ -1,6 +1,7 @@
 """Whether answers rest on the documents that they cite, per question."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -129,16 +130,20 @@ def _closest(
   numbers: set[str],
   others: set[str],
   language: str,
-) -> set[str]:
+) -> frozenset[str]:
   """Words of the sentence that has most of the numbers, then of the others."""
-  parts = [
-    _keys(part.text, language) for part in summary_metrics.parse(document.text)
-  ]
   return max(
-    parts,
+    _sentences(document.text, language),
     key=lambda words: (len(numbers & words), len(others & words)),
-    default=set(),
+    default=frozenset(),
   )
+
+
+@functools.lru_cache(maxsize=4096)
+def _sentences(text: str, language: str) -> tuple[frozenset[str], ...]:
+  """The words of each sentence of a document, which many sentences cite."""
+  parts = summary_metrics.parse(text)
+  return tuple(frozenset(_keys(part.text, language)) for part in parts)
 
 
 def _is_number(word: str) -> bool:
