@@ -4,52 +4,35 @@ Benchmarks that need a published encoder, but not its quality, use it where no
 weights are installed.
 """
 
-import collections
 import json
 import pathlib
 from collections.abc import Sequence
 
 SIZES = {'width': 64, 'num_layers': 3, 'num_heads': 4, 'mlp_dim': 128}
-SPECIAL = ('[PAD]', '[CLS]', '[SEP]', '[UNK]')
 
 
 def write(folder: pathlib.Path, texts: Sequence[str], size: int = 4000) -> None:
-  """Writes weights, sizes and a tokenizer of the most frequent words.
+  """Writes weights, sizes and a tokenizer of the texts.
 
   Args:
     folder: a new folder.
-    texts: of which the tokenizer knows the words.
+    texts: of which the tokenizer learns word pieces.
     size: tokens of the vocabulary.
   """
   import jax
-  import tokenizers
-  from tokenizers import models, normalizers, pre_tokenizers, processors
+  from tokenizers import implementations, processors
 
   from rag_jax.nn import bert, bert_weights, weights
 
-  normalizer = normalizers.BertNormalizer()
-  splitter = pre_tokenizers.BertPreTokenizer()
-  counts = collections.Counter(
-    word
-    for text in texts
-    for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-  )
-  words = sorted(counts, key=lambda word: (-counts[word], word))
-  letters = sorted(set(''.join(words)))
-  pieces = [*SPECIAL, *letters, *(f'##{x}' for x in letters), *words]
-  vocabulary = {x: i for i, x in enumerate(list(dict.fromkeys(pieces))[:size])}
-  made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token='[UNK]'))
-  made.normalizer, made.pre_tokenizer = normalizer, splitter
-  made.add_special_tokens(list(SPECIAL))
-  made.post_processor = processors.TemplateProcessing(
-    single='[CLS] $A [SEP]',
-    pair='[CLS] $A [SEP] $B:1 [SEP]:1',
-    special_tokens=[(x, vocabulary[x]) for x in ('[CLS]', '[SEP]')],
+  made = implementations.BertWordPieceTokenizer()
+  made.train_from_iterator(texts, vocab_size=size, show_progress=False)
+  made.post_processor = processors.BertProcessing(
+    *((x, made.token_to_id(x)) for x in ('[SEP]', '[CLS]'))
   )
   folder.mkdir(parents=True)
   made.save(str(folder / 'tokenizer.json'))
   sizes = bert.BertConfig(
-    vocab_size=len(vocabulary), max_positions=512, **SIZES
+    vocab_size=made.get_vocab_size(), max_positions=512, **SIZES
   )
   params = bert.init(jax.random.key(0), sizes)
   state = bert_weights.to_state_dict(params, sizes)
