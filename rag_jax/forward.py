@@ -107,11 +107,13 @@ def rank(
 
   Returns:
     The `Ranking`. With a second search, the score of a document is
-    log(p1 + exp(offset) p2), where p1 = softmax(s1) of its scores by the first
-    search, p2 = softmax(s2 + log(1 - w1)) of those by the second, and w1 is its
-    weight in the first: the second search is for documents that the first one
-    has not found. 1 - w1 has no gradient, and s2 has one to the encoding of the
-    second search only, see `second_query`.
+    log(q1 + p q2). q1 = exp(s1 - max s1) compares it with the best one of the
+    first search, and q2 the same with s2 + log(1 - w1), where w1 is its weight
+    in the first search: the second one is for documents that the first has not
+    found. p = sigmoid(needed) is the probability that a second document is
+    needed. The scores of the best documents of both searches therefore differ
+    by log p, however sure each search is. 1 - w1 has no gradient, and s2 has
+    one to the encoding of the second search only, see `second_query`.
   """
   select = select or ranker.selector(config.ranker)
   first, *others = query_encoder.searches(encoding)
@@ -120,7 +122,7 @@ def rank(
     again, more = _score(
       jax.lax.stop_gradient(params), config, index, batch, second, candidates
     )
-    scores = _logs(scores, candidates.where)
+    scores = _below_best(scores, candidates.where)
     if gold is not None:
       later = matching.later_gold(params, index, batch, candidates, gold)
       docid, scores = (
@@ -128,9 +130,10 @@ def rank(
       )
     weights = jax.lax.stop_gradient(select(scores, candidates.where))
     more += jnp.log(jnp.maximum(1 - weights, LEAST))
-    more = _logs(more, candidates.where)
-    assert second.offset is not None  # of every second search
-    scores = jnp.logaddexp(scores, more + second.offset[:, None])
+    more = _below_best(more, candidates.where)
+    assert second.needed is not None  # of every second search
+    needed = jax.nn.log_sigmoid(second.needed)[:, None]
+    scores = jnp.logaddexp(scores, more + needed)
     docid = jnp.where(candidates.where, docid_search.either(docid, again), 0.0)
   weights = select(scores, candidates.where)
   return Ranking(
@@ -138,9 +141,10 @@ def rank(
   )
 
 
-def _logs(scores, where):
-  """Log of the softmax over real candidates, so that searches compare."""
-  return jax.nn.log_softmax(jnp.where(where, scores, masking.NEG_INF))
+def _below_best(scores, where):
+  """Scores less that of the best real candidate, so that searches compare."""
+  scores = jnp.where(where, scores, masking.NEG_INF)
+  return scores - scores.max(1, keepdims=True)
 
 
 def _score(params, config, index, batch, encoding, candidates):

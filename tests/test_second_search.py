@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,11 +151,12 @@ def test_ranking_by_the_formula(
   where = np.asarray(found.where)
   odds = np.exp(scores[0]) * where
   left = 1 - odds / odds.sum(1, keepdims=True)
-  offset = np.asarray(encoding.after.offset)
-  assert np.abs(offset).min() > 1e-3
+  needed = np.asarray(encoding.after.needed)
+  assert np.abs(needed).min() > 1e-3
   second = left * np.exp(scores[1]) * where
-  total = odds / odds.sum(1, keepdims=True)
-  total += np.exp(offset)[:, None] * second / second.sum(1, keepdims=True)
+  total = second / second.max(1, keepdims=True)
+  total /= 1 + np.exp(-needed)[:, None]
+  total += odds / odds.max(1, keepdims=True)
   np.testing.assert_allclose(
     np.asarray(ranking.scores)[where], np.log(total[where]), rtol=1e-4
   )
@@ -196,26 +198,31 @@ def test_the_retriever_learns_from_the_first_search_alone(
   config, params, searched, small_index, small_batch
 ):
   encoding, found = searched
+  first, _ = query_encoder.searches(encoding)
 
   @jax.jit
-  def slopes(params, index, batch, encoding, found, offset):
-    after = encoding.after.replace(offset=jnp.full(batch.where.shape, offset))
-    both = encoding.replace(after=after)
+  def slopes(params, index, batch, found):
+    def score(params, encoding):
+      own = params, config.model, index, batch, encoding, found
+      return jnp.where(found.where, forward.rank(*own).scores, -1e9)
 
-    def value(params):
-      own = params, config.model, index, batch, both, found
-      return jnp.where(found.where, forward.rank(*own).scores, 0.0).sum()
+    def total(scores):
+      return jnp.where(found.where, scores, 0.0).sum()
 
-    return jax.grad(value)(params)
+    def by_first(params):
+      """Share of the first search in a score, times its gradient."""
+      scores = score(params, first)
+      scores -= scores.max(1, keepdims=True)
+      shares = jnp.exp(scores - score(params, encoding))
+      return total(jax.lax.stop_gradient(shares) * scores)
 
-  # The offset decides which of the two searches scores the documents.
-  for offset, learns in ((1e3, False), (-1e3, True)):
-    found_slopes = slopes(
-      params, small_index, small_batch, encoding, found, offset
-    )
-    for part in ('id_decoder', 'ranker'):
-      leaves = jax.tree.leaves(found_slopes[part])
-      assert any(np.asarray(x).any() for x in leaves) == learns
+    both = jax.grad(lambda params: total(score(params, encoding)))
+    return both(params), jax.grad(by_first)(params)
+
+  own, expected = slopes(params, small_index, small_batch, found)
+  for part in ('id_decoder', 'ranker'):
+    assert any(np.asarray(x).any() for x in jax.tree.leaves(own[part]))
+    chex.assert_trees_all_close(own[part], expected[part], atol=1e-4)
 
 
 @pytest.mark.long
@@ -338,13 +345,11 @@ class TestSecondQuery:
     same = self.run(params, config, [1.0, 0.0, 0.5], size=12)  # ratios count
     np.testing.assert_allclose(found.vector, same.vector, rtol=1e-5)
 
-  def test_untrained_gates_prefer_the_question(self, config, params):
+  def test_untrained_gates_keep_the_question(self, config, params):
     found = self.run(params, config, [1.0, 0.0, 0.0])
-    odds = [
-      np.log(gates / (1 - gates)).mean()
-      for gates in np.split(np.asarray(found.gates[0, [0, 1, 3, 4, 5]]), [2])
-    ]
-    assert abs(odds[0] - odds[1] - second_query.START) < 1
+    gates = np.asarray(found.gates[0, :2])
+    odds = np.log(gates / (1 - gates)).mean()
+    assert abs(odds - second_query.START) < 1
 
   def test_tokens_of_both_have_no_gate(self, config, params):
     query = jnp.array([[5, 4, 13]])  # 5 is in the first document, 13 not
@@ -364,10 +369,21 @@ class TestSecondQuery:
       rtol=1e-5,
     )
     np.testing.assert_allclose(
-      both.offset, 0.75 * one.offset + 0.25 * other.offset, rtol=1e-5
+      both.needed, 0.75 * one.needed + 0.25 * other.needed, rtol=1e-5
     )
+    half = self.run(params, config, [0.5, 0.0, 0.5], size=12)
+    for found in (one, other, both, half):
+      np.testing.assert_allclose(found.gates[0, 3:].max(), 1, rtol=1e-5)
+    for first, second in (((one, 5), (one, 6)), ((other, 13), (other, 14))):
+      np.testing.assert_allclose(
+        gate(both, first[1]) / gate(both, second[1]),
+        gate(*first) / gate(*second),
+        rtol=1e-5,
+      )
     np.testing.assert_allclose(
-      gate(both, 13), 0.25 * gate(other, 13), rtol=1e-5
+      gate(half, 13) / gate(half, 5),
+      3 * gate(both, 13) / gate(both, 5),
+      rtol=1e-5,
     )
 
   def test_gates_of_renamed_tokens_are_those_of_the_new_names(
@@ -515,7 +531,7 @@ class TestSecondQuery:
     longer = self.run(
       params, config, [0.5, 0.3, 0.2], query=jnp.array([[4, 15, 0, 0, 0]])
     )
-    np.testing.assert_allclose(short.offset, longer.offset, atol=1e-5)
+    np.testing.assert_allclose(short.needed, longer.needed, atol=1e-5)
     np.testing.assert_allclose(short.vector, longer.vector, atol=1e-5)
 
   def test_gradient_to_weights_and_gates(self, config, params):
@@ -523,7 +539,7 @@ class TestSecondQuery:
       found = second(
         params, self.query, self.passages, weights, config=config, size=12
       )
-      return found.vector[0, 0] + found.offset[0]
+      return found.vector[0, 0] + found.needed[0]
 
     weights = jnp.array([[0.5, 0.3, 0.2]])
     slope, own = jax.jit(jax.grad(value, argnums=(0, 1)))(weights, params)

@@ -120,7 +120,7 @@ def test_a_reader_that_compares_starts_with_the_order_of_numbers(
   config = config_with(values, path=path)
   prepared = workdirs.open(config, tmp_path / 'run')
   state, _ = states.restore(config, prepared, tmp_path / 'none')
-  order = numbers.order(prepared.system.tokenizer)
+  order = 8 * numbers.order(prepared.system.tokenizer)
   assert (order != 0).any()
   np.testing.assert_array_equal(state.params['reader']['value'], order)
 

@@ -91,7 +91,7 @@ class Encoding:
   # Of a second search only, see `second_query`:
   tokens: jax.Array | None = None  # int32[B, Q], if not those of the question
   gates: jax.Array | None = None  # float32[B, Q], of the tokens, in (0, 1)
-  offset: jax.Array | None = None  # float32[B], added to the scores, nats
+  needed: jax.Array | None = None  # float32[B], its log-odds, nats
   after: 'Encoding | None' = None  # the second search, in that of the first
 
 

@@ -7,11 +7,15 @@ with each of them, and gives each token a gate in (0, 1). The query of the
 second search has two parts:
 
   the tokens of the question, with the gate sum_f w_f g_f;
-  the `size` tokens of the documents with the largest w_f g_f * token weight.
+  the `size` tokens of the documents with the largest w_f g_f * token weight,
+    with the gate w_f g_f / max w_f g_f, where the maximum is over all tokens of
+    the documents.
 
 A token that occurs both in the question and in the document has the gate 0: the
 document has been found by it. Otherwise the second search could learn the
-answers to its training questions by heart, from the name in the question.
+answers to its training questions by heart, from the name in the question. The
+best token of new documents may have a small g. Divided by the largest one it
+counts as much as a word of the question.
 
 The bag encoder encodes this sequence, with token weights multiplied by the
 gates. The choice of tokens has no gradient; gates and weights have one, so that
@@ -46,6 +50,7 @@ from rag_jax.ops import renaming
 
 NAME = 'second'  # of its parameters, within those of the query encoder
 START = 2.0  # nats; initial log-odds of the gates of a question
+LEAST = 1e-9  # what the gates of a document are divided by, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +128,7 @@ def apply(
       are sampled; None and 0 take the best.
 
   Returns:
-    The `Encoding` of [B, Q + T] tokens, with `tokens`, `gates` and `offset`. A
+    The `Encoding` of [B, Q + T] tokens, with `tokens`, `gates` and `needed`. A
     document of weight 0 adds nothing.
 
   Example:
@@ -154,7 +159,7 @@ def apply(
   fixed = jax.lax.stop_gradient(params)
   encoding = query_encoder.apply(fixed, config, tokens, gates=gates)
   return dataclasses.replace(
-    encoding, tokens=tokens, gates=gates, offset=(shares * needs).sum(1)
+    encoding, tokens=tokens, gates=gates, needed=(shares * needs).sum(1)
   )
 
 
@@ -184,6 +189,7 @@ def _best(
   passages = passages.reshape(len(passages), -1)
   gates = gates.reshape(passages.shape)
   gates = jnp.where(passages != types.PAD, gates, 0.0)
+  gates /= jnp.maximum(gates.max(1, keepdims=True), LEAST)
   weights = jnp.exp(params['log_token_weight'])[passages]
   order = jax.lax.stop_gradient(gates * weights)
   if noise is not None and noise[1]:

@@ -5,13 +5,14 @@ log P(start) + log P(end). The probability of an answer is the sum over all its
 occurrences in the passage. With `shared_softmax`, spans of all passages
 compete, and the logits of a passage have a term by which passages are compared,
 
-    sum_h a_h sum_j sigmoid(g_jh) v(token j),
+    sum_h a_h sum_j softmax_j(g_jh) v(token j),
 
 where a_h is linear in the sum of the embeddings of the question's tokens, g_jh
-is linear in the state of a token of the passage, and v is a number for each
-token of the vocabulary. At first, v is the order of the tokens that are numbers
-(`numbers.order`) and 0 for all others. Without it, a question such as "Who was
-born later, A or B?" teaches the order of two years at a time.
+is linear in the state of a token of the passage, so that each head attends to
+one number, and v is a number for each token of the vocabulary. At first, v is
+`LARGEST` times the order of the tokens that are numbers (`numbers.order`), and
+0 for all others. Without it, a question such as "Who was born later, A or B?"
+teaches the order of two years at a time.
 
 The relevance of a passage is a sum of three terms: over the tokens of the
 question, each with its state and with whether it occurs in the passage; of the
@@ -35,9 +36,11 @@ import tokenizers as hf
 from rag_jax import types
 from rag_jax.data import numbers
 from rag_jax.nn import question_passage, transformer
+from rag_jax.ops import masking
 from rag_jax.readers import base, spans
 
 HEADS = 4  # ways to compare passages
+LARGEST = 8.0  # initial value of the largest number
 
 
 def make(config: base.ReaderConfig) -> base.Reader:
@@ -75,7 +78,7 @@ def make(config: base.ReaderConfig) -> base.Reader:
 
 def _order(tokenizer: hf.Tokenizer) -> base.Params:
   """The initial number of each token."""
-  return {'value': jnp.asarray(numbers.order(tokenizer))}
+  return {'value': LARGEST * jnp.asarray(numbers.order(tokenizer))}
 
 
 class _Network(question_passage.Encoder):
@@ -93,7 +96,7 @@ class _Network(question_passage.Encoder):
     self.span_weight = self.param('span_weight', zeros, ())
     if self.config.shared_softmax:
       self.value = self.param('value', zeros, (self.vocab_size,))
-      self.gate = nn.Dense(HEADS)
+      self.gate = nn.Dense(HEADS, use_bias=False)
       self.asked = nn.Dense(HEADS, use_bias=False)
 
   def point(self, query, passages):
@@ -121,8 +124,10 @@ class _Network(question_passage.Encoder):
     """Score of a passage against the others, float32[B, K], nats."""
     embedded = self.embedding(query)
     total = jnp.where((query != types.PAD)[..., None], embedded, 0).sum(-2)
-    gates = jax.nn.sigmoid(self.gate(read))
-    values = jnp.where(passages != types.PAD, self.value[passages], 0.0)
+    logits = self.gate(read)
+    real = (passages != types.PAD)[..., None]
+    gates = nn.softmax(jnp.where(real, logits, masking.NEG_INF), axis=2)
+    values = self.value[passages]
     stated = jnp.einsum('bkp,bkph->bkh', values, gates)
     return jnp.einsum('bh,bkh->bk', self.asked(total), stated)
 
