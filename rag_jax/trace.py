@@ -286,11 +286,19 @@ class Trace:
   @functools.cached_property
   def names(self) -> jax.Array | None:
     """The tokens that readers see for those of the texts, int32[B, V]."""
+    return self.renamed(self.key(6), self.key(5))
+
+  def renamed(
+    self, keys: jax.Array, chance_keys: jax.Array | None = None
+  ) -> jax.Array | None:
+    """New tokens for a share `stage.renamed` of texts, int32[B, V]."""
     if not self.stage.renamed:
       return None
     assert self.index.rare is not None  # set by curriculum.prepare
-    drawn = jax.vmap(jax.random.uniform)(self.key(5)) < self.stage.renamed
-    return renaming.draw(self.key(6), self.index.rare, drawn)
+    if chance_keys is None:
+      keys, chance_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    drawn = jax.vmap(jax.random.uniform)(chance_keys) < self.stage.renamed
+    return renaming.draw(keys, self.index.rare, drawn)
 
   @functools.cached_property
   def answers(self) -> jax.Array:
