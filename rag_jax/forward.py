@@ -110,10 +110,10 @@ def rank(
     log(q1 + p q2). q1 = exp(s1 - max s1) compares it with the best one of the
     first search, and q2 the same with s2 + log(1 - w1), where w1 is its weight
     in the first search: the second one is for documents that the first has not
-    found. p = sigmoid(needed) is the probability that a second document is
-    needed. The scores of the best documents of both searches therefore differ
-    by log p, however sure each search is. 1 - w1 has no gradient, and s2 has
-    one to the encoding of the second search only, see `second_query`.
+    found. p = sigmoid(needed) is the probability that one is needed. The best
+    documents of both searches therefore differ by log p, however sure each
+    search is. 1 - w1 has no gradient, and s2 has one to the encoding of the
+    second search only, see `second_query`.
   """
   select = select or ranker.selector(config.ranker)
   first, *others = query_encoder.searches(encoding)
@@ -132,8 +132,8 @@ def rank(
     more += jnp.log(jnp.maximum(1 - weights, LEAST))
     more = _below_best(more, candidates.where)
     assert second.needed is not None  # of every second search
-    needed = jax.nn.log_sigmoid(second.needed)[:, None]
-    scores = jnp.logaddexp(scores, more + needed)
+    more += jax.nn.log_sigmoid(second.needed)[:, None]
+    scores = jnp.logaddexp(scores, more)
     docid = jnp.where(candidates.where, docid_search.either(docid, again), 0.0)
   weights = select(scores, candidates.where)
   return Ranking(
@@ -353,9 +353,7 @@ def conclude(
   ranking, reading, written = found.ranking, found.reading, found.written
   candidates = ranking.candidates
   everything = choose(index, ranking, candidates.where.shape[1])
-  cited = jnp.take_along_axis(
-    reading.documents, written.place[:, None], axis=1
-  )[:, 0]
+  cited = reading.documents[jnp.arange(written.place.size), written.place]
   mass = beam.beam_mass(candidates)
   relevance = readers.make(config.reader).relevance
   return Answer(

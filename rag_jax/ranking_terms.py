@@ -242,7 +242,7 @@ def linking(trace: Trace) -> Sum:
   config, index, positions = trace.config, trace.index, _positions(trace)
   assert index.links is not None  # set by curriculum.prepare
   fixed = jax.lax.stop_gradient(trace.params)
-  rng, *others = jax.random.split(jax.random.fold_in(trace.rng, 8), 3)
+  rng, *others = jax.random.split(jax.random.fold_in(trace.rng, 8), 4)
   query, first, second = links.draw(
     rng,
     index.links,
@@ -250,7 +250,7 @@ def linking(trace: Trace) -> Sum:
     positions,
     log_token_weight=fixed['ranker']['log_token_weight'],
   )
-  keys, noise = (
+  keys, chances, noise = (
     jax.vmap(jax.random.fold_in, (None, 0))(rng, positions) for rng in others
   )
   encoding = second_query.apply(
@@ -260,7 +260,7 @@ def linking(trace: Trace) -> Sum:
     index.tokens[first][:, None],
     jnp.ones((len(first), 1)),
     size=config.search.hop_tokens,
-    names=trace.renamed(keys),
+    names=trace.renamed(keys, chances),
     noise=(noise, trace.stage.hop_noise),
   )
   scores = docid_search.score_docids(

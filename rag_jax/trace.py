@@ -47,9 +47,8 @@ class Trace:
     """PRNG keys [B], one per question, independent of the number of devices."""
     count = self.batch.where.shape[0]
     rng = jax.random.fold_in(self.rng, purpose)
-    return jax.vmap(jax.random.fold_in, (None, 0))(
-      rng, self.shard[0] * count + jnp.arange(count)
-    )
+    positions = self.shard[0] * count + jnp.arange(count)
+    return jax.vmap(jax.random.fold_in, (None, 0))(rng, positions)
 
   @functools.cached_property
   def first(self) -> query_encoder.Encoding:
@@ -265,8 +264,7 @@ class Trace:
     if self.stage.searches:
       return jnp.take_along_axis(self.is_gold, self.reading.places, axis=1)
     width = self.reading.where.shape[1]
-    is_gold = jnp.arange(width) < self.batch.gold.shape[1]
-    return self.reading.where & is_gold
+    return self.reading.where & (jnp.arange(width) < self.batch.gold.shape[1])
 
   @functools.cached_property
   def read_contrasted(self) -> jax.Array:
@@ -288,16 +286,12 @@ class Trace:
     """The tokens that readers see for those of the texts, int32[B, V]."""
     return self.renamed(self.key(6), self.key(5))
 
-  def renamed(
-    self, keys: jax.Array, chance_keys: jax.Array | None = None
-  ) -> jax.Array | None:
+  def renamed(self, keys: jax.Array, chances: jax.Array) -> jax.Array | None:
     """New tokens for a share `stage.renamed` of texts, int32[B, V]."""
     if not self.stage.renamed:
       return None
     assert self.index.rare is not None  # set by curriculum.prepare
-    if chance_keys is None:
-      keys, chance_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    drawn = jax.vmap(jax.random.uniform)(chance_keys) < self.stage.renamed
+    drawn = jax.vmap(jax.random.uniform)(chances) < self.stage.renamed
     return renaming.draw(keys, self.index.rare, drawn)
 
   @functools.cached_property

@@ -94,11 +94,11 @@ def draw(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws links, and a query for each.
 
-  Each rare token is as likely, and each pair of its documents. A query has 1 to
-  `NAMES` words of the first document that the second lacks; up to `REACH` tokens
-  on each side of the shared one in both documents; and `WORDS` frequent words of
-  the second. No rare token of it is in the second document. Words are drawn as
-  keywords are, see `pseudo_queries.draw`.
+  Each rare token is as likely, and each pair of its documents. A query has 1
+  to `NAMES` words of the first document that the second lacks; up to `REACH`
+  tokens on each side of the shared one in both documents; and `WORDS` frequent
+  words of the second. No rare token of it is in the second document. Words are
+  drawn as keywords are, see `pseudo_queries.draw`.
 
   Args:
     rng: PRNG key of the step.
