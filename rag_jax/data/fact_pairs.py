@@ -22,6 +22,9 @@ the test splits of `facts` remain tests. Two splits are new:
   test_comparison: two entities that are in no training comparison, but whose
     years are. The order of years is learned from the questions.
   test_bridge: the first entity begins no training bridge.
+
+`calibration` has those of `facts`, and questions of both kinds that do not
+train: some comparisons, and all bridges of some first entities.
 """
 
 import collections
@@ -41,6 +44,8 @@ _MOST_TESTS = 100  # test comparisons of each relation
 _SHARE = 1 / 5  # share of entities of a kind that test questions begin with
 _PHRASINGS = 8  # phrasings of a bridge question in training
 _TESTED = 2  # and in the test
+_COMPARED = 130  # comparisons in calibration
+_CALIBRATES = 1 / 10  # share of the first entities of bridges in it
 
 # (kind, relation) -> questions for the earlier and for the later of two years.
 COMPARISONS = {
@@ -139,10 +144,29 @@ def load() -> types.Dataset:
   tests['test_bridge'] = _add_bridges(
     trained, tables, texts, known, _held_out(rng, tables, asked), rng
   )
+  trained, calibrates = _hold_out(trained)
   splits = dict(dataset.splits)
   splits['train'] += tuple(trained)
+  splits['calibration'] += tuple(calibrates)
   splits |= {name: tuple(tests[name]) for name in SPLITS}
   return dataclasses.replace(dataset, splits=splits)
+
+
+def _hold_out(
+  trained: list[types.Question],
+) -> tuple[list[types.Question], list[types.Question]]:
+  """Questions that train, and those that calibrate."""
+  rng = random.Random(f'{_SEED} calibration')
+  comparisons, bridges = [], []
+  for question in trained:
+    compares = question.id.rsplit('/', 1)[1] in ORDERS
+    (comparisons if compares else bridges).append(question)
+  firsts = sorted({question.document_ids[0] for question in bridges})
+  own = set(rng.sample(firsts, round(_CALIBRATES * len(firsts))))
+  calibrates = rng.sample(comparisons, _COMPARED)
+  calibrates += [q for q in bridges if q.document_ids[0] in own]
+  held_out = set(calibrates)
+  return [q for q in trained if q not in held_out], calibrates
 
 
 def _held_out(

@@ -40,6 +40,11 @@ def every(dataset):
   ]
 
 
+def relation_of(question):
+  """What a comparison compares: two documents, in any order, and a relation."""
+  return frozenset(question.document_ids), question.id.split('/')[-2]
+
+
 def occurs(words, text):
   """Whether the words are in the text in a row, in any case."""
   words, text = (re.findall(r'[^\W_]+', x.lower()) for x in (words, text))
@@ -51,7 +56,7 @@ def test_it_extends_facts_without_changing_it(dataset):
   assert dataset.documents == base.documents
   for name, questions in base.splits.items():
     assert dataset.splits[name][: len(questions)] == questions
-    if name != 'train':
+    if name not in ('train', 'calibration'):
       assert len(dataset.splits[name]) == len(questions)
   kinds = collections.Counter(map(is_comparison, every(dataset)))
   assert kinds[True] > 2500 and kinds[False] > 1200
@@ -151,6 +156,14 @@ def test_splits_are_held_out(dataset):
     assert not compared & set(question.document_ids)
   for question in dataset.splits['test_bridge']:
     assert question.document_ids[0] not in begun
+  known = {relation_of(q) for q in train if is_comparison(q)}
+  held_out = pairs(dataset.splits['calibration'])
+  assert min(collections.Counter(map(is_comparison, held_out)).values()) > 100
+  for question in held_out:
+    if is_comparison(question):
+      assert relation_of(question) not in known
+    else:
+      assert question.document_ids[0] not in begun
 
 
 def test_pairs_ask_only_what_facts_asks(dataset):
