@@ -148,8 +148,15 @@ def test_neither_document_is_enough(dataset, documents, rows):
     assert not occurs(rows[two][1]['name'], question.text)
 
 
-def test_splits_are_held_out(dataset):
+def test_splits_are_held_out(dataset, rows):
+  def years(questions):
+    compared = [q for q in questions if is_comparison(q)]
+    return {
+      rows[n][1][relation_of(q)[1]] for q in compared for n in q.document_ids
+    }
+
   train = pairs(dataset.splits['train'])
+  assert years(dataset.splits['test_comparison']) <= years(train)
   compared = {n for q in train if is_comparison(q) for n in q.document_ids}
   begun = {q.document_ids[0] for q in train if not is_comparison(q)}
   for question in dataset.splits['test_comparison']:
