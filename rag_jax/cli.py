@@ -303,7 +303,9 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
   print(f'loading {_shown(workdir)} ...', file=sys.stderr, flush=True)
   from rag_jax import loading
 
-  system = loading.load(workdir, vector_type=config.search.vector_type)
+  system = loading.load(
+    workdir, vector_type=config.search.vector_type, mesh=config.train.mesh
+  )
   system = system.with_config(config)
   if mode == 'ask':
     from rag_jax import ask, console

@@ -18,7 +18,7 @@ from rag_jax.data import widths
 from rag_jax.index import further, pseudo_queries
 from rag_jax.index import index as indexes
 from rag_jax.nn import encoders, transformer
-from rag_jax.ops import beam, split_rows
+from rag_jax.ops import beam, split_rows, token_table
 from rag_jax.readers import base
 
 Params = dict[str, Any]
@@ -295,7 +295,7 @@ def init_key(seed: int) -> jax.Array:
 def document_vectors(
   rng: jax.Array,
   config: ModelConfig,
-  tokens: jax.Array,
+  tokens: token_table.Table,
   *,
   vocab_size: int,
   pretrained: Pretrained | None = None,
@@ -326,12 +326,12 @@ def embed(
 def _initial_encoder(
   rng: jax.Array,
   config: ModelConfig,
-  tokens: jax.Array,
+  tokens: token_table.Table,
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
   if pretrained and 'query_encoder' in pretrained.start:
-    return pretrained.start['query_encoder']
+    return jax.tree.map(jnp.asarray, pretrained.start['query_encoder'])
   frequency = None
   # A published encoder does not use token weights.
   if not query_encoder.make(config.query_encoder).published:

@@ -170,6 +170,8 @@ def make(
 def _place_weights(path: Any, x: Any, devices: jax.sharding.Mesh) -> jax.Array:
   """Weights on every device; vectors of documents are divided by columns."""
   name = jax.tree_util.keystr(path, simple=True, separator='/')
+  if name.endswith(NODE_TABLE):  # of another run
+    return put(x, NamedSharding(devices, spec(name, x.shape, devices.shape)))
   fits = name.endswith('vectors') and x.ndim == 2
   fits = fits and x.shape[1] % devices.shape['fsdp'] == 0
   axes = (None, 'fsdp') if fits else ()
@@ -307,14 +309,23 @@ def mesh_of(tree: Any) -> jax.sharding.Mesh | None:
   return None
 
 
-def whole(tables: T) -> T:
-  """Tables that are not divided."""
+def gathered(params: Any, index: T) -> tuple[Any, T]:
+  """Parameters and an index whole on one device, without a divided lexicon.
 
-  def join(x):
-    return x[:] if isinstance(x, split_rows.Rows) else x
-
+  Args:
+    params: parameters, as `place` returns them.
+    index: from `place_index`.
+  """
+  devices = mesh_of(params)
+  if devices is None or devices.size == 1:
+    return params, index
+  rest: Any = index
+  params = stored(params, rest.table_rows)
+  both = params, dataclasses.replace(rest, lexicon=None)
   return jax.tree.map(
-    join, tables, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+    lambda x: jnp.asarray(np.asarray(x)),
+    both,
+    is_leaf=lambda x: isinstance(x, split_rows.Rows),
   )
 
 

@@ -144,6 +144,8 @@ def fit(
   )
   devices = parallel.run_mesh(config.train.parallel, config.train.mesh)
   placed = dataclasses.replace(prepared, system=prepared.system.on_devices())
+  if devices is not None:
+    state = placement.place(state, devices)
   next_state = None
   with files, progress.Progress(config.steps, start) as shown:
     if start == 0 and config.steps:
@@ -210,8 +212,7 @@ def step_function(
     return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
-  passages = placement.whole(index.passages)
-  lengths = token_table.lengths(jax.tree.map(distributed.on_host, passages))
+  lengths = token_table.lengths(index.passages)
   reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
 
