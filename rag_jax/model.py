@@ -249,6 +249,7 @@ def init(
     vectors = pretrained.vectors
   if vectors is None:
     vectors = query_encoder.embed_corpus(encoder, index.tokens)
+    vectors = split_rows.by_columns(vectors)
   unit = query_encoder.is_unit(config.query_encoder)
   scale = 1.0 if unit else id_decoder.mean_square(vectors)
   decoder = id_decoder.init(
@@ -283,6 +284,7 @@ def _leaf_vectors(
   where, keys = index.further.where, index.further.tokens
   assert keys is not None  # kept until a node table is made
   more = query_encoder.embed_corpus(encoder, keys.reshape(-1, keys.shape[-1]))
+  more = split_rows.by_columns(more)
   more = jnp.where(where.reshape(-1, 1), more, 0.0)
   return jnp.concatenate([vectors, more])
 

@@ -155,9 +155,8 @@ def make(
   """
   if devices.size == 1:
     return jax.jit(function)(index, pretrained)
-  index = place_index(
-    dataclasses.replace(index, lexicon=None, reader_tokens=None), devices
-  )
+  index = dataclasses.replace(index, lexicon=None, reader_tokens=None)
+  index = place_index(index, devices, with_keys=True)
   pretrained = jax.tree_util.tree_map_with_path(
     lambda path, x: _place_weights(path, x, devices), pretrained
   )
@@ -208,11 +207,19 @@ def stored(state: T, nodes: int) -> T:
   return _map_tables(cut, state)
 
 
-def place_index(index: T, devices: jax.sharding.Mesh) -> T:
+def place_index(
+  index: T, devices: jax.sharding.Mesh, *, with_keys: bool = False
+) -> T:
   """Places an index on the devices: tables by rows, the lexicon by documents.
 
   The trie is a few bytes a document, so each device has it, and masks too, and
-  the lexicon of documents with further docids.
+  further docids, but for the keys that they are made from.
+
+  Args:
+    index: the corpus.
+    devices: from `mesh`.
+    with_keys: whether it has the keys, too, whose vectors a node table starts
+      with.
   """
   if devices.size == 1:
     return index
@@ -222,12 +229,15 @@ def place_index(index: T, devices: jax.sharding.Mesh) -> T:
     if getattr(index, name, None) is not None
   }
   lexicon = getattr(index, 'lexicon', None)
-  one_docid = getattr(index, 'further', None) is None
-  if lexicon is not None and devices.shape['fsdp'] > 1 and one_docid:
+  if lexicon is not None and devices.shape['fsdp'] > 1:
     split['lexicon'] = _divide(lexicon, index, devices)
   rest: Any = index
   if split:
     rest = dataclasses.replace(rest, **dict.fromkeys(split))
+  more = getattr(rest, 'further', None)
+  if more is not None and not with_keys:
+    more = dataclasses.replace(more, tokens=None)
+    rest = dataclasses.replace(rest, further=more)
   each = NamedSharding(devices, PartitionSpec())
   rest = jax.tree.map(lambda x: put(x, each), rest)
   return dataclasses.replace(rest, **split) if split else rest
