@@ -37,6 +37,7 @@ def load(
   *,
   vector_type: str = '',
   mesh: str | None = None,
+  best: bool = False,
 ) -> systems.System:
   """Loads the system of a workdir, with the parameters of its last checkpoint.
 
@@ -48,6 +49,8 @@ def load(
     vector_type: type of the node table, as `search.vector_type`; '' = that of
       the run.
     mesh: as `train.mesh`; None = that of the run.
+    best: whether to load the parameters that `train.keep_best` kept, instead of
+      those of the last checkpoint. They have no calibrator.
 
   Returns:
     The system. If its mesh divides tables of documents over the devices that
@@ -75,8 +78,8 @@ def load(
   changed = (path / store.LIVE).exists()
   train = config.train
   placed = changed or not parallel.divides_tables(train.parallel, train.mesh)
-  found = _checkpoint(path, on_host=not placed)
-  if found.step < config.steps:
+  found = _checkpoint(path, best=best, on_host=not placed)
+  if found.step < config.steps and not best:
     console.note(
       f'the run in {str(path)!r} has {found.step} of {config.steps} steps'
     )
@@ -108,7 +111,7 @@ def load(
     placed=placed,
   )
   calibrator = None
-  if (path / calibration.NAME).exists():
+  if (path / calibration.NAME).exists() and not best:
     calibrator = calibration.load(path / calibration.NAME)
   system = systems.System(
     config=config,
@@ -128,11 +131,19 @@ def load(
   return system if placed else system.on_devices()
 
 
-def _checkpoint(workdir: pathlib.Path, *, on_host: bool) -> checkpoint.Loaded:
-  """The parameters of the last checkpoint of a workdir; writes nothing."""
+def _checkpoint(
+  workdir: pathlib.Path, *, best: bool, on_host: bool
+) -> checkpoint.Loaded:
+  """The parameters of the last or best checkpoint; writes nothing."""
   wanted = {'params': None}
-  folder = workdir / store.CHECKPOINTS
+  folder = workdir / (store.BEST if best else store.CHECKPOINTS)
   found = checkpoint.load(folder, wanted, on_host=on_host)
+  if found is None and best:
+    raise ValueError(
+      f'workdir {str(workdir)!r} has no best parameters. Train with '
+      "--config.train.keep_best='generative index/Hits@10', for example, and "
+      '--config.train.evaluate_every, or leave out --best.'
+    )
   if found is None:
     raise ValueError(
       f'workdir {str(workdir)!r} has no finished checkpoint. '
