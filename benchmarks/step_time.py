@@ -2,7 +2,7 @@
 
   git worktree add ../before COMMIT
   python benchmarks/step_time.py ../before [--config=quickstart] [--rounds=20]
-    [--steps=5] [--cpus=0]
+    [--steps=5] [--cpus=0] [--programs]
 
 A process for each version makes the same state and batches, and compiles the
 step of the first stage. The processes take turns, in each round in another
@@ -11,13 +11,15 @@ step over all rounds, as time of the wall clock and of all threads of the
 processor, which other programs affect less; the median over rounds of the ratio
 of a round here to that of the other version, and its quartiles; and the losses
 of the last round, which tell whether both compute the same. --cpus=0 binds the
-processes to one core.
+processes to one core. --programs compares the compiled programs instead: where
+all operations are the same, so is their time, whatever else a machine does.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -48,7 +50,21 @@ def serve(args: argparse.Namespace) -> None:
   else:
     state, _ = states.restore(config, prepared, args.workdir / 'none')
     state = placement.place(state, parallel.run_mesh('jit'))
+  if args.programs:
+    made = parallel.compile_step
+
+    def writing(*own, **more):
+      def write(*arrays):
+        text = made(*own, **more).lower(*arrays).compile().as_text()
+        args.workdir.with_name(f'{args.workdir.name}.txt').write_text(text)
+        sys.exit()
+
+      return write
+
+    parallel.compile_step = writing
   step = train.step_function(config, stage, questions, index)
+  if args.programs:
+    step(state, 0)
   place = 0
   for line in sys.stdin:
     began = time.perf_counter(), time.process_time()
@@ -66,6 +82,8 @@ def start(root: pathlib.Path, args: argparse.Namespace, folder: str):
   """A process of a version, and a function that makes it do steps."""
   workdir = pathlib.Path(folder) / ('here' if root == here() else 'other')
   command = [sys.executable, __file__, str(root), f'--config={args.config}']
+  if args.programs:
+    command.append('--programs')
   if args.cpus:
     command = ['taskset', '-c', args.cpus, *command]
   process = subprocess.Popen(
@@ -90,6 +108,28 @@ def start(root: pathlib.Path, args: argparse.Namespace, folder: str):
   return process, run
 
 
+def operations(text: str) -> list[str]:
+  """The operations of a compiled program, with names by their order."""
+  names: dict[str, str] = {}
+  text = re.sub(r', (metadata|origin|frontend_attributes)={[^}]*}', '', text)
+  text = re.sub(
+    r'%[\w.\-]+', lambda x: names.setdefault(x[0], f'%{len(names)}'), text
+  )
+  return [line for line in text.splitlines() if re.search(r' = .*\(', line)]
+
+
+def compare_programs(both: list, folder: str) -> None:
+  """Prints how many operations of two programs differ."""
+  for process, _ in both:
+    process.wait()
+  paths = [pathlib.Path(folder) / f'{name}.txt' for name in ('here', 'other')]
+  ours, theirs = (operations(path.read_text()) for path in paths)
+  different = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b]
+  print(f'{len(ours)} and {len(theirs)} operations, {len(different)} differ')
+  for pair in different[:3]:
+    print('\n'.join(line.strip()[:200] for line in pair), end='\n\n')
+
+
 def here() -> pathlib.Path:
   return pathlib.Path(__file__).resolve().parents[1]
 
@@ -101,6 +141,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=20)
   parser.add_argument('--steps', type=int, default=5)
   parser.add_argument('--cpus', default='', help='cores, as taskset -c')
+  parser.add_argument('--programs', action='store_true')
   parser.add_argument('--workdir', type=pathlib.Path, help='of one version')
   args = parser.parse_args()
   if args.workdir:
@@ -109,6 +150,9 @@ def main() -> None:
   roots = [here(), args.other.resolve()]
   with tempfile.TemporaryDirectory() as folder:
     both = [start(root, args, folder) for root in roots]
+    if args.programs:
+      compare_programs(both, folder)
+      return
     for _, run in both:
       run(2)  # compiles
     found: list[list[list[float]]] = [[], []]
