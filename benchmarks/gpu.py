@@ -170,7 +170,8 @@ def main() -> None:
   index, devices = corpus(sizes), placement.mesh(args.mesh)
   batch = questions(sizes, index)
 
-  def initial(index):
+  def initial(index, pretrained):
+    del pretrained  # random weights
     weights = model.Pretrained(reader=t5.init(jax.random.key(0), sizes.reader))
     vocab = jnp.zeros(sizes.vocab)
     return steps.init_state(config, stage, index, weights, vocab=vocab)

@@ -177,6 +177,8 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 def load(
   directory: str | os.PathLike[str],
   parts: Parts | Callable[[int], Parts],
+  *,
+  on_host: bool = False,
 ) -> Loaded | None:
   """Loads parts of the newest checkpoint that is whole; writes nothing.
 
@@ -188,8 +190,8 @@ def load(
     directory: folder of the checkpoints.
     parts: name -> pytree of arrays or shapes with the structure to load, and
       optionally shardings; or a function that returns them for a step. None as
-      the value loads the saved structure onto the first device, whatever
-      devices it was saved from.
+      the value loads the saved structure onto the first device.
+    on_host: whether None loads it as arrays of the host.
 
   Returns:
     The checkpoint, or None if there is none.
@@ -208,7 +210,7 @@ def load(
     step = left[-1]
     try:
       wanted = parts(step) if callable(parts) else parts
-      found = _read(directory / str(step), step, wanted)
+      found = _read(directory / str(step), step, wanted, on_host)
     except Exception as error:  # Orbax raises many kinds of errors
       if step in steps(directory):
         failed[step] = error
@@ -241,26 +243,27 @@ def set_aside(directory: str | os.PathLike[str], after: int) -> None:
       os.replace(pathlib.Path(directory) / str(step), aside)
 
 
-def _read(folder: pathlib.Path, step: int, parts: Parts) -> Loaded:
+def _read(path: pathlib.Path, step: int, parts: Parts, on_host: bool) -> Loaded:
   """Loads one checkpoint, and verifies it.
 
   Raises:
     Exception: of any kind if it is damaged or has another structure.
   """
-  about = ocp.checkpointables_metadata(str(folder))
+  about = ocp.checkpointables_metadata(str(path))
   metadata = dict(about.custom_metadata or {})
   if not metadata:  # of an earlier version, unless the file is damaged
-    json.loads((folder / METADATA).read_text(encoding='utf-8'))
+    json.loads((path / METADATA).read_text(encoding='utf-8'))
   missing = [name for name in parts if about.metadata.get(name) is None]
   if missing:
     raise ValueError(f'{missing[0]} is missing or cannot be read')
+  saved = _of_host if on_host else _on_first_device
   abstract = {
-    name: jax.tree.map(_on_first_device, about.metadata[name])
+    name: jax.tree.map(saved, about.metadata[name])
     if part is None
     else jax.tree.map(_abstract, part)
     for name, part in parts.items()
   }
-  found = dict(ocp.load_checkpointables(str(folder), abstract))
+  found = dict(ocp.load_checkpointables(str(path), abstract))
   for name, wanted in abstract.items():  # Orbax drops empty subtrees
     loaded: Any = jax.tree.structure(found[name])
     if loaded != jax.tree.structure(wanted):
@@ -382,6 +385,11 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 def _on_first_device(x: Any) -> jax.ShapeDtypeStruct:
   """Shape and dtype of a saved array, placed on the first device."""
   return _abstract(jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
+def _of_host(x: Any) -> np.ndarray:
+  """Shape and dtype of a saved array, to be read onto the host."""
+  return np.empty(x.shape, x.dtype)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

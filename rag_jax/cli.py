@@ -55,6 +55,9 @@ _HOST_MEMORY = flags.DEFINE_float('host_memory', 0, 'plan: GiB of the host.')
 _TO = flags.DEFINE_string(
   'to', None, 'export: folder to write to. report: file to write.'
 )
+_BEST = flags.DEFINE_bool(
+  'best', False, 'ask, evaluate, export: the parameters of train.keep_best.'
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', None, 'train, evaluate: join others of the same command.'
 )
@@ -303,7 +306,8 @@ def _use(mode: str, config, workdir: pathlib.Path) -> None:
   print(f'loading {_shown(workdir)} ...', file=sys.stderr, flush=True)
   from rag_jax import loading
 
-  system = loading.load(workdir, vector_type=config.search.vector_type)
+  own = {'vector_type': config.search.vector_type, 'mesh': config.train.mesh}
+  system = loading.load(workdir, best=_BEST.value, **own)
   system = system.with_config(config)
   if mode == 'ask':
     from rag_jax import ask, console

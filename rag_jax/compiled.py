@@ -5,6 +5,7 @@ allowed) -> pytree of arrays with one row per question; `allowed` is bool[N],
 the documents that may be returned, or None.
 """
 
+import dataclasses
 import functools
 import importlib.metadata
 from collections.abc import Callable
@@ -141,6 +142,29 @@ def rank(config: model.ModelConfig) -> Function:
       scores=best.scores,
       weights=best.weights,
     )
+
+  return jax.jit(run)
+
+
+@functools.cache
+def negative(config: model.ModelConfig) -> Function:
+  """The best document that is not gold by search and ranker, int32[B].
+
+  -1 = all that are found are gold. With `gold_nodes`, only documents that are
+  gold for some training question are allowed.
+  """
+
+  def run(params, batch, index, allowed=None):
+    if index.gold_nodes is not None:
+      allowed = index.gold_nodes[: len(index.tokens)]
+    encoding, found = forward.search(
+      params, config, index, batch, allowed=allowed
+    )
+    others = found.where & ~docid_search.gold_among(found, batch.gold)
+    found = dataclasses.replace(found, where=others)
+    ranking = forward.rank(params, config, index, batch, encoding, found)
+    best = forward.choose(index, ranking, 1)
+    return jnp.where(best.where, best.documents, -1)[:, 0]
 
   return jax.jit(run)
 

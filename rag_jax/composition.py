@@ -43,6 +43,12 @@ def check_parts(config: Any) -> None:
       'data.question_keys adds words to the lexicon, got data.lexicon=False. '
       'Set --config.data.lexicon=True.'
     )
+  if config.train.keep_best and not config.train.evaluate_every:
+    raise ValueError(
+      f'train.keep_best {config.train.keep_best!r} needs evaluations during '
+      'training, got train.evaluate_every=0. Set '
+      '--config.train.evaluate_every=100, or leave it out.'
+    )
   if config.search.hops == 2:
     _check_hops(config)
   if config.docid.further:

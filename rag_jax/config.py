@@ -51,6 +51,8 @@ class TrainConfig:
   log_every: int = 50  # steps between records in metrics.jsonl
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # checkpoints that are kept
+  # measure whose best parameters are kept in best/, such as 'answers/EM'
+  keep_best: str = ''
   # limit of the estimated memory, in GiB; 0 = what the machine has
   max_memory_gib: float = 0.0
   evaluate_every: int = 0  # steps between evaluations; 0 = only at the end
@@ -66,14 +68,10 @@ class TrainConfig:
     """Raises a ValueError on a value out of range."""
     parallel.check_mode(self.parallel)
     placement.sizes(self.mesh)
-    sizes = ('eval_batch_size', 'accumulate', 'log_every')
-    for name, least in (
-      *((name, 1) for name in (*sizes, 'checkpoint_every', 'keep_checkpoints')),
-      *(
-        (name, 0)
-        for name in ('evaluate_every', 'head_lr_multiplier', 'max_memory_gib')
-      ),
-    ):
+    sizes = ('eval_batch_size', 'accumulate', 'log_every', 'checkpoint_every')
+    numbers = dict.fromkeys((*sizes, 'keep_checkpoints'), 1)
+    numbers |= {'evaluate_every': 0, 'head_lr_multiplier': 0}
+    for name, least in (numbers | {'max_memory_gib': 0}).items():
       if getattr(self, name) < least:
         raise ValueError(
           f'train.{name} must be at least {least}, got {getattr(self, name)}. '
@@ -132,7 +130,7 @@ class Config:
 MAY_CHANGE = (
   *('train.log_every', 'train.checkpoint_every', 'train.keep_checkpoints'),
   *('train.parallel', 'train.mesh', 'train.report', 'train.max_memory_gib'),
-  'train.evaluate_every',  # measures between steps, which change no state
+  *('train.evaluate_every', 'train.keep_best'),  # which change no state
   *('train.eval_batch_size', 'train.evaluate_exact'),
   'train.evaluate_without_gold',
   *('calibration.threshold', 'calibration.certified'),  # compared with scores

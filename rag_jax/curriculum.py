@@ -15,17 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import config as configs
 from rag_jax import (
+  compiled,
   console,
   corpus,
-  docid_search,
-  forward,
   model,
   objective,
+  parallel,
+  placement,
   readers,
   types,
 )
+from rag_jax import config as configs
 from rag_jax import stage as stages
 from rag_jax import workdir as workdirs
 from rag_jax.data import batches, formats, numbers, pipeline
@@ -205,24 +206,15 @@ def with_negative(
     The questions with `negative`, int32[n]; -1 if the search finds only gold
     documents.
   """
-
-  @jax.jit
-  def find(params, batch, index):
-    allowed = None
-    if index.gold_nodes is not None:
-      allowed = index.gold_nodes[: len(index.tokens)]
-    encoding, found = forward.search(
-      params, config.model, index, batch, allowed=allowed
-    )
-    others = found.where & ~docid_search.gold_among(found, batch.gold)
-    found = dataclasses.replace(found, where=others)
-    ranking = forward.rank(params, config.model, index, batch, encoding, found)
-    best = forward.choose(index, ranking, 1)
-    return jnp.where(best.where, best.documents, -1)[:, 0]
-
+  devices = placement.mesh_of(params)
+  if devices is not None:  # once, not for each batch
+    index = placement.place_index(index, devices)
   # A fixed batch size: a resumed run must find the same negatives.
   parts = batches.eval_batches(questions, batch_size=32)
-  rows = np.concatenate([find(params, batch, index) for batch in parts])
+  find = compiled.negative(config.model)
+  rows = np.concatenate(
+    [parallel.call(find, params, batch, index) for batch in parts]
+  )
   return dataclasses.replace(questions, negative=rows[: len(questions.query)])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rag_jax import checkpoint, console, files, matching
+from rag_jax import checkpoint, console, files, matching, placement
 from rag_jax import config as configs
 from rag_jax import system as systems
 from rag_jax.components import query_encoder
@@ -62,6 +62,8 @@ def export(system: systems.System, folder: str | os.PathLike[str]) -> str:
       'Set --to to another folder.'
     )
   path.mkdir(parents=True, exist_ok=True)
+  params, index = placement.gathered(system.params, system.index)
+  system = dataclasses.replace(system, params=params, index=index)
   _write_documents(system, path / 'documents.jsonl')
   np.save(path / 'vectors.npy', vectors(system))
   files.write(path / 'config.json', configs.to_json(system.config))

@@ -9,10 +9,11 @@ import numpy as np
 import tokenizers as hf_tokenizers
 
 from rag_jax import config as configs
-from rag_jax import console, generated, model, types
+from rag_jax import console, generated, model, parallel, types
 from rag_jax.generation import cache
 from rag_jax.index import docids, further, pseudo_queries
 from rag_jax.index import index as indexes
+from rag_jax.ops import token_table
 
 BLOCK = 4096  # documents that are cropped at a time
 CROPS = 3  # folded into the key of a run, for random numbers of their own
@@ -103,10 +104,12 @@ def add(
   base = np.zeros((0, codes.shape[1] - 1), np.int32)
   if len(keys):
     # By the encoder and its token weights that documents are encoded with.
+    train = config.train
+    on_host = parallel.divides_tables(train.parallel, train.mesh)
     vectors = model.document_vectors(
       model.init_key(config.seed),
       config.model,
-      jnp.asarray(tokens),
+      token_table.make(tokens, on_host=on_host),
       vocab_size=tokenizer.get_vocab_size(),
       texts=jnp.asarray(keys),
     )

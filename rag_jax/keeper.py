@@ -6,7 +6,9 @@ process; `Keeper.step` saves a checkpoint at the current step, and raises
 """
 
 import contextlib
+import math
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +62,15 @@ class Keeper:
     self._checkpointer = checkpoint.open(
       workdir / store.CHECKPOINTS, keep=config.train.keep_checkpoints
     )
+    self._best, self._bests = _best_of(config, notes), None
+    if config.train.keep_best:
+      folder = workdir / store.BEST
+      with distributed.first_then_others('best'):
+        if start == 0 and distributed.is_first():
+          shutil.rmtree(folder, ignore_errors=True)  # of another run
+      self._bests = checkpoint.open(folder, keep=1)
+      if checkpoint.latest_step(self._bests) is None:  # a continued run
+        self._best = -math.inf
     self._totals: Totals = dict(notes.get('totals', {}))
     self._recent: list[objective.Sums] = []  # on the device
 
@@ -71,6 +82,8 @@ class Keeper:
     """Waits for the last save; an earlier error has priority over its error."""
     if kind is None:
       checkpoint.close(self._checkpointer)
+      if self._bests is not None:
+        checkpoint.close(self._bests)
       self.writer.close()
       signals.resume()
       return
@@ -145,6 +158,8 @@ class Keeper:
       'measured': is_measured,
       'files': self._files,
     }
+    if self._best > -math.inf:
+      notes['best'] = [self._config.train.keep_best, self._best]
     checkpoint.save(
       self._checkpointer,
       step,
@@ -157,6 +172,40 @@ class Keeper:
       text = f'a checkpoint of step {step} is saved'
       raise signals.Stopped(number, signals.line(number, text))
 
+  def best(
+    self, params: Any, step: int, results: Sequence[report.Result]
+  ) -> None:
+    """Keeps parameters in WORKDIR/best if `train.keep_best` is at its largest.
+
+    Args:
+      params: parameters of all components.
+      step: steps done.
+      results: of an evaluation; the first split counts.
+
+    Raises:
+      ValueError: if they have no such measure, or the files cannot be written.
+    """
+    name = self._config.train.keep_best
+    if self._bests is None:
+      return
+    found = {
+      f'{own.system}/{own.metric}': own.value
+      for own in results
+      if own.split == results[0].split
+    }
+    if name not in found:
+      raise ValueError(
+        f'train.keep_best must be one of {", ".join(found)}, got {name!r}. Set '
+        '--config.train.keep_best, or leave it out.'
+      )
+    if not found[name] > self._best:
+      return
+    self._best = found[name]
+    notes = {'files': self._files, 'best': [name, self._best]}
+    parts = {'params': placement.stored(params, self._nodes)}
+    checkpoint.save(self._bests, step, parts, notes)
+    checkpoint.wait(self._bests)
+
   def _requested(self, step: int, is_last: bool) -> int:
     """The signal that came to any process; several agree at records."""
     if distributed.count() == 1:
@@ -164,6 +213,12 @@ class Keeper:
     if step % self._config.train.log_every and not is_last:
       return 0
     return distributed.largest(signals.requested())
+
+
+def _best_of(config: configs.Config, notes: Mapping[str, Any]) -> float:
+  """The largest value of `train.keep_best` so far."""
+  name, value = notes.get('best', ('', -math.inf))
+  return value if name == config.train.keep_best else -math.inf
 
 
 def saved(state: steps.State) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rag_jax import (
   host_memory,
   model,
   objective,
+  parallel,
   pretrained,
   store,
   types,
@@ -32,7 +33,11 @@ from rag_jax.index import index as indexes
 
 
 def load(
-  workdir: str | os.PathLike[str], *, vector_type: str = ''
+  workdir: str | os.PathLike[str],
+  *,
+  vector_type: str = '',
+  mesh: str | None = None,
+  best: bool = False,
 ) -> systems.System:
   """Loads the system of a workdir, with the parameters of its last checkpoint.
 
@@ -43,9 +48,14 @@ def load(
     workdir: folder of a trained run.
     vector_type: type of the node table, as `search.vector_type`; '' = that of
       the run.
+    mesh: as `train.mesh`; None = that of the run.
+    best: whether to load the parameters that `train.keep_best` kept, instead of
+      those of the last checkpoint. They have no calibrator.
 
   Returns:
-    The system.
+    The system. If its mesh divides tables of documents over the devices that
+    there are, they go from the host to the device that has their rows, unless
+    documents were added or deleted. Otherwise all lies on one device.
 
   Raises:
     ValueError: if the workdir has no trained run, or a run of another version.
@@ -55,6 +65,9 @@ def load(
   if vector_type:
     own = dataclasses.replace(config.search, vector_type=vector_type)
     config = dataclasses.replace(config, search=own)
+  if mesh is not None:
+    train = dataclasses.replace(config.train, mesh=mesh)
+    config = dataclasses.replace(config, train=train)
   store.check_trained(path)
   tokenizer = workdirs.read(path / store.TOKENIZER, tokenizers.load)
   reader_tokenizer = None
@@ -62,8 +75,11 @@ def load(
     reader_tokenizer = workdirs.read(
       path / store.READER_TOKENIZER, tokenizers.load
     )
-  found = _checkpoint(path)
-  if found.step < config.steps:
+  changed = (path / store.LIVE).exists()
+  train = config.train
+  placed = changed or not parallel.divides_tables(train.parallel, train.mesh)
+  found = _checkpoint(path, best=best, on_host=not placed)
+  if found.step < config.steps and not best:
     console.note(
       f'the run in {str(path)!r} has {found.step} of {config.steps} steps'
     )
@@ -71,14 +87,16 @@ def load(
   identity = checkpoint.identity(found.step, params)
   live = None
   changes.remember(path / store.LIVE)
-  if (path / store.LIVE).exists():
+  if changed:
     live, documents, params = changes.load(
       config, path / store.LIVE, params, identity
     )
     index, quantiser = live.index, live.quantiser
   else:
     documents = store.load_documents(path)
-    index, quantiser = workdirs.load_index(config, path / store.INDEX)
+    index, quantiser = workdirs.load_index(
+      config, path / store.INDEX, placed=placed
+    )
   values = fingerprints.of(index, tokenizer, reader_tokenizer, documents)
   if live is not None:  # `changes.load` has compared the checkpoint
     del values[store.INDEX], values[store.DOCUMENTS]
@@ -90,11 +108,12 @@ def load(
     index,
     reader_tokenizer=reader_tokenizer,
     workdir=path,
+    placed=placed,
   )
   calibrator = None
-  if (path / calibration.NAME).exists():
+  if (path / calibration.NAME).exists() and not best:
     calibrator = calibration.load(path / calibration.NAME)
-  return systems.System(
+  system = systems.System(
     config=config,
     tokenizer=tokenizer,
     documents=documents,
@@ -109,11 +128,22 @@ def load(
     calibrator=calibrator,
     has_reader=config.trains_with(objective.READER_LOSSES),
   )
+  return system if placed else system.on_devices()
 
 
-def _checkpoint(workdir: pathlib.Path) -> checkpoint.Loaded:
-  """The parameters of the last checkpoint of a workdir; writes nothing."""
-  found = checkpoint.load(workdir / store.CHECKPOINTS, {'params': None})
+def _checkpoint(
+  workdir: pathlib.Path, *, best: bool, on_host: bool
+) -> checkpoint.Loaded:
+  """The parameters of the last or best checkpoint; writes nothing."""
+  wanted = {'params': None}
+  folder = workdir / (store.BEST if best else store.CHECKPOINTS)
+  found = checkpoint.load(folder, wanted, on_host=on_host)
+  if found is None and best:
+    raise ValueError(
+      f'workdir {str(workdir)!r} has no best parameters. Train with '
+      "--config.train.keep_best='generative index/Hits@10', for example, and "
+      '--config.train.evaluate_every, or leave out --best.'
+    )
   if found is None:
     raise ValueError(
       f'workdir {str(workdir)!r} has no finished checkpoint. '

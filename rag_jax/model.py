@@ -18,7 +18,7 @@ from rag_jax.data import widths
 from rag_jax.index import further, pseudo_queries
 from rag_jax.index import index as indexes
 from rag_jax.nn import encoders, transformer
-from rag_jax.ops import beam, split_rows
+from rag_jax.ops import beam, split_rows, token_table
 from rag_jax.readers import base
 
 Params = dict[str, Any]
@@ -249,6 +249,7 @@ def init(
     vectors = pretrained.vectors
   if vectors is None:
     vectors = query_encoder.embed_corpus(encoder, index.tokens)
+    vectors = split_rows.by_columns(vectors)
   unit = query_encoder.is_unit(config.query_encoder)
   scale = 1.0 if unit else id_decoder.mean_square(vectors)
   decoder = id_decoder.init(
@@ -283,6 +284,7 @@ def _leaf_vectors(
   where, keys = index.further.where, index.further.tokens
   assert keys is not None  # kept until a node table is made
   more = query_encoder.embed_corpus(encoder, keys.reshape(-1, keys.shape[-1]))
+  more = split_rows.by_columns(more)
   more = jnp.where(where.reshape(-1, 1), more, 0.0)
   return jnp.concatenate([vectors, more])
 
@@ -295,7 +297,7 @@ def init_key(seed: int) -> jax.Array:
 def document_vectors(
   rng: jax.Array,
   config: ModelConfig,
-  tokens: jax.Array,
+  tokens: token_table.Table,
   *,
   vocab_size: int,
   pretrained: Pretrained | None = None,
@@ -326,12 +328,12 @@ def embed(
 def _initial_encoder(
   rng: jax.Array,
   config: ModelConfig,
-  tokens: jax.Array,
+  tokens: token_table.Table,
   vocab_size: int,
   pretrained: Pretrained | None = None,
 ) -> Params:
   if pretrained and 'query_encoder' in pretrained.start:
-    return pretrained.start['query_encoder']
+    return jax.tree.map(jnp.asarray, pretrained.start['query_encoder'])
   frequency = None
   # A published encoder does not use token weights.
   if not query_encoder.make(config.query_encoder).published:

@@ -155,9 +155,8 @@ def make(
   """
   if devices.size == 1:
     return jax.jit(function)(index, pretrained)
-  index = place_index(
-    dataclasses.replace(index, lexicon=None, reader_tokens=None), devices
-  )
+  index = dataclasses.replace(index, lexicon=None, reader_tokens=None)
+  index = place_index(index, devices, with_keys=True)
   pretrained = jax.tree_util.tree_map_with_path(
     lambda path, x: _place_weights(path, x, devices), pretrained
   )
@@ -170,6 +169,8 @@ def make(
 def _place_weights(path: Any, x: Any, devices: jax.sharding.Mesh) -> jax.Array:
   """Weights on every device; vectors of documents are divided by columns."""
   name = jax.tree_util.keystr(path, simple=True, separator='/')
+  if name.endswith(NODE_TABLE):  # of another run
+    return put(x, NamedSharding(devices, spec(name, x.shape, devices.shape)))
   fits = name.endswith('vectors') and x.ndim == 2
   fits = fits and x.shape[1] % devices.shape['fsdp'] == 0
   axes = (None, 'fsdp') if fits else ()
@@ -206,11 +207,19 @@ def stored(state: T, nodes: int) -> T:
   return _map_tables(cut, state)
 
 
-def place_index(index: T, devices: jax.sharding.Mesh) -> T:
+def place_index(
+  index: T, devices: jax.sharding.Mesh, *, with_keys: bool = False
+) -> T:
   """Places an index on the devices: tables by rows, the lexicon by documents.
 
   The trie is a few bytes a document, so each device has it, and masks too, and
-  the lexicon of documents with further docids.
+  further docids, but for the keys that they are made from.
+
+  Args:
+    index: the corpus.
+    devices: from `mesh`.
+    with_keys: whether it has the keys, too, whose vectors a node table starts
+      with.
   """
   if devices.size == 1:
     return index
@@ -220,12 +229,15 @@ def place_index(index: T, devices: jax.sharding.Mesh) -> T:
     if getattr(index, name, None) is not None
   }
   lexicon = getattr(index, 'lexicon', None)
-  one_docid = getattr(index, 'further', None) is None
-  if lexicon is not None and devices.shape['fsdp'] > 1 and one_docid:
+  if lexicon is not None and devices.shape['fsdp'] > 1:
     split['lexicon'] = _divide(lexicon, index, devices)
   rest: Any = index
   if split:
     rest = dataclasses.replace(rest, **dict.fromkeys(split))
+  more = getattr(rest, 'further', None)
+  if more is not None and not with_keys:
+    more = dataclasses.replace(more, tokens=None)
+    rest = dataclasses.replace(rest, further=more)
   each = NamedSharding(devices, PartitionSpec())
   rest = jax.tree.map(lambda x: put(x, each), rest)
   return dataclasses.replace(rest, **split) if split else rest
@@ -307,14 +319,23 @@ def mesh_of(tree: Any) -> jax.sharding.Mesh | None:
   return None
 
 
-def whole(tables: T) -> T:
-  """Tables that are not divided."""
+def gathered(params: Any, index: T) -> tuple[Any, T]:
+  """Parameters and an index whole on one device, without a divided lexicon.
 
-  def join(x):
-    return x[:] if isinstance(x, split_rows.Rows) else x
-
+  Args:
+    params: parameters, as `place` returns them.
+    index: from `place_index`.
+  """
+  devices = mesh_of(params)
+  if devices is None or devices.size == 1:
+    return params, index
+  rest: Any = index
+  params = stored(params, rest.table_rows)
+  both = params, dataclasses.replace(rest, lexicon=None)
   return jax.tree.map(
-    join, tables, is_leaf=lambda x: isinstance(x, split_rows.Rows)
+    lambda x: jnp.asarray(np.asarray(x)),
+    both,
+    is_leaf=lambda x: isinstance(x, split_rows.Rows),
   )
 
 

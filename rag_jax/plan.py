@@ -79,6 +79,7 @@ class Part:
     is_divided: whether the devices of the axis fsdp divide `device`; see
       `placement`.
     shared: on each of them in addition, if they divide it.
+    copies: how often they have it together, if they divide it.
   """
 
   name: str
@@ -87,12 +88,13 @@ class Part:
   host: int = 0
   is_divided: bool = True
   shared: int = 0
+  copies: int = 1
 
   def on_each(self, devices: int) -> float:
     """Bytes on each of the devices that divide the index."""
     if devices == 1 or not self.is_divided:
       return self.device
-    return self.device / devices + self.shared
+    return self.device * min(self.copies / devices, 1) + self.shared
 
 
 def size_of(
@@ -184,8 +186,8 @@ def parts(config: configs.Config, size: Size) -> list[Part]:
     words = 4 * (vocabulary + 1)
     whole = 8 * (number + postings.WINDOW) + words
     shared = words + 4 * room.num_nodes
-    one = not config.docid.further  # else each device has all of it
-    found.append(Part('lexicon', 'BM25', whole, 0, one, shared if one else 0))
+    copies = 1 + config.docid.further  # of a document with all its leaves
+    found.append(Part('lexicon', 'BM25', whole, 0, True, shared, copies))
   if config.reader.weights:
     found.append(Part('passages', "int32, in the reader's tokens", 4 * cells))
   texts = count * (TEXT * size.tokens + OBJECT)

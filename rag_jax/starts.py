@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers as hf_tokenizers
 
-from rag_jax import checkpoint, corpus, fingerprints, model, store
+from rag_jax import checkpoint, corpus, fingerprints, model, parallel, store
 from rag_jax import config as configs
 from rag_jax.components import query_encoder
 from rag_jax.data import tokenizers
@@ -44,18 +44,23 @@ class Source:
 def read(config: configs.Config) -> Source:
   """Reads the run that `config.init_from` names; writes nothing.
 
+  Its arrays stay on the host where a mesh divides tables of documents.
+
   Raises:
     ValueError: if it is no trained run, or a file of it is damaged.
   """
   path = pathlib.Path(config.init_from)
+  train = config.train
+  on_host = parallel.divides_tables(train.parallel, train.mesh)
+  wanted = {'params': None}
   try:
     source = store.read_config(path)
-    found = checkpoint.load(path / store.CHECKPOINTS, {'params': None})
+    found = checkpoint.load(path / store.CHECKPOINTS, wanted, on_host=on_host)
     if found is None:
       raise ValueError(
         f'workdir {str(path)!r} has no finished checkpoint. Train it first.'
       )
-    index, quantiser = indexes.load(path / store.INDEX)
+    index, quantiser = indexes.load(path / store.INDEX, placed=not on_host)
     own = {store.INDEX: fingerprints.of_index(index)}
     fingerprints.check(path, own, found)
   except ValueError as error:

@@ -38,6 +38,7 @@ READER_TOKENIZER = 'reader-tokenizer.json'
 INDEX = 'index.npz'
 LIVE = 'live.npz'
 CHECKPOINTS = 'checkpoints'
+BEST = 'best'  # parameters of the best checkpoint, by `train.keep_best`
 STAGES = 'stages'  # field of the experiment
 CONFIG_REMEDY = (
   'Copy config.json of a folder in evaluations/ over it, if there is one, or '

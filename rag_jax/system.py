@@ -93,10 +93,12 @@ class System:
   def on_devices(self) -> 'System':
     """The system with its arrays on the mesh of its run, `train.mesh`.
 
-    On another number of devices, or after pmap, it stays on one device.
+    On another number of devices, or after pmap, it stays on one device. On a
+    mesh already, it stays there.
     """
     train = self.config.train
-    devices = parallel.run_mesh(train.parallel, train.mesh)
+    devices = placement.mesh_of(self.params)
+    devices = devices or parallel.run_mesh(train.parallel, train.mesh)
     params = model.to_search(self.config.search, self.params)
     if devices is None or devices.size == 1:
       return dataclasses.replace(self, params=params)
@@ -344,14 +346,9 @@ class System:
   def _with_capacity(
     self, more: int
   ) -> tuple[live_indexes.LiveIndex, model.Params]:
-    return changes.with_capacity(
-      self.config,
-      self.live,
-      self.index,
-      self.quantiser,
-      self.params,
-      len(self.rows) + more,
-    )
+    params, index = placement.gathered(self.params, self.index)
+    parts = self.live, index, self.quantiser, params
+    return changes.with_capacity(self.config, *parts, len(self.rows) + more)
 
   def _changed(
     self,

@@ -144,12 +144,14 @@ def fit(
   )
   devices = parallel.run_mesh(config.train.parallel, config.train.mesh)
   placed = dataclasses.replace(prepared, system=prepared.system.on_devices())
+  if devices is not None:
+    state = placement.place(state, devices)
   next_state = None
   with files, progress.Progress(config.steps, start) as shown:
     if start == 0 and config.steps:
-      _measure_untrained(state, config, placed, files.writer, workdir)
+      _measure_untrained(state, config, placed, files, workdir)
     elif not notes.get('measured', True):
-      _measure(placed.trained(state.params), placed, files.writer, start)
+      _measure(state, placed, files, start)
     for step, name, stage, place in schedule(config, start):
       if place == 0 and step:
         state = states.start_stage(state, config, stage)
@@ -172,7 +174,7 @@ def fit(
       ends = place + 1 == stage.steps
       loss = files.record(step + 1, name, sums, is_last=ends)
       shown.step(step + 1, examples=stage.batch_size, loss=loss)
-      measured = _measure_if_due(state, config, placed, files.writer, step + 1)
+      measured = _measure_if_due(state, config, placed, files, step + 1)
       files.step(state, step + 1, name, is_last=ends, is_measured=measured)
     if config.steps == 0:
       files.step(state, 0, '', is_last=True)
@@ -210,8 +212,7 @@ def step_function(
     return lambda state, place: compiled(stage)(state, found[place], index)
 
   # Without a search, passages are known: cut padding to the longest in a batch.
-  passages = placement.whole(index.passages)
-  lengths = token_table.lengths(jax.tree.map(distributed.on_host, passages))
+  lengths = token_table.lengths(index.passages)
   reading = batches.reading_batches(questions, lengths, **options)
   most = stage.passage_tokens or index.passages.shape[1]
 
@@ -239,7 +240,7 @@ def _measure_untrained(
   state: steps.State,
   config: configs.Config,
   prepared: workdirs.Prepared,
-  writer: report.MetricsWriter,
+  files: keeper.Keeper,
   workdir: pathlib.Path,
 ) -> None:
   """Evaluates before the first step, and saves the results.
@@ -247,10 +248,10 @@ def _measure_untrained(
   It evaluates everything if `train.evaluate_every` is set; otherwise only the
   search, and that only with a published query encoder.
   """
-  system = prepared.trained(state.params)
   if config.train.evaluate_every:
-    results = _measure(system, prepared, writer, 0)
+    results = _measure(state, prepared, files, 0)
   elif query_encoder.make(config.query_encoder).published:
+    system = prepared.trained(state.params)
     results = evaluate.measure_search(system, prepared.dataset)
   else:
     return
@@ -261,7 +262,7 @@ def _measure_if_due(
   state: steps.State,
   config: configs.Config,
   prepared: workdirs.Prepared,
-  writer: report.MetricsWriter,
+  files: keeper.Keeper,
   step: int,
 ) -> bool:
   """Evaluates at a step if that is due; False if a signal interrupts it."""
@@ -270,8 +271,7 @@ def _measure_if_due(
     return True
   try:
     alone = distributed.count() == 1  # others would wait in the evaluation
-    with signals.interruptible() if alone else contextlib.nullcontext():
-      _measure(prepared.trained(state.params), prepared, writer, step)
+    _measure(state, prepared, files, step, interruptible=alone)
     return True
   except signals.Interrupted:
     return False
@@ -302,20 +302,25 @@ def _check_unchanged(
 
 
 def _measure(
-  system: systems.System,
+  state: steps.State,
   prepared: workdirs.Prepared,
-  writer: report.MetricsWriter,
+  files: keeper.Keeper,
   step: int,
+  *,
+  interruptible: bool = False,
 ) -> list[report.Result]:
   """Evaluates during training, without baselines, which do not change."""
-  results = evaluate.measure(
-    system, prepared.dataset, prepared.pretrained, with_baselines=False
-  )
+  parts = prepared.dataset, prepared.pretrained
+  with signals.interruptible() if interruptible else contextlib.nullcontext():
+    results = evaluate.measure(
+      prepared.trained(state.params), *parts, with_baselines=False
+    )
   for split in dict.fromkeys(r.split for r in results):
     values = {
       f'{r.system}/{r.metric}': r.value for r in results if r.split == split
     }
-    writer.write(step, split, values)
+    files.writer.write(step, split, values)
+  files.best(state.params, step, results)
   return results
 
 

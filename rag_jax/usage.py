@@ -36,6 +36,9 @@ flags
       ask: one question, instead of standard input
   --json
       ask: print each answer as a line of JSON
+  --best
+      ask, evaluate, export: the parameters that train.keep_best kept, instead
+      of those of the last checkpoint
   --init_from=FOLDER
       train: workdir of a run whose weights a new run starts from
   --continue_from=FOLDER

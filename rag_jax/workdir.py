@@ -37,6 +37,7 @@ from rag_jax import system as systems
 from rag_jax.data import formats, pipeline, tokenizers
 from rag_jax.index import docids, encoding
 from rag_jax.index import index as indexes
+from rag_jax.ops import token_table
 
 T = TypeVar('T')
 FEW = 200  # training questions that are too few to train from scratch
@@ -160,8 +161,7 @@ def load_data(config: configs.Config) -> types.Dataset:
   """Loads the data of an experiment, and checks its splits.
 
   Raises:
-    ValueError: if the data is missing or invalid, or lacks a split of
-      `data.eval_splits`.
+    ValueError: if it is missing, invalid or lacks one of `data.eval_splits`.
   """
   dataset = formats.load(
     config.data.path, format=config.data.format, **config.data.reading
@@ -311,14 +311,16 @@ def document_vectors(
 
   A published encoder encodes the texts, up to `data.max_vector_tokens` and with
   special tokens, and caches the vectors in `folder`/vectors. Otherwise the
-  initial encoder of the model encodes `tokens`, int32[N, P]. Weights of another
-  run take the place of either.
+  initial encoder of the model encodes `tokens`, int32[N, P], in blocks if a
+  mesh divides tables. Weights of another run take the place of either.
   """
   if weights.query_encoder is None:
+    train = config.train
+    on_host = parallel.divides_tables(train.parallel, train.mesh)
     vectors = model.document_vectors(
       model.init_key(config.seed),
       config.model,
-      jnp.asarray(tokens),
+      token_table.make(tokens, on_host=on_host),
       vocab_size=tokenizer.get_vocab_size(),
       pretrained=weights,
     )

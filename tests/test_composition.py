@@ -21,6 +21,11 @@ def weigh(*names, **more):
 
 # Name -> (fields of the stage, fields of other groups, error).
 CASES = {
+  'a best checkpoint without evaluations': (
+    {},
+    {'train': {'keep_best': 'answers/EM'}},
+    "keep_best 'answers/EM' needs evaluations.*evaluate_every=0. Set",
+  ),
   'no loss': ({'losses': {}}, {}, 'losses must name a loss.*losses.NAME'),
   'no component': ({'trains': {}}, {}, 'trains must name a component.*NAME'),
   'parts of a batch': (

@@ -10,6 +10,8 @@ import pytest
 
 from rag_jax import compiled, parallel, placement
 from rag_jax import step as steps
+from rag_jax.index import further
+from rag_jax.index import index as indexes
 from rag_jax.ops import lexical, split_lexicon, split_rows
 
 MESH = 'fsdp=4,data=2'
@@ -108,3 +110,26 @@ def test_a_step_has_the_same_losses(
     np.testing.assert_allclose(
       value, wanted[own], rtol=1e-4, atol=1e-5, err_msg=own
     )
+
+
+@pytest.mark.long
+def test_further_docids_have_a_divided_lexicon_too(config, index, batch):
+  codes = np.asarray(index.codes)
+  keys = np.random.default_rng(0).permutation(codes)[:, :-1]
+  chosen = np.arange(len(codes))[None]
+  tokens = np.asarray(index.tokens)
+  more = further.build(codes, keys, tokens, chosen)
+  index = indexes.with_further(index, more)
+  init = functools.partial(steps.init_state, config, config.stages[0][1])
+  params = jax.jit(init)(index, vocab=jnp.zeros(50)).params
+  devices = placement.mesh(MESH)
+  placed = placement.place_index(index, devices)
+  assert isinstance(placed.lexicon, split_lexicon.Lexicon)
+  function = compiled.rank(config.model)
+  wanted = parallel.call(function, params, batch, index)
+  found = parallel.call(
+    function, placement.place(params, devices), batch, placed
+  )
+  np.testing.assert_array_equal(found.documents, wanted.documents)
+  for ours, theirs in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 
 from rag_jax import checkpoint, keeper, report, signals, store, train
 from rag_jax import config as configs
+from rag_jax import step as train_steps
 from rag_jax import workdir as workdirs
 
 STEPS = 23
@@ -114,6 +115,78 @@ def test_a_run_stopped_at_any_step_keeps_that_step_and_its_metrics(
     strict=True,
   ):
     np.testing.assert_array_equal(ours, theirs)
+
+
+def best_of(workdir):
+  found = checkpoint.load(workdir / store.BEST, {'params': None})
+  return found.step, float(jax.tree.leaves(found.parts['params'])[0].ravel()[0])
+
+
+def results(value):
+  """Of two splits, of which the first counts."""
+  return [
+    report.summarise(split, 'index', 'Hits@1', np.asarray([own]))
+    for split, own in (('dev', value), ('test', 1 - value))
+  ]
+
+
+def keeping(config, measure='index/Hits@1'):
+  own = dataclasses.replace(config.train, evaluate_every=1, keep_best=measure)
+  return dataclasses.replace(config, train=own)
+
+
+def test_the_best_parameters_are_kept_until_better_ones_come(config, tmp_path):
+  config, notes = keeping(config), {}
+  workdir = make(tmp_path / 'run')
+  for step, value, best in (
+    (0, 0.1, 0),
+    (5, 0.7, 5),
+    (10, 0.7, 5),
+    (15, 0.6, 5),
+    (20, 0.5, 5),
+    (25, 0.8, 25),
+  ):
+    state = train_steps.State(
+      params={'a': jnp.float32(step)}, optimizer={}, step=jnp.int32(step)
+    )
+    with keeper.Keeper(config, workdir, step, notes, {}, 0) as files:
+      files.best(state.params, step, results(value))
+      files.step(state, step, 'joint')
+    found = checkpoint.load(workdir / store.CHECKPOINTS, {'params': None})
+    notes = found.notes  # as a resumed run has them
+    assert best_of(workdir) == (best, best)
+  assert notes['best'] == ['index/Hits@1', 0.8]
+  # A measure that there is not; a run from the start in the same folder.
+  wrong = keeping(config, 'index/Hits')
+  files = keeper.Keeper(wrong, workdir, 0, {}, {}, 0)
+  with pytest.raises(ValueError, match="one of index/Hits@1, got 'index/Hits'"):
+    files.best(state.params, 0, results(0.5))
+  assert not checkpoint.steps(workdir / store.BEST)
+
+
+@pytest.mark.long
+def test_a_stopped_run_keeps_the_best_parameters(
+  config, prepared, tmp_path, monkeypatch
+):
+  scores, start = {0: 0.1, 1: 0.4, 2: 0.7, 3: 0.7, 4: 0.6}, []
+
+  def measure(system, *args, **kwargs):
+    leaf = float(jax.tree.leaves(system.params)[0].ravel()[0])
+    start[:] = start or [leaf]
+    return results(scores[round(leaf - start[0])])
+
+  monkeypatch.setattr(train.evaluate, 'measure', measure)
+  config = keeping(with_rate(config, 0.01))
+  [(name, stage)] = config.stages
+  stages = ((name, dataclasses.replace(stage, steps=4)),)
+  config = dataclasses.replace(config, stages=stages)
+  workdir = make(tmp_path / 'run')
+  stop_at(monkeypatch, 3)
+  with pytest.raises(signals.Stopped):
+    train.fit(config, prepared, workdir)
+  stop_at(monkeypatch, 0)
+  train.fit(config, prepared, workdir)
+  assert best_of(workdir) == (2, pytest.approx(start[0] + 2))
 
 
 def make(folder):

@@ -13,6 +13,7 @@ import pytest
 from rag_jax import config as configs
 from rag_jax import parallel, per_device, placement, train
 from rag_jax import step as steps
+from rag_jax.components import query_encoder
 from rag_jax.ops import split_rows, token_table
 
 P = jax.sharding.PartitionSpec
@@ -167,6 +168,18 @@ def test_small_tokens_are_divided_and_those_on_the_host_are_not(
     found = jax.jit(run)(placed, rows)
   for own in found:
     np.testing.assert_array_equal(own, tokens[rows])
-  np.testing.assert_array_equal(
-    np.asarray(placement.whole(placed.tokens)), tokens
-  )
+  np.testing.assert_array_equal(np.asarray(placed.tokens), tokens)
+
+
+def test_vectors_of_documents_are_made_in_columns():
+  tokens = np.random.default_rng(0).integers(1, 9, (1111, 2), np.int32)
+  params = {'embedding': jnp.ones((9, 8)), 'log_token_weight': jnp.zeros(9)}
+
+  def make(params, tokens):
+    return split_rows.by_columns(query_encoder.embed_corpus(params, tokens))
+
+  with jax.set_mesh(placement.mesh('fsdp=8')):
+    program = jax.jit(make).lower(params, tokens).compile()
+  assert 'f32[1111,1]' in program.as_text()
+  assert 'f32[1111,8]' not in program.as_text()
+  assert split_rows.by_columns(params['embedding']) is params['embedding']

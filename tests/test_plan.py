@@ -79,6 +79,8 @@ def test_bytes_of_an_index_within_a_tenth():
   )
   plain = dataclasses.replace(plain, lexicon=lexicon)
   divided = placement.place_index(plain, placement.mesh('fsdp=8')).lexicon
+  several = plan.Part('lexicon', '', 80, shared=1, copies=3)
+  assert [several.on_each(n) for n in (1, 2, 8)] == [80, 81, 31]
   assert part(found, 'lexicon').on_each(8) == pytest.approx(
     sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(divided)),
     rel=0.1,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rag_jax
-from rag_jax import ask, train, types
+from rag_jax import ask, loading, store, train, types
 from rag_jax import config as configs
 from rag_jax import workdir as workdirs
 from rag_jax.data import pipeline
@@ -101,6 +101,15 @@ class TestLongQuestions:
     assert f'note      {note}' in ask.show(long)
     system.search([QUESTION, self.POLITE * 99])
     assert '1 of 2 questions cut' in capsys.readouterr().err
+
+
+def test_the_best_parameters_are_loaded_instead(trained, tmp_path):
+  copy = shutil.copytree(trained('node_table'), tmp_path / 'copy')
+  with pytest.raises(ValueError, match='has no best parameters. Train with'):
+    loading.load(copy, best=True)
+  shutil.copytree(copy / store.CHECKPOINTS, copy / store.BEST)
+  system = loading.load(copy, best=True)
+  assert system.rows and system.calibrator is None
 
 
 class TestAsk:

@@ -9,6 +9,9 @@ a search asks for those of the nodes that it looks at.
 
 A device has no more scores than with a whole lexicon: those of p times the
 questions, for a p-th of the documents. See `split_rows` for the mesh.
+
+A document with further docids has leaves on several devices, and its postings
+on each of these, once. So a device has between a p-th of the postings and all.
 """
 
 from collections.abc import Collection
@@ -37,9 +40,13 @@ class Lexicon:
   parents: split_rows.Rows  # int32[p * W], the node above; W = the root
   border: split_rows.Rows  # int32[p * S], nodes on a border; W = not here
   places: jax.Array  # int32[num_nodes], device * W + number
-  blocks: tuple[int, ...] = types.static()  # documents, nodes of each level
+  blocks: tuple[int, ...] = types.static()  # leaves, nodes of each level
+  count: int = types.static()  # documents of a device, with postings
   longest: int = types.static()  # most postings of a word
   first_pair: int = types.static()  # as of `lexical.Lexicon`
+  # int32[p * blocks[0]], the document of each leaf, in its own numbers; None =
+  # each document has one leaf, and its number
+  owners: split_rows.Rows | None = None
 
 
 class _Level(NamedTuple):
@@ -52,11 +59,11 @@ class _Level(NamedTuple):
 
 
 class _Leaves(NamedTuple):
-  """All documents, depth first; at the end those that are not in the trie."""
+  """All leaves, depth first; at the end documents that are not in the trie."""
 
-  rows: np.ndarray  # int64[N]
-  depths: np.ndarray  # int64[N], depth of the node above; 0 = the root
-  parents: np.ndarray  # int64[N], number of the node above in its level
+  rows: np.ndarray  # int64[n]
+  depths: np.ndarray  # int64[n], depth of the node above; 0 = the root
+  parents: np.ndarray  # int64[n], number of the node above in its level
 
 
 def divide(
@@ -68,16 +75,16 @@ def divide(
   """Divides a lexicon over devices.
 
   Args:
-    lexicon: of all documents.
-    trie: of the same documents.
+    lexicon: of all N documents.
+    trie: of the same documents; leaf n is a docid of document n modulo N.
     parts: p, devices that share the lexicon.
     wanted: the parts that this host needs, others stay 0; None = all.
 
   Returns:
     The lexicon, with arrays of the host.
   """
-  leaves, levels = _depth_first(trie)
-  count = -(-len(leaves.rows) // parts)  # documents of a device
+  leaves, levels = _depth_first(trie, lexicon.num_documents)
+  count = -(-len(leaves.rows) // parts)  # leaves of a device
   edges = count * np.arange(parts + 1)
   # Those nodes of a level that have leaves on a device are neighbours.
   low = [np.searchsorted(own.end, edges[:-1], 'right') for own in levels]
@@ -88,14 +95,14 @@ def divide(
   # Number of a node on a device = its number in its level + `base`.
   base = [s - a for s, a in zip(starts[:-1][::-1], low, strict=True)]
   base = [np.full(parts, width), *base]  # the root has no number
-  own = np.stack(base)
+  numbers = np.stack(base)
 
   places = np.zeros(trie.num_nodes, np.int64)
   position = np.arange(len(leaves.rows))
   device = position // count
   places[leaves.rows] = device * width + position % count
   parents = np.full((parts, width), width)
-  above = np.minimum(own[leaves.depths, device] + leaves.parents, width)
+  above = np.minimum(numbers[leaves.depths, device] + leaves.parents, width)
   parents[device, position % count] = above
   border: list[np.ndarray] = []
   for depth, level in enumerate(levels, 1):
@@ -112,13 +119,21 @@ def divide(
       )
       border.append(np.where(here, base[depth] + node, width))
   border.append(np.full(parts, width))  # so that there is at least one
-  device, number = np.divmod(places[: lexicon.num_documents], width)
+  documents = np.split(leaves.rows % lexicon.num_documents, edges[1:-1])
+  owners = None
+  if trie.num_documents > lexicon.num_documents:  # some have several leaves
+    owners = np.zeros((parts, count), np.int64)
+    for part, every in enumerate(documents):
+      documents[part], own = np.unique(every, return_inverse=True)
+      owners[part, : len(own)] = own
   return Lexicon(
-    **_postings(lexicon, device, number, parts, wanted),
+    **_postings(lexicon, documents, wanted),
     parents=_rows(parents, np.int32),
     border=_rows(np.stack(border, axis=1), np.int32),
     places=_int32(places),
     blocks=(count, *sizes[::-1]),
+    count=max(map(len, documents)),
+    owners=None if owners is None else _rows(owners, np.int32),
     longest=lexicon.longest,
     first_pair=lexicon.first_pair,
   )
@@ -134,20 +149,27 @@ def _int32(array: np.ndarray) -> Any:
   return array.astype(np.int32)
 
 
-def _postings(lexicon, device, number, parts, wanted):
-  """The postings of each part; `device` and `number` of each document."""
+def _postings(
+  lexicon: lexical.Lexicon,
+  parts: list[np.ndarray],
+  wanted: Collection[int] | None,
+) -> dict[str, split_rows.Rows]:
+  """The postings of each part, which numbers its documents in their order."""
   first = np.asarray(lexicon.first)
   documents = np.asarray(lexicon.documents)[: first[-1]]
   impacts = np.asarray(lexicon.impacts)
-  owner = device.astype(np.int32)[documents]
-  most = int(np.bincount(owner, minlength=parts).max()) + postings.WINDOW
-  firsts = np.zeros((parts, len(first)), np.int32)
-  numbers = np.zeros((parts, most), np.int32)
-  values = np.zeros((parts, most), np.float32)
-  for part in range(parts) if wanted is None else wanted:
-    mine = np.flatnonzero(owner == part)
+  lengths = np.bincount(documents, minlength=lexicon.num_documents)
+  most = max(int(lengths[own].sum()) for own in parts) + postings.WINDOW
+  firsts = np.zeros((len(parts), len(first)), np.int32)
+  numbers = np.zeros((len(parts), most), np.int32)
+  values = np.zeros((len(parts), most), np.float32)
+  for part in range(len(parts)) if wanted is None else wanted:
+    number = np.full(lexicon.num_documents, -1, np.int32)
+    number[parts[part]] = np.arange(len(parts[part]))
+    own = number[documents]
+    mine = np.flatnonzero(own >= 0)
     words = np.searchsorted(first, mine, 'right') - 1
-    own = number[documents[mine]]
+    own = own[mine]
     order = np.lexsort((own, words))  # each word sorted by number
     frequency = np.bincount(words, minlength=len(first) - 1)
     firsts[part, 1:] = np.cumsum(frequency)
@@ -160,7 +182,9 @@ def _postings(lexicon, device, number, parts, wanted):
   }
 
 
-def _depth_first(trie: trie_nodes.Trie) -> tuple[_Leaves, list[_Level]]:
+def _depth_first(
+  trie: trie_nodes.Trie, documents: int
+) -> tuple[_Leaves, list[_Level]]:
   """The leaves of a trie depth first, and its inner nodes by depth, from 1."""
   nodes = []
   for depth in range(1, trie.depth + 1):
@@ -190,7 +214,7 @@ def _depth_first(trie: trie_nodes.Trie) -> tuple[_Leaves, list[_Level]]:
     begins = begin[~is_end]
     ends = begins + counts[depth][~is_end]
     levels.append(_Level(own_rows[~is_end], begins, ends, parents[~is_end]))
-  rest = np.setdiff1d(np.arange(trie.num_documents), leaf_rows)
+  rest = np.setdiff1d(np.arange(documents), leaf_rows)
   none = np.zeros(len(rest), np.int64)
   leaves = _Leaves(
     np.concatenate([leaf_rows, rest]),
@@ -206,7 +230,7 @@ def _part(lexicon: Lexicon) -> lexical.Lexicon:
     first=lexicon.first.array,
     documents=lexicon.documents.array,
     impacts=lexicon.impacts.array,
-    num_documents=lexicon.blocks[0],
+    num_documents=lexicon.count,
     longest=lexicon.longest,
     first_pair=lexicon.first_pair,
   )
@@ -224,6 +248,8 @@ def max_below(lexicon: Lexicon, query: jax.Array) -> split_rows.Columns:
   """
   query = split_rows.gather(query)
   scores = lexical.score_all(_part(lexicon), query)
+  if lexicon.owners is not None:
+    scores = scores[:, lexicon.owners.array]
   count, width = lexicon.blocks[0], sum(lexicon.blocks)
   found = jnp.full((width, len(query)), -jnp.inf, scores.dtype)
   found = found.at[:count].set(scores.T)
@@ -256,6 +282,8 @@ def score(
 
   def read(own, query, places):
     number, mine = split_rows.places(sum(lexicon.blocks), places)
+    if lexicon.owners is not None:
+      number = lexicon.owners.array[number]
     return jnp.where(mine, lexical.score(own, query, number), 0.0)
 
   places = lexicon.places[documents]

@@ -116,6 +116,17 @@ def every_row(table: 'jax.Array | Rows') -> jax.Array:
   return table
 
 
+def by_columns(table: jax.Array) -> jax.Array:
+  """A table [m, D] that is made in columns, by the devices that share tables.
+
+  Left to itself, the compiler may make all of it on each of them.
+  """
+  count = size(SPLIT)
+  if count == 1 or table.shape[1] % count:
+    return table
+  return jax.lax.with_sharding_constraint(table, PartitionSpec(None, SPLIT))
+
+
 def products(
   table: jax.Array,
   states: jax.Array,

@@ -124,8 +124,16 @@ def block(tokens: Table, start: Any, size: int) -> jax.Array:
   return jax.lax.dynamic_slice(tokens, (start, 0), (size, tokens.shape[1]))
 
 
-def lengths(tokens: Table) -> np.ndarray:
-  """Tokens of each document, int64[N]."""
+def lengths(tokens: Any) -> np.ndarray:
+  """Tokens of each document, int64[N]; devices count those of their rows."""
+  rows = tokens.tokens if isinstance(tokens, Packed) else tokens
+  if isinstance(rows, split_rows.Rows):
+    where: Any = rows.array.sharding
+    count = jax.jit(
+      lambda x: (x != types.PAD).sum(axis=1, dtype=jnp.int32),
+      out_shardings=where.update(spec=jax.sharding.PartitionSpec()),
+    )
+    return np.asarray(count(rows.array), np.int64)[: len(rows)]
   found = [(part != types.PAD).sum(axis=1) for part in host_blocks(tokens)]
   return np.concatenate([np.zeros(0, np.int64), *found])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rag_jax import per_device, placement
+from rag_jax.index import further, uniqueness
 from rag_jax.index import index as indexes
-from rag_jax.index import uniqueness
 from rag_jax.ops import lexical, split_lexicon, split_rows
 from rag_jax.ops import trie as tries
 
@@ -15,15 +15,30 @@ P = jax.sharding.PartitionSpec
 COUNT, VOCABULARY = 61, 30
 
 
-@pytest.fixture(scope='module', params=[True, False], ids=['all', 'deleted'])
+@pytest.fixture(
+  scope='module',
+  params=['all', pytest.param('deleted', marks=pytest.mark.long), 'further'],
+)
 def index(request):
-  """Docids of unequal length, so that leaves end at several depths."""
+  """Docids of unequal length, so that leaves end at several depths.
+
+  With further docids, some documents have up to three of them, and some have
+  none; others are deleted, too.
+  """
   rng = np.random.default_rng(0)
   codes = rng.integers(0, 3, (COUNT, 4)).astype(np.int32)
   codes = uniqueness.append_uniqueness(codes)
   words = rng.integers(0, VOCABULARY, (COUNT, 9))
-  alive = np.ones(COUNT, bool) if request.param else rng.random(COUNT) < 0.8
+  alive = np.ones(COUNT, bool)
+  if request.param != 'all':
+    alive = rng.random(COUNT) < 0.8
   found = indexes.from_codes(words, codes, alive=alive)
+  if request.param == 'further':
+    keys = rng.integers(0, 3, (3 * COUNT, codes.shape[1] - 1))
+    chosen = rng.permutation(3 * COUNT).reshape(3, COUNT)
+    chosen = np.where(rng.random((3, COUNT)) < 0.6, chosen, -1)
+    more = further.build(codes, keys, np.ones((len(keys), 1)), chosen)
+    found = indexes.with_further(found, more)
   lexicon = lexical.build(words, vocab_size=VOCABULARY, pair_weight=0.5)
   return found.replace(lexicon=lexicon)
 
@@ -65,8 +80,11 @@ def test_the_best_below_each_node_is_that_of_all_documents(
   mesh, index, query, run
 ):
   nodes = index.trie.num_nodes
+  real = np.ones(nodes, bool)  # but for further docids that there are not
+  leaves = further.leaf_where(np.asarray(index.alive), index.further)
+  real[COUNT : len(leaves)] = leaves[COUNT:]
   rows = np.random.default_rng(2).permuted(
-    np.tile(np.arange(nodes), (len(query), 1)), axis=1
+    np.tile(np.flatnonzero(real), (len(query), 1)), axis=1
   )
   found = run(
     lambda lexicon, query, rows: (
@@ -78,6 +96,7 @@ def test_the_best_below_each_node_is_that_of_all_documents(
   )
   words = lexical.with_pairs(index.lexicon, jnp.asarray(query))
   scores = lexical.score_all(index.lexicon, words)
+  scores = further.repeat(scores, index.further)
   wanted = np.asarray(tries.max_below(index.trie, scores))
   np.testing.assert_array_equal(found, np.take_along_axis(wanted, rows, axis=1))
 
@@ -107,9 +126,14 @@ def test_each_device_has_its_part_of_the_postings(index):
       if x.index[0].start == part * len(whole.first)
     ]
     found.append(int(own[-1]))
-  assert sum(found) == number
   size = divided.documents.array.addressable_shards[0].data.size
-  assert size == max(found) + lexical.WINDOW < number / 4 + lexical.WINDOW
+  assert size == max(found) + lexical.WINDOW
+  if index.further is None:
+    assert sum(found) == number and max(found) < number / 4
+  else:  # once for each device with a docid of the document
+    leaves = further.leaf_where(np.asarray(index.alive), index.further).sum()
+    assert number < sum(found) < number / COUNT * leaves
+    assert max(found) < number / 2
   again = placement.place_index(index.replace(lexicon=divided), devices)
   assert again.lexicon is divided
 
