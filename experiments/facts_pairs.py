@@ -35,10 +35,5 @@ def get_config(variant=''):
     losses = ('answer', 'indexing', 'posterior', 'docid_posterior')
     joint |= {'candidates': 'beam', 'losses': dict.fromkeys(losses, 1.0)}
   index = {'steps': 1000, 'losses': {'indexing': 1.0}, 'learning_rate': 2e-3}
-  if variant != 'one_search':
-    joint['losses'] |= {'linking': 1.0}
-    index['losses'] |= {'linking': 1.0}
-    index |= {name: joint[name] for name in ('hop_noise', 'renamed')}
-    index['renamed_numbers'] = False
   values.stages = config.stages(index=index, joint=joint)
   return values
