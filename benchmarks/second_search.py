@@ -8,15 +8,12 @@ names one. A quarter of the people begin no training question of this kind.
   python benchmarks/second_search.py --hops=1
   python benchmarks/second_search.py --hops=2 --answers_only
 
-`--linking` adds the loss of this name, which needs no questions.
-
 Prints, for new people and for those of training: exact match of the answer, and
 the share of questions with both gold documents in the support of the ranker.
 About half a minute each, most of it to compile. Results: docs/results.md.
 """
 
 import argparse
-import dataclasses
 import functools
 
 import jax
@@ -27,7 +24,7 @@ import optax
 from rag_jax import config as configs
 from rag_jax import forward, measures, model, objective, types
 from rag_jax import stage as stages
-from rag_jax.index import docids, links
+from rag_jax.index import docids
 from rag_jax.index import index as indexes
 
 PEOPLE, TOWNS, COLOURS = 60, 16, 8
@@ -143,7 +140,6 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--hops', type=int, default=2)
   parser.add_argument('--answers_only', action='store_true')
-  parser.add_argument('--linking', action='store_true')
   parser.add_argument('--steps', type=int, default=200)
   parser.add_argument('--seed', type=int, default=0)
   own = parser.parse_args()
@@ -156,14 +152,11 @@ def main() -> None:
   )
   codes = docids.assign(np.asarray(vectors), config.docid)
   index = indexes.from_codes(corpus.tokens, codes)
-  losses = ALONE if own.answers_only else GOLD
-  if own.linking:
-    losses += ('linking',)
-    found_links = links.find(corpus.tokens, corpus.size)
-    index = dataclasses.replace(index, links=found_links)
   stage = stages.Stage(
     steps=own.steps,
-    losses=tuple(dict.fromkeys(losses, 1.0).items()),
+    losses=tuple(
+      dict.fromkeys(ALONE if own.answers_only else GOLD, 1.0).items()
+    ),
     candidates='beam' if own.answers_only else 'beam+gold',
   )
   params = train(

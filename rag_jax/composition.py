@@ -197,18 +197,11 @@ def check(config: Any, name: str, stage: stages.Stage) -> None:
       )
   if stage.weight('prefix_margin'):
     _check_prefix_margin(config, field)
-  for loss in ('indexing', 'linking'):
-    if stage.weight(loss) and not config.pseudo_queries.batch_size:
-      raise ValueError(
-        f'{field}.losses.{loss} needs pseudo-queries, got '
-        'pseudo_queries.batch_size=0. Set '
-        '--config.pseudo_queries.batch_size=64 '
-        f'or --config.{field}.losses.{loss}=0.'
-      )
-  if stage.weight('linking') and config.search.hops == 1:
+  if stage.weight('indexing') and not config.pseudo_queries.batch_size:
     raise ValueError(
-      f'{field}.losses.linking trains a second search, got search.hops=1. Set '
-      f'--config.search.hops=2 or --config.{field}.losses.linking=0.'
+      f'{field}.losses.indexing needs pseudo-queries, got '
+      'pseudo_queries.batch_size=0. Set --config.pseudo_queries.batch_size=64 '
+      f'or --config.{field}.losses.indexing=0.'
     )
 
 
@@ -237,7 +230,7 @@ def _check_prefix_margin(config: Any, field: str) -> None:
 
 def _check_candidates(config: Any, field: str, stage: stages.Stage) -> None:
   if not stage.searches:
-    need_no_search = ('answer', 'relevance', 'indexing', 'linking')
+    need_no_search = ('answer', 'relevance', 'indexing')
     values = {
       f'{field}.losses.{loss}': 0
       for loss, _ in stage.losses

@@ -31,7 +31,6 @@ from rag_jax import stage as stages
 from rag_jax import workdir as workdirs
 from rag_jax.data import batches, formats, numbers, pipeline
 from rag_jax.index import index as indexes
-from rag_jax.index import links
 from rag_jax.ops import renaming, token_table
 from rag_jax.readers import spans
 
@@ -73,8 +72,6 @@ def prepare(
       chosen = answered(name, config, chosen, index)
     elif not any(loss in objective.READER_LOSSES for loss, _ in stage.losses):
       chosen = labelled(chosen)
-    if stage.weight('linking'):
-      index = dataclasses.replace(index, links=_links(name, prepared))
     if stage.renamed:
       tokenizer = prepared.system.tokenizer
       kept = () if stage.renamed_numbers else numbers.with_digits(tokenizer)
@@ -86,21 +83,6 @@ def prepare(
       found[name] = functools.partial(_with_negative, config, chosen, index)
     else:
       found[name] = functools.partial(_unchanged, chosen, index)
-  return found
-
-
-def _links(name: str, prepared: workdirs.Prepared) -> links.Links:
-  """Links between the documents; a ValueError without any."""
-  system = prepared.system
-  found = links.find(
-    np.asarray(system.index.tokens), system.tokenizer.get_vocab_size()
-  )
-  if not len(found.words):
-    raise ValueError(
-      f'stages.{name}.losses.linking needs documents that share a token with '
-      f'at most {links.MOST - 1} others, got none. Set '
-      f'--config.stages.{name}.losses.linking=0.'
-    )
   return found
 
 

@@ -229,11 +229,10 @@ def _step(
       stage.candidates == 'gold+negative'
     )
   total = _search(config, corpus, questions, beam, keeps=True)
-  crops = config.pseudo_queries.batch_size / parts
-  of_crops = len(losses & {'indexing', 'linking'})
-  total += _search(config, corpus, of_crops * crops, 1, keeps=True)
-  unread = {'docid', 'ranking', 'indexing', 'linking', 'margin'}
-  if losses - unread - {'prefix_margin'}:
+  if 'indexing' in losses:
+    crops = config.pseudo_queries.batch_size / parts
+    total += _search(config, corpus, crops, 1, keeps=True)
+  if losses - {'docid', 'ranking', 'indexing', 'margin', 'prefix_margin'}:
     length = config.data.max_document_tokens
     tokens = min(stage.passage_tokens or length, length)
     total += _reading(config, corpus, questions * size, tokens, keeps=True)

@@ -92,7 +92,6 @@ TERMS: dict[str, Callable[[Trace], Sum]] = {
   'margin': ranking_terms.margin,
   'prefix_margin': ranking_terms.prefix_margin,
   'indexing': ranking_terms.indexing,
-  'linking': ranking_terms.linking,
 }
 # Losses that need the reader.
 READER_LOSSES = frozenset(

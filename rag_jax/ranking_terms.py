@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from rag_jax import docid_search, types
 from rag_jax import trace as traces
-from rag_jax.components import query_encoder, ranker, second_query
-from rag_jax.index import links, pseudo_queries
+from rag_jax.components import query_encoder, ranker
+from rag_jax.index import pseudo_queries
 from rag_jax.ops import losses, masking, metrics
 from rag_jax.readers import spans
 
@@ -211,7 +211,9 @@ def indexing(trace: Trace) -> Sum:
 
   Pseudo-queries are split over devices.
   """
-  config, positions = trace.config, _positions(trace)
+  config = trace.config
+  count = config.pseudo_queries.batch_size // trace.shard[1]
+  positions = trace.shard[0] * count + jnp.arange(count)
   query, rows = pseudo_queries.draw(
     trace.rng,
     config.pseudo_queries,
@@ -231,45 +233,3 @@ def indexing(trace: Trace) -> Sum:
     score = docid_search.level_log_likelihood
   scores = score(trace.params, config, trace.index, encoding, rows[:, None])
   return metrics.total(-scores[:, 0], trace.index.alive[rows])
-
-
-def linking(trace: Trace) -> Sum:
-  """-log P(docid of a linked document | query and first document of a link).
-
-  It trains the gates of the second search, without questions: see `links`.
-  Links are split over devices.
-  """
-  config, index, positions = trace.config, trace.index, _positions(trace)
-  assert index.links is not None  # set by curriculum.prepare
-  fixed = jax.lax.stop_gradient(trace.params)
-  rng, *others = jax.random.split(jax.random.fold_in(trace.rng, 8), 4)
-  query, first, second = links.draw(
-    rng,
-    index.links,
-    index.tokens,
-    positions,
-    log_token_weight=fixed['ranker']['log_token_weight'],
-  )
-  keys, chances, noise = (
-    jax.vmap(jax.random.fold_in, (None, 0))(rng, positions) for rng in others
-  )
-  encoding = second_query.apply(
-    trace.params['query_encoder'],
-    config.query_encoder,
-    query,
-    index.tokens[first][:, None],
-    jnp.ones((len(first), 1)),
-    size=config.search.hop_tokens,
-    names=trace.renamed(keys, chances),
-    noise=(noise, trace.stage.hop_noise),
-  )
-  scores = docid_search.score_docids(
-    fixed, config, index, encoding, second[:, None]
-  )
-  return metrics.total(-scores[:, 0], index.alive[second])
-
-
-def _positions(trace: Trace) -> jax.Array:
-  """Positions of this device's pseudo-queries in those of all devices."""
-  count = trace.config.pseudo_queries.batch_size // trace.shard[1]
-  return trace.shard[0] * count + jnp.arange(count)

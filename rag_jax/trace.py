@@ -47,8 +47,9 @@ class Trace:
     """PRNG keys [B], one per question, independent of the number of devices."""
     count = self.batch.where.shape[0]
     rng = jax.random.fold_in(self.rng, purpose)
-    positions = self.shard[0] * count + jnp.arange(count)
-    return jax.vmap(jax.random.fold_in, (None, 0))(rng, positions)
+    return jax.vmap(jax.random.fold_in, (None, 0))(
+      rng, self.shard[0] * count + jnp.arange(count)
+    )
 
   @functools.cached_property
   def first(self) -> query_encoder.Encoding:
@@ -264,7 +265,8 @@ class Trace:
     if self.stage.searches:
       return jnp.take_along_axis(self.is_gold, self.reading.places, axis=1)
     width = self.reading.where.shape[1]
-    return self.reading.where & (jnp.arange(width) < self.batch.gold.shape[1])
+    is_gold = jnp.arange(width) < self.batch.gold.shape[1]
+    return self.reading.where & is_gold
 
   @functools.cached_property
   def read_contrasted(self) -> jax.Array:
@@ -284,15 +286,11 @@ class Trace:
   @functools.cached_property
   def names(self) -> jax.Array | None:
     """The tokens that readers see for those of the texts, int32[B, V]."""
-    return self.renamed(self.key(6), self.key(5))
-
-  def renamed(self, keys: jax.Array, chances: jax.Array) -> jax.Array | None:
-    """New tokens for a share `stage.renamed` of texts, int32[B, V]."""
     if not self.stage.renamed:
       return None
     assert self.index.rare is not None  # set by curriculum.prepare
-    drawn = jax.vmap(jax.random.uniform)(chances) < self.stage.renamed
-    return renaming.draw(keys, self.index.rare, drawn)
+    drawn = jax.vmap(jax.random.uniform)(self.key(5)) < self.stage.renamed
+    return renaming.draw(self.key(6), self.index.rare, drawn)
 
   @functools.cached_property
   def answers(self) -> jax.Array:

@@ -337,7 +337,7 @@ def check_devices(config: configs.Config) -> None:
       mesh=train.mesh,
       parts=train.accumulate,
     )
-    if stage.weight('indexing') or stage.weight('linking'):
+    if stage.weight('indexing'):
       parallel.check_batch(
         config.pseudo_queries.batch_size,
         field='pseudo_queries.batch_size',

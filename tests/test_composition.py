@@ -141,11 +141,6 @@ CASES = {
     {'pseudo_queries': {'batch_size': 0}},
     'losses.indexing needs pseudo-queries, got pseudo_queries.batch_size=0',
   ),
-  'no pseudo-queries from links': (
-    {'losses': weigh('linking')},
-    {'pseudo_queries': {'batch_size': 0}, 'search': {'hops': 2}},
-    'losses.linking needs pseudo-queries, got pseudo_queries.batch_size=0',
-  ),
 }
 
 

@@ -142,21 +142,6 @@ def test_rare_tokens_are_those_of_the_corpus(staged, monkeypatch):
   assert left_out.any()
 
 
-def test_a_corpus_without_links_is_an_error(tiny_values, start):
-  search = tiny_values['search'] | {'hops': 2}
-  stage = JOINT | {'losses': {'linking': 1.0}}
-  config = configs.build(
-    tiny_values | {'search': search, 'stages': {'linked': stage}}
-  )
-  prepared = dataclasses.replace(start, system=start.system.with_config(config))
-  index = dataclasses.replace(
-    prepared.system.index, tokens=np.arange(1, 97).reshape(48, 2)
-  )
-  system = dataclasses.replace(prepared.system, index=index)
-  with pytest.raises(ValueError, match='stages.linked.losses.linking needs'):
-    curriculum.prepare(config, dataclasses.replace(prepared, system=system), {})
-
-
 class TestNegatives:
   @pytest.fixture(scope='class')
   def searched(self, tiny_values, start):

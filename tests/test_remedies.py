@@ -76,12 +76,6 @@ CASES = [
     | {'reader.reranks': True, f'{STAGE}.operator': 'capped_simplex'},
   ),
   ('losses.indexing', 'batch_size=0', {'pseudo_queries.batch_size': 0}),
-  (
-    'losses.linking',
-    'batch_size=0',
-    losses('linking') | {'pseudo_queries.batch_size': 0, 'search.hops': 2},
-  ),
-  ('losses.linking', 'search.hops=1', losses('linking')),
   *(
     (
       f'losses.{loss}',

@@ -17,13 +17,11 @@ from rag_jax import (
   measures,
   model,
   objective,
-  ranking_terms,
   types,
 )
 from rag_jax import stage as stages
 from rag_jax import trace as traces
 from rag_jax.components import query_encoder, ranker, second_query
-from rag_jax.index import links
 
 VOCAB, SIZE = 50, 4
 HOPS = {'search': {'hops': 2, 'hop_tokens': SIZE}}
@@ -583,55 +581,6 @@ def test_the_answer_alone_trains_both_searches(
   assert np.abs(own['embedding']).max() > 1e-7
 
 
-def test_linking_searches_for_the_second_document_of_a_link(
-  config, params, small_index, small_batch
-):
-  tokens = np.asarray(small_index.tokens)
-  index = dataclasses.replace(small_index, links=links.find(tokens, VOCAB))
-  stage = stages.Stage(losses=(('linking', 1.0),), hop_noise=0.5)
-
-  @jax.jit
-  def run(params, rng):
-    def value(params):
-      own = params, rng, small_batch, index
-      trace = traces.Trace(*own, config=config.model, stage=stage)
-      return ranking_terms.linking(trace)
-
-    whole, slope = jax.value_and_grad(value, has_aux=True)(params)
-    drawing, _, _, noise = jax.random.split(jax.random.fold_in(rng, 8), 4)
-    positions = jnp.arange(config.pseudo_queries.batch_size)
-    query, first, second = links.draw(
-      drawing,
-      index.links,
-      index.tokens,
-      positions,
-      log_token_weight=params['ranker']['log_token_weight'],
-    )
-    keys = jax.vmap(lambda i: jax.random.fold_in(noise, i))(positions)
-    encoding = second_query.apply(
-      params['query_encoder'],
-      config.query_encoder,
-      query,
-      index.tokens[first][:, None],
-      jnp.ones((len(first), 1)),
-      size=SIZE,
-      noise=(keys, 0.5),
-    )
-    docid = docid_search.score_docids(
-      params, config.model, index, encoding, second[:, None]
-    )
-    return whole, slope, docid
-
-  whole, slope, docid = jax.device_get(run(params, jax.random.key(2)))
-  np.testing.assert_allclose(whole[0], -docid.sum(), rtol=1e-5)
-  assert whole[1] == len(docid) and -docid.mean() > 0.1
-  # It trains the network of the gates alone, and not whether it is needed.
-  second = slope['query_encoder'].pop('second')
-  assert np.abs(second['gate']['kernel']).max() > 0
-  assert not np.abs(second['needs']['kernel']).any()
-  assert not any(np.asarray(x).any() for x in jax.tree.leaves(slope))
-
-
 def test_training_step_searches_as_the_answer_does(
   config, params, small_index, small_batch, searched
 ):
@@ -729,10 +678,6 @@ def test_gold_in_support_by_counting():
         'stages': {'joint': {'steps': 1, 'losses': {'prefix_margin': 1.0}}},
       },
       'losses.prefix_margin compares prefixes of one search',
-    ),
-    (
-      {'stages': {'joint': {'steps': 1, 'losses': {'linking': 1.0}}}},
-      'losses.linking trains a second search, got search.hops=1',
     ),
     (
       {

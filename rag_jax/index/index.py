@@ -21,7 +21,6 @@ import numpy as np
 from rag_jax import files
 from rag_jax.index import docids, streamed
 from rag_jax.index import further as further_docids
-from rag_jax.index import links as linked
 from rag_jax.ops import docid_order, lexical, node_slots, token_table
 from rag_jax.ops import trie as tries
 
@@ -50,8 +49,6 @@ class Index:
   # int32[N, S, T] and int32[N], generated questions about each document, for
   # the loss 'indexing', and their number.
   generated: tuple[jax.Array, jax.Array] | None = None
-  # documents that share a rare token, for the loss 'linking'
-  links: linked.Links | None = None
   # bool[V], tokens that `stages.STAGE.renamed` exchanges.
   rare: jax.Array | None = None
   # int32[N, P'], documents in the reader's vocabulary, if it has another one.
