@@ -61,13 +61,7 @@ def load(
     ValueError: if the workdir has no trained run, or a run of another version.
   """
   path = store.local(workdir)
-  config = store.read_config(path)
-  if vector_type:
-    own = dataclasses.replace(config.search, vector_type=vector_type)
-    config = dataclasses.replace(config, search=own)
-  if mesh is not None:
-    train = dataclasses.replace(config.train, mesh=mesh)
-    config = dataclasses.replace(config, train=train)
+  config = _config(path, vector_type, mesh)
   store.check_trained(path)
   tokenizer = workdirs.read(path / store.TOKENIZER, tokenizers.load)
   reader_tokenizer = None
@@ -78,11 +72,7 @@ def load(
   changed = (path / store.LIVE).exists()
   train = config.train
   placed = changed or not parallel.divides_tables(train.parallel, train.mesh)
-  found = _checkpoint(path, best=best, on_host=not placed)
-  if found.step < config.steps and not best:
-    console.note(
-      f'the run in {str(path)!r} has {found.step} of {config.steps} steps'
-    )
+  found = _checkpoint(path, config.steps, best=best, on_host=not placed)
   params = found.parts['params']
   identity = checkpoint.identity(found.step, params)
   live = None
@@ -131,10 +121,24 @@ def load(
   return system if placed else system.on_devices()
 
 
+def _config(
+  workdir: pathlib.Path, vector_type: str, mesh: str | None
+) -> configs.Config:
+  """The experiment of a run, with the type of its node table and the mesh."""
+  config = store.read_config(workdir)
+  if vector_type:
+    own = dataclasses.replace(config.search, vector_type=vector_type)
+    config = dataclasses.replace(config, search=own)
+  if mesh is not None:
+    train = dataclasses.replace(config.train, mesh=mesh)
+    config = dataclasses.replace(config, train=train)
+  return config
+
+
 def _checkpoint(
-  workdir: pathlib.Path, *, best: bool, on_host: bool
+  workdir: pathlib.Path, steps: int, *, best: bool, on_host: bool
 ) -> checkpoint.Loaded:
-  """The parameters of the last or best checkpoint; writes nothing."""
+  """The parameters of the last or best checkpoint of a run of `steps` steps."""
   wanted = {'params': None}
   folder = workdir / (store.BEST if best else store.CHECKPOINTS)
   found = checkpoint.load(folder, wanted, on_host=on_host)
@@ -148,6 +152,10 @@ def _checkpoint(
     raise ValueError(
       f'workdir {str(workdir)!r} has no finished checkpoint. '
       'Train first, with --mode=train and the same --workdir.'
+    )
+  if found.step < steps and not best:
+    console.note(
+      f'the run in {str(workdir)!r} has {found.step} of {steps} steps'
     )
   return found
 
