@@ -157,7 +157,8 @@ def _hold_out(
 ) -> tuple[list[types.Question], list[types.Question]]:
   """Questions that train, and those that calibrate."""
   rng = random.Random(f'{_SEED} calibration')
-  comparisons, bridges = [], []
+  comparisons: list[types.Question] = []
+  bridges: list[types.Question] = []
   for question in trained:
     compares = question.id.rsplit('/', 1)[1] in ORDERS
     (comparisons if compares else bridges).append(question)
