@@ -127,28 +127,35 @@ def error_of(process):
   return lines[0]
 
 
+INVALID = [
+  ('--config.search.beam_sise=4', "'search.beam_sise'.*'search.beam_size'"),
+  ('--config.search.beam_size=four', 'search.beam_size.*four'),
+  ('--config.stages.joint.batch_size=0', 'got 0.*stages.joint.batch_size'),
+  ('--config.stages.joint.losses.adist=1', "'extractive'.*losses.adist=0"),
+  ('--config.data.path=/nowhere', "'/nowhere' does not exist.*data.path"),
+  ('--wrkdir=x', 'wrkdir.*workdir'),
+  ('facts', "unknown argument 'facts'"),
+]
+# Other tests have the same errors in one process.
+MORE_INVALID = [
+  ('--config.serch.beam_size=4', "'serch'.*'search'"),
+  ('--config.search.beam_size=0', 'at least 1, got 0.*config.search.beam'),
+  ('--config.reader.num_heads=3', 'split width 16.*got 3.*reader.num_heads'),
+  ('--config.data.vocab_size=9', 'at least 300.*got 9.*data.vocab_size'),
+  ('--config.stages.joint.stps=3', "'stages.joint.stps'.*stages.joint.steps"),
+  ('--config.stages.joint.losses.pdits=1', "'stages.*pdits'.*losses.pdist'"),
+  ('--config.stages.jiont.steps=3', "no stage 'jiont'.*joint"),
+  ('--config.stages.joint.losses.docid=-1', 'got -1.*joint.losses.docid'),
+  ('--config.train.parallel=all', "jit, pmap, got 'all'.*train.parallel"),
+  ('--config.data.train_split=tune', "split 'tune'.*dev, train.*train_split"),
+  ('--mode=fly', 'fly.*train.evaluate.ask'),
+]
+
+
 @pytest.mark.parametrize(
   'flag, words',
-  [
-    ('--config.search.beam_sise=4', "'search.beam_sise'.*'search.beam_size'"),
-    ('--config.serch.beam_size=4', "'serch'.*'search'"),
-    ('--config.search.beam_size=four', 'search.beam_size.*four'),
-    ('--config.search.beam_size=0', 'at least 1, got 0.*config.search.beam'),
-    ('--config.reader.num_heads=3', 'split width 16.*got 3.*reader.num_heads'),
-    ('--config.data.vocab_size=9', 'at least 300.*got 9.*data.vocab_size'),
-    ('--config.stages.joint.batch_size=0', 'got 0.*stages.joint.batch_size'),
-    ('--config.stages.joint.stps=3', "'stages.joint.stps'.*stages.joint.steps"),
-    ('--config.stages.joint.losses.pdits=1', "'stages.*pdits'.*losses.pdist'"),
-    ('--config.stages.jiont.steps=3', "no stage 'jiont'.*joint"),
-    ('--config.stages.joint.losses.docid=-1', 'got -1.*joint.losses.docid'),
-    ('--config.stages.joint.losses.adist=1', "'extractive'.*losses.adist=0"),
-    ('--config.train.parallel=all', "jit, pmap, got 'all'.*train.parallel"),
-    ('--config.data.path=/nowhere', "'/nowhere' does not exist.*data.path"),
-    ('--config.data.train_split=tune', "split 'tune'.*dev, train.*train_split"),
-    ('--wrkdir=x', 'wrkdir.*workdir'),
-    ('--mode=fly', 'fly.*train.evaluate.ask'),
-    ('facts', "unknown argument 'facts'"),
-  ],
+  INVALID
+  + [pytest.param(*own, marks=pytest.mark.long) for own in MORE_INVALID],
 )
 def test_an_invalid_flag_is_one_error_line_and_writes_nothing(
   tiny_file, tmp_path, flag, words

@@ -323,6 +323,7 @@ class TestPlaces:
     )(Z[:2], X[:2], WHERE)
 
   @ALL
+  @pytest.mark.long
   def test_a_program_is_exported_for_any_shape(self, name):
     shape = export.symbolic_shape('b, k', constraints=['k >= 4'])
     floats, bools = (
@@ -352,6 +353,7 @@ class TestPlaces:
       np.testing.assert_allclose(one, two, atol=1e-5)
 
   @ALL
+  @pytest.mark.long
   def test_without_a_compiler(self, name):
     function = slope(EVERYTHING[name])
     wanted = compiled(name)(Z, X, WHERE)
