@@ -215,7 +215,7 @@ def moved(before, after):
 @pytest.mark.parametrize('words', OTHERS, ids=' '.join)
 def test_other_pages_have_commands_that_build(words, parse):
   built = configs.build(parse(words))
-  assert built.steps > 0 or built.name == 'zero_shot'
+  assert built.steps > 0 or built.name.startswith('zero_shot')
 
 
 @pytest.mark.parametrize(
