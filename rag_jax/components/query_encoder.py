@@ -90,7 +90,7 @@ class Encoding:
   unit: bool = flax.struct.field(pytree_node=False, default=True)
   # Of a second search only, see `second_query`:
   tokens: jax.Array | None = None  # int32[B, Q], if not those of the question
-  gates: jax.Array | None = None  # float32[B, Q], of the tokens, in (0, 1)
+  gates: jax.Array | None = None  # float32[B, Q], of the tokens, in [0, 1]
   needed: jax.Array | None = None  # float32[B], its log-odds, nats
   after: 'Encoding | None' = None  # the second search, in that of the first
 

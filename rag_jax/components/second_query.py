@@ -50,7 +50,7 @@ from rag_jax.ops import renaming
 
 NAME = 'second'  # of its parameters, within those of the query encoder
 START = 2.0  # nats; initial log-odds of the gates of a question
-LEAST = 1e-9  # what the gates of a document are divided by, at least
+LEAST = 1e-9  # what the gates of documents are divided by, at least
 
 
 @dataclasses.dataclass(frozen=True)
