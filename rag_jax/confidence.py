@@ -99,20 +99,22 @@ def features(
 def complete(
   found: Any,
   questions: Sequence[str],
-  cited: Sequence[types.Document | None],
+  read: Sequence[Sequence[types.Document]],
   *,
   known: Collection[str],
   language: str,
 ) -> np.ndarray:
   """Adds the number of new words of each question.
 
-  A word is new if it occurs neither in the cited document nor in a training
-  question that has an answer. Stop words do not count, and words are stemmed.
+  A word is new if it occurs neither in a document that the answer is from nor
+  in a training question that has an answer. All documents read count, as the
+  name in a question of two documents is often in the one that is not cited.
+  Stop words do not count, and words are stemmed.
 
   Args:
     found: float[n, F - 1], from `features`.
     questions: n questions.
-    cited: n documents.
+    read: n lists of the documents read with positive weight.
     known: the words of training questions with answers, from `words.split`.
     language: of the words, as `data.language`.
 
@@ -125,18 +127,16 @@ def complete(
     >>> question = 'Which river has the most dams?'
     >>> known = {'which', 'has', 'most'}
     >>> float(complete(
-    ...   row, [question], [document], known=known, language='english'
+    ...   row, [question], [[document]], known=known, language='english'
     ... )[0, -1])
     1.0
   """
   asked = words.split(list(questions), language=language)
-  texts = words.document_texts(
-    [d or types.Document(id='', text='') for d in cited]
-  )
-  read = words.split(texts, language=language)
+  texts = ['\n'.join(words.document_texts(documents)) for documents in read]
+  stated = words.split(texts, language=language)
   new = [
     len(set(own).difference(known, text))
-    for own, text in zip(asked, read, strict=True)
+    for own, text in zip(asked, stated, strict=True)
   ]
   return np.column_stack([np.asarray(found, np.float64), new])
 

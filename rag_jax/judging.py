@@ -115,7 +115,10 @@ def judge(
   features = confidence.complete(
     found.features,
     [question.text for question in questions],
-    [system.documents[row] for row in np.asarray(found.read).tolist()],
+    [
+      replies.read(system.config, found, row, system.documents, weighted=True)
+      for row in range(len(questions))
+    ],
     known=known if own is None else own.known,
     language=system.config.data.language,
   )

@@ -67,13 +67,28 @@ def text(
 
 
 def read(
-  config: configs.Config, found: Any, row: int, documents: store.Documents
+  config: configs.Config,
+  found: Any,
+  row: int,
+  documents: store.Documents,
+  *,
+  weighted: bool = False,
 ) -> list[types.Document]:
-  """The documents that the reader read, in the order of its citations."""
-  most = config.search.read_size
+  """The documents that the reader read, in the order of its citations.
+
+  Args:
+    config: the experiment.
+    found: `forward.Answer` or `compiled.Ranked`, on the host.
+    row: the question.
+    documents: documents by row of the index.
+    weighted: only those with positive weight, which the answer is from.
+  """
+  places = np.asarray(found.documents[row][: config.search.read_size])
+  if weighted:
+    places = places[np.asarray(found.weights[row][: len(places)]) > 0]
   return [
     document
-    for place in np.asarray(found.documents[row][:most]).tolist()
+    for place in places.tolist()
     if place >= 0 and (document := documents[place]) is not None
   ]
 
@@ -134,7 +149,7 @@ def score(
   found: forward.Answer,
   row: int,
   question: str,
-  document: types.Document,
+  documents: store.Documents,
 ) -> float | None:
   """The probability that an answer is right; None without a calibrator.
 
@@ -144,14 +159,14 @@ def score(
     found: the answers of a batch, on the host.
     row: which of them.
     question: its question.
-    document: the document that it cites.
+    documents: documents by row of the index.
   """
   if calibrator is None:
     return None
   features = confidence.complete(
     found.features[row][None],
     [question],
-    [document],
+    [read(config, found, row, documents, weighted=True)],
     known=calibrator.known,
     language=config.data.language,
   )

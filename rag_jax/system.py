@@ -253,9 +253,8 @@ class System:
       return answers.unanswered(question, candidates)
     text, span = self.text(found, row)
     if score is None:
-      document = self._document(int(found.read[row]))
       score = replies.score(
-        self.config, self.calibrator, found, row, question, document
+        self.config, self.calibrator, found, row, question, self.documents
       )
     trust = calibration.trust(self.calibrator, score, self.config.calibration)
     abstained = self.abstains(found, row) or trust.withheld

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from rag_jax import calibration, confidence
+from rag_jax import calibration, confidence, types
 
 COUNT = len(confidence.FEATURES)
 
@@ -46,6 +46,21 @@ def test_the_regression_is_at_its_minimum_and_finds_the_log_odds(data):
   assert model.weights[2] == 0
   found = special.logit(model(features))
   assert np.abs(found - odds).mean() < 0.25
+
+
+def test_a_word_of_any_document_of_the_answer_is_not_new():
+  gold, lead = (
+    types.Document(id=name, text=f'{name} is a metal.')
+    for name in ('Gold', 'Lead')
+  )
+  found = confidence.complete(
+    np.zeros((3, COUNT - 1)),
+    ['Which is heavier, Gold or Lead?'] * 3,
+    [(gold, lead), (lead,), ()],
+    known={'which', 'heavier'},
+    language='english',
+  )
+  assert found[:, -1].tolist() == [0, 1, 2]
 
 
 def test_values_outside_the_data_are_cut(data):

@@ -116,7 +116,10 @@ def system():
   return namespaces.SimpleNamespace(config=config, documents=(GOLD, LEAD, GOLD))
 
 
-FOUND = namespaces.SimpleNamespace(documents=np.array([[1, 0, 2], [1, -1, 2]]))
+FOUND = namespaces.SimpleNamespace(
+  documents=np.array([[1, 0, 2], [1, -1, 2]]),
+  weights=np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]),
+)
 
 
 def answer(text, cited):
@@ -135,6 +138,10 @@ def answer(text, cited):
 def test_marks_are_of_the_documents_that_were_read(system):
   assert replies.read(system.config, FOUND, 0, system.documents) == [LEAD, GOLD]
   assert replies.read(system.config, FOUND, 1, system.documents) == [LEAD]
+  of_weight = replies.read(
+    system.config, FOUND, 0, system.documents, weighted=True
+  )
+  assert of_weight == [LEAD]
   text = 'gold is au . [2] lead is au . [1] lead is pb . [1]'
   found = replies.finished(system, text, FOUND, 0)
   assert found == ('Gold is Au. [1] Lead is Pb. [2]', (GOLD, LEAD))
