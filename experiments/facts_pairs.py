@@ -28,7 +28,7 @@ def get_config(variant=''):
   values.reader.num_layers = 2  # the name of a subject attends to its year
   values.reader.shared_softmax = True  # compares spans of both documents
   values.pseudo_queries.keyword_rate = 0.5  # as the words of a second search
-  joint = values.stages.joint.to_dict() | {'steps': 1000, 'renamed': 0.7}
+  joint = values.stages.joint.to_dict() | {'steps': 1500, 'renamed': 0.7}
   joint['renamed_numbers'] = False  # years have an order
   if variant == 'answer_only':
     values.reader.null_document = False  # trained with gold documents

@@ -3,16 +3,19 @@
 It encodes question and passage jointly and predicts a span: log P(span) =
 log P(start) + log P(end). The probability of an answer is the sum over all its
 occurrences in the passage. With `shared_softmax`, spans of all passages
-compete, and the logits of a passage have a term by which passages are compared,
+compete, and the logits of passage k have a term by which passages are compared,
 
-    sum_h a_h sum_j softmax_j(g_jh) v(token j),
+    sum_h a_h mean_l f(x_kh - x_lh),    x_kh = sum_j softmax_j(g_kjh) v(token kj)
+    f(d) = sign(d) log(1 + |d| / `CLOSE`)
 
-where a_h is linear in the sum of the embeddings of the question's tokens, g_jh
+where a_h is linear in the sum of the embeddings of the question's tokens, g_kjh
 is linear in the state of a token of the passage, so that each head attends to
 one number, and v is a number for each token of the vocabulary. At first, v is
 `LARGEST` times the order of the tokens that are numbers (`numbers.order`), and
 0 for all others. Without it, a question such as "Who was born later, A or B?"
-teaches the order of two years at a time.
+teaches the order of two years at a time. Without f, years that are close hardly
+differ. The mean is over the other passages. Question tokens that a passage does
+not have are marked, as the passages of a question have different ones.
 
 The relevance of a passage is a sum of three terms: over the tokens of the
 question, each with its state and with whether it occurs in the passage; of the
@@ -41,6 +44,7 @@ from rag_jax.readers import base, spans
 
 HEADS = 4  # ways to compare passages
 LARGEST = 8.0  # initial value of the largest number
+CLOSE = 0.05  # difference of two numbers that are close; some 3 of 475
 
 
 def make(config: base.ReaderConfig) -> base.Reader:
@@ -52,14 +56,14 @@ def make(config: base.ReaderConfig) -> base.Reader:
     rng: jax.Array, *, vocab_size: int, pretrained: Any = None
   ) -> base.Params:
     query = jnp.ones((1, 1), jnp.int32)
-    network = _Network(config, vocab_size)
+    network = _network(config, vocab_size)
     params = network.init(rng, query, query[None], method='point')['params']
     return params | jax.tree.map(jnp.asarray, pretrained or {})
 
   def read(
     params: base.Params, query: jax.Array, passages: jax.Array
   ) -> spans.Memory:
-    network = _Network(config, question_passage.vocab_size(params))
+    network = _network(config, question_passage.vocab_size(params))
     scores, relevance = transformer.apply(
       network, params, query, passages, method='point'
     )
@@ -74,6 +78,10 @@ def make(config: base.ReaderConfig) -> base.Reader:
     from_tokenizer=_order if config.shared_softmax else None,
     **spans.functions(config),
   )
+
+
+def _network(config, vocab_size):
+  return _Network(config, vocab_size, marks_absent=config.shared_softmax)
 
 
 def _order(tokenizer: hf.Tokenizer) -> base.Params:
@@ -129,7 +137,12 @@ class _Network(question_passage.Encoder):
     gates = nn.softmax(jnp.where(real, logits, masking.NEG_INF), axis=2)
     values = self.value[passages]
     stated = jnp.einsum('bkp,bkph->bkh', values, gates)
-    return jnp.einsum('bh,bkh->bk', self.asked(total), stated)
+    apart = stated[:, :, None] - stated[:, None]  # [B, K, K, H]
+    apart = jnp.sign(apart) * jnp.log1p(jnp.abs(apart) / CLOSE)
+    others = real.any((2, 3))[:, None, :, None]  # has its own, which adds 0
+    count = jnp.maximum(others.sum(2) - 1, 1)
+    compared = jnp.where(others, apart, 0.0).sum(2) / count
+    return jnp.einsum('bh,bkh->bk', self.asked(total), compared)
 
   def _occurring(self, query, passages, asked):
     """Sum over the question's tokens, float32[B, K]."""
