@@ -66,7 +66,12 @@ def start(
 
 
 def step(
-  params: dict[str, Any], memory: Memory, cache: Cache, x: jax.Array
+  params: dict[str, Any],
+  memory: Memory,
+  cache: Cache,
+  x: jax.Array,
+  *,
+  where: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Decodes one token.
 
@@ -75,11 +80,14 @@ def step(
     memory: from `start`.
     cache: of the tokens before it.
     x: float32[B, 1, W], the embedded token.
+    where: bool[B, 1, S], what it may attend to; None = that of `start`.
 
   Returns:
     float32[B, 1, W], and the cache with the token.
   """
   place = cache.length[0, 0]  # texts grow together
+  if where is None:
+    where = memory.where[:, None]
   known = jnp.arange(cache.keys[0].shape[2])[None, None] <= place
   keys, values = [], []
   for layer, block in enumerate(_blocks(params)):
@@ -98,7 +106,7 @@ def step(
       query,
       memory.keys[layer],
       memory.values[layer],
-      memory.where[:, None],
+      where,
       memory.bias,
     )
     x = x + _out(mixed, cross)

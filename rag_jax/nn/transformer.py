@@ -229,7 +229,9 @@ class DecoderBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, memory, where, *, bias=None):
-    """Maps x [B, T, W] over memory [B, S, W], where bool[B, S]."""
+    """Maps x [B, T, W] over memory [B, S, W], where bool[B, S] or [B, T, S]."""
+    if where.ndim == 2:
+      where = where[:, None]
     causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
     normed = nn.RMSNorm(name='attention_norm')(x)
     x = x + Attention(self.num_heads, name='attention')(
@@ -237,7 +239,7 @@ class DecoderBlock(nn.Module):
     )
     normed = nn.RMSNorm(name='cross_norm')(x)
     x = x + Attention(self.num_heads, name='cross_attention')(
-      normed, memory, where[:, None], bias=bias
+      normed, memory, where, bias=bias
     )
     normed = nn.RMSNorm(name='hidden_norm')(x)
     return x + FeedForward(self.mlp_dim, name='feed_forward')(normed)
@@ -252,7 +254,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, x, memory, where, *, bias=None):
-    """Maps x [B, T, W] over memory [B, S, W], where bool[B, S]."""
+    """Maps x [B, T, W] over memory [B, S, W], where bool[B, S] or [B, T, S]."""
     for layer in range(self.num_layers):
       x = DecoderBlock(self.num_heads, self.mlp_dim, name=f'block_{layer}')(
         x, memory, where, bias=bias

@@ -3,6 +3,15 @@
 In the answers of a batch it is a gold document of the question; `place` turns
 it into a passage read. Passages are written in no fixed order, so that their
 numbers have no meaning to a reader but by what the passages say.
+
+A text has the citations of a sentence after it. A reader writes them before it
+(`before_sentences`), and writes the sentence from the passages cited alone
+(`Sources`), so that no value is copied from another one. `after_sentences`
+turns this into a text.
+
+Reference:
+  Gao et al., Enabling Large Language Models to Generate Text with Citations
+  (ALCE), 2023, where a model writes a sentence and then its citations.
 """
 
 from typing import Any, NamedTuple
@@ -116,9 +125,95 @@ def tokens(found: jax.Array, vocab_size: int) -> jax.Array:
   return jnp.where(found >= vocab_size, vocab_size - 1 - found, found)
 
 
+def before_sentences(answers: jax.Array) -> jax.Array:
+  """Moves the citations of each sentence before it.
+
+  Args:
+    answers: int32[B, A], placed; a sentence ends after its last citation.
+
+  Example:
+    >>> before_sentences(jnp.array([[5, 6, -1, 7, -2, -3, 2, 0]])).tolist()
+    [[-1, 5, 6, -2, -3, 7, 2, 0]]
+  """
+  cites = answers < 0
+  ends = cites & ~jnp.pad(cites[:, 1:], ((0, 0), (0, 1)))
+  sentence = jnp.cumsum(ends, axis=1) - ends
+  return _sorted(answers, 2 * sentence + ~cites)
+
+
+def after_sentences(answers: jax.Array, end: int) -> jax.Array:
+  """The inverse of `before_sentences`, for texts that a reader writes.
+
+  Args:
+    answers: int32[B, A].
+    end: the token that ends a text. The last sentence of a text without it was
+      cut, and is left out.
+
+  Example:
+    >>> written = jnp.array([[-1, 5, -2, -3, 7, 2], [-1, 5, -2, 6, 7, 8]])
+    >>> after_sentences(written, 2).tolist()
+    [[5, -1, 7, -2, -3, 2], [5, -1, 0, 0, 0, 0]]
+  """
+  cites = answers < 0
+  starts = cites & ~jnp.pad(cites[:, :-1], ((0, 0), (1, 0)))
+  sentence = jnp.cumsum(starts, axis=1)
+  ends = answers == end
+  cut = ~ends.any(1, keepdims=True) & (sentence == sentence[:, -1:])
+  answers = jnp.where(cut, types.PAD, answers)
+  return _sorted(answers, 2 * (sentence + ends) + cites)
+
+
+def _sorted(answers: jax.Array, order: jax.Array) -> jax.Array:
+  """Tokens in a stable order, and padding last."""
+  order = jnp.where(answers == types.PAD, 2 * answers.shape[1] + 2, order)
+  return jnp.take_along_axis(answers, jnp.argsort(order, axis=1), axis=1)
+
+
+class Sources(NamedTuple):
+  """What a text is written from, after each of its tokens."""
+
+  cited: jax.Array  # bool[B, A, K], passages that its sentence has cited
+  is_open: jax.Array  # bool[B, A], the last token is of a sentence
+
+  def passages(self) -> jax.Array:
+    """The passages that the next token may be from; all before a citation."""
+    return self.cited | ~self.cited.any(-1, keepdims=True)
+
+
+def sources(prefix: jax.Array, count: int) -> Sources:
+  """The sources after each token.
+
+  Args:
+    prefix: int32[B, A], with citations before sentences.
+    count: K.
+
+  Example:
+    >>> found = sources(jnp.array([[1, -2, 5, -1, -2]]), 2)
+    >>> found.passages()[0].astype(int).tolist()
+    [[1, 1], [0, 1], [0, 1], [1, 0], [1, 1]]
+  """
+  cites = prefix < 0
+  own = prefix[..., None] == -1 - jnp.arange(count)  # [B, A, K]
+  starts = cites & ~jnp.pad(cites[:, :-1], ((0, 0), (1, 0)))
+  sentence = jnp.cumsum(starts, axis=1)
+  same = sentence[:, :, None] == sentence[:, None]
+  same &= jnp.tri(prefix.shape[1], dtype=bool)
+  cited = jnp.einsum('bij,bjk->bik', same.astype(int), own.astype(int)) > 0
+  return Sources(cited, ~cites)
+
+
+def advance(before: Sources, token: jax.Array) -> Sources:
+  """The sources of the text with one more token, int32[B, 1]."""
+  cites = (token < 0)[..., None]
+  own = token[..., None] == -1 - jnp.arange(before.cited.shape[-1])
+  kept = before.cited & ~before.is_open[..., None]  # of the same sentence
+  return Sources(jnp.where(cites, own | kept, before.cited), token >= 0)
+
+
 class _State(NamedTuple):
-  sentences: jax.Array  # int32[B, 1], those that are written
-  is_open: jax.Array  # bool[B, 1], within a sentence
+  sentences: jax.Array  # int32[B, 1], those that are begun
+  sources: Sources
+  begun: jax.Array  # bool[B, 1]
 
 
 def constraint(
@@ -129,10 +224,11 @@ def constraint(
   end_token: int,
   max_sentences: int = 0,
 ) -> generate.Constraint:
-  """Constrains generation to sentences, each with a citation.
+  """Constrains generation to sentences, each after its citations.
 
-  A passage may be cited after a token; the text may end, or is not begun, after
-  a citation; after the last sentence it must end.
+  A text begins with a citation, or ends. A citation is followed by one of
+  another passage or by a token, a token by anything; with the last sentence no
+  other one begins.
 
   Args:
     batch: B.
@@ -143,27 +239,47 @@ def constraint(
 
   Example:
     >>> rule = constraint(1, 5, 2, end_token=2, max_sentences=1)
-    >>> written = rule.advance(rule.state, jnp.array([[4]]))
-    >>> rule.mask(written)[0, 0].nonzero()[0].tolist()  # no end without one
-    [0, 1, 3, 4, 5, 6]
-    >>> cited = rule.advance(written, jnp.array([[6]]))
-    >>> rule.mask(cited)[0, 0].nonzero()[0].tolist()
-    [2]
+    >>> rule.mask(rule.state)[0, 0].nonzero()[0].tolist()
+    [2, 5, 6]
+    >>> cited = rule.advance(rule.state, jnp.array([[6]]))
+    >>> rule.mask(cited)[0, 0].nonzero()[0].tolist()  # no end without a token
+    [0, 1, 3, 4, 5]
+    >>> written = rule.advance(cited, jnp.array([[4]]))
+    >>> rule.mask(written)[0, 0].nonzero()[0].tolist()
+    [0, 1, 2, 3, 4]
   """
   number = jnp.arange(vocab_size + count)
   cites, ends = number >= vocab_size, number == end_token
 
   def mask(state):
-    is_open = state.is_open[..., None]
-    allowed = jnp.where(cites, is_open, jnp.where(ends, ~is_open, True))
+    is_open = state.sources.is_open[..., None]
+    more = jnp.array(True)
     if max_sentences:
-      full = ~is_open & (state.sentences[..., None] >= max_sentences)
-      allowed &= ends | ~full
-    return allowed
+      more = (state.sentences < max_sentences)[..., None]
+    others = jnp.pad(~state.sources.cited, ((0, 0), (0, 0), (vocab_size, 0)))
+    cited = jnp.where(is_open, more, others)
+    words = jnp.where(ends, is_open, state.begun[..., None])
+    return jnp.where(cites, cited, words)
 
-  def advance(state, chosen):
+  def advance_all(state, chosen):
     cited = chosen >= vocab_size
-    return _State(state.sentences + cited, ~cited)
+    first = cited & state.sources.is_open
+    return _State(
+      sentences=state.sentences + first,
+      sources=advance(state.sources, tokens(chosen, vocab_size)),
+      begun=jnp.ones_like(state.begun),
+    )
 
-  start = _State(jnp.zeros((batch, 1), jnp.int32), jnp.zeros((batch, 1), bool))
-  return generate.Constraint(start, mask, advance)
+  start = _State(
+    sentences=jnp.zeros((batch, 1), jnp.int32),
+    sources=nothing_cited(batch, count),
+    begun=jnp.zeros((batch, 1), bool),
+  )
+  return generate.Constraint(start, mask, advance_all)
+
+
+def nothing_cited(batch: int, count: int) -> Sources:
+  """The sources of an empty text, which a citation may follow."""
+  return Sources(
+    cited=jnp.zeros((batch, 1, count), bool), is_open=jnp.ones((batch, 1), bool)
+  )

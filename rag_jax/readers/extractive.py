@@ -3,10 +3,10 @@
 It encodes question and passage jointly and predicts a span: log P(span) =
 log P(start) + log P(end). The probability of an answer is the sum over all its
 occurrences in the passage. With `shared_softmax`, spans of all passages
-compete, and the logits of passage k have a term by which passages are compared,
+compete, and the logits of passage k have a term that compares the passages,
 
-    sum_h a_h mean_l f(x_kh - x_lh),    x_kh = sum_j softmax_j(g_kjh) v(token kj)
-    f(d) = sign(d) log(1 + |d| / `CLOSE`)
+    sum_h a_h mean_l f(x_kh - x_lh),  x_kh = sum_j softmax_j(g_kjh) v(token kj),
+    f(d) = sign(d) log(1 + |d| / `CLOSE`),
 
 where a_h is linear in the sum of the embeddings of the question's tokens, g_kjh
 is linear in the state of a token of the passage, so that each head attends to

@@ -5,7 +5,10 @@ one softmax; see `fusion`. With `reader.citations` the softmax has one more
 class for each passage, which cites it: its logit is the log of the sum over the
 tokens of the passage of exp(query . state), a pointer like that of copies
 (pointer-generator: See et al., Get To The Point, 2017). A passage that is not
-read has no class, so that no other document can be cited.
+read has no class, so that no other document can be cited. The citations of a
+sentence are written before it. Its tokens attend to the passages that it cites
+alone, and copy from no other; see `citations.Sources`. Answers that are given
+and returned have citations after their sentences.
 """
 
 import functools
@@ -112,10 +115,15 @@ class _Network(question_passage.Encoder):
   def decode(self, states, tokens, weights, prefix):
     """As `write`, given the results of `encode`."""
     source = _source(states, tokens, weights)
-    x = self.decoder(
-      self.embed(prefix), source.states, source.where, bias=source.bias
-    )
-    return self.score(x, _recent(prefix), *source)
+    return self.score(*self.attend(prefix, source), *source)
+
+  def attend(self, prefix, source):
+    """Decoder states, the last tokens and what may be read, after a prefix."""
+    where = source.where
+    if self.config.citations:
+      where = _read(where, citations.sources(prefix, source.size))
+    x = self.decoder(self.embed(prefix), source.states, where, bias=source.bias)
+    return x, _recent(prefix), where
 
   def embed(self, prefix):
     """Embeds tokens [B, A]; all citations are the same to the decoder."""
@@ -124,18 +132,19 @@ class _Network(question_passage.Encoder):
     x = self.embedding(jnp.maximum(prefix, 0))
     return jnp.where((prefix < 0)[..., None], self.citation, x)
 
-  def score(self, x, recent, *source):
+  def score(self, x, recent, read, *source):
     """Logits [B, A, V + K] of decoder states x [B, A, W] over a `_Source`.
 
-    The last tokens of the answer at each position are int32[B, A, N].
+    The last tokens of the answer at each position are int32[B, A, N], and what
+    the next one may be copied from is bool[B, S] or, with citations, [B, A, S].
     """
-    words, copies, cites = self.parts(x, recent, *source)
+    words, copies, cites = self.parts(x, recent, read, *source)
     logits = _add_copies(words, copies, source[1])
     # Padding is never generated.
     logits = logits.at[..., types.PAD].set(masking.NEG_INF)
     return jnp.concatenate([logits, cites], axis=-1)
 
-  def parts(self, x, recent, memory, tokens, where, bias, count):
+  def parts(self, x, recent, read, memory, tokens, where, bias, count):
     """Logits of tokens [B, A, V], copies [B, A, S] and citations [B, A, K]."""
     scale = self.config.width**-0.5
     words = self.embedding.attend(x * scale)
@@ -149,21 +158,20 @@ class _Network(question_passage.Encoder):
       return words, copies, jnp.zeros((*x.shape[:2], 0))
     same = _continues(recent, tokens.reshape(tokens.shape[0], count, -1))
     copies += jnp.einsum('basn,ban->bas', same, self.continuation(x))
-    copies = jnp.where(tokens[:, None] > 0, copies, masking.NEG_INF)
+    copies = jnp.where(read & (tokens[:, None] > 0), copies, masking.NEG_INF)
     cites = point(self.cite_query).reshape(*x.shape[:2], count, -1)
     return words, copies, jax.nn.logsumexp(cites, axis=-1)
 
   def force(self, states, tokens, weights, answer):
     """Log-probabilities float32[B, A] of an answer with citations.
 
-    They are those of `decode`, without its array of [B, A, V] with copies.
+    They are those of `decode`, without its array of [B, A, V] with copies, in
+    the order in which the tokens are written.
     """
     source = _source(states, tokens, weights)
-    prefix = _shift(answer)
-    x = self.decoder(
-      self.embed(prefix), source.states, source.where, bias=source.bias
-    )
-    words, copies, cites = self.parts(x, _recent(prefix), *source)
+    answer = citations.before_sentences(answer)
+    found = self.attend(_shift(answer), source)
+    words, copies, cites = self.parts(*found, *source)
     words = words.at[..., types.PAD].set(masking.NEG_INF)
     found = citations.classes(answer, self.vocab_size, weights > 0)
     token = jnp.minimum(found, self.vocab_size - 1)
@@ -207,6 +215,13 @@ def _source(states, tokens, weights):
     bias=bias,
     size=count,
   )
+
+
+def _read(where, sources):
+  """Tokens bool[B, A, S] that are read after each token of a text."""
+  passages = sources.passages()
+  length = where.shape[1] // passages.shape[-1]
+  return where[:, None] & jnp.repeat(passages, length, axis=-1)
 
 
 def _recent(prefix):
@@ -272,6 +287,8 @@ def _force(config, params, memory, weights, answer):
 def _attend(config, params, memory, weights, answer):
   """Cross-attention float32[B, A, S]; see `fusion.Force`."""
   network = _network(config, question_passage.vocab_size(params))
+  if config.citations:
+    answer = citations.before_sentences(answer)
   _, state = transformer.apply(
     network,
     params,
@@ -316,15 +333,19 @@ def _generate(config, params, memory, weights, write):
   )
 
   def step(cache, found):
-    cache, recent = cache
+    cache, recent, sources = cache
     token = citations.tokens(found, size)
     recent = jnp.concatenate([token[..., None], recent[..., :-1]], axis=-1)
+    where = source.where[:, None]
+    if config.citations:
+      sources = citations.advance(sources, token)
+      where = _read(source.where, sources)
     x = transformer.apply(network, params, token, method='embed')
-    x, cache = decoding.step(params['decoder'], read, cache, x)
+    x, cache = decoding.step(params['decoder'], read, cache, x, where=where)
     logits = transformer.apply(
-      network, params, x, recent, *source, method='score'
+      network, params, x, recent, where, *source, method='score'
     )
-    return logits, (cache, recent)
+    return logits, (cache, recent, sources)
 
   rule = None
   if config.citations:
@@ -336,7 +357,8 @@ def _generate(config, params, memory, weights, write):
       max_sentences=config.max_sentences,
     )
   recent = jnp.zeros((batch, 1, CONTEXT), jnp.int32)
-  logits, cache = step((cache, recent), jnp.full((batch, 1), BOS))
+  start = citations.nothing_cited(batch, source.size)
+  logits, cache = step((cache, recent, start), jnp.full((batch, 1), BOS))
   written = write(
     step,
     logits[:, 0],
@@ -346,4 +368,6 @@ def _generate(config, params, memory, weights, write):
     constraint=rule,
   )
   tokens = citations.tokens(written.tokens[:, 0], size)
+  if config.citations:
+    tokens = citations.after_sentences(tokens, EOS)
   return tokens, written.scores[:, 0]

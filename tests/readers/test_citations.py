@@ -33,7 +33,10 @@ def score(params, query, passages, weights, answers):
 
 @jax.jit
 def logits(params, texts, target, weights=WEIGHTS):
-  """Log-probabilities of all classes by the decoder on the whole text."""
+  """Log-probabilities of all classes by the decoder on the whole text.
+
+  Citations come before sentences.
+  """
   network = fid._network(CONFIG, VOCAB)
   prefix = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=fid.BOS)
   found = transformer.apply(
@@ -44,6 +47,8 @@ def logits(params, texts, target, weights=WEIGHTS):
 
 def test_forced_scores_are_those_of_all_classes(params, texts):
   target = base.with_end(ANSWERS[:, 0], fid.EOS)
+  target = citations.before_sentences(target)
+  assert target.tolist() == [[-1, 7, -2, 9, 2], [-3, 8, 9, 2, 0]]
   everything = np.asarray(logits(params, texts, target))
   assert everything.shape == (2, 5, VOCAB + 3)
   found = score(params, *texts, WEIGHTS, ANSWERS)
@@ -61,14 +66,22 @@ def test_forced_scores_are_those_of_all_classes(params, texts):
 
 def test_a_citation_that_is_not_read_has_no_score(params, texts):
   found = score(params, *texts, WEIGHTS, jnp.array([[[7, -3]], [[8, -9]]]))
-  assert found[:, 1].tolist() == [0, 0]
-  assert (found[:, 0] < 0).all() and (found[:, 2] < 0).all()
+  assert found[:, 0].tolist() == [0, 0]
+  assert (found[:, 1] < 0).all() and (found[:, 2] < 0).all()
 
 
-def test_what_is_written_is_sentences_with_citations(params, texts):
-  # Parameters that make citations and ends likely.
-  read, answer = jax.jit(READER.read), jax.jit(READER.answer)
-  for seed in range(8):
+def test_what_is_written_is_sentences_with_citations(
+  params, texts, monkeypatch
+):
+  monkeypatch.setattr(citations, 'after_sentences', lambda tokens, end: tokens)
+
+  @jax.jit
+  def answer(params):
+    memory = READER.read(params, *texts)
+    return READER.answer(params, memory, WEIGHTS, WEIGHTS > 0)
+
+  lengths = set()
+  for seed in range(8):  # parameters that make citations and ends likely
     noise = jax.random.split(jax.random.key(seed), 100)
     own = jax.tree.map(
       lambda x, key: x + jax.random.normal(key, x.shape),
@@ -77,30 +90,85 @@ def test_what_is_written_is_sentences_with_citations(params, texts):
         jax.tree.structure(params), list(noise[: len(jax.tree.leaves(params))])
       ),
     )
-    found = answer(own, read(own, *texts), WEIGHTS, WEIGHTS > 0)
-    for row, tokens in enumerate(found.tokens.tolist()):
-      real = tokens[: tokens.index(0)] if 0 in tokens else tokens
-      assert not any(tokens[len(real) :])
-      cites = [place for place, token in enumerate(real) if token < 0]
-      assert len(cites) <= 2
-      assert all(WEIGHTS[row, -1 - real[place]] > 0 for place in cites)
-      assert 0 not in cites and not set(cites) & {c + 1 for c in cites}
-      if len(real) < 7 and real:  # the end was written, after a citation
-        assert real[-1] < 0
-      if len(cites) == 2:
-        assert real[-1] < 0
+    words = own['embedding']['embedding'].at[fid.EOS].multiply(4)
+    own['embedding'] = {'embedding': words}
+    found = answer(own)
     scores = logits(own, texts, base.with_end(found.tokens, fid.EOS))
     for row, tokens in enumerate(found.tokens.tolist()):
       real = [t for t in tokens if t]
+      assert not any(tokens[len(real) :])
+      lengths.add(len(real))
+      cites = [place for place, token in enumerate(real) if token < 0]
+      assert all(WEIGHTS[row, -1 - real[place]] > 0 for place in cites)
+      starts = [place for place in cites if place - 1 not in cites]
+      assert len(starts) <= 2
+      assert not real or starts[0] == 0
+      for place in set(cites) - set(starts):
+        assert real[place] != real[place - 1]
       total = sum(
         float(scores[row, i, t if t > 0 else VOCAB - 1 - t])
         for i, t in enumerate(real)
       )
-      if len(real) < 7:
+      if len(real) < 7:  # the end was written, after a token
+        assert not real or real[-1] > 0
         total += float(scores[row, len(real), fid.EOS])
       np.testing.assert_allclose(
         found.log_probability[row], total, rtol=1e-3, atol=1e-3
       )
+  assert 7 in lengths and len(lengths) > 2
+
+
+def test_a_sentence_is_written_from_the_passages_that_it_cites(params, texts):
+  query, passages = texts
+  passages = passages.at[0, :2, :4].set(jnp.arange(31, 39).reshape(2, 4))
+  strong = params | {
+    'copy_query': jax.tree.map(lambda x: 9 * x, params['copy_query'])
+  }
+  other = passages.at[0, 1, :4].set(30)
+  target = jnp.array([[-1, 5, -1, -2, 5]] * 2)
+  before, after = (
+    np.exp(logits(strong, (query, own), target))[0, :, :VOCAB]
+    for own in (passages, other)
+  )
+  # What the other passage says changes nothing but the choice of a citation.
+  before, after = (x / x.sum(-1, keepdims=True) for x in (before, after))
+  changed = np.abs(before - after).max(-1) > 1e-4
+  assert changed.tolist() == [True, False, False, False, True]
+
+
+def test_citations_before_and_after_sentences():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    sentences = [
+      (
+        [int(t) for t in rng.integers(3, 9, rng.integers(1, 4))],
+        [-1 - int(k) for k in rng.permutation(3)[: rng.integers(1, 3)]],
+      )
+      for _ in range(rng.integers(0, 4))
+    ]
+    after = [t for words, marks in sentences for t in words + marks] + [2]
+    before = [t for words, marks in sentences for t in marks + words] + [2]
+    pad = [0] * (20 - len(after))
+    after, before = (jnp.array([x + pad]) for x in (after, before))
+    assert (citations.before_sentences(after) == before).all()
+    assert (citations.after_sentences(before, 2) == after).all()
+
+
+def test_a_sentence_that_was_cut_is_left_out():
+  cut = jnp.array([[-1, 5, 6, -2, 7], [-1, 5, 6, 7, 8], [-1, 5, 2, 0, 0]])
+  found = citations.after_sentences(cut, 2)
+  assert found.tolist() == [[5, 6, -1, 0, 0], [0] * 5, [5, -1, 2, 0, 0]]
+
+
+def test_sources_step_by_step_equal_those_of_the_text():
+  rng = np.random.default_rng(0)
+  tokens = jnp.asarray(rng.choice([-1, -2, -3, 4, 5, 6], (5, 12)))
+  whole = citations.sources(tokens, 3)
+  step = citations.nothing_cited(5, 3)
+  for place in range(12):
+    step = citations.advance(step, tokens[:, place : place + 1])
+    np.testing.assert_array_equal(step.cited[:, 0], whole.cited[:, place])
+    np.testing.assert_array_equal(step.is_open[:, 0], whole.is_open[:, place])
 
 
 def test_a_copy_goes_on_where_the_answer_does(params, texts):

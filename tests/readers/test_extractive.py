@@ -9,7 +9,7 @@ import scipy.special
 from rag_jax import readers
 from rag_jax.data import tokenizers
 from rag_jax.ops import losses, masking
-from rag_jax.readers import base, spans
+from rag_jax.readers import base, extractive, spans
 
 VOCAB = 40
 CONFIG = base.ReaderConfig(
@@ -124,14 +124,16 @@ def test_passages_are_compared_by_their_numbers(texts):
   run = jax.jit(lambda params: reader.read(params, query, passages).spans)
   kernel = np.asarray(params['asked']['kernel'])
   table = np.asarray(params['embedding']['embedding'])
-  scores = np.zeros((2, 3))
+  stated, weights = np.zeros((2, 3)), np.zeros(2)
   for row, (asked, own) in enumerate(
     zip(np.asarray(query), np.asarray(passages), strict=True)
   ):
-    weights = sum(table[token] for token in asked if token) @ kernel
-    for place, stated in enumerate(own):
-      mean = np.mean([numbers[token] for token in stated if token])
-      scores[row, place] = weights.sum() * mean
+    weights[row] = sum(table[t] for t in asked if t) @ kernel @ np.ones(4)
+    for place, tokens in enumerate(own):
+      stated[row, place] = np.mean([numbers[t] for t in tokens if t])
+  apart = stated[:, :, None] - stated[:, None]
+  apart = np.sign(apart) * np.log1p(np.abs(apart) / extractive.CLOSE)
+  scores = weights[:, None] * apart.sum(2) / 2  # the mean over two others
   assert scores.std(axis=1).min() > 1e-2
   logits = np.asarray(run(plain)) + scores[..., None, None]
   where = (np.asarray(passages) != 0)[..., None]
@@ -141,6 +143,9 @@ def test_passages_are_compared_by_their_numbers(texts):
   np.testing.assert_allclose(
     np.where(where, found, 0), np.where(where, expected, 0), atol=1e-4
   )
+  padded = jnp.pad(passages, ((0, 0), (0, 1), (0, 0)))  # one that is not read
+  same = jax.jit(reader.read)(params, query, padded).spans[:, :3]
+  np.testing.assert_allclose(same, found, atol=1e-5)
 
 
 def test_gates_depend_on_the_state_of_a_token(texts):
