@@ -66,7 +66,7 @@ OTHERS = [
 # Their parts are those of other methods, in another combination.
 LONG = {
   *('rag_token', 'rag_sequence', 'rag_sequence_spans', 'replug', 'emdr2'),
-  *('ltrgr', 'reinforce', 'atlas_loop'),
+  *('ltrgr', 'reinforce', 'atlas_loop', 'rag_token_fid', 'replug_fid'),
 }
 
 

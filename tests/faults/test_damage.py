@@ -56,7 +56,7 @@ FILES = (
 KINDS = ('missing', 'empty', 'half', 'garbage', 'type', 'folder', 'other')
 DAMAGES = [(name, kind) for name in FILES for kind in KINDS]
 if not LONG:
-  DAMAGES = random.Random(1).sample(DAMAGES, 5)
+  DAMAGES = random.Random(1).sample(DAMAGES, 3)
 
 
 def find(workdir, name):

@@ -310,7 +310,7 @@ def test_no_flipped_bit_of_a_run_loads_as_another_run(whole, tmp_path):
   files = [p for p in (whole / 'checkpoints').rglob('*') if p.is_file()]
   files = [path for path in files if path.stat().st_size]
   refused = 0
-  for number in range(count(300) if LONG else 15):
+  for number in range(count(300) if LONG else 8):
     copy = tmp_path / str(number)
     shutil.copytree(whole, copy)
     path = copy / rng.choice(files).relative_to(whole)

@@ -220,7 +220,12 @@ def test_move_takes_any_array_and_zeroes_unused_rows(dtype, shape):
 
 
 @pytest.mark.parametrize(
-  'output, num_layers', [('node_table', 0), ('node_table', 1), ('codebook', 1)]
+  'output, num_layers',
+  [
+    ('node_table', 0),
+    pytest.param('node_table', 1, marks=pytest.mark.long),
+    ('codebook', 1),
+  ],
 )
 def test_the_id_decoder_gives_the_same_scores(output, num_layers):
   scheme = 'hierarchical_kmeans'

@@ -413,8 +413,15 @@ def test_levels_of_few_nodes_keep_a_bit_for_every_code():
   assert ended  # some docids need no third code
 
 
-@pytest.mark.parametrize('scoring', beam.SCORINGS)
-@pytest.mark.parametrize('count', [20, 900])
+@pytest.mark.parametrize(
+  'scoring, count',
+  [
+    *((scoring, 20) for scoring in beam.SCORINGS),
+    ('log_softmax', 900),
+    pytest.param('absolute', 900, marks=pytest.mark.long),
+    pytest.param('vocabulary', 900, marks=pytest.mark.long),
+  ],
+)
 def test_all_codes_of_a_level_give_what_its_edges_give(scoring, count):
   codes = skewed_codes(count)
   layout = docid_layout.lay_out(codes)
