@@ -20,9 +20,8 @@ def finish(
 ) -> tuple[str, tuple[types.Document, ...]]:
   """Drops sentences that their documents do not support; numbers the rest.
 
-  A sentence that repeats an earlier one is dropped too, one that has three
-  words in a row twice, and one without a citation, such as one that the maximum
-  length cut. Sentences are spelt as in their documents, since tokens have no
+  A sentence that repeats an earlier one is dropped too, one that repeats words
+  (`repeats`), and one without a citation. Sentences are spelt as in their documents, since tokens have no
   capitals. Numbers are in the order of first citation.
 
   Args:
@@ -65,10 +64,12 @@ def finish(
 
 
 def repeats(sentence: str) -> bool:
-  """Whether a sentence has three words in a row twice.
+  """Whether a sentence has three words in a row twice, or two side by side.
 
   Example:
     >>> repeats('The code of India is in code of India is INR.')
+    True
+    >>> repeats('It is of Antigua and Barbuda and Barbuda.')
     True
     >>> repeats('The code of India is INR.')
     False
@@ -79,7 +80,10 @@ def repeats(sentence: str) -> bool:
   """
   own = re.findall(r'\w+', sentence.lower())
   threes = list(zip(own, own[1:], own[2:], strict=False))
-  return len(set(threes)) < len(threes)
+  if len(set(threes)) < len(threes):
+    return True
+  twos = list(zip(own, own[1:], strict=False))
+  return any(one == two for one, two in zip(twos, twos[2:], strict=False))
 
 
 def spell(
