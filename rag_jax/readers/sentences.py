@@ -9,13 +9,12 @@ passage of weight w,
 independently of the others, so that the answer loss reaches the ranker. An
 answer is the sentences with P of `reader.threshold` or more, in the order of
 the passages' weights and of the text, each with the citation of its passage.
-Of the largest expected F1 of words, the threshold is about half of it (Lipton
-et al., 2014).
+The threshold with the largest expected F1 is half of that F1 (Lipton et al.,
+2014), so that it is below 1/2 if F1 counts.
 
-The state of a sentence is a gated mean of its token states, scaled and shifted
-by linear functions of the question's mean embedding, plus an embedding of its
-place in the passage; a window and a transformer layer over the sentences of the
-passage follow. Tokens are encoded with the question in pieces of at most
+The state of a sentence is a gated mean of its token states, plus an embedding
+of its place in the passage; a window and a transformer layer over the sentences
+of the passage follow. Tokens are encoded with the question in pieces of at most
 `PIECE` tokens, so that the cost is linear in the length of a passage.
 
 The training target of a sentence is 1 if at least `SHARE` of its bigrams occur
@@ -30,8 +29,6 @@ References:
   (sentence states from words, then sentences in context).
   Lipton et al., Optimal Thresholding of Classifiers to Maximize F1 Measure,
   2014.
-  Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, 2018
-  (scale and shift by the question).
   Nallapati et al., SummaRuNNer: A Recurrent Neural Network Based Sequence Model
   for Extractive Summarization of Documents, 2017 (Bernoulli selections, targets
   from the overlap with an abstractive reference).
@@ -122,7 +119,6 @@ class _Network(question_passage.Encoder):
     self.marks = self.param('marks', zeros, (self.vocab_size, 4))
     self.gate = nn.Dense(1)
     self.place = nn.Embed(PLACES, config.width)
-    self.asked = nn.Dense(2 * config.width)
     self.neighbours = transformer.Window(config.window)
     self.context = transformer.Encoder(1, config.num_heads, config.mlp_dim)
     self.score = nn.Dense(1, bias_init=nn.initializers.constant(-1.0))
@@ -138,7 +134,7 @@ class _Network(question_passage.Encoder):
     asked = _bigrams(query, self.vocab_size)[:, None]
     asked = jnp.concatenate([asked, query[:, None].astype(jnp.uint32)], axis=-1)
     return Memory(
-      logits=self.context_logits(query, pooled, where),
+      logits=self.context_logits(pooled, where),
       where=where,
       passages=passages,
       sentence=sentence,
@@ -171,15 +167,11 @@ class _Network(question_passage.Encoder):
     means = total[..., :width] / jnp.maximum(total[..., width, None], 1e-6)
     return means, where
 
-  def context_logits(self, query, pooled, where):
+  def context_logits(self, pooled, where):
     """Logits float32[B, K, S] of sentences in the context of the others."""
     batch, count, most, width = pooled.shape
-    real = (query != types.PAD)[..., None]
-    total = jnp.where(real, self.embedding(query), 0.0).sum(1)
-    asked = self.asked(total / jnp.maximum(real.sum(1), 1))
-    scale, shift = jnp.split(asked[:, None, None], 2, axis=-1)
     places = jnp.minimum(jnp.arange(most), PLACES - 1)
-    x = pooled * (1 + scale) + shift + self.place(places)
+    x = pooled + self.place(places)
     x = self.neighbours(jnp.where(where[..., None], x, 0.0))
     x = self.context(
       x.reshape(-1, most, width), where.reshape(-1, most), jnp.arange(most)
