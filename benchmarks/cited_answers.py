@@ -3,23 +3,28 @@
 python benchmarks/cited_answers.py
 python benchmarks/cited_answers.py --data=medquad.tar.gz --split=dev \
   --run=WORKDIR/run-dev-after-ranker.trec
+python benchmarks/cited_answers.py --data=medquad.tar.gz --split=dev \
+  --answers=WORKDIR/answers-dev.jsonl
 
 On `facts_summaries`: the references themselves, after tokens, spelling and the
 test of support, and the first sentences of the gold document, on each test
 split; then how many sentences with the cell of another entity pass the test.
 With --data: Hits@1 of BM25 on other data, and ROUGE of the first sentences of
 its first document. With --run the same of a run's first documents, and the
-paired differences.
+paired differences. With --answers the answers of a run, the first sentences of
+its first documents, also as many as have the words of the answer, and paired
+differences.
 """
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 
-from rag_jax import cited, grounding, report, summaries
+from rag_jax import cited, grounding, report, summaries, types
 from rag_jax.data import (
   citations,
   fact_summaries,
@@ -29,6 +34,7 @@ from rag_jax.data import (
   templates,
   words,
 )
+from rag_jax.ops import summary_metrics
 
 
 def show(name: str, split: str, rows: Sequence[dict[str, float]]) -> None:
@@ -76,7 +82,7 @@ def references() -> None:
     print(f'{kind}: {passed} of {wrong} sentences with a wrong cell pass')
 
 
-def leads(path: str, split: str, run: str | None) -> None:
+def leads(path: str, split: str, run: str | None, given: str | None) -> None:
   """First documents of BM25 and of a run, and what these have of answers."""
   dataset = formats.load(path, passage_words=0)
   questions = dataset.splits[split]
@@ -84,31 +90,82 @@ def leads(path: str, split: str, run: str | None) -> None:
   texts = [f'{d.title} {d.text}' for d in dataset.documents]
   index.index(words.split(texts), show_progress=False)
   asked = words.split([question.text for question in questions])
-  first, _ = index.retrieve(asked, k=1, show_progress=False)
-  ranked = {'BM25': [dataset.documents[place] for [place] in first]}
+  places, _ = index.retrieve(asked, k=1, show_progress=False)
+  first = [dataset.documents[place] for [place] in places]
+  documents = {document.id: document for document in dataset.documents}
+  rows = {'BM25, lead sentences': _of_documents(questions, first)}
   if run:
-    documents = {document.id: document for document in dataset.documents}
     best = {}
     with open(run, encoding='utf-8') as lines:
       for question, _, document, rank, *_ in map(str.split, lines):
         if rank == '1':
           best[question] = documents[document]
-    ranked[run] = [best[question.id] for question in questions]
-  rows = {}
-  for name, found in ranked.items():
-    rows[name] = [
-      {'Hits@1': float(document.id in question.document_ids)}
-      | summaries.of_text(question, summaries.lead(document))
-      for question, document in zip(questions, found, strict=True)
-    ]
-    show(f'{name} and lead sentences', split, rows[name])
-  if run:
-    pairs = zip(rows[run], rows['BM25'], strict=True)
-    show(
-      'difference of both',
-      split,
-      [{key: a[key] - b[key] for key in a} for a, b in pairs],
-    )
+    own = [best[question.id] for question in questions]
+    rows[f'{run}, lead sentences'] = _of_documents(questions, own)
+  if given:
+    rows = _of_answers(questions, given, documents, first) | rows
+  best = next(iter(rows)) if given else list(rows)[-1]
+  for name, values in rows.items():
+    show(name, split, values)
+  for name, values in rows.items():
+    if name != best:
+      pairs = zip(rows[best], values, strict=True)
+      found = [
+        {key: a[key] - b[key] for key in b if key in a} for a, b in pairs
+      ]
+      show(f'{best} - {name}', split, found)
+
+
+def lead(document: types.Document, size: int) -> str:
+  """The first sentences of a document that have at least `size` words."""
+  found: list[str] = []
+  for sentence in summary_metrics.parse(document.text):
+    if len(' '.join(found).split()) >= size:
+      break
+    found.append(sentence.text)
+  return ' '.join(found)
+
+
+def _of_documents(
+  questions: Sequence[types.Question], found: Sequence[types.Document]
+) -> list[dict[str, float]]:
+  """Whether documents are gold, and measures of their first sentences."""
+  return [
+    {'Hits@1': float(document.id in question.document_ids)}
+    | summaries.of_text(question, summaries.lead(document))
+    for question, document in zip(questions, found, strict=True)
+  ]
+
+
+def _of_answers(
+  questions: Sequence[types.Question],
+  path: str,
+  documents: dict[str, types.Document],
+  bm25: Sequence[types.Document],
+) -> dict[str, list[dict[str, float]]]:
+  """Measures of the answers of a run, and of leads of the same length."""
+  with open(path, encoding='utf-8') as lines:
+    answers = {own['id']: own for own in map(json.loads, lines)}
+  given = [answers[question.id] for question in questions]
+  texts = [own['answer'] for own in given]
+  first = [documents[own['candidates'][0]['document']['id']] for own in given]
+  sizes = [len(summary_metrics.plain(text).split()) for text in texts]
+  same = [lead(*own) for own in zip(first, sizes, strict=True)]
+  other = [lead(*own) for own in zip(bm25, sizes, strict=True)]
+
+  def measured(texts):
+    pairs = zip(questions, texts, strict=True)
+    return [summaries.of_text(question, text) for question, text in pairs]
+
+  return {
+    'answers': [
+      own | {'answered': float(bool(text))}
+      for own, text in zip(measured(texts), texts, strict=True)
+    ],
+    'first document, lead sentences': _of_documents(questions, first),
+    'first document, lead of the same length': measured(same),
+    'BM25, lead of the same length': measured(other),
+  }
 
 
 if __name__ == '__main__':
@@ -116,8 +173,9 @@ if __name__ == '__main__':
   parser.add_argument('--data', help='other data instead of facts_summaries')
   parser.add_argument('--split', default='dev')
   parser.add_argument('--run', help='TREC run of a trained search')
+  parser.add_argument('--answers', help='answers-SPLIT.jsonl of a run')
   options = parser.parse_args()
   if options.data:
-    leads(options.data, options.split, options.run)
+    leads(options.data, options.split, options.run, options.answers)
   else:
     references()

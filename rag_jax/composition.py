@@ -274,7 +274,7 @@ def _check_reader(config: Any, field: str, stage: stages.Stage) -> None:
   needs = {
     'reranking': (config.reader.reranks, 'reranks passages', rerank),
     'adist': (reader.attention, 'attends to all passages', 'reader.kind=fid'),
-    'emdr2_token': (not reader.points, 'generates answers', 'reader.kind=fid'),
+    'emdr2_token': (reader.sample_each, 'generates answers', 'reader.kind=fid'),
   }
   for loss, (has, what, remedy) in needs.items():
     if stage.weight(loss) and not has:

@@ -157,7 +157,7 @@ MAY_CHANGE_IN_USE = (
   *MAY_CHANGE_WITH_SAME_DATA,
   'init_from',
   'search.beam_size',
-  *('search.read_size', 'search.vector_type'),
+  *('search.read_size', 'search.vector_type', 'reader.threshold'),
 )
 
 
@@ -323,7 +323,8 @@ def _check(config: Config) -> None:
       f'{name} must leave {widths.LEAST} positions of a reader to a question, '
       f'got {got}. Set --config.{name}={got + room - widths.LEAST}.'
     )
-  if config.data.max_answer_tokens > config.reader.max_answer_tokens:
+  writes = config.reader.kind != 'sentences'  # else references may be longer
+  if writes and config.data.max_answer_tokens > config.reader.max_answer_tokens:
     raise ValueError(
       f'data.max_answer_tokens must be at most reader.max_answer_tokens '
       f'({config.reader.max_answer_tokens}), got '

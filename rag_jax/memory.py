@@ -311,11 +311,13 @@ def _reading(
   keys = length + corpus.question_tokens(config.data)
   width = reader.width
   total = _activations(reader, passages * keys, keys, width=width, keeps=keeps)
-  if reader.kind in ('extractive', 'fid'):
+  if reader.kind in ('extractive', 'fid', 'sentences'):
     total += FLOAT * passages * keys * reader.window * width
   answers = data.max_answer_tokens + 1
   if reader.kind in ('extractive', 'bert'):
     return total + FLOAT * passages * length * data.max_answers
+  if reader.kind == 'sentences':  # means of token states, and references
+    return total + FLOAT * passages * (3 * length * width + answers)
   answers = max(answers, reader.max_answer_tokens)
   logits = 3 * FLOAT * passages * answers * _vocabulary(config, corpus)
   return total + logits / (1 if reader.kind == 'causal' else _fused(config))

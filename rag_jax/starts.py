@@ -26,7 +26,7 @@ MAY_DIFFER = frozenset(
   (
     *('frozen_layers', 'remat', 'scale', 'max_answer_tokens'),
     *('shared_softmax', 'span_relevance', 'reranks', 'abstention_threshold'),
-    *('marginal', 'num_beams', 'copy'),
+    *('marginal', 'num_beams', 'copy', 'threshold'),
   )
 )
 

@@ -17,6 +17,7 @@ BERT = {
   'reader.weights': 'tiny',
   'data.tokenizer': 'tiny',
 }
+SELECTS = {'reader.kind': 'sentences', 'reader.citations': True}
 # Values for fields that a remedy names without a value.
 OPEN = {
   f'{STAGE}.batch_size': 32,
@@ -132,6 +133,10 @@ CASES = [
   *(
     (f'losses.{loss}', "'fid'", losses('answer', loss) | {'reader.kind': 'fid'})
     for loss in ('relevance', 'null_document')
+  ),
+  *(
+    (f'losses.{loss}', "'sentences'", losses('answer', loss) | SELECTS)
+    for loss in ('reranking', 'adist', 'emdr2_token', 'relevance')
   ),
   ('losses.reranking', "'bert'", losses('answer', 'reranking') | BERT),
   ('losses.adist', "'bert'", losses('answer', 'adist') | BERT),

@@ -7,12 +7,21 @@
 import functools
 from collections.abc import Callable
 
-from rag_jax.readers import base, bert, causal, extractive, fid, t5
+from rag_jax.readers import (
+  base,
+  bert,
+  causal,
+  extractive,
+  fid,
+  sentences,
+  t5,
+)
 
 _MAKE: dict[str, Callable[[base.ReaderConfig], base.Reader]] = {
   'extractive': extractive.make,  # spans and relevance; randomly initialised
   'bert': bert.make,  # answer spans and passage relevance; pretrained BERT
   'fid': fid.make,  # fusion-in-decoder; randomly initialised
+  'sentences': sentences.make,  # selects and cites sentences; from scratch
   't5': t5.make,  # fusion-in-decoder; pretrained T5
   'causal': causal.make,  # a pretrained language model, one prompt per passage
 }

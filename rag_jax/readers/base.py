@@ -37,7 +37,8 @@ class ReaderConfig:
   num_layers: int = 2
   num_heads: int = 4  # attention heads
   mlp_dim: int = 256  # width inside a feed-forward layer
-  # 'extractive', 'fid': width of the convolution before attention, odd
+  # 'extractive', 'fid', 'sentences': width of the convolution before attention,
+  # odd
   window: int = 5
   max_answer_tokens: int = 16  # maximum tokens per answer
   # 'bert', 't5', 'causal': pretrained weights of a BERT, T5 or language model
@@ -57,13 +58,15 @@ class ReaderConfig:
   marginal: str = ''  # marginal of answers; '' = the kind's first
   num_beams: int = 1  # 'causal': beams of the beam search; 1 = greedy
   copy: bool = False  # 'causal': generate only spans of the passages
-  # 'fid': answers of several sentences, a citation after each
+  # 'fid', 'sentences': answers of several sentences, a citation after each
   citations: bool = False
-  # 'fid' with citations: maximum sentences of an answer; 0 = no limit
+  # with citations: maximum sentences of an answer; 0 = no limit
   max_sentences: int = 0
-  # 'fid' with citations: share of a sentence's words that its documents must
-  # hold, or it is dropped; 0 keeps all
+  # with citations: share of a sentence's words that its documents must hold, or
+  # it is dropped; 0 keeps all
   support: float = 0.0
+  # 'sentences': least probability of a selected sentence
+  threshold: float = 0.5
   # 'causal': base of the rotary embeddings, as in the weights
   rope_base: float = 1e5
   epsilon: float = 1e-5  # 'causal': epsilon of RMSNorm, as in the weights
@@ -101,6 +104,11 @@ class ReaderConfig:
         'Set --config.reader.span_relevance.'
       )
     self._check_citations()
+    if not 0 < self.threshold < 1:
+      raise ValueError(
+        'reader.threshold must be between 0 and 1, both excluded, got '
+        f'{self.threshold}. Set --config.reader.threshold=0.5.'
+      )
     if math.isnan(self.abstention_threshold):
       raise ValueError(
         'reader.abstention_threshold must be a number of nats, got nan. '
@@ -194,7 +202,7 @@ class Reader(NamedTuple):
       T], log P(answer | passage k) per token, 0 on padding. An extractive
       reader has T = 1, sums over all occurrences of all answers, and gives
       `NEG_INF` if there are none. A generative reader scores answers[:, 0] and
-      the end token, T = A + 1.
+      the end token, T = A + 1; one that selects sentences has T = 1.
     answer: (params, memory, weights float32[B, K], where bool[B, K]) ->
       `Written`, the best answer over all passages with positive weight; `where`
       is True for passages that are real.
@@ -203,10 +211,10 @@ class Reader(NamedTuple):
     sample_each: (params, memory, rng [B, K], how) -> int32[B, K, A], an answer
       drawn at random given each passage alone, by one PRNG key each and a
       `generate.Sampling`; 0 = padding, and without its end token. An answer
-      that does not end in A tokens is all padding. None if the reader is
-      extractive.
+      that does not end in A tokens is all padding. None if the reader does
+      not write token by token.
     points: True if the reader is extractive (the answer is a span of a
-      passage), False if it is generative.
+      passage), False if it writes tokens.
     marginals: names of the supported marginals over passages: 'sequence',
       'token' or 'fusion'.
     relevance: (memory) -> float32[B, K], relevance of each passage, nats; or
@@ -222,8 +230,8 @@ class Reader(NamedTuple):
       randomly initialised reader; None if there are none.
     published_fields: () -> name -> value of the fields of `ReaderConfig` that
       the published weights determine; None if there are none.
-    end_token: the token that ends a generated answer; None if the reader is
-      extractive or `text_inputs` are not plain.
+    end_token: the token that ends a generated answer; None if the reader
+      generates none or `text_inputs` are not plain.
     text_inputs: tokenisation, if the reader can have its own tokenizer.
     cites: True if answers have citations: the token -n in an answer cites
       passage n, from 1 (see `readers.citations`).
@@ -259,6 +267,7 @@ class Reader(NamedTuple):
 # Fields that only some kinds support, and their defaults.
 _SPECIAL = {
   **{'frozen_layers': 0, 'num_beams': 1, 'copy': False, 'citations': False},
+  'threshold': 0.5,
 }
 
 
@@ -271,8 +280,8 @@ def check(
     config: the configuration of the reader.
     published: whether the kind requires published weights; else they are an
       error.
-    takes: the supported ones of `frozen_layers`, `num_beams`, `copy` and
-      `citations`.
+    takes: the supported ones of `frozen_layers`, `num_beams`, `copy`,
+      `citations` and `threshold`.
   """
   kind = f'reader.kind {config.kind!r}'
   if published and not config.weights:

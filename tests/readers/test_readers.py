@@ -9,6 +9,7 @@ from rag_jax import readers
 from rag_jax.readers import base
 
 PUBLISHED = ('bert', 't5', 'causal')
+CITES = 'sentences'  # the kind that always cites
 
 
 def make(**options):
@@ -17,7 +18,8 @@ def make(**options):
 
 def minimal(kind):
   """The minimal configuration of this kind."""
-  return {'kind': kind} | ({'weights': 'tiny'} if kind in PUBLISHED else {})
+  own = {'weights': 'tiny'} if kind in PUBLISHED else {}
+  return {'kind': kind} | ({'citations': True} if kind == CITES else own)
 
 
 @pytest.mark.parametrize('kind', readers.KINDS)
@@ -28,7 +30,9 @@ def test_every_kind_can_be_made(kind):
   assert reader.points == (kind in ('extractive', 'bert'))
   assert (reader.relevance is not None) == (kind in ('bert', 'extractive'))
   fuses = kind in ('fid', 't5')
-  assert (reader.joint_log_likelihood is not None) == fuses
+  assert (reader.joint_log_likelihood is not None) == (fuses or kind == CITES)
+  assert reader.cites == (kind == CITES)
+  assert (reader.sample_each is not None) == (fuses or kind == 'causal')
   assert (reader.attention is not None) == fuses
   assert (reader.end_token is not None) == fuses
   assert (reader.text_inputs is not None) == (kind in ('bert', 't5', 'causal'))
@@ -46,6 +50,9 @@ def test_every_kind_can_be_made(kind):
     ('num_beams', 0),
     ('span_relevance', -1.0),
     ('abstention_threshold', float('nan')),
+    ('threshold', 0.0),
+    ('threshold', 1.0),
+    ('threshold', float('nan')),
     ('marginal', 'token'),
     ('num_heads', 3),
   ],
@@ -65,7 +72,7 @@ def test_missing_weights_raise(kind):
   assert '--config.reader.weights' in str(error.value)
 
 
-@pytest.mark.parametrize('kind', ['extractive', 'fid'])
+@pytest.mark.parametrize('kind', ['extractive', 'fid', 'sentences'])
 def test_unsupported_weights_raise(kind):
   with pytest.raises(
     ValueError, match="randomly initialised, got .*='tiny'"
@@ -74,7 +81,7 @@ def test_unsupported_weights_raise(kind):
   assert '--config.reader.kind=bert or t5' in str(error.value)
 
 
-@pytest.mark.parametrize('kind', ['fid', 't5', 'causal'])
+@pytest.mark.parametrize('kind', ['fid', 't5', 'causal', 'sentences'])
 @pytest.mark.parametrize('field', ['reranks', 'null_document'])
 def test_missing_relevance_raises(kind, field):
   with pytest.raises(
@@ -92,9 +99,10 @@ def test_missing_relevance_raises(kind, field):
 @pytest.mark.parametrize(
   'field, value, kind, others',
   [
-    ('frozen_layers', 1, 'bert', ('extractive', 'fid', 't5', 'causal')),
-    ('num_beams', 2, 'causal', ('extractive', 'bert', 'fid', 't5')),
-    ('copy', True, 'causal', ('extractive', 'bert', 'fid', 't5')),
+    ('frozen_layers', 1, 'bert', ('extractive', 'fid', 't5', 'causal', CITES)),
+    ('num_beams', 2, 'causal', ('extractive', 'bert', 'fid', 't5', CITES)),
+    ('threshold', 0.3, CITES, ('extractive', 'bert', 'fid', 't5', 'causal')),
+    ('copy', True, 'causal', ('extractive', 'bert', 'fid', 't5', CITES)),
   ],
 )
 def test_unsupported_fields_raise(field, value, kind, others):
@@ -115,10 +123,10 @@ def test_heads_must_divide_the_width_only_without_a_head_size():
     make(**minimal('bert'), num_heads=6)
 
 
-@pytest.mark.parametrize('kind', ['extractive', 'fid'])
+@pytest.mark.parametrize('kind', ['extractive', 'fid', 'sentences'])
 def test_padding_of_the_question_changes_nothing(kind, texts):
   small = {'width': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16}
-  reader = make(kind=kind, max_answer_tokens=3, **small)
+  reader = make(**minimal(kind), max_answer_tokens=3, **small)
   params = jax.jit(reader.init, static_argnames='vocab_size')(
     jax.random.key(0), vocab_size=40
   )
