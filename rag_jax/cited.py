@@ -21,9 +21,9 @@ def finish(
   """Drops sentences that their documents do not support; numbers the rest.
 
   A sentence that repeats an earlier one is dropped too, one that repeats words
-  (`repeats`) unless it is in its document, and one without a citation. Sentences
-  are spelt as in their documents, since tokens have no capitals. Numbers are in
-  the order of first citation.
+  (`repeats`) unless it is in its document, and one without a citation.
+  Sentences are spelt as in their documents, since tokens have no capitals.
+  Numbers are in the order of first citation.
 
   Args:
     text: sentences with marks, such as 'gold is a metal . [2]'.
