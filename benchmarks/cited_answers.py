@@ -20,6 +20,7 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -104,6 +105,12 @@ def leads(path: str, split: str, run: str | None, given: str | None) -> None:
     rows[f'{run}, lead sentences'] = _of_documents(questions, own)
   if given:
     rows = _of_answers(questions, given, documents, first) | rows
+    own = zip(*list(rows.values())[:2], strict=True)
+    parts: dict[float, list[dict[str, float]]] = {1.0: [], 0.0: []}
+    for answer, document in own:
+      parts[document['Hits@1']].append(answer)
+    show('answers where the first document is gold', split, parts[1.0])
+    show('answers where it is not', split, parts[0.0])
   best = next(iter(rows)) if given else list(rows)[-1]
   for name, values in rows.items():
     show(name, split, values)
@@ -124,6 +131,26 @@ def lead(document: types.Document, size: int) -> str:
       break
     found.append(sentence.text)
   return ' '.join(found)
+
+
+def count_unsupported(
+  given: Sequence[dict[str, Any]], documents: dict[str, types.Document]
+) -> None:
+  """Prints how many sentences of answers fail the test of support."""
+  count = wrong = contained = 0
+  for own in given:
+    cited_ones = [documents[document['id']] for document in own['cited']]
+    for sentence in summary_metrics.parse(own['answer']):
+      numbers = (n for n in sentence.citations if n <= len(cited_ones))
+      sources = [cited_ones[n - 1] for n in numbers]
+      count += 1
+      if not grounding.supports(sentence.text, sources):
+        wrong += 1
+        contained += any(grounding.contains(d, sentence.text) for d in sources)
+  print(
+    f'{wrong} of {count} sentences have no support by the test; {contained} of '
+    'these are in their document word for word'
+  )
 
 
 def _of_documents(
@@ -149,6 +176,7 @@ def _of_answers(
   given = [answers[question.id] for question in questions]
   texts = [own['answer'] for own in given]
   first = [documents[own['candidates'][0]['document']['id']] for own in given]
+  count_unsupported(given, documents)
   sizes = [len(summary_metrics.plain(text).split()) for text in texts]
   same = [lead(*own) for own in zip(first, sizes, strict=True)]
   other = [lead(*own) for own in zip(bm25, sizes, strict=True)]

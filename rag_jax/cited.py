@@ -22,8 +22,8 @@ def finish(
 
   A sentence that repeats an earlier one is dropped too, one that repeats words
   (`repeats`) unless it is in its document, and one without a citation.
-  Sentences are spelt as in their documents, since tokens have no capitals.
-  Numbers are in the order of first citation.
+  Sentences are spelt as in their documents, since tokens have no capitals, but
+  without marks [n] there. Numbers are in the order of first citation.
 
   Args:
     text: sentences with marks, such as 'gold is a metal . [2]'.
@@ -51,6 +51,7 @@ def finish(
     if not sources:
       continue
     spelt = spell(sentence.text, sources[0], language=language)
+    spelt = summary_metrics.plain(spelt)  # marks of the document itself
     if spelt in kept:
       continue
     if repeats(spelt) and not grounding.contains(sources[0], spelt):

@@ -40,3 +40,14 @@ def test_spelling_is_that_of_the_document():
     ('an unknown word : yes !', 'An unknown word: yes!'),
   ):
     assert cited.spell(written, FRANCE) == spelt
+
+
+def test_a_sentence_of_a_document_may_repeat_words_and_has_no_marks():
+  source = types.Document(
+    id='a', title='', text='One of the one of the two. So it is [7]. A one.'
+  )
+  text = 'one of the one of the two . [1] so it is [ 7 ] . [1]'
+  found, _ = cited.finish(text, [source])
+  assert found == 'One of the one of the two. [1] So it is. [1]'
+  other = 'two of the two of the one . [1]'
+  assert cited.finish(other, [source]) == ('', ())

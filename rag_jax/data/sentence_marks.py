@@ -75,7 +75,7 @@ def split(
     >>> found.tolist()
     [0, 0, 1, 1, 1, 1, 2, 9]
   """
-  own = jax.lax.stop_gradient(marks)[tokens] > 0  # [..., P, 4]
+  own = marks[tokens] > 0  # [..., P, 4], without a gradient
   edge = [(0, 0)] * (tokens.ndim - 1)
   before = jnp.pad(own, [*edge, (1, 0), (0, 0)])[..., :-1, :]
   earlier = jnp.pad(own, [*edge, (2, 0), (0, 0)])[..., :-2, :]

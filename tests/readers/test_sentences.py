@@ -203,8 +203,8 @@ def test_answers_are_those_of_a_loop(params, most, least):
   run, memory = jax.jit(reader.answer), read(params, QUERY, PASSAGES)
   rng, counts, cited = np.random.default_rng(0), set(), set()
   for weights in ([0.3, 0.7], [0.7, 0.3], [0.0, 1.0], [1.0, 0.0]):
-    for shift in (-3, 0, 0, 0, 1, 1, 1, 2):
-      logits = rng.normal(size=(2, 4)).astype(np.float32) + shift
+    for shift in (-3, 0, 0, 0, 1, 1, 2, [[20], [0]]):
+      logits = (rng.normal(size=(2, 4)) + shift).astype(np.float32)
       own = memory._replace(logits=logits[None])
       given = np.asarray([weights], np.float32)
       found = run(params, own, given, given > 0)
@@ -258,7 +258,7 @@ def test_padding_of_passages_changes_nothing(params, monkeypatch):
   monkeypatch.setattr(sentences, 'PIECE', 10)
   run = jax.jit(lambda *own: READER.read(*own))
   narrow = run(params, QUERY, PASSAGES)
-  wide = run(params, QUERY, np.pad(PASSAGES, ((0, 0), (0, 0), (0, 8))))
+  wide = run(params, QUERY, np.pad(PASSAGES, ((0, 0), (0, 0), (0, 4))))
   where = np.asarray(narrow.where)
   np.testing.assert_array_equal(wide.where[..., :4], where)
   assert not wide.where[..., 4:].any()
