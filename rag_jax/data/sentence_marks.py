@@ -34,7 +34,7 @@ def of_tokenizer(tokenizer: hf.Tokenizer) -> np.ndarray:
     >>> tokenizer = tokenizers.train(['Hi. A 5!'] * 2, vocab_size=400)
     >>> found = of_tokenizer(tokenizer)
     >>> tokens = tokenizers.encode(tokenizer, ['hi. a 5!'], max_tokens=6).tokens
-    >>> found[tokens[0, -4:]].argmax(1).tolist()
+    >>> found[tokens[0, 1:5]].argmax(1).tolist()
     [0, 2, 1, 0]
   """
   pieces = tokenizer.get_vocab()
