@@ -16,7 +16,7 @@ _CLOSING = frozenset(')]')
 _ABBREVIATIONS = frozenset(
   ('st', 'mt', 'mr', 'ms', 'dr', 'mrs', 'gen', 'gov', 'vs', 'fig')
 )
-_STARTS = 'Ġ▁#'  # marks of the start, or the inside, of a word in tokenizers
+_STARTS = 'Ġ▁#'  # marks of the start, and the last of the inside, of a word
 
 
 def of_tokenizer(tokenizer: hf.Tokenizer) -> np.ndarray:
@@ -31,13 +31,14 @@ def of_tokenizer(tokenizer: hf.Tokenizer) -> np.ndarray:
 
   Example:
     >>> from rag_jax.data import tokenizers
-    >>> tokenizer = tokenizers.train(['Hi. A 5!'], vocab_size=300)
+    >>> tokenizer = tokenizers.train(['Hi. A 5!'] * 2, vocab_size=400)
     >>> found = of_tokenizer(tokenizer)
     >>> tokens = tokenizers.encode(tokenizer, ['hi. a 5!'], max_tokens=6).tokens
-    >>> found[tokens[0, -4:]].argmax(1).tolist()
+    >>> found[tokens[0, 1:5]].argmax(1).tolist()
     [0, 2, 1, 0]
   """
   pieces = tokenizer.get_vocab()
+  spaced = any(piece[0] in _STARTS[:2] for piece in pieces if piece)
   found = np.zeros((max(pieces.values()) + 1, 4), np.float32)
   for piece, token in pieces.items():
     text = piece.strip(_STARTS).lower()
@@ -45,8 +46,10 @@ def of_tokenizer(tokenizer: hf.Tokenizer) -> np.ndarray:
       text = tokenizer.decode([token]).strip().lower()
     found[token, END] = text in _ENDS
     found[token, CLOSING] = text in _CLOSING
-    one_letter = len(text) == 1 and text.isascii() and text.isalpha()
-    found[token, ABBREVIATION] = one_letter or text in _ABBREVIATIONS
+    starts = piece[:1] in _STARTS[:2] if spaced else piece[:2] != '##'
+    short = len(text) == 1 and text.isascii() and text.isalpha()
+    short |= text in _ABBREVIATIONS
+    found[token, ABBREVIATION] = short and starts  # not the end of a word
   found[numbers.with_digits(tokenizer), NUMBER] = 1
   return found
 
