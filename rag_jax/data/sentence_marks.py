@@ -7,15 +7,14 @@ import tokenizers as hf
 
 from rag_jax import types
 from rag_jax.data import numbers
+from rag_jax.ops import summary_metrics
 
 # Columns of the table of `of_tokenizer`.
 END, NUMBER, ABBREVIATION, CLOSING = range(4)
 _ENDS = frozenset('.!?…。！？؟।')
 _CLOSING = frozenset(')]')
 # A full stop after these, or after one letter, ends no sentence.
-_ABBREVIATIONS = frozenset(
-  ('st', 'mt', 'mr', 'ms', 'dr', 'mrs', 'gen', 'gov', 'vs', 'fig')
-)
+_ABBREVIATIONS = {*map(str.lower, summary_metrics.TITLES), 'vs', 'fig'}
 _STARTS = 'Ġ▁#'  # marks of the start, and the last of the inside, of a word
 
 

@@ -1,8 +1,10 @@
 """The joint encoder of a question and passages, randomly initialised."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from rag_jax import types
@@ -73,6 +75,34 @@ class Encoder(nn.Module):
       positions,
     )
     return flat.reshape(x.shape), tokens
+
+
+def functions(
+  network: Callable[[int], Encoder], method: str
+) -> tuple[Callable[..., dict[str, Any]], Callable[..., Any]]:
+  """`init` and `read` of a reader that a method of its network computes.
+
+  Args:
+    network: vocabulary size -> the network.
+    method: its method (question, passages) -> anything.
+
+  Returns:
+    `init` as in `readers.base.Reader`, and the function (params, question,
+    passages) -> the result of the method.
+  """
+
+  def init(
+    rng: jax.Array, *, vocab_size: int, pretrained: Any = None
+  ) -> dict[str, Any]:
+    query = jnp.ones((1, 1), jnp.int32)
+    found = network(vocab_size).init(rng, query, query[None], method=method)
+    return found['params'] | jax.tree.map(jnp.asarray, pretrained or {})
+
+  def read(params: dict[str, Any], query: jax.Array, passages: jax.Array):
+    own = network(vocab_size(params))
+    return transformer.apply(own, params, query, passages, method=method)
+
+  return init, read
 
 
 def vocab_size(params: dict[str, Any]) -> int:

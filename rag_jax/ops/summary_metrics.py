@@ -17,10 +17,11 @@ from rag_jax import types
 from rag_jax.ops import text_metrics
 
 MARKS = re.compile(r'\s*\[(\d+)\]')
-# Not after the titles of names: St. Louis, Dr. Watson.
+# No sentence ends after the titles of names: St. Louis, Dr. Watson.
+TITLES = ('St', 'Mt', 'Mr', 'Ms', 'Dr', 'Mrs', 'Gen', 'Gov')
 _ENDS = re.compile(
-  r'(?<!\bSt\.|\bMt\.|\bMr\.|\bMs\.|\bDr\.)(?<!\bMrs\.|\bGen\.|\bGov\.)'
-  r'(?<=[.!?])\s+(?=\W*[A-Z0-9])'
+  ''.join(rf'(?<!\b{title}\.)' for title in TITLES)
+  + r'(?<=[.!?])\s+(?=\W*[A-Z0-9])'
 )
 
 # (sentence, documents) -> whether they state it.

@@ -154,13 +154,18 @@ def after_sentences(answers: jax.Array, end: int) -> jax.Array:
     >>> after_sentences(written, 2).tolist()
     [[5, -1, 7, -2, -3, 2], [5, -1, 0, 0, 0, 0]]
   """
-  cites = answers < 0
-  starts = cites & ~jnp.pad(cites[:, :-1], ((0, 0), (1, 0)))
-  sentence = jnp.cumsum(starts, axis=1)
+  sentence = _begun(answers)
   ends = answers == end
   cut = ~ends.any(1, keepdims=True) & (sentence == sentence[:, -1:])
   answers = jnp.where(cut, types.PAD, answers)
-  return _sorted(answers, 2 * (sentence + ends) + cites)
+  return _sorted(answers, 2 * (sentence + ends) + (answers < 0))
+
+
+def _begun(tokens: jax.Array) -> jax.Array:
+  """Sentences begun up to each token, if citations are before sentences."""
+  cites = tokens < 0
+  starts = cites & ~jnp.pad(cites[:, :-1], ((0, 0), (1, 0)))
+  return jnp.cumsum(starts, axis=1)
 
 
 def _sorted(answers: jax.Array, order: jax.Array) -> jax.Array:
@@ -192,14 +197,12 @@ def sources(prefix: jax.Array, count: int) -> Sources:
     >>> found.passages()[0].astype(int).tolist()
     [[1, 1], [0, 1], [0, 1], [1, 0], [1, 1]]
   """
-  cites = prefix < 0
   own = prefix[..., None] == -1 - jnp.arange(count)  # [B, A, K]
-  starts = cites & ~jnp.pad(cites[:, :-1], ((0, 0), (1, 0)))
-  sentence = jnp.cumsum(starts, axis=1)
+  sentence = _begun(prefix)
   same = sentence[:, :, None] == sentence[:, None]
   same &= jnp.tri(prefix.shape[1], dtype=bool)
   cited = jnp.einsum('bij,bjk->bik', same.astype(int), own.astype(int)) > 0
-  return Sources(cited, ~cites)
+  return Sources(cited, prefix >= 0)
 
 
 def advance(before: Sources, token: jax.Array) -> Sources:
@@ -213,7 +216,6 @@ def advance(before: Sources, token: jax.Array) -> Sources:
 class _State(NamedTuple):
   sentences: jax.Array  # int32[B, 1], those that are begun
   sources: Sources
-  begun: jax.Array  # bool[B, 1]
 
 
 def constraint(
@@ -258,7 +260,8 @@ def constraint(
       more = (state.sentences < max_sentences)[..., None]
     others = jnp.pad(~state.sources.cited, ((0, 0), (0, 0), (vocab_size, 0)))
     cited = jnp.where(is_open, more, others)
-    words = jnp.where(ends, is_open, state.begun[..., None])
+    begun = state.sentences[..., None] > 0
+    words = jnp.where(ends, is_open, begun)
     return jnp.where(cites, cited, words)
 
   def advance_all(state, chosen):
@@ -267,13 +270,11 @@ def constraint(
     return _State(
       sentences=state.sentences + first,
       sources=advance(state.sources, tokens(chosen, vocab_size)),
-      begun=jnp.ones_like(state.begun),
     )
 
   start = _State(
     sentences=jnp.zeros((batch, 1), jnp.int32),
     sources=nothing_cited(batch, count),
-    begun=jnp.zeros((batch, 1), bool),
   )
   return generate.Constraint(start, mask, advance_all)
 

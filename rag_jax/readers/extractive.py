@@ -29,8 +29,6 @@ References:
   2019 (a reader that is given the order of numbers).
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -52,21 +50,15 @@ def make(config: base.ReaderConfig) -> base.Reader:
   base.check(config, published=False)
   transformer.check_heads('reader', config.width, config)
 
-  def init(
-    rng: jax.Array, *, vocab_size: int, pretrained: Any = None
-  ) -> base.Params:
-    query = jnp.ones((1, 1), jnp.int32)
-    network = _network(config, vocab_size)
-    params = network.init(rng, query, query[None], method='point')['params']
-    return params | jax.tree.map(jnp.asarray, pretrained or {})
+  init, point = question_passage.functions(
+    lambda size: _Network(config, size, marks_absent=config.shared_softmax),
+    'point',
+  )
 
   def read(
     params: base.Params, query: jax.Array, passages: jax.Array
   ) -> spans.Memory:
-    network = _network(config, question_passage.vocab_size(params))
-    scores, relevance = transformer.apply(
-      network, params, query, passages, method='point'
-    )
+    scores, relevance = point(params, query, passages)
     return spans.Memory(spans=scores, passages=passages, relevance=relevance)
 
   return base.Reader(
@@ -78,10 +70,6 @@ def make(config: base.ReaderConfig) -> base.Reader:
     from_tokenizer=_order if config.shared_softmax else None,
     **spans.functions(config),
   )
-
-
-def _network(config, vocab_size):
-  return _Network(config, vocab_size, marks_absent=config.shared_softmax)
 
 
 def _order(tokenizer: hf.Tokenizer) -> base.Params:

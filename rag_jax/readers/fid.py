@@ -170,8 +170,8 @@ class _Network(question_passage.Encoder):
     """
     source = _source(states, tokens, weights)
     answer = citations.before_sentences(answer)
-    found = self.attend(_shift(answer), source)
-    words, copies, cites = self.parts(*found, *source)
+    state = self.attend(_shift(answer), source)
+    words, copies, cites = self.parts(*state, *source)
     words = words.at[..., types.PAD].set(masking.NEG_INF)
     found = citations.classes(answer, self.vocab_size, weights > 0)
     token = jnp.minimum(found, self.vocab_size - 1)

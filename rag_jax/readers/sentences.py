@@ -36,7 +36,7 @@ References:
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -76,20 +76,9 @@ def make(config: base.ReaderConfig) -> base.Reader:
       'reader.citations=False. Set --config.reader.citations=True.'
     )
 
-  def init(
-    rng: jax.Array, *, vocab_size: int, pretrained: Any = None
-  ) -> base.Params:
-    query = jnp.ones((1, 1), jnp.int32)
-    network = _Network(config, vocab_size)
-    params = network.init(rng, query, query[None], method='select')['params']
-    return params | jax.tree.map(jnp.asarray, pretrained or {})
-
-  def read(
-    params: base.Params, query: jax.Array, passages: jax.Array
-  ) -> Memory:
-    network = _Network(config, question_passage.vocab_size(params))
-    return transformer.apply(network, params, query, passages, method='select')
-
+  init, read = question_passage.functions(
+    functools.partial(_Network, config), 'select'
+  )
   return base.Reader(
     init=init,
     read=read,
